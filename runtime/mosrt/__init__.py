@@ -1,0 +1,34 @@
+"""Judge speech quality anywhere: deterministic scores from ONNX models, without torch.
+
+import mosrt
+
+with mosrt.load("utmosv2") as scorer:
+    print(scorer.score_file("speech.wav").mos)
+"""
+
+from importlib.metadata import version
+
+from .crops import CropGeometry, CropPlan
+from .errors import AudioError, BundleError, DomainError, MosrtError, PlanError, ProviderError
+from .loading import load
+from .plan_rule import PlanRule
+from .score import Score
+from .scorer import Scorer
+
+__all__ = [
+    "AudioError",
+    "BundleError",
+    "CropGeometry",
+    "CropPlan",
+    "DomainError",
+    "MosrtError",
+    "PlanError",
+    "PlanRule",
+    "ProviderError",
+    "Score",
+    "Scorer",
+    "__version__",
+    "load",
+]
+
+__version__ = version("mosrt")

@@ -1,0 +1,45 @@
+"""Backend: the protocol that an inference engine fulfils."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = ["Backend"]
+
+Float32Array = npt.NDArray[np.float32]
+
+
+class Backend(Protocol):
+    """Runs every network of one variant. Safe to call from any number of threads.
+
+    Attributes:
+        provider: Short name of what runs the graphs, such as "cpu".
+        batch_size: Views per call; a caller pads to exactly this many. Kernels choose other
+            algorithms for other batch sizes, so a fixed one is what makes a view's result
+            independent of its company.
+    """
+
+    provider: str
+    batch_size: int
+
+    def run(
+        self, feeds: Mapping[str, Float32Array], outputs: Sequence[str]
+    ) -> dict[str, Float32Array]:
+        """Runs a batch.
+
+        Args:
+            feeds: Input tensors by name, (batch_size, ...). Only read, and not after the return.
+            outputs: Names of the outputs wanted; others are not computed where that saves work.
+
+        Returns:
+            Output tensors by name, (networks, batch_size, ...). They belong to the caller.
+        """
+        ...
+
+    def close(self) -> None:
+        """Releases the engine's memory; no other method may be called afterwards."""
+        ...

@@ -1,0 +1,276 @@
+"""Crop plans: where in a recording the model looks, decided before any audio is processed.
+
+A plan holds sample offsets at the model's rate, counted in the recording *after tiling*: a clip
+that is not longer than a crop of length C is repeated C // n + 1 times first, and so is only ever
+read modulo its own length.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .errors import PlanError
+
+__all__ = ["CropGeometry", "CropPlan"]
+
+IntArray = npt.NDArray[np.int64]
+FloatArray = npt.NDArray[np.float64]
+
+_MIN_GRID_VIEWS: Final = 2
+_MAX_GRID_VIEWS: Final = 8
+_PAPER_REPETITIONS: Final = 5
+_MIX_ALPHA: Final = 0.4  # the reference's Beta(0.4, 0.4), design of UTMOSv2 (arXiv 2409.09305)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CropGeometry:
+    """How long and how many the crops of one view are.
+
+    The defaults are UTMOSv2's; a bundle's own geometry comes from its manifest.
+
+    Attributes:
+        ssl_samples: Length in samples of the waveform crop; 0 if the model has no such branch.
+        spec_samples: Length in samples of a spectrogram crop; 0 if the model has no such branch.
+        n_crops: Spectrogram crops per view.
+        n_windows: Spectrograms, one per window length, of each crop.
+    """
+
+    ssl_samples: int = 48_000
+    spec_samples: int = 22_400
+    n_crops: int = 2
+    n_windows: int = 4
+
+    @property
+    def view_samples(self) -> int:
+        """Samples that one view can hear at most."""
+        return max(self.ssl_samples, self.spec_samples * self.n_crops)
+
+
+UTMOSV2_GEOMETRY: Final = CropGeometry()
+
+
+def tiled_length(n_samples: int, crop_samples: int) -> int:
+    """Length after tiling a clip of `n_samples` for crops of `crop_samples`."""
+    if n_samples > crop_samples:
+        return n_samples
+    return n_samples * (crop_samples // n_samples + 1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CropPlan:
+    """Where the model looks: one row per view.
+
+    Attributes:
+        ssl_starts: Offsets of the waveform crops, (views,) int64.
+        spec_starts: Offsets of the spectrogram crops, (views, crops) int64.
+        mix_starts: Offsets of the crop mixed into each image, (views, crops, windows) int64, or
+            None for no mixing.
+        mix_lambdas: Weight of the image's own crop in the mix, (views, crops, windows) float64 in
+            [0, 1]; given exactly when `mix_starts` is.
+
+    Raises:
+        PlanError: The shapes do not belong together, or an offset or weight is out of range.
+    """
+
+    ssl_starts: IntArray
+    spec_starts: IntArray
+    mix_starts: IntArray | None = None
+    mix_lambdas: FloatArray | None = None
+
+    def __post_init__(self) -> None:
+        ssl = _offsets("ssl_starts", self.ssl_starts, 1)
+        spec = _offsets("spec_starts", self.spec_starts, 2)
+        if len(ssl) != len(spec) or not len(ssl):
+            raise PlanError(
+                f"a plan needs at least one view, the same number everywhere: ssl_starts has "
+                f"{len(ssl)}, spec_starts {len(spec)}"
+            )
+        object.__setattr__(self, "ssl_starts", ssl)
+        object.__setattr__(self, "spec_starts", spec)
+        if (self.mix_starts is None) != (self.mix_lambdas is None):
+            raise PlanError("mix_starts and mix_lambdas go together: give both or neither")
+        if self.mix_starts is None:
+            return
+        starts = _offsets("mix_starts", self.mix_starts, 3)
+        lambdas = np.asarray(self.mix_lambdas, dtype=np.float64)
+        if starts.shape != lambdas.shape or starts.shape[:2] != spec.shape:
+            raise PlanError(
+                f"mix_starts {starts.shape} and mix_lambdas {lambdas.shape} must both be "
+                f"(views, crops, windows) with (views, crops) = {spec.shape}"
+            )
+        if not np.all((lambdas >= 0) & (lambdas <= 1)):
+            raise PlanError("mix_lambdas must lie in [0, 1]")
+        object.__setattr__(self, "mix_starts", starts)
+        object.__setattr__(self, "mix_lambdas", lambdas)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, CropPlan):
+            return NotImplemented
+        return all(
+            (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b))
+            for a, b in zip(self._arrays(), other._arrays(), strict=True)
+        )
+
+    __hash__ = None  # type: ignore[assignment]  # holds arrays
+
+    def _arrays(self) -> tuple[npt.NDArray[Any] | None, ...]:
+        return (self.ssl_starts, self.spec_starts, self.mix_starts, self.mix_lambdas)
+
+    @property
+    def n_views(self) -> int:
+        """Number of views; each becomes one prediction per network of the ensemble."""
+        return len(self.ssl_starts)
+
+    @classmethod
+    def grid(
+        cls,
+        n_samples: int,
+        views: int | None = None,
+        *,
+        geometry: CropGeometry = UTMOSV2_GEOMETRY,
+    ) -> CropPlan:
+        """Evenly spaced crops without mixing: the default, and the same every time.
+
+        The crops of all views together are spread over the whole (tiled) clip from its first to
+        its last possible start; a single crop sits in the middle. Spectrogram crops are dealt to
+        the views in turn, so that each view hears all parts of the clip.
+
+        Args:
+            n_samples: Length of the recording in samples at the model's rate, before tiling.
+            views: Number of views; by default enough for their waveform crops to cover the clip
+                (one per 3 s for UTMOSv2), at least 2 so that there is an interval, at most 8.
+            geometry: Crop lengths and counts of the model.
+        """
+        _check_length(n_samples)
+        if views is None:
+            wanted = math.ceil(n_samples / geometry.view_samples)
+            views = min(max(wanted, _MIN_GRID_VIEWS), _MAX_GRID_VIEWS)
+        if views < 1:
+            raise PlanError(f"views must be at least 1, not {views}")
+        n_crops = geometry.n_crops
+        ssl = _spread(n_samples, geometry.ssl_samples, views)
+        spec = _spread(n_samples, geometry.spec_samples, views * n_crops)
+        return cls(ssl, spec.reshape(n_crops, views).T)
+
+    @classmethod
+    def reference(
+        cls,
+        n_samples: int,
+        seed: int,
+        views: int = 1,
+        *,
+        geometry: CropGeometry = UTMOSV2_GEOMETRY,
+    ) -> CropPlan:
+        """The draws of the public UTMOSv2 implementation after `np.random.seed(seed)`.
+
+        Per view, in this order: the waveform crop; then for each spectrogram crop its start and,
+        for each window, the start of the crop mixed in and λ ~ Beta(0.4, 0.4). Further views
+        continue the same stream, as repeated predictions do there.
+
+        Args:
+            n_samples: Length of the recording in samples at the model's rate, before tiling.
+            seed: Seed of NumPy's legacy generator, 0 to 2**32 - 1.
+            views: Number of repetitions.
+            geometry: Crop lengths and counts of the model.
+        """
+        _check_length(n_samples)
+        if not 0 <= seed < 2**32:
+            raise PlanError(f"seed must be from 0 to 2**32 - 1, not {seed}")
+        if views < 1:
+            raise PlanError(f"views must be at least 1, not {views}")
+        rng = np.random.RandomState(seed)
+        shape = (views, geometry.n_crops, geometry.n_windows)
+        ssl = np.zeros(views, np.int64)
+        spec = np.zeros(shape[:2], np.int64)
+        mix = np.zeros(shape, np.int64)
+        lambdas = np.ones(shape)
+
+        def draw(crop_samples: int) -> int:
+            # The reference's bound is exclusive, and it fails on a clip one crop long or less
+            # after tiling; tiling always leaves at least one sample of room.
+            return int(rng.randint(0, tiled_length(n_samples, crop_samples) - crop_samples))
+
+        for view in range(views):
+            if geometry.ssl_samples:
+                ssl[view] = draw(geometry.ssl_samples)
+            for crop in range(geometry.n_crops):
+                spec[view, crop] = draw(geometry.spec_samples)
+                for window in range(geometry.n_windows):
+                    mix[view, crop, window] = draw(geometry.spec_samples)
+                    lambdas[view, crop, window] = rng.beta(_MIX_ALPHA, _MIX_ALPHA)
+        if not geometry.n_crops:
+            return cls(ssl, spec)
+        return cls(ssl, spec, mix, lambdas)
+
+    @classmethod
+    def paper(
+        cls,
+        n_samples: int,
+        seed: int = 0,
+        *,
+        geometry: CropGeometry = UTMOSV2_GEOMETRY,
+    ) -> CropPlan:
+        """The paper's protocol: 5 repetitions of `reference`, for each network of the ensemble.
+
+        With a five-fold bundle that makes the paper's 5 folds x 5 repetitions. The folds share
+        the draws, so that the front end runs once for all of them.
+        """
+        return cls.reference(n_samples, seed, _PAPER_REPETITIONS, geometry=geometry)
+
+    def check(self, n_samples: int, geometry: CropGeometry) -> None:
+        """Raises PlanError unless the plan fits a recording and a model's geometry."""
+        crops = (geometry.n_crops,)
+        if self.spec_starts.shape[1:] != crops:
+            raise PlanError(
+                f"the plan has {self.spec_starts.shape[1]} spectrogram crops per view, the model "
+                f"wants {geometry.n_crops}"
+            )
+        if self.mix_starts is not None and self.mix_starts.shape[2] != geometry.n_windows:
+            raise PlanError(
+                f"the plan mixes {self.mix_starts.shape[2]} windows per crop, the model has "
+                f"{geometry.n_windows}"
+            )
+        for name, starts, crop_samples in (
+            ("ssl_starts", self.ssl_starts, geometry.ssl_samples),
+            ("spec_starts", self.spec_starts, geometry.spec_samples),
+            ("mix_starts", self.mix_starts, geometry.spec_samples),
+        ):
+            if starts is None or not starts.size or not crop_samples:
+                continue
+            last = tiled_length(n_samples, crop_samples) - crop_samples
+            if starts.max() > last:
+                raise PlanError(
+                    f"{name} has {starts.max()}, but in this recording of {n_samples} samples a "
+                    f"crop of {crop_samples} can start at {last} at the latest"
+                )
+
+
+def _check_length(n_samples: int) -> None:
+    if n_samples < 1:
+        raise PlanError(f"a plan needs a recording of at least one sample, not {n_samples}")
+
+
+def _offsets(name: str, values: object, ndim: int) -> IntArray:
+    array = np.asarray(values)
+    if array.ndim != ndim or not (array.dtype.kind in "iu" or not array.size):
+        raise PlanError(
+            f"{name} must be {ndim}-dimensional integers, not {array.dtype}{array.shape}"
+        )
+    if array.size and array.min() < 0:
+        raise PlanError(f"{name} has a negative offset")
+    return array.astype(np.int64)
+
+
+def _spread(n_samples: int, crop_samples: int, count: int) -> IntArray:
+    """`count` offsets evenly over all possible starts, (count,) int64; one alone in the middle."""
+    if not crop_samples:
+        return np.zeros(count, np.int64)
+    last = tiled_length(n_samples, crop_samples) - crop_samples
+    if count == 1:
+        return np.array([last // 2], np.int64)
+    return np.rint(np.linspace(0, last, count)).astype(np.int64)

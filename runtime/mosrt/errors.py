@@ -1,0 +1,65 @@
+"""The exceptions mosrt raises on purpose.
+
+::
+
+    MosrtError
+    ├── AudioError (ValueError)       the recording cannot be scored; `.flags` name the guards
+    ├── BundleError (ValueError)      the bundle is missing, damaged, too new or inconsistent
+    ├── PlanError (ValueError)        a crop plan does not fit the recording or the model
+    ├── DomainError (KeyError)        no such data domain; the message lists the known ones
+    └── ProviderError (RuntimeError)  the requested execution provider is not available
+
+Each also derives from the builtin a caller would catch without knowing mosrt.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "AudioError",
+    "BundleError",
+    "DomainError",
+    "MosrtError",
+    "PlanError",
+    "ProviderError",
+]
+
+
+class MosrtError(Exception):
+    """Base of every error mosrt raises on purpose."""
+
+
+class AudioError(MosrtError, ValueError):
+    """A recording that guards refuse.
+
+    Attributes:
+        flags: Names of the guards, keys of `mosrt.guards.FLAGS`.
+    """
+
+    def __init__(self, message: str, *, flags: tuple[str, ...]) -> None:
+        super().__init__(message)
+        self.flags = flags
+
+
+class BundleError(MosrtError, ValueError):
+    """A bundle that cannot be used; the message names the file and the cure."""
+
+
+class PlanError(MosrtError, ValueError):
+    """A crop plan that does not fit the recording or the model."""
+
+
+class DomainError(MosrtError, KeyError):
+    """A data domain the model does not know."""
+
+    def __init__(self, domain: str, known: tuple[str, ...]) -> None:
+        self.domain = domain
+        self.known = known
+        super().__init__(domain)
+
+    def __str__(self) -> str:
+        names = ", ".join(self.known) if self.known else "none: this model has no domains"
+        return f"unknown domain {self.domain!r}; known: {names} (or 'all' for every one)"
+
+
+class ProviderError(MosrtError, RuntimeError):
+    """A requested execution provider that is not available on this machine."""

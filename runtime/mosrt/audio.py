@@ -103,6 +103,17 @@ class ArraySource:
                 yield np.asarray(block, np.float32)
 
 
+class _Sound(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
+    """A sound file read from beginning to end.
+
+    Between two reads soundfile seeks to where it already is, and in an MP3 that lands elsewhere:
+    samples then differ from those of a single read. A file that says it cannot seek is left alone.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
 class FileSource:
     """An audio file that libsndfile reads: WAV, FLAC, OGG, Opus, MP3, AIFF, AU, CAF and more.
 
@@ -154,11 +165,11 @@ class FileSource:
         with ExitStack() as stack:
             try:
                 if isinstance(self._file, bytes):
-                    sound = soundfile.SoundFile(io.BytesIO(self._file))
+                    sound = _Sound(io.BytesIO(self._file))
                 else:
                     raw = stack.enter_context(Path(self._file).open("rb"))
                     # By descriptor, so that the content and not the name decides the format.
-                    sound = soundfile.SoundFile(raw.fileno(), closefd=False)
+                    sound = _Sound(raw.fileno(), closefd=False)
             except soundfile.LibsndfileError as exc:
                 detail = exc.error_string.rstrip(".")
                 cure = "convert it to WAV or FLAC if it plays elsewhere"

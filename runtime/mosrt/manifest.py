@@ -138,7 +138,8 @@ class MelSpec:
     @property
     def n_frames(self) -> int:
         """Frames of one centred spectrogram before the resize."""
-        return 1 + self.crop_samples // self.hop_length
+        padded = self.crop_samples + self.n_fft // 2 * 2
+        return 1 + (padded - self.n_fft) // self.hop_length
 
     @classmethod
     def from_dict(cls, value: object, where: str) -> MelSpec:

@@ -12,9 +12,10 @@ import numpy.typing as npt
 
 __all__ = ["Score"]
 
-# Two-sided 95 % quantiles of Student's t for 1 to 9 degrees of freedom (any statistics table);
+# Two-sided 95 % quantiles of Student's t for 1 to 12 degrees of freedom (any statistics table);
 # beyond, the series below is exact to 1e-4.
-_T_95: Final = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622)
+_T_95: Final = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622,
+         2.2281, 2.2010, 2.1788)  # fmt: skip
 _Z_95: Final = 1.959963984540054
 
 
@@ -92,7 +93,7 @@ def interval_95(values: npt.NDArray[np.float64]) -> tuple[float, float]:
 def t_95(dof: int) -> float:
     """Two-sided 95 % quantile of Student's t with `dof` degrees of freedom.
 
-    From the tenth on by the Cornish-Fisher series in 1/dof (Abramowitz and Stegun, 26.7.5).
+    From the thirteenth on by the Cornish-Fisher series in 1/dof (Abramowitz and Stegun, 26.7.5).
     """
     if dof <= len(_T_95):
         return _T_95[dof - 1]

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mosrt.manifest import File, Manifest, Member, MelSpec, SslSpec, TensorSpec, Variant
+from mosrt.manifest import File, Manifest, MelSpec, Member, SslSpec, TensorSpec, Variant
 
 OUT = Path(__file__).parent / "tiny"
 DOMAINS = ("north", "south", "east")
@@ -118,7 +118,8 @@ def main() -> None:
         provenance={"source": "random weights", "licence": "MIT"},
     )
     (OUT / "manifest.json").write_text(json.dumps(manifest.to_dict(), indent=1) + "\n")
-    (OUT / "model-card.md").write_text("# tiny\n\nRandom weights, for tests: its scores mean nothing.\n")
+    card = "# tiny\n\nRandom weights, for tests: its scores mean nothing.\n"
+    (OUT / "model-card.md").write_text(card)
 
 
 if __name__ == "__main__":

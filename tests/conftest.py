@@ -1,0 +1,94 @@
+"""What all tests share: versions in the header, sample clips, the tiny bundle, golden cases."""
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime
+import pytest
+
+import mosrt
+from mosrt.manifest import MelSpec
+
+TESTS = Path(__file__).parent
+DATA = TESTS / "data"
+GOLDEN = TESTS / "golden" / "utmosv2"
+
+UTMOSV2_MEL = MelSpec(
+    tensor="images",
+    crop_samples=22_400,
+    n_crops=2,
+    n_fft=4096,
+    hop_length=32,
+    n_mels=512,
+    windows=(4096, 2048, 1024, 512),
+    f_min_hz=0.0,
+    f_max_hz=8000.0,
+    floor_db=80.0,
+    image_height=512,
+    image_width=512,
+)
+
+
+def pytest_report_header() -> list[str]:
+    names = ["numpy", "onnxruntime", "soundfile", "soxr", "click", "torch", "timm", "transformers"]
+    versions = []
+    for name in names:
+        try:
+            versions.append(f"{name} {importlib.metadata.version(name)}")
+        except importlib.metadata.PackageNotFoundError:
+            versions.append(f"{name} not installed")
+    return [", ".join(versions), f"providers: {onnxruntime.get_available_providers()}"]
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """One case of the reference implementation; see tests/golden/README.md."""
+
+    name: str
+    waveform: npt.NDArray[np.int16]
+    plan: mosrt.CropPlan
+    domain_index: int
+    arrays: dict[str, npt.NDArray[np.float64]]
+
+
+@pytest.fixture(params=["plain_long", "mixup_long", "plain_short_tiled"])
+def golden(request: pytest.FixtureRequest) -> GoldenCase:
+    with np.load(GOLDEN / f"{request.param}.npz") as case:
+        arrays = dict(case)
+    mixed = arrays["mix_starts"].size > 0
+    return GoldenCase(
+        name=request.param,
+        waveform=arrays["waveform"],
+        plan=mosrt.CropPlan(
+            arrays["ssl_start"][None],
+            arrays["spec_starts"][None],
+            arrays["mix_starts"][None] if mixed else None,
+            arrays["mix_lambdas"][None] if mixed else None,
+        ),
+        domain_index=int(arrays["domain"].argmax()),
+        arrays=arrays,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Path:
+    """A bundle of two small random networks with UTMOSv2's interface."""
+    return DATA / "tiny"
+
+
+@pytest.fixture(scope="session")
+def clips() -> list[Path]:
+    found = sorted(p for p in DATA.iterdir() if p.suffix in {".wav", ".flac", ".ogg", ".mp3"})
+    assert len(found) >= 7
+    return found
+
+
+@pytest.fixture(scope="session")
+def speech() -> npt.NDArray[np.float32]:
+    """Six seconds of synthetic speech at 16 kHz, (samples,)."""
+    with np.load(GOLDEN / "plain_long.npz") as case:
+        waveform: npt.NDArray[np.float32] = case["waveform"].astype(np.float32) / 32_768
+    return np.concatenate([waveform, waveform])[:96_000]

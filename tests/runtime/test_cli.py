@@ -1,0 +1,213 @@
+import csv
+import io
+import json
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+import mosrt
+from mosrt import cli_score
+from mosrt.cli import main
+
+
+def run(*arguments: object, stdin: bytes | None = None) -> Result:
+    return CliRunner().invoke(main, [str(a) for a in arguments], input=stdin)
+
+
+def walk(command: click.Command, names: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    found = [names]
+    if isinstance(command, click.Group):
+        context = click.Context(command)
+        for name in command.list_commands(context):
+            child = command.get_command(context, name)
+            assert child is not None
+            found += walk(child, (*names, name))
+    return found
+
+
+@pytest.mark.parametrize("names", walk(main), ids=" ".join)
+def test_every_command_has_help(names: tuple[str, ...]) -> None:
+    result = run(*names, "--help")
+    assert result.exit_code == 0
+    assert result.stdout.startswith("Usage:")
+    assert len(result.stdout.splitlines()) > 5
+
+
+def test_table(tiny: Path, clips: list[Path]) -> None:
+    result = run("score", clips[0].parent, "--model", tiny)
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert lines[0].split() == ["path", "domain", "mos", "95", "%", "interval", "views", "flags"]
+    assert [line.split()[0] for line in lines[1:]] == [str(clip) for clip in clips]
+    with mosrt.load(tiny) as scorer:
+        for line, clip in zip(lines[1:], clips, strict=True):
+            assert line.split()[2] == f"{scorer.score_file(clip).mos:.3f}"
+    assert f"south: {len(clips)} scored, 0 failed; mean" in result.stderr
+
+
+def test_machine_formats_agree(tiny: Path, clips: list[Path], tmp_path: Path) -> None:
+    broken = tmp_path / "broken.wav"
+    broken.write_bytes(b"RIFF")
+    arguments = ["score", clips[0], broken, "--model", tiny, "--domain", "all", "--views", 3]
+    as_json, as_lines, as_csv = (
+        run(*arguments, "--format", kind) for kind in ("json", "jsonl", "csv")
+    )
+    records = json.loads(as_json.stdout)
+    assert records == [json.loads(line) for line in as_lines.stdout.splitlines()]
+    rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
+    assert [r["domain"] for r in records] == ["north", "south", "east"] * 2
+    for record, row in zip(records, rows, strict=True):
+        assert row["path"] == record["path"]
+        assert (float(row["mos"]) if row["mos"] else None) == record["mos"]
+        assert row["flags"].split() == record["flags"]
+    assert [r["mos"] is None for r in records] == [False] * 3 + [True] * 3
+    assert records[0]["n_views"] == 6
+    for result in (as_json, as_lines, as_csv):
+        assert result.exit_code == 1
+        assert "broken.wav: cannot be scored" in result.stderr
+        assert "1 scored, 1 failed" in result.stderr
+
+
+def test_timings_only_on_request(tiny: Path, clips: list[Path]) -> None:
+    arguments = ["score", clips[0], "-m", tiny, "--format", "jsonl"]
+    assert "timings_ms" not in json.loads(run(*arguments).stdout)
+    assert json.loads(run(*arguments, "--timings").stdout)["timings_ms"]["model"] > 0
+
+
+def test_standard_input(tiny: Path, clips: list[Path]) -> None:
+    piped = run("score", "-", "-m", tiny, "--format", "jsonl", stdin=clips[0].read_bytes())
+    direct = run("score", clips[0], "-m", tiny, "--format", "jsonl")
+    assert json.loads(piped.stdout)["mos"] == json.loads(direct.stdout)["mos"]
+    assert run("score", "-", "-", "-m", tiny).exit_code == 2
+
+
+def test_directories(tiny: Path, clips: list[Path], tmp_path: Path) -> None:
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    shutil.copy(clips[0], deep / "clip.wav")
+    (tmp_path / "notes.txt").touch()
+    shallow = run("score", tmp_path, "-m", tiny)
+    assert shallow.exit_code == 2
+    assert "add --recursive" in shallow.stderr
+    assert str(deep / "clip.wav") in run("score", tmp_path, "-m", tiny, "-r").stdout
+
+
+def test_output_is_all_or_nothing(tiny: Path, clips: list[Path], tmp_path: Path) -> None:
+    target = tmp_path / "scores.csv"
+    target.write_text("old")
+    arguments = ["score", clips[0], "-m", tiny, "--format", "csv", "-o", target]
+    assert run(*arguments, "--domain", "west").exit_code == 2
+    assert target.read_text() == "old"
+    result = run(*arguments)
+    assert result.stdout == ""
+    assert len(target.read_text().splitlines()) == 2
+    assert list(tmp_path.iterdir()) == [target]
+    missing = run("score", clips[0], "-m", tiny, "-o", tmp_path / "none" / "x")
+    assert missing.exit_code == 2
+    assert "cannot write" in missing.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["clip.wav"], 2, "--model"),
+        ([], 2, "PATHS"),
+        (["clip.wav", "-m", "none"], 3, "no such bundle"),
+        (["clip.wav", "-m", "{tiny}", "--variant", "int4"], 3, "it has: fp32"),
+        (["clip.wav", "-m", "{tiny}", "--domain", "west"], 2, "north, south, east"),
+        (["clip.wav", "-m", "{tiny}", "--plan", "spiral"], 2, "known: grid"),
+        (["clip.wav", "-m", "{tiny}", "--plan", "paper", "--views", "2"], 2, "leave views out"),
+        (["clip.wav", "-m", "{tiny}", "--views", "0"], 2, "x>=1"),
+        (["clip.wav", "-m", "{tiny}", "--provider", "abacus"], 2, "abacus"),
+        (["clip.wav", "-m", "{tiny}", "--on-bad-audio", "error"], 1, "No such file"),
+    ],
+)
+def test_exit_codes(tiny: Path, arguments: list[str], code: int, message: str) -> None:
+    result = run("score", *(a.format(tiny=tiny) for a in arguments))
+    assert result.exit_code == code
+    assert message in result.stderr
+
+
+def test_interruption_keeps_what_is_done(
+    tiny: Path, clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[object] = []
+    score = cli_score._score
+
+    def interrupted(*arguments: object) -> object:
+        if len(scored) == 2:
+            raise KeyboardInterrupt
+        scored.append(arguments)
+        return score(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cli_score, "_score", interrupted)
+    target = tmp_path / "scores.json"
+    result = run("score", *clips, "-m", tiny, "--format", "json", "-o", target)
+    assert result.exit_code == 130
+    assert f"interrupted; 2 of {len(clips)} files are done" in result.stderr
+    assert len(json.loads(target.read_text())) == 2
+
+
+def test_info(tiny: Path, tmp_path: Path) -> None:
+    text = run("info", tiny, "--verify")
+    assert text.exit_code == 0
+    assert "north, south (default), east" in text.stdout
+    assert "Random weights" in text.stdout
+    assert "as it was exported" in text.stderr
+    facts = json.loads(run("info", tiny, "--format", "json").stdout)
+    assert facts["name"] == "tiny"
+    copy = Path(shutil.copytree(tiny, tmp_path / "copy"))
+    model = copy / "model.fold0.fp32.onnx"
+    model.write_bytes(bytes(model.stat().st_size))
+    assert run("info", copy).exit_code == 0
+    damaged = run("info", copy, "--verify")
+    assert damaged.exit_code == 3
+    assert "SHA-256" in damaged.stderr
+
+
+def test_info_of_the_machine() -> None:
+    facts = json.loads(run("info", "--format", "json").stdout)
+    assert facts["mosrt"] == mosrt.__version__
+    assert "cpu" in facts["providers"]
+    assert facts["usable_cores"] >= 1
+    assert run("info", "--verify").exit_code == 2
+
+
+def test_as_a_real_process(tiny: Path, clips: list[Path]) -> None:
+    command = [
+        sys.executable, "-c", "from mosrt.cli import main; main()",
+        "score", *map(str, clips), "--format", "json",
+    ]  # fmt: skip
+    environment = {**os.environ, "MOSRT_MODEL": str(tiny)}
+    runs = [
+        subprocess.run(command, capture_output=True, env=environment, check=True) for _ in range(2)
+    ]
+    assert runs[0].stdout == runs[1].stdout
+    assert all(math.isfinite(record["mos"]) for record in json.loads(runs[0].stdout))
+    assert b"\r" not in runs[0].stderr  # no progress bar unless a person watches
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX signals")
+def test_interrupting_a_real_process(tiny: Path, clips: list[Path]) -> None:
+    command = [
+        sys.executable, "-c", "from mosrt.cli import main; main()",
+        "score", *map(str, clips * 300), "--format", "jsonl", "-m", str(tiny),
+    ]  # fmt: skip
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert b"files are done" in errors
+    lines = (first + rest).splitlines()
+    assert 1 <= len(lines) < len(clips * 300)
+    assert all(json.loads(line)["model"] == "tiny" for line in lines)

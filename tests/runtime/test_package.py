@@ -1,0 +1,30 @@
+import importlib
+import pkgutil
+import subprocess
+import sys
+
+import mosrt
+
+HEAVY = ("torch", "transformers", "timm", "onnx", "tensorrt", "librosa", "scipy")
+
+
+def test_import_is_light() -> None:
+    code = f"import sys, mosrt, mosrt.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    assert run.stdout == "[]\n"
+    assert run.stderr == ""
+
+
+def test_public_names_exist_and_are_documented() -> None:
+    assert sorted(mosrt.__all__) == list(mosrt.__all__) or set(mosrt.__all__)
+    for name in mosrt.__all__:
+        value = getattr(mosrt, name)
+        assert name == "__version__" or value.__doc__, name
+
+
+def test_every_module_says_what_it_exports() -> None:
+    for module in pkgutil.walk_packages(mosrt.__path__, "mosrt."):
+        loaded = importlib.import_module(module.name)
+        assert loaded.__doc__, module.name
+        for name in getattr(loaded, "__all__", ()):
+            assert hasattr(loaded, name), (module.name, name)

@@ -1,0 +1,41 @@
+import json
+import math
+
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mosrt import Score
+from mosrt.score import interval_95, t_95
+
+
+@pytest.mark.parametrize("dof", [*range(1, 40), 100, 10_000])
+def test_quantile_equals_scipy(dof: int) -> None:
+    assert t_95(dof) == pytest.approx(scipy.stats.t.ppf(0.975, dof), abs=1e-4)
+
+
+@given(st.lists(st.floats(1, 5), min_size=2, max_size=50))
+def test_interval_equals_scipy(values: list[float]) -> None:
+    array = np.array(values)
+    low, high = interval_95(array)
+    half = scipy.stats.t.ppf(0.975, len(array) - 1) * scipy.stats.sem(array)
+    assert (low, high) == pytest.approx((array.mean() - half, array.mean() + half), abs=1e-3)
+
+
+def test_one_view_has_no_interval() -> None:
+    assert all(map(math.isnan, interval_95(np.array([3.0]))))
+
+
+def test_to_dict_is_json() -> None:
+    score = Score(
+        mos=3.5, low=math.nan, high=math.nan, n_views=1, views=(3.5,), windows=((0.0, 3.0),),
+        domain="south", flags=("clipped",), duration_s=4.0, timings_ms={"model": 1.5},
+        model="tiny", variant="fp32", provider="cpu",
+    )  # fmt: skip
+    plain = json.loads(json.dumps(score.to_dict(), allow_nan=False))
+    assert plain["mos"] == 3.5
+    assert plain["low"] is None
+    assert plain["windows"] == [[0.0, 3.0]]
+    assert set(plain) == set(Score.__dataclass_fields__)

@@ -6,7 +6,7 @@ import io
 import os
 import re
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -162,22 +162,25 @@ class FileSource:
     @contextmanager
     def _open(self) -> Iterator[Any]:
         """Opens the file for reading, every failure turned into an AudioError."""
-        with ExitStack() as stack:
-            try:
-                if isinstance(self._file, bytes):
-                    sound = _Sound(io.BytesIO(self._file))
-                else:
-                    raw = stack.enter_context(Path(self._file).open("rb"))
-                    # By descriptor, so that the content and not the name decides the format.
-                    sound = _Sound(raw.fileno(), closefd=False)
-            except soundfile.LibsndfileError as exc:
-                detail = exc.error_string.rstrip(".")
-                cure = "convert it to WAV or FLAC if it plays elsewhere"
-                raise audio_error(self.name, "unreadable", f"{detail}; {cure}") from exc
-            except (OSError, ValueError) as exc:
-                detail = getattr(exc, "strerror", None) or str(exc)
-                raise audio_error(self.name, "unreadable", detail) from exc
-            yield stack.enter_context(sound)
+        try:
+            if isinstance(self._file, bytes):
+                sound = _Sound(io.BytesIO(self._file))
+            else:
+                # The system says why a file cannot be opened; libsndfile only says that.
+                Path(self._file).open("rb").close()
+                sound = _Sound(os.fspath(self._file))
+        except soundfile.LibsndfileError as exc:
+            cure = "convert it to WAV or FLAC if it plays elsewhere"
+            detail = f"{exc.error_string.rstrip('.')}; {cure}"
+            raise audio_error(self.name, "unreadable", detail) from exc
+        except (OSError, ValueError) as exc:
+            detail = getattr(exc, "strerror", None) or str(exc)
+            raise audio_error(self.name, "unreadable", detail) from exc
+        except TypeError as exc:  # soundfile wants to be told what is in a .raw file
+            detail = "raw samples without a header; convert them to WAV"
+            raise audio_error(self.name, "unreadable", detail) from exc
+        with sound:
+            yield sound
 
 
 def _block_samples(sample_rate_hz: int) -> int:

@@ -71,9 +71,11 @@ def test_refuses_what_is_no_waveform(
 def test_unreadable_files_say_why(tmp_path: Path) -> None:
     (tmp_path / "text.wav").write_text("no audio at all")
     (tmp_path / "empty.flac").touch()
+    (tmp_path / "samples.raw").write_bytes(bytes(1000))
     for name, message in [
         ("text.wav", "convert it to WAV"),
         ("empty.flac", "convert it to WAV"),
+        ("samples.raw", "without a header"),
         ("missing.wav", "No such file"),
         ("", "Is a directory"),
         ("nul\0.wav", "null byte"),
@@ -84,9 +86,10 @@ def test_unreadable_files_say_why(tmp_path: Path) -> None:
 
 
 def test_the_name_does_not_decide_the_format(tmp_path: Path, clips: list[Path]) -> None:
-    for name in ("clip.raw", "clip.txt", "clip"):
+    flac = next(clip for clip in clips if clip.suffix == ".flac")
+    for name in ("clip.mp3", "clip.txt", "clip"):
         copy = tmp_path / name
-        copy.write_bytes(clips[0].read_bytes())
+        copy.write_bytes(flac.read_bytes())
         assert len(read(FileSource(copy)))
 
 

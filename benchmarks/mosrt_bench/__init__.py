@@ -1,0 +1,1 @@
+"""Benchmarks: one file per question; raw runs are kept under benchmarks/results."""

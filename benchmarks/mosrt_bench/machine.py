@@ -1,0 +1,53 @@
+"""The machine and the versions that a figure belongs to."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from mosrt.threads import usable_cores
+
+__all__ = ["describe"]
+
+_PACKAGES = (
+    "mosrt", "numpy", "onnxruntime", "soxr", "librosa", "scipy", "torch", "timm", "transformers",
+)  # fmt: skip
+_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimddp")
+
+
+def describe() -> dict[str, Any]:
+    """Processor, memory, operating system and package versions, JSON-ready."""
+    cpu = _cpu()
+    return {
+        "cpu": cpu.get("model name", platform.processor()),
+        "cpu_flags": [flag for flag in _FLAGS if flag in cpu.get("flags", "").split()],
+        "cores": os.cpu_count(),
+        "usable_cores": usable_cores(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "load_average": list(os.getloadavg()),
+        "packages": {name: _version(name) for name in _PACKAGES},
+    }
+
+
+def _cpu() -> dict[str, str]:
+    """The first processor's entry in /proc/cpuinfo; empty where there is none."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return {}
+    fields = (line.partition(":") for line in text.split("\n\n", 1)[0].splitlines())
+    return {name.strip(): value.strip() for name, _, value in fields}
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

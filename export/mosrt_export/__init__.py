@@ -1,0 +1,1 @@
+"""Turns trained checkpoints into bundles: needs the extra `export` (torch, timm, transformers)."""

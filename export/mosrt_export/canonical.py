@@ -1,0 +1,128 @@
+"""Canonical graphs: readable names, no traces of the machine that exported, fast operators."""
+
+from __future__ import annotations
+
+import ast
+from collections import Counter
+
+import onnx_ir as ir
+
+__all__ = ["BATCH", "canonicalise"]
+
+BATCH = "batch"
+_SCOPES = "pkg.torch.onnx.name_scopes"
+
+
+def canonicalise(model: ir.Model, *, name: str, producer: str) -> None:
+    """Rewrites a freshly exported model in place.
+
+    Args:
+        model: What torch's exporter made.
+        name: Name of the graph.
+        producer: Name and version of the exporter.
+    """
+    _use_global_pooling(model.graph)
+    _name_nodes(model.graph)
+    _name_values(model.graph)
+    _name_batch(model.graph)
+    _forget_origin(model, name, producer)
+
+
+def _use_global_pooling(graph: ir.Graph) -> None:
+    """Makes means over an image GlobalAveragePool, which runtimes run in their blocked layout."""
+    for node in list(graph):
+        if node.op_type != "ReduceMean" or node.attributes.get_int("keepdims", 1) != 1:
+            continue
+        source, axes = node.inputs[0], node.inputs[1] if len(node.inputs) > 1 else None
+        if source is None or source.shape is None or axes is None or axes.const_value is None:
+            continue
+        rank = len(source.shape)
+        if rank == 4 and sorted(int(a) % rank for a in axes.const_value.numpy()) == [2, 3]:
+            pool = ir.Node(
+                "", "GlobalAveragePool", [source], metadata_props=dict(node.metadata_props)
+            )
+            pool.outputs[0].shape, pool.outputs[0].type = (
+                node.outputs[0].shape,
+                node.outputs[0].type,
+            )
+            ir.convenience.replace_nodes_and_values(
+                graph, node, [node], [pool], node.outputs, pool.outputs
+            )
+
+
+def _name_nodes(graph: ir.Graph) -> None:
+    """Names nodes after the module they come from, e.g. "ssl.…layers.3.attention.q_proj/MatMul"."""
+    seen: Counter[str] = Counter()
+    for node in graph:
+        label = f"{_scope(node)}/{node.op_type}".lstrip("/")
+        seen[label] += 1
+        node.name = label if seen[label] == 1 else f"{label}_{seen[label]}"
+
+
+def _scope(node: ir.Node) -> str:
+    """Dotted name of the module a node was traced in, or "" where the exporter made it up."""
+    try:
+        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
+    except (SyntaxError, ValueError):
+        return ""
+    return str(scopes[-2]) if len(scopes) >= 2 else ""
+
+
+def _name_values(graph: ir.Graph) -> None:
+    """Names tensors after the node that makes them, constants after the first that reads them."""
+    kept = {value.name for value in (*graph.inputs, *graph.outputs)}
+    for node in graph:
+        for i, value in enumerate(node.outputs):
+            if value.name not in kept:
+                value.name = f"{node.name}:{i}"
+    constants: dict[int, ir.Value] = {}
+    for node in graph:
+        for i, read in enumerate(node.inputs):
+            if read is not None and read.is_initializer() and id(read) not in constants:
+                constants[id(read)] = read
+                if (read.name or "").startswith("val_"):
+                    read.name = f"{node.name}:in{i}"
+    # in the order of first use, which drops what nothing reads
+    graph.initializers.clear()
+    for read in constants.values():
+        graph.initializers.add(read)
+
+
+def _name_batch(graph: ir.Graph) -> None:
+    """Calls the dynamic dimension "batch" wherever it appears, as in "2*batch".
+
+    Intermediate shapes stay because ONNX Runtime fuses more when it need not infer them.
+    """
+    symbol = next(dim for value in graph.inputs for dim in value.shape or () if not _static(dim))
+    values = (value for node in graph for value in node.outputs)
+    for value in (*graph.inputs, *values):
+        if value.shape is not None:
+            value.shape = ir.Shape(
+                [
+                    dim if _static(dim) else ir.SymbolicDim(str(dim).replace(str(symbol), BATCH))
+                    for dim in value.shape
+                ]
+            )
+
+
+def _static(dim: object) -> bool:
+    return isinstance(dim, int)
+
+
+def _forget_origin(model: ir.Model, name: str, producer: str) -> None:
+    """Drops stack traces, file names and versions."""
+    graph = model.graph
+    model.producer_name, _, model.producer_version = producer.partition(" ")
+    model.doc_string = model.domain = None
+    graph.name, graph.doc_string = name, None
+    model.metadata_props.clear()
+    graph.metadata_props.clear()
+    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
+        value.doc_string = None
+        value.metadata_props.clear()
+    for node in graph:
+        node.doc_string = None
+        node.metadata_props.clear()
+        for value in node.outputs:
+            value.doc_string = None
+            value.metadata_props.clear()

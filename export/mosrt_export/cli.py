@@ -1,0 +1,241 @@
+"""`mosrt export`: checkpoints in, bundles out. Importing this module imports no model library."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+if TYPE_CHECKING:
+    from .config import Kind, ModelConfig
+    from .exporter import Source, Step
+
+__all__ = ["export"]
+
+_EXTRA: Final = frozenset(
+    ("torch", "timm", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "tomli")
+)
+_PATH = click.Path(path_type=Path)
+
+
+@click.group()
+def export() -> None:
+    """Turn trained checkpoints into bundles that score without torch.
+
+    A bundle is a directory with ONNX graphs, a manifest that says everything about the model, and
+    a model card. Scoring needs nothing but mosrt; exporting needs the extra:
+
+    \b
+      pip install 'mosrt[export]'
+    """  # noqa: D301 - click reads the backspace
+
+
+@export.command(epilog="Exit code: 0 written, 1 refused (nothing is written), 2 wrong usage.")
+@click.option(
+    "--checkpoint",
+    "checkpoints",
+    type=_PATH,
+    multiple=True,
+    metavar="FILE",
+    help="State dict saved by torch.save. Give it again for each network of an ensemble.",
+)
+@click.option(
+    "--fold",
+    "folds",
+    type=click.IntRange(0, 4),
+    multiple=True,
+    metavar="N",
+    help="Published fold 0 to 4, downloaded from Hugging Face (819 MB each) and kept in its "
+    "cache. Give it again for an ensemble.",
+)
+@click.option(
+    "--revision",
+    metavar="REV",
+    help="Revision of the Hugging Face repository, instead of the pinned one.",
+)
+@click.option(
+    "--config",
+    "config_file",
+    type=_PATH,
+    metavar="FILE.toml",
+    help="How your model differs from the published one: domains, SSL encoder, image backbone, "
+    "windows, crops.",
+)
+@click.option(
+    "--kind",
+    type=click.Choice(["fusion", "spec", "ssl"]),
+    help="Kind of model; by default read off the checkpoint.",
+)
+@click.option("--out", required=True, type=_PATH, metavar="DIR", help="Bundle directory to make.")
+@click.option("--force", is_flag=True, help="Replace an older bundle at --out.")
+@click.option("--name", help="What scores call the model; by default utmosv2.")
+@click.option(
+    "--parity-audio",
+    type=_PATH,
+    metavar="PATH",
+    help="Audio file, or directory of them, to compare graph and torch on; by default synthetic "
+    "clips.",
+)
+def utmosv2(
+    checkpoints: tuple[Path, ...],
+    folds: tuple[int, ...],
+    revision: str | None,
+    config_file: Path | None,
+    kind: Kind | None,
+    out: Path,
+    force: bool,
+    name: str | None,
+    parity_audio: Path | None,
+) -> None:
+    """Export UTMOSv2, or a model of its shape, to an FP32 bundle.
+
+    Every graph is compared with the torch modules it came from before anything is written: a
+    difference over 0.001 MOS, or a score that is not finite, ends the export.
+
+    \b
+    One published fold, downloaded:
+      mosrt export utmosv2 --fold 0 --out utmosv2
+
+    \b
+    The ensemble of all five (4 GB):
+      mosrt export utmosv2 --fold 0 --fold 1 --fold 2 --fold 3 --fold 4 --out all
+
+    \b
+    A file you have, compared on your own recordings:
+      mosrt export utmosv2 --checkpoint fold0_s42_best_model.pth \\
+          --parity-audio clips/ --out utmosv2
+
+    \b
+    Your own training:
+      mosrt export utmosv2 --checkpoint best.pth --config ours.toml --out ours
+
+    \b
+    where ours.toml says what differs from the published model, such as:
+      name = "ours"
+      domains = ["ours", "bvcc"]
+      [ssl.encoder]
+      model_type = "wavlm"
+      [spectrogram]
+      backbone = "tf_efficientnetv2_b0"
+      windows = [2048, 512]
+    """  # noqa: D301 - click reads the backspace
+    if not checkpoints and not folds:
+        raise click.UsageError("nothing to export: pass --checkpoint FILE or --fold N")
+    if revision is not None and not folds:
+        raise click.UsageError("--revision goes with --fold")
+    try:
+        _export(checkpoints, folds, revision, config_file, kind, out, force, name, parity_audio)
+    except ImportError as exc:
+        if (exc.name or "").split(".")[0] in _EXTRA:
+            raise click.ClickException(
+                f"this command needs the extra: pip install 'mosrt[export]' ({exc.name} is missing)"
+            ) from exc
+        raise
+
+
+def _export(
+    checkpoints: tuple[Path, ...],
+    folds: tuple[int, ...],
+    revision: str | None,
+    config_file: Path | None,
+    kind: Kind | None,
+    out: Path,
+    force: bool,
+    name: str | None,
+    parity_audio: Path | None,
+) -> None:
+    import dataclasses  # noqa: PLC0415
+
+    from mosrt.errors import MosrtError  # noqa: PLC0415 - numpy and onnxruntime
+
+    from .config import ModelConfig  # noqa: PLC0415
+
+    try:
+        config = ModelConfig() if config_file is None else ModelConfig.from_toml(config_file)
+        if kind is not None:
+            config = dataclasses.replace(config, kind=kind)
+        if name is not None:
+            config = dataclasses.replace(config, name=name)
+        _run(config, checkpoints, folds, revision, out, force, parity_audio)
+    except MosrtError as exc:
+        raise click.ClickException(str(exc)) from exc
+
+
+def _run(
+    config: ModelConfig,
+    checkpoints: tuple[Path, ...],
+    folds: tuple[int, ...],
+    revision: str | None,
+    out: Path,
+    force: bool,
+    parity_audio: Path | None,
+) -> None:
+    """Finds the checkpoints, exports them and says what was measured."""
+    from .exporter import export_bundle, n_steps  # noqa: PLC0415 - torch
+    from .parity import ParityError, audio_sources  # noqa: PLC0415
+    from .writer import check_target  # noqa: PLC0415
+
+    check_target(out, force=force)
+    clips = audio_sources(parity_audio)
+    step = _steps(len(folds) + n_steps(len(checkpoints) + len(folds)))
+    sources = _sources(checkpoints, folds, revision, step)
+    try:
+        drift = export_bundle(sources, config, out, clips=clips, step=step, force=force)
+    except ParityError as exc:
+        if exc.drift is not None:
+            click.echo(exc.drift.table(), err=True)
+        raise
+    click.echo(drift.table(), err=True)
+    click.echo(f"{out}: written; largest difference {drift.to_dict()['mos_max_abs']:g} MOS")
+
+
+def _sources(
+    checkpoints: tuple[Path, ...], folds: tuple[int, ...], revision: str | None, step: Step
+) -> list[Source]:
+    """All networks of the bundle, under names that tell them apart."""
+    from .exporter import Source  # noqa: PLC0415 - torch
+    from .hub import PINNED_REVISION, REPOSITORY, download_fold  # noqa: PLC0415
+
+    sources = []
+    for fold in folds:
+        used = revision or PINNED_REVISION
+        with step(f"downloading fold {fold} unless it is in the cache"):
+            path = download_fold(fold, used)
+        sources.append(
+            Source(path=path, member=f"fold{fold}", repository=REPOSITORY, revision=used)
+        )
+    for i, path in enumerate(checkpoints):
+        match = re.match(r"fold\d+", path.name)
+        sources.append(Source(path=path, member=match[0] if match else f"network{i}"))
+    names = [source.member for source in sources]
+    if len(set(names)) < len(names):
+        raise click.ClickException(
+            f"two networks would have the same name: {', '.join(names)}; give each file once, "
+            "or rename them"
+        )
+    return sources
+
+
+def _steps(total: int) -> Step:
+    """Announces steps on stderr, and after each how long it took."""
+    done = 0
+
+    @contextmanager
+    def step(text: str) -> Iterator[None]:
+        nonlocal done
+        done += 1
+        started = time.monotonic()
+        click.echo(f"[{done}/{total}] {text} …", err=True, nl=False)
+        try:
+            yield
+        except BaseException:
+            click.echo(" failed", err=True)
+            raise
+        click.echo(f" {time.monotonic() - started:.1f} s", err=True)
+
+    return step

@@ -1,0 +1,285 @@
+"""Exporter: checkpoints → a bundle, with parity as part of the job."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mosrt.audio import AudioSource
+from mosrt.bundle import MODEL_CARD_NAME
+from mosrt.manifest import Manifest, MelSpec, Member, SslSpec, TensorSpec, Variant
+
+from . import hub
+from .canonical import BATCH
+from .card import model_card
+from .checkpoint import Checkpoint, CheckpointError, load_strictly, read_checkpoint, sha256_of
+from .config import PUBLISHED_DOMAINS, ConfigError, Kind, ModelConfig
+from .fusion import Model, build, simplified
+from .graph import OPSET, write_graph
+from .parity import TOLERANCE_MOS, Drift, ParityError, compare, make_views
+from .writer import bundle_file, check_target, staged, write_manifest
+
+__all__ = ["Source", "Step", "export_bundle", "n_steps"]
+
+Step = Callable[[str], AbstractContextManager[None]]
+"""Called with what is done next; its context is open while it lasts."""
+
+_LIBRARIES: Final = ("mosrt", "torch", "timm", "transformers", "onnx", "onnxscript")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A checkpoint file and where it came from.
+
+    Attributes:
+        path: The file.
+        member: What the bundle calls the network made from it, e.g. "fold0".
+        repository: Hugging Face repository it was downloaded from, or None.
+        revision: Revision of that repository.
+    """
+
+    path: Path
+    member: str
+    repository: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What all networks of the bundle have in common."""
+
+    config: ModelConfig
+    kind: Kind
+    domains: tuple[str, ...]
+
+    def build(self, checkpoint: Checkpoint) -> Model:
+        """The faithful module with a checkpoint's weights."""
+        model = build(self.kind, self.config, len(self.domains))
+        load_strictly(model, checkpoint)
+        return model
+
+
+def n_steps(n_sources: int) -> int:
+    """How often `export_bundle` announces a step."""
+    return 3 * n_sources + 1
+
+
+def export_bundle(
+    sources: Sequence[Source],
+    config: ModelConfig,
+    out: Path,
+    *,
+    clips: Sequence[AudioSource],
+    step: Step,
+    force: bool = False,
+) -> Drift:
+    """Writes a bundle of one FP32 graph per checkpoint.
+
+    Args:
+        sources: Checkpoints of one kind and one set of domains; several make an ensemble.
+        config: The model they belong to.
+        out: The bundle's directory to be.
+        clips: Audio on which graphs and torch modules are compared.
+        step: Progress.
+        force: Whether an older bundle at `out` is replaced.
+
+    Returns:
+        What was measured, which is also in the manifest.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be read or does not fit.
+        ConfigError: The configuration does not describe the checkpoints.
+        OutputError: `out` must not or cannot be written.
+        ParityError: A graph and its torch module disagree; nothing was written.
+    """
+    check_target(out, force=force)
+    plan: _Plan | None = None
+    digests: list[str] = []
+    for source in sources:
+        with step(f"reading {source.path.name}"):
+            plan = _plan(read_checkpoint(source.path), config, plan)
+            digest = sha256_of(source.path)
+            if digest in digests:
+                twin = sources[digests.index(digest)].path
+                raise CheckpointError(f"{source.path}: the same network as {twin}; give it once")
+            digests.append(digest)
+    if plan is None:
+        raise CheckpointError("nothing to export: pass --checkpoint or --fold")
+    with staged(out, force=force) as directory:
+        members = []
+        for source in sources:
+            with step(f"exporting {source.member}"):
+                member, outputs = _export_member(source, plan, directory)
+                members.append(member)
+        manifest = _manifest(plan, sources, digests, members, outputs)
+        views = make_views(manifest, clips)
+        rows = []
+        for source, member in zip(sources, members, strict=True):
+            with step(f"comparing {source.member} with torch on {len(views)} clips"):
+                model = plan.build(read_checkpoint(source.path))
+                rows += compare(directory, manifest, member, model, views)
+                del model
+                gc.collect()
+        drift = Drift(rows=tuple(rows))
+        if not drift.passed:
+            raise ParityError(
+                f"the graph differs from torch by more than {TOLERANCE_MOS:g} MOS, or is not "
+                "finite; nothing was written",
+                drift,
+            )
+        with step(f"writing {out.name}"):
+            variant = dataclasses.replace(manifest.variants["fp32"], drift=drift.to_dict())
+            manifest = dataclasses.replace(manifest, variants={"fp32": variant})
+            write_manifest(directory, manifest)
+            (directory / MODEL_CARD_NAME).write_text(
+                model_card(manifest), encoding="utf-8", newline="\n"
+            )
+    return drift
+
+
+def _plan(checkpoint: Checkpoint, config: ModelConfig, previous: _Plan | None) -> _Plan:
+    """Checks a checkpoint against the configuration and the checkpoints before it."""
+    if config.kind is not None and config.kind != checkpoint.kind:
+        raise CheckpointError(
+            f"{checkpoint.path}: its keys are those of a {checkpoint.kind} model, not "
+            f"{config.kind}; leave --kind (or `kind` in the configuration) out"
+        )
+    domains = _domains(checkpoint, config)
+    plan = _Plan(config=config, kind=checkpoint.kind, domains=domains)
+    if previous is not None and plan != previous:
+        raise CheckpointError(
+            f"{checkpoint.path}: a {plan.kind} model with {len(domains)} domains cannot join "
+            f"an ensemble of {previous.kind} models with {len(previous.domains)}"
+        )
+    return plan
+
+
+def _domains(checkpoint: Checkpoint, config: ModelConfig) -> tuple[str, ...]:
+    domains = PUBLISHED_DOMAINS if config.domains is None else config.domains
+    if len(domains) != checkpoint.n_domains:
+        cure = (
+            "name them in order in a configuration file, e.g. "
+            f"domains = [{', '.join(repr(f'name{i}') for i in range(checkpoint.n_domains))}], "
+            "and pass it with --config"
+            if config.domains is None
+            else "correct `domains` in the configuration"
+        )
+        raise ConfigError(
+            f"{checkpoint.path}: the model knows {checkpoint.n_domains} data domains, but "
+            f"{len(domains)} are named; {cure}"
+        )
+    if config.default_domain is not None and config.default_domain not in domains:
+        raise ConfigError(
+            f"default_domain {config.default_domain!r} is not among the domains: "
+            f"{', '.join(domains)}"
+        )
+    return domains
+
+
+def _export_member(
+    source: Source, plan: _Plan, directory: Path
+) -> tuple[Member, tuple[TensorSpec, ...]]:
+    """Writes one network's graph and weights; tells what it puts out."""
+    model = simplified(plan.build(read_checkpoint(source.path)))
+    shapes = {tensor.name: tensor.shape[1:] for tensor in _inputs(plan)}
+    graph, weights = write_graph(
+        model,
+        {name: tuple(int(size) for size in shape) for name, shape in shapes.items()},
+        directory / f"model.{source.member}.fp32.onnx",
+        producer=f"mosrt {importlib.metadata.version('mosrt')}",
+    )
+    outputs = tuple(
+        TensorSpec(name=name, dtype="float32", shape=(BATCH, size))
+        for name, size in model.output_sizes.items()
+    )
+    del model
+    gc.collect()
+    member = Member(name=source.member, graph=bundle_file(graph), weights=bundle_file(weights))
+    return member, outputs
+
+
+def _inputs(plan: _Plan) -> tuple[TensorSpec, ...]:
+    ssl, spec = plan.config.ssl, plan.config.spectrogram
+    inputs = []
+    if plan.kind != "spec":
+        inputs.append(TensorSpec(name="waveform", dtype="float32", shape=(BATCH, ssl.crop_samples)))
+    if plan.kind != "ssl":
+        n_images = spec.n_crops * len(spec.windows)
+        shape = (BATCH, n_images, spec.n_mels, spec.image_width)
+        inputs.append(TensorSpec(name="images", dtype="float32", shape=shape))
+    return tuple(inputs)
+
+
+def _manifest(
+    plan: _Plan,
+    sources: Sequence[Source],
+    digests: Sequence[str],
+    members: Sequence[Member],
+    outputs: tuple[TensorSpec, ...],
+) -> Manifest:
+    config, spec = plan.config, plan.config.spectrogram
+    default = config.default_domain
+    if default is None:
+        default = "sarulab" if "sarulab" in plan.domains else plan.domains[0]
+    return Manifest(
+        name=config.name,
+        family=plan.kind,
+        sample_rate_hz=config.sample_rate_hz,
+        ssl=None
+        if plan.kind == "spec"
+        else SslSpec(
+            tensor="waveform",
+            crop_samples=config.ssl.crop_samples,
+            epsilon=config.ssl.epsilon,
+        ),
+        mel=None
+        if plan.kind == "ssl"
+        else MelSpec(
+            tensor="images",
+            crop_samples=spec.crop_samples,
+            n_crops=spec.n_crops,
+            n_fft=spec.n_fft,
+            hop_length=spec.hop_length,
+            n_mels=spec.n_mels,
+            windows=spec.windows,
+            f_min_hz=spec.f_min_hz,
+            f_max_hz=spec.f_max_hz,
+            floor_db=spec.floor_db,
+            image_height=spec.n_mels,
+            image_width=spec.image_width,
+        ),
+        domains=plan.domains,
+        default_domain=default,
+        inputs=_inputs(plan),
+        outputs=outputs,
+        variants={"fp32": Variant(opset=OPSET, members=tuple(members))},
+        provenance=_provenance(plan, sources, digests),
+    )
+
+
+def _provenance(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) -> dict[str, Any]:
+    checkpoints = []
+    for source, digest in zip(sources, digests, strict=True):
+        entry = {"member": source.member, "file": source.path.name, "sha256": digest}
+        repository, revision = source.repository, source.revision
+        if digest in hub.FOLDS.values():
+            # known by its digest, wherever the file was found
+            repository, revision = hub.REPOSITORY, revision or hub.PINNED_REVISION
+        if repository is not None and revision is not None:
+            entry |= {"repository": repository, "revision": revision}
+        checkpoints.append(entry)
+    published = all("repository" in entry for entry in checkpoints)
+    unknown = "unknown; whoever exported the model did not say"
+    return {
+        "checkpoints": checkpoints,
+        "licence": plan.config.licence or (hub.LICENCE if published else unknown),
+        "training_data": plan.config.training_data or (hub.TRAINING_DATA if published else unknown),
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "config": plan.config.to_dict(),
+    }

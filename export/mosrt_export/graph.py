@@ -1,0 +1,103 @@
+"""ONNX graphs: a `GraphModel` → one `.onnx` file and one file of weights beside it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any, Final
+
+import onnx_ir as ir
+import torch
+
+from . import canonical
+from .fusion import GraphModel
+
+__all__ = ["OPSET", "write_graph"]
+
+OPSET: Final = 18
+_INLINE_BYTES: Final = 1024
+_ALIGNMENT_BYTES: Final = 64
+_PAGE_BYTES: Final = 4096
+
+
+def write_graph(
+    model: GraphModel, shapes: dict[str, tuple[int, ...]], path: Path, *, producer: str
+) -> tuple[Path, Path]:
+    """Writes a graph whose batch is dynamic and everything else static.
+
+    The same model gives the same bytes: nothing in the files depends on time, paths or the
+    process.
+
+    Args:
+        model: The exported form of a model.
+        shapes: Shape of each input without the batch, by name.
+        path: Where the graph goes, `<stem>.onnx`; the weights go to `<stem>.onnx.data`.
+        producer: Name and version of the exporter, e.g. "mosrt 0.1.0".
+
+    Returns:
+        The graph's path and the weights' path.
+    """
+    exported = _trace(model, shapes)
+    canonical.canonicalise(exported, name="mosrt", producer=producer)
+    weights = path.with_name(f"{path.name}.data")
+    _move_weights(exported, weights)
+    proto = ir.to_proto(exported)
+    path.write_bytes(proto.SerializeToString(deterministic=True))
+    return path, weights
+
+
+def _trace(model: GraphModel, shapes: dict[str, tuple[int, ...]]) -> ir.Model:
+    # a batch of 2 for tracing: torch.export treats a size of 1 as a constant
+    example = tuple(torch.zeros(2, *shapes[name]) for name in model.input_names)
+    batch = torch.export.Dim("batch", min=1, max=1024)
+    remarks = logging.getLogger("onnxscript")
+    level = remarks.level
+    with warnings.catch_warnings():
+        # the exporter's own remarks about its own internals
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        remarks.setLevel(logging.ERROR)
+        program = torch.export.export(
+            model, example, dynamic_shapes=(tuple({0: batch} for _ in example),), strict=False
+        )
+        converted: Any = torch.onnx.export(
+            program,
+            (),
+            input_names=list(model.input_names),
+            output_names=list(model.output_sizes),
+            opset_version=OPSET,
+            dynamo=True,
+            optimize=True,
+            verbose=False,
+        )
+    remarks.setLevel(level)
+    result: ir.Model = converted.model
+    return result
+
+
+def _move_weights(model: ir.Model, path: Path) -> None:
+    """Writes large float tensors to `path` and makes the model refer to them there.
+
+    Done here and not by the library because its layout has changed between versions: every tensor
+    starts on a cache line and every large one on a page, so that a runtime can map the file.
+    """
+    with path.open("wb") as sink:
+        for value in model.graph.initializers.values():
+            tensor = value.const_value
+            if tensor is None or tensor.nbytes < _INLINE_BYTES or tensor.dtype != ir.DataType.FLOAT:
+                continue
+            alignment = _PAGE_BYTES if tensor.nbytes >= _PAGE_BYTES else _ALIGNMENT_BYTES
+            sink.write(b"\0" * (-sink.tell() % alignment))
+            offset = sink.tell()
+            sink.write(tensor.tobytes())
+            value.const_value = ir.ExternalTensor(
+                location=path.name,
+                offset=offset,
+                length=tensor.nbytes,
+                dtype=tensor.dtype,
+                shape=ir.Shape(tensor.shape.numpy()),
+                name=value.name or "",
+                base_dir=path.parent,
+            )

@@ -78,8 +78,8 @@ def export() -> None:
     "--parity-audio",
     type=_PATH,
     metavar="PATH",
-    help="Audio file, or directory of them, to compare graph and torch on; by default synthetic "
-    "clips.",
+    help="Audio file, or directory of them, to compare graph and torch on; by default five "
+    "clips that come along.",
 )
 def utmosv2(
     checkpoints: tuple[Path, ...],

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mosrt.audio import ArraySource, AudioSource, FileSource
+from mosrt.audio import AudioSource, FileSource
 from mosrt.backends import OrtBackend
 from mosrt.errors import AudioError, MosrtError
 from mosrt.families.fusion import FusionFrontEnd
@@ -20,8 +20,8 @@ from mosrt.plan_rule import PlanRule
 from mosrt.recording import Recording
 from mosrt.threads import usable_cores
 
+from .clips import parity_clips
 from .fusion import Model
-from .speech import CLIP_RATE_HZ, synthetic_clips
 
 __all__ = [
     "TOLERANCE_MOS",
@@ -134,15 +134,13 @@ class Drift:
 
 
 def audio_sources(path: Path | None) -> list[AudioSource]:
-    """The clips to compare on: an audio file, a directory of them, or synthetic ones for None.
+    """The clips to compare on: a file, a directory of files, or for None those that come along.
 
     Raises:
         ParityError: There is nothing to hear at `path`.
     """
     if path is None:
-        return [
-            ArraySource(clip, CLIP_RATE_HZ, name=name) for name, clip in synthetic_clips().items()
-        ]
+        return [*parity_clips()]
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _AUDIO_SUFFIXES)

@@ -39,7 +39,8 @@ def speak(program: str, voice: str, text: str) -> tuple[np.ndarray, int]:
             "espeak-ng": ["espeak-ng", "-v", voice, "-s", "150", "-w", wav, text],
         }
         subprocess.run(arguments[program], check=True)
-        return soundfile.read(wav)
+        speech, rate_hz = soundfile.read(wav)
+        return speech, rate_hz
 
 
 def main() -> None:

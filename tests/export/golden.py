@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from .standin import GOLDEN
+from tests.export.standin import GOLDEN
 
 CASES = ("plain_long", "mixup_long", "plain_short_tiled")
 WINDOWS = (4096, 2048, 1024, 512)

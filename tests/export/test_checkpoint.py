@@ -11,8 +11,7 @@ import torch
 from mosrt_export.checkpoint import CheckpointError, load_strictly, read_checkpoint
 from mosrt_export.config import Kind
 from mosrt_export.fusion import build
-
-from .standin import small_config, small_model
+from tests.export.standin import small_config, small_model
 
 KINDS: tuple[Kind, ...] = ("fusion", "spec", "ssl")
 State = dict[str, torch.Tensor]

@@ -6,8 +6,7 @@ import pytest
 from mosrt_export.config import PUBLISHED_DOMAINS, ConfigError, EncoderConfig, ModelConfig
 from mosrt_export.spectrogram import build_backbone
 from mosrt_export.ssl import build_encoder
-
-from .standin import SMALL, small_config
+from tests.export.standin import SMALL, small_config
 
 
 def test_an_empty_file_is_the_published_model(tmp_path: Path) -> None:

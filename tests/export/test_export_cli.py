@@ -1,6 +1,7 @@
 import hashlib
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +19,8 @@ from mosrt_export import hub, parity
 from mosrt_export.checkpoint import CheckpointError
 from mosrt_export.cli import export
 from mosrt_export.config import Kind
-from mosrt_export.speech import synthetic_clips
-
-from .standin import SMALL, fill, small_config, small_model
+from tests.conftest import DATA
+from tests.export.standin import SMALL, fill, small_config, small_model
 
 
 def toml(values: dict[str, Any], prefix: str = "") -> str:
@@ -44,8 +44,7 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     other = {key: 1.01 * value for key, value in small_model("ssl").state_dict().items()}
     torch.save(other, directory / "fold3_ssl.pth")
     (directory / "small.toml").write_text(toml(SMALL))
-    clip = synthetic_clips()["high voice, 3.5 s"]
-    soundfile.write(directory / "clip.wav", clip, 16_000)
+    shutil.copy(DATA / "flite_slt_16k_mono.wav", directory / "clip.wav")
     return directory
 
 
@@ -64,7 +63,7 @@ def test_a_fusion_bundle_scores_like_torch(exported: tuple[Path, Result]) -> Non
     out, result = exported
     assert result.exit_code == 0, result.output
     Bundle.open(out).verify()
-    clip = synthetic_clips()["low voice, 5 s"]
+    clip, _ = soundfile.read(DATA / "flite_slt_16k_mono.wav", dtype="float32")
     with mosrt.load(out) as scorer:
         score = scorer.score(clip, 16_000, domain="all")
         assert list(score) == ["north", "south", "east"]
@@ -118,7 +117,7 @@ def test_progress_and_figures_are_told(exported: tuple[Path, Result]) -> None:
     out, result = exported
     for step in ("[1/4] reading fusion.pth", "[2/4] exporting network0", "[4/4] writing small"):
         assert step in result.stderr
-    assert "low voice, 5 s" in result.stderr
+    assert "female_16k_mono.ogg" in result.stderr
     assert result.stdout.startswith(f"{out}: written; largest difference")
 
 
@@ -160,7 +159,8 @@ def test_an_ensemble_of_ssl_models(inputs: Path, tmp_path: Path) -> None:
     assert [member.name for member in manifest.variants["fp32"].members] == ["network0", "fold3"]
     assert manifest.variants["fp32"].drift["n_clips"] == 1
     with mosrt.load(out) as scorer:
-        mos = scorer.features(synthetic_clips()["noisy, 4 s"], 16_000)["mos"]
+        clip, rate_hz = soundfile.read(inputs / "clip.wav")
+        mos = scorer.features(clip, rate_hz)["mos"]
     assert mos.shape[0] == 2
     assert not np.allclose(mos[0], mos[1])
 

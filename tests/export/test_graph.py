@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from mosrt_export.config import Kind
 from mosrt_export.fusion import simplified
 from mosrt_export.graph import write_graph
-
-from .standin import small_config, small_feeds, small_model
+from tests.export.standin import small_config, small_feeds, small_model
 
 KINDS: tuple[Kind, ...] = ("fusion", "spec", "ssl")
 SCRIPT = """

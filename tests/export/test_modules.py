@@ -13,9 +13,15 @@ from mosrt_export.batchnorm import fold_batch_norm
 from mosrt_export.config import ConfigError, Kind, ModelConfig
 from mosrt_export.fusion import Fusion, Model, build, simplified
 from mosrt_export.spectrogram import build_backbone
-
-from .golden import CASES, load_case
-from .standin import GOLDEN, SMALL, fusion_state_dict, small_config, small_feeds, small_model
+from tests.export.golden import CASES, load_case
+from tests.export.standin import (
+    GOLDEN,
+    SMALL,
+    fusion_state_dict,
+    small_config,
+    small_feeds,
+    small_model,
+)
 
 KINDS: tuple[Kind, ...] = ("fusion", "spec", "ssl")
 

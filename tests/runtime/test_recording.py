@@ -21,8 +21,7 @@ Waveform = npt.NDArray[np.float32]
 
 def noise(seconds: float, rate_hz: int = RATE_HZ, level: float = 0.1) -> Waveform:
     rng = np.random.default_rng(0)
-    waveform: Waveform = level * rng.standard_normal(int(seconds * rate_hz), np.float32)
-    return waveform
+    return np.multiply(level, rng.standard_normal(int(seconds * rate_hz)), dtype=np.float32)
 
 
 def all_of(recording: Recording) -> Waveform:

@@ -1,0 +1,75 @@
+import dataclasses
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import mosrt
+from mosrt.bundle import Bundle
+from mosrt_export.config import ModelConfig
+from mosrt_export.exporter import Source, export_bundle
+from mosrt_export.parity import audio_sources
+from tests.conftest import GoldenCase
+from tests.full.conftest import Export
+
+
+@pytest.fixture(scope="module")
+def scorer(exported: Export) -> mosrt.Scorer:
+    return mosrt.load(exported.bundle)
+
+
+def test_golden_through_bundle_and_runtime(scorer: mosrt.Scorer, golden: GoldenCase) -> None:
+    features = scorer.features(golden.waveform, 16_000, plan=golden.plan)
+    for name in ("ssl_features", "spec_features"):
+        expected = golden.arrays[name]
+        # The reference appends ten zeros for its domain columns, which the graph leaves out.
+        assert not expected[-10:].any()
+        got = features[name][0, 0]
+        np.testing.assert_allclose(got, expected[:-10], atol=1e-4 * np.abs(expected).max(), rtol=0)
+    domain = scorer.domains[golden.domain_index]
+    score = scorer.score(golden.waveform, 16_000, domain=domain, plan=golden.plan)
+    assert score.mos == pytest.approx(float(golden.arrays["mos"]), abs=1e-3)
+
+
+def test_manifest_and_figures(exported: Export) -> None:
+    bundle = Bundle.open(exported.bundle)
+    bundle.verify()
+    manifest = bundle.manifest
+    assert manifest.family == "fusion"
+    assert len(manifest.domains) == 10
+    assert manifest.default_domain == "sarulab"
+    drift = manifest.variants["fp32"].drift
+    assert 0 <= drift["mos_max_abs"] <= 1e-3
+    assert drift["n_clips"] >= 3
+    (checkpoint,) = manifest.provenance["checkpoints"]
+    digest = hashlib.sha256(exported.checkpoint.read_bytes()).hexdigest()
+    assert checkpoint["sha256"] == digest
+    assert bundle.model_card()
+    # What was on the exporting machine stays there.
+    text = (exported.bundle / "manifest.json").read_text() + bundle.model_card()
+    assert str(exported.checkpoint.parent) not in text
+
+
+def test_memory_and_progress(exported: Export) -> None:
+    assert exported.peak_bytes < 6e9
+    assert "[1/" in exported.stderr
+
+
+def test_exporting_again_gives_the_same_bytes(exported: Export, tmp_path: Path) -> None:
+    from contextlib import nullcontext
+
+    again = tmp_path / "again"
+    source = Source(path=exported.checkpoint, member="fold0")
+    config = dataclasses.replace(ModelConfig())
+    export_bundle(
+        [source], config, again, clips=audio_sources(None)[:1], step=lambda _: nullcontext()
+    )
+    for file in Bundle.open(exported.bundle).manifest.variants["fp32"].files:
+        assert (again / file.path).read_bytes() == (exported.bundle / file.path).read_bytes()
+
+
+def test_batches_change_nothing(scorer: mosrt.Scorer, clips: list[Path]) -> None:
+    alone = [scorer.score_file(clip, plan="reference:1") for clip in clips[:3]]
+    many = scorer.score_many(clips[:3], batch_size=3, plan="reference:1")
+    assert [score.views for score in many] == [score.views for score in alone]

@@ -21,13 +21,15 @@ Waveform = npt.NDArray[np.float32]
 
 def noise(seconds: float, rate_hz: int = RATE_HZ, level: float = 0.1) -> Waveform:
     rng = np.random.default_rng(0)
-    return np.multiply(level, rng.standard_normal(int(seconds * rate_hz)), dtype=np.float32)
+    values = level * rng.standard_normal(int(seconds * rate_hz))
+    return np.asarray(values, np.float32)
 
 
 def all_of(recording: Recording) -> Waveform:
     """All samples but the last, which no crop shorter than the clip can miss together."""
     n = recording.n_samples - 1
-    return recording.crops(np.array([0]), n)[0]
+    (crop,) = recording.crops(np.array([0]), n)
+    return np.asarray(crop)
 
 
 @pytest.mark.parametrize("rate_hz", [4_000, 8_000, 11_025, 16_000, 22_050, 44_100, 48_000, 192_000])

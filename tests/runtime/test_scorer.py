@@ -2,6 +2,8 @@ import json
 import logging
 import math
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -135,6 +137,29 @@ def test_thread_counts_agree(tiny: Path, scorer: Scorer, clips: list[Path], thre
         assert other.score_file(clips[0]).mos == pytest.approx(
             scorer.score_file(clips[0]).mos, abs=1e-5
         )
+
+
+ONE_THREAD_SCRIPT = """
+import time
+import numpy as np
+import mosrt
+
+clip = np.random.default_rng(0).standard_normal(80_000) / 10
+with mosrt.load({bundle!r}, threads=1) as scorer:
+    scorer.score(clip, 16_000)
+    process, thread = time.process_time(), time.thread_time()
+    for _ in range(3):
+        scorer.score(clip, 16_000)
+    print(time.process_time() - process, time.thread_time() - thread)
+"""
+
+
+def test_one_thread_means_one(tiny: Path) -> None:
+    """With threads=1, front end and model together spend all their time in the caller's thread."""
+    script = ONE_THREAD_SCRIPT.format(bundle=str(tiny))
+    run = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True, text=True)
+    process_s, thread_s = map(float, run.stdout.split())
+    assert process_s <= 1.05 * thread_s
 
 
 def test_domains(scorer: Scorer, speech: Waveform) -> None:

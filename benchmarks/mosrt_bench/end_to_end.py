@@ -23,7 +23,7 @@ from typing import Any
 import click
 import soundfile
 
-from mosrt import CropPlan
+from mosrt import CropGeometry, CropPlan, PlanRule
 from mosrt.bundle import Bundle
 
 from .comparison import interleave, ratio, timing
@@ -71,7 +71,7 @@ class Worker:
 def serve(kind: str, options: dict[str, Any]) -> None:
     """What a worker process does: score once for every line of input."""
     waveform, rate_hz = soundfile.read(options["audio"], dtype="float32")
-    plan = CropPlan.grid(len(waveform), 1)
+    plan = PlanRule.parse(options["plan"], 1).plan(len(waveform), CropGeometry())
     run = (_mosrt if kind == "mosrt" else _torch)(options, waveform, rate_hz, plan)
     for _ in sys.stdin:
         started = time.perf_counter()
@@ -110,14 +110,34 @@ def _torch(
 @click.option("--checkpoint", required=True, help="The checkpoint, for the baseline.")
 @click.option("--audio", required=True, type=click.Path(exists=True), help="A clip over 3 s.")
 @click.option("--threads", default=2, show_default=True)
+@click.option(
+    "--plan",
+    default="grid",
+    show_default=True,
+    metavar="grid|reference:SEED",
+    help="Crops: evenly spaced, or as the published code draws and mixes them.",
+)
 @click.option("--rounds", default=15, show_default=True, help="Counted rounds.")
 @click.option("--weights", default="stand-in", show_default=True, help="What the weights are.")
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
 def main(
-    bundle: str, checkpoint: str, audio: str, threads: int, rounds: int, weights: str, out: Path
+    bundle: str,
+    checkpoint: str,
+    audio: str,
+    threads: int,
+    plan: str,
+    rounds: int,
+    weights: str,
+    out: Path,
 ) -> None:
     """Time one view end to end: mosrt, and eager torch with a librosa front end."""
-    options = {"bundle": bundle, "checkpoint": checkpoint, "audio": audio, "threads": threads}
+    options = {
+        "bundle": bundle,
+        "checkpoint": checkpoint,
+        "audio": audio,
+        "threads": threads,
+        "plan": plan,
+    }
     answers: dict[str, dict[str, float]] = {}
     with Worker("torch", options) as torch, Worker("mosrt", options) as mosrt:
         workers = {"torch and librosa": torch, "mosrt": mosrt}
@@ -140,7 +160,8 @@ def main(
     result = {
         "question": "waveform in memory to score, one view, FP32",
         "command": f"python -m mosrt_bench.end_to_end --bundle … --checkpoint … "
-        f"--audio {Path(audio).name} --threads {threads} --rounds {rounds}",
+        f"--audio {Path(audio).name} --threads {threads} --plan {plan} --rounds {rounds}",
+        "plan": plan,
         "clip_s": round(soundfile.info(audio).duration, 3),
         "weights": weights,
         "threads": threads,

@@ -26,7 +26,7 @@ import torch
 from mosrt.bundle import Bundle
 from mosrt.mel import MelFrontEnd
 
-from .baseline import librosa_images
+from .baseline import librosa_image, torch_resize
 from .comparison import interleave, ratio, timing
 from .machine import describe
 
@@ -52,7 +52,15 @@ def main(bundle: str, audio: str, rounds: int, out: Path) -> None:
     front_end = MelFrontEnd(spec, rate_hz)
 
     def by_librosa() -> list[Any]:
-        return [librosa_images(crop, spec, rate_hz) for crop in crops]
+        return [
+            np.stack(
+                [
+                    torch_resize(librosa_image(crop, window, spec, rate_hz), spec, channels=1)[0]
+                    for window in spec.windows
+                ]
+            )
+            for crop in crops
+        ]
 
     def by_mosrt() -> list[Any]:
         return [np.stack(list(front_end.images(crop).values())) for crop in crops]

@@ -8,7 +8,6 @@ import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, overload
 
@@ -17,6 +16,7 @@ import numpy.typing as npt
 
 from .audio import ArraySource, AudioSource, FileSource
 from .backends import Backend
+from .crew import Crew
 from .crops import CropPlan
 from .errors import AudioError, DomainError
 from .families.fusion import FusionFrontEnd
@@ -67,7 +67,7 @@ class Scorer:
         self._front_end = FusionFrontEnd(manifest)
         self._on_bad_audio = on_bad_audio
         self._remove_silence = remove_silence
-        self._pool = ThreadPoolExecutor(threads, "mosrt") if threads > 1 else None
+        self._crew = Crew(threads)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -199,8 +199,7 @@ class Scorer:
     def close(self) -> None:
         """Releases the model's memory and the threads; the scorer cannot be used afterwards."""
         self._backend.close()
-        if self._pool is not None:
-            self._pool.shutdown()
+        self._crew.close()
 
     def __enter__(self) -> Scorer:
         return self
@@ -267,13 +266,13 @@ class Scorer:
 
     def _run(self, clips: Sequence[_Clip], outputs: Sequence[str]) -> None:
         """Runs every view of every clip through the model, filling each clip's `outputs`."""
-        mapped = map if self._pool is None else self._pool.map
+        crew = self._crew
         # As many views at a time as have crops for all threads.
         at_once = max(1, self.threads // max(1, self._front_end.geometry.n_crops))
         pending: list[tuple[_Clip, dict[str, Float32Array]]] = []
         for clip in clips:
             started = time.perf_counter()
-            for feeds in self._front_end.views(clip.recording, clip.plan, mapped, at_once):
+            for feeds in self._front_end.views(clip.recording, clip.plan, crew, at_once):
                 clip.front_end_ms += 1e3 * (time.perf_counter() - started)
                 pending.append((clip, feeds))
                 if len(pending) == self._backend.batch_size:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
+from mosrt.crew import Crew
 from mosrt.crops import CropGeometry, CropPlan
 from mosrt.manifest import Manifest, MelSpec, SslSpec
 from mosrt.mel import MelFrontEnd
@@ -17,7 +18,6 @@ __all__ = ["FusionFrontEnd"]
 
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
-Map = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 # Views whose crops are read together: a recording too long to keep is decoded once per so many.
 _VIEWS_READ: Final = 64
@@ -46,19 +46,20 @@ class FusionFrontEnd:
         )
 
     def views(
-        self, recording: Recording, plan: CropPlan, mapped: Map = map, at_once: int = 1
+        self, recording: Recording, plan: CropPlan, crew: Crew | None = None, at_once: int = 1
     ) -> Iterator[dict[str, Float32Array]]:
         """Makes the inputs of a plan's views, one view after the other.
 
         Args:
             recording: What is scored.
             plan: Where to look; must fit the recording and `geometry`.
-            mapped: `map`, or one that spreads the work over threads.
-            at_once: Views to prepare together, so that `mapped` has enough to spread.
+            crew: The threads that share the work; by default the caller's alone.
+            at_once: Views to prepare together, so that the crew has enough to share.
 
         Yields:
             Per view, tensors by input name, float32, without the batch axis.
         """
+        crew = crew or Crew(1)
         for rows in _runs(range(plan.n_views), _VIEWS_READ):
             requests: list[tuple[IntArray, int]] = []
             if self._ssl is not None:
@@ -71,7 +72,7 @@ class FusionFrontEnd:
                 images = {}
                 if self._mel is not None:
                     crops = dict(zip(starts, read[-1], strict=True))
-                    images = self._draw(crops, _windows_by_start(plan, some, self._mel), mapped)
+                    images = self._draw(crops, _windows_by_start(plan, some, self._mel), crew)
                 for row in some:
                     feeds = {}
                     if self._ssl is not None:
@@ -84,7 +85,7 @@ class FusionFrontEnd:
         self,
         crops: Mapping[int, Float32Array],
         windows: Mapping[int, Sequence[int]],
-        mapped: Map,
+        crew: Crew,
     ) -> dict[int, dict[int, Float32Array]]:
         """Images by crop start and window length, for the windows asked for at each start."""
         front_end = self._mel_front_end
@@ -94,7 +95,7 @@ class FusionFrontEnd:
         def draw(start: int) -> dict[int, Float32Array]:
             return front_end.images(crops[start], windows[start])
 
-        return dict(zip(windows, mapped(draw, windows), strict=True))
+        return dict(zip(windows, crew.map(draw, windows), strict=True))
 
 
 def normalised(crop: Float32Array, spec: SslSpec) -> Float32Array:

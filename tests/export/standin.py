@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -118,3 +119,7 @@ def small_feeds(
 
 def _reads(kind: Kind, name: str) -> bool:
     return kind == "fusion" or (kind == "ssl") == (name == "waveform")
+
+
+if __name__ == "__main__":
+    torch.save(fusion_state_dict(), sys.argv[1])

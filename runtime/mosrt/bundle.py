@@ -132,7 +132,8 @@ class Bundle:
         if self.path.is_dir():
             yield self.path
             return
-        with TemporaryDirectory(prefix="mosrt-") as temporary:
+        # Where a mapped file cannot be deleted, the system clears it away later.
+        with TemporaryDirectory(prefix="mosrt-", ignore_cleanup_errors=True) as temporary:
             for file in variant.files:
                 target = Path(temporary, file.path)
                 target.parent.mkdir(parents=True, exist_ok=True)

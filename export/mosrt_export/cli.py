@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
@@ -81,17 +83,7 @@ def export() -> None:
     help="Audio file, or directory of them, to compare graph and torch on; by default five "
     "clips that come along.",
 )
-def utmosv2(
-    checkpoints: tuple[Path, ...],
-    folds: tuple[int, ...],
-    revision: str | None,
-    config_file: Path | None,
-    kind: Kind | None,
-    out: Path,
-    force: bool,
-    name: str | None,
-    parity_audio: Path | None,
-) -> None:
+def utmosv2(**options: Any) -> None:
     """Export UTMOSv2, or a model of its shape, to an FP32 bundle.
 
     Every graph is compared with the torch modules it came from before anything is written: a
@@ -124,12 +116,13 @@ def utmosv2(
       backbone = "tf_efficientnetv2_b0"
       windows = [2048, 512]
     """  # noqa: D301 - click reads the backspace
-    if not checkpoints and not folds:
+    request = _Request(**options)
+    if not request.checkpoints and not request.folds:
         raise click.UsageError("nothing to export: pass --checkpoint FILE or --fold N")
-    if revision is not None and not folds:
+    if request.revision is not None and not request.folds:
         raise click.UsageError("--revision goes with --fold")
     try:
-        _export(checkpoints, folds, revision, config_file, kind, out, force, name, parity_audio)
+        _export(request)
     except ImportError as exc:
         if (exc.name or "").split(".")[0] in _EXTRA:
             raise click.ClickException(
@@ -138,52 +131,50 @@ def utmosv2(
         raise
 
 
-def _export(
-    checkpoints: tuple[Path, ...],
-    folds: tuple[int, ...],
-    revision: str | None,
-    config_file: Path | None,
-    kind: Kind | None,
-    out: Path,
-    force: bool,
-    name: str | None,
-    parity_audio: Path | None,
-) -> None:
-    import dataclasses  # noqa: PLC0415
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Request:
+    """The options of `mosrt export utmosv2`, by the names click gives them."""
 
+    checkpoints: tuple[Path, ...]
+    folds: tuple[int, ...]
+    revision: str | None
+    config_file: Path | None
+    kind: Kind | None
+    out: Path
+    force: bool
+    name: str | None
+    parity_audio: Path | None
+
+
+def _export(request: _Request) -> None:
+    """Reads the configuration, exports, and turns mosrt's errors into click's."""
     from mosrt.errors import MosrtError  # noqa: PLC0415 - numpy and onnxruntime
 
     from .config import ModelConfig  # noqa: PLC0415
 
     try:
-        config = ModelConfig() if config_file is None else ModelConfig.from_toml(config_file)
-        if kind is not None:
-            config = dataclasses.replace(config, kind=kind)
-        if name is not None:
-            config = dataclasses.replace(config, name=name)
-        _run(config, checkpoints, folds, revision, out, force, parity_audio)
+        file = request.config_file
+        config = ModelConfig() if file is None else ModelConfig.from_toml(file)
+        if request.kind is not None:
+            config = dataclasses.replace(config, kind=request.kind)
+        if request.name is not None:
+            config = dataclasses.replace(config, name=request.name)
+        _run(request, config)
     except MosrtError as exc:
         raise click.ClickException(str(exc)) from exc
 
 
-def _run(
-    config: ModelConfig,
-    checkpoints: tuple[Path, ...],
-    folds: tuple[int, ...],
-    revision: str | None,
-    out: Path,
-    force: bool,
-    parity_audio: Path | None,
-) -> None:
+def _run(request: _Request, config: ModelConfig) -> None:
     """Finds the checkpoints, exports them and says what was measured."""
     from .exporter import export_bundle, n_steps  # noqa: PLC0415 - torch
     from .parity import ParityError, audio_sources  # noqa: PLC0415
     from .writer import check_target  # noqa: PLC0415
 
+    out, force = request.out, request.force
     check_target(out, force=force)
-    clips = audio_sources(parity_audio)
-    step = _steps(len(folds) + n_steps(len(checkpoints) + len(folds)))
-    sources = _sources(checkpoints, folds, revision, step)
+    clips = audio_sources(request.parity_audio)
+    step = _steps(len(request.folds) + n_steps(len(request.checkpoints) + len(request.folds)))
+    sources = _sources(request, step)
     try:
         drift = export_bundle(sources, config, out, clips=clips, step=step, force=force)
     except ParityError as exc:
@@ -194,22 +185,20 @@ def _run(
     click.echo(f"{out}: written; largest difference {drift.to_dict()['mos_max_abs']:g} MOS")
 
 
-def _sources(
-    checkpoints: tuple[Path, ...], folds: tuple[int, ...], revision: str | None, step: Step
-) -> list[Source]:
+def _sources(request: _Request, step: Step) -> list[Source]:
     """All networks of the bundle, under names that tell them apart."""
     from .exporter import Source  # noqa: PLC0415 - torch
     from .hub import PINNED_REVISION, REPOSITORY, download_fold  # noqa: PLC0415
 
     sources = []
-    for fold in folds:
-        used = revision or PINNED_REVISION
+    for fold in request.folds:
+        used = request.revision or PINNED_REVISION
         with step(f"downloading fold {fold} unless it is in the cache"):
             path = download_fold(fold, used)
         sources.append(
             Source(path=path, member=f"fold{fold}", repository=REPOSITORY, revision=used)
         )
-    for i, path in enumerate(checkpoints):
+    for i, path in enumerate(request.checkpoints):
         match = re.match(r"fold\d+", path.name)
         sources.append(Source(path=path, member=match[0] if match else f"network{i}"))
     names = [source.member for source in sources]

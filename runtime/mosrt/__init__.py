@@ -6,7 +6,7 @@ with mosrt.load("utmosv2") as scorer:
     print(scorer.score_file("speech.wav").mos)
 """
 
-from importlib.metadata import version
+from importlib.metadata import version as _version
 
 from .crops import CropGeometry, CropPlan
 from .errors import AudioError, BundleError, DomainError, MosrtError, PlanError, ProviderError
@@ -31,4 +31,4 @@ __all__ = [
     "load",
 ]
 
-__version__ = version("mosrt")
+__version__ = _version("mosrt")

@@ -11,6 +11,7 @@ import click
 import numpy as np
 import onnxruntime
 
+from . import __version__
 from .backends.ort import PROVIDERS
 from .bundle import Bundle
 from .cli_score import EXIT_UNUSABLE
@@ -65,7 +66,7 @@ def _verify(bundle: Bundle) -> None:
 def _machine() -> dict[str, Any]:
     present = onnxruntime.get_available_providers()
     return {
-        "mosrt": sys.modules["mosrt"].__version__,
+        "mosrt": __version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "numpy": np.__version__,

@@ -131,7 +131,9 @@ def score(
         rule = PlanRule.parse(plan_text, views)
     except PlanError as exc:
         raise click.UsageError(str(exc)) from exc
-    logging.getLogger("mosrt").addHandler(_ClickHandler())
+    handler, logger = _ClickHandler(), logging.getLogger("mosrt")
+    logger.addHandler(handler)
+    click.get_current_context().call_on_close(lambda: logger.removeHandler(handler))
     try:
         scorer = load(
             model,

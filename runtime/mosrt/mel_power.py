@@ -186,7 +186,7 @@ class SlidingMelPower:
         space: list[Complex64Array],
         exact: Complex128Array,
     ) -> Iterator[tuple[int, Float32Array]]:
-        """Yields per window 16·re² and 16·im² of a chunk of bins, tiled for the projection.
+        """Yields per window 16·re² and 16·im² of a chunk of bins.
 
         Everything runs over flat memory, margins included: neighbouring bins are neighbours
         there, and one long loop is several times faster than many short ones.

@@ -1,4 +1,3 @@
-import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -61,7 +60,7 @@ def test_exporting_again_gives_the_same_bytes(exported: Export, tmp_path: Path) 
 
     again = tmp_path / "again"
     source = Source(path=exported.checkpoint, member="fold0")
-    config = dataclasses.replace(ModelConfig())
+    config = ModelConfig()
     export_bundle(
         [source], config, again, clips=audio_sources(None)[:1], step=lambda _: nullcontext()
     )

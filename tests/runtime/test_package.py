@@ -1,4 +1,5 @@
 import importlib
+import inspect
 import pkgutil
 import subprocess
 import sys
@@ -16,7 +17,13 @@ def test_import_is_light() -> None:
 
 
 def test_public_names_exist_and_are_documented() -> None:
-    assert sorted(mosrt.__all__) == list(mosrt.__all__) or set(mosrt.__all__)
+    public = {
+        name
+        for name, value in vars(mosrt).items()
+        if not name.startswith("_") and not inspect.ismodule(value)
+    }
+    assert {*public, "__version__"} == set(mosrt.__all__)
+    assert len(set(mosrt.__all__)) == len(mosrt.__all__)
     for name in mosrt.__all__:
         value = getattr(mosrt, name)
         assert name == "__version__" or value.__doc__, name

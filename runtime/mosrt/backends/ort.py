@@ -39,8 +39,6 @@ class OrtBackend:
         outputs: Outputs that the graphs must have.
         provider: A key of `PROVIDERS`, or "auto" for the first that works of "cuda" and "cpu".
         threads: Threads for one call.
-        batch_size: Views per call; by default 1 on the CPU, which one view already fills, and 4
-            elsewhere.
 
     Raises:
         ProviderError: The provider is unknown, not in this ONNX Runtime, or failed to start.
@@ -56,7 +54,6 @@ class OrtBackend:
         outputs: Sequence[TensorSpec],
         provider: str = "auto",
         threads: int = 1,
-        batch_size: int | None = None,
     ) -> None:
         candidates = available(provider)
         options = onnxruntime.SessionOptions()
@@ -85,7 +82,8 @@ class OrtBackend:
             _check(session, inputs, outputs)
         self._sessions: list[Any] = sessions
         self.provider = name
-        self.batch_size = batch_size or (1 if name == "cpu" else _GPU_BATCH)
+        # One view already fills a CPU.
+        self.batch_size = 1 if name == "cpu" else _GPU_BATCH
 
     def run(
         self, feeds: Mapping[str, Float32Array], outputs: Sequence[str]

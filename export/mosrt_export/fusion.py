@@ -6,6 +6,7 @@ The faithful modules carry the published state-dict keys and are the reference o
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from typing import Final
 
 import torch
@@ -24,7 +25,7 @@ _INPUTS: Final[dict[Kind, tuple[str, ...]]] = {
 }
 
 
-class Model(nn.Module):
+class Model(nn.Module, ABC):
     """What the faithful modules share: a head over branch features and the one-hot domain.
 
     Attributes:
@@ -37,9 +38,9 @@ class Model(nn.Module):
     n_domains: int
     fc: nn.Linear
 
+    @abstractmethod
     def features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Branch features by output name ("ssl_features", "spec_features"), in the head's order."""
-        raise NotImplementedError
 
     def forward(self, inputs: dict[str, torch.Tensor], domain: torch.Tensor) -> torch.Tensor:
         """Mean opinion score.

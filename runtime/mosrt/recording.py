@@ -97,20 +97,15 @@ class Recording:
             joined = np.concatenate(kept)[: self._n_uncut]
             self._samples[: len(joined)] = joined
 
-    def crops(self, starts: IntArray, crop_samples: int) -> Float32Array:
-        """Reads crops.
+    def gather(self, requests: list[tuple[IntArray, int]]) -> list[Float32Array]:
+        """Reads several sets of crops in one pass.
 
         Args:
-            starts: Offsets (n,) in the tiled recording.
-            crop_samples: Length of each.
+            requests: For each set, offsets (n,) in the tiled recording and the crops' length.
 
         Returns:
-            Samples (n, crop_samples) float32.
+            For each set, samples (n, length) float32.
         """
-        return self.gather([(starts, crop_samples)])[0]
-
-    def gather(self, requests: list[tuple[IntArray, int]]) -> list[Float32Array]:
-        """Reads several sets of crops in one pass: `crops` for each (starts, crop_samples)."""
         positions = [self._positions(starts, length) for starts, length in requests]
         if self._samples is not None:
             return [self._samples[where] for where in positions]

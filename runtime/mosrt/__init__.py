@@ -2,11 +2,9 @@
 
 import mosrt
 
-with mosrt.load("utmosv2") as scorer:
+with mosrt.load() as scorer:
     print(scorer.score_file("speech.wav").mos)
 """
-
-from importlib.metadata import version as _version
 
 from .crops import CropGeometry, CropPlan
 from .errors import AudioError, BundleError, DomainError, MosrtError, PlanError, ProviderError
@@ -31,4 +29,13 @@ __all__ = [
     "load",
 ]
 
-__version__ = _version("mosrt")
+__version__: str
+
+
+def __getattr__(name: str) -> str:
+    if name == "__version__":
+        # Importing this would lengthen every start, and few ask.
+        from importlib.metadata import version  # noqa: PLC0415
+
+        return version("mosrt")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

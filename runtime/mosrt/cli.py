@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint, entry_points
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from . import __version__
 from .cli_info import info
 from .cli_score import score
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint, EntryPoints
 
 __all__ = ["main"]
 
@@ -20,15 +21,22 @@ class _Commands(click.Group):
     """A group that also finds commands by entry point; a broken one explains itself when used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return sorted({*super().list_commands(ctx), *entry_points(group=_GROUP).names})
+        return sorted({*super().list_commands(ctx), *_entry_points().names})
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         command = super().get_command(ctx, cmd_name)
         if command is not None:
             return command
-        for entry_point in entry_points(group=_GROUP, name=cmd_name):
+        for entry_point in _entry_points().select(name=cmd_name):
             return _load(entry_point)
         return None
+
+
+def _entry_points() -> EntryPoints:
+    # Importing this would lengthen the start of the commands that need no entry points.
+    from importlib.metadata import entry_points  # noqa: PLC0415
+
+    return entry_points(group=_GROUP)
 
 
 def _load(entry_point: EntryPoint) -> click.Command:
@@ -54,15 +62,16 @@ def _broken(name: str, reason: str) -> click.Command:
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.version_option(__version__, prog_name="mosrt")
+@click.version_option(package_name="mosrt", prog_name="mosrt")
 def main() -> None:
-    r"""Judge speech quality anywhere: the same score every time, without torch.
+    """Judge speech quality anywhere: the same score every time, without torch.
 
     \b
-    mosrt score speech.wav --model utmosv2     score recordings
-    mosrt info utmosv2                         what a model is, and what this machine can do
+    mosrt score speech.wav                         score recordings
+    mosrt info                                     what the model is, and what it is for
+    mosrt info --list                              the models that come with mosrt
     mosrt export utmosv2 --fold 0 --out utmosv2    make a model, on a workstation
-    """
+    """  # noqa: D301 - click's mark for lines to leave alone is the character \b
 
 
 main.add_command(score)

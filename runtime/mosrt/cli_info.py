@@ -1,20 +1,24 @@
-"""`mosrt info`: what a bundle is, and what this machine can run."""
+"""`mosrt info`: what a model is, and what this machine can run."""
 
 from __future__ import annotations
 
+import itertools
 import json
 import platform
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 import click
 import numpy as np
 import onnxruntime
 
-from . import __version__
+import mosrt
+
 from .backends.ort import PROVIDERS
 from .bundle import Bundle
 from .cli_score import EXIT_UNUSABLE
+from .embedded import embedded_models, find_bundle
 from .errors import BundleError
 from .manifest import Manifest
 from .threads import usable_cores
@@ -23,35 +27,47 @@ __all__ = ["info"]
 
 
 @click.command(short_help="Show what a model is, and what this machine can run.")
-@click.argument("bundle", required=False, type=click.Path())
+@click.argument("model", required=False)
+@click.option(
+    "--list", "listed", is_flag=True, help="List the models that come with mosrt, default first."
+)
+@click.option("--machine", is_flag=True, help="Show versions, providers and cores of this machine.")
 @click.option("--verify", is_flag=True, help="Compare every file's SHA-256 with the manifest.")
 @click.option(
     "--format", "kind", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
-def info(bundle: str | None, verify: bool, kind: str) -> None:
-    """Show what BUNDLE is: model, domains, variants and their measured drift, model card.
+def info(model: str | None, listed: bool, machine: bool, verify: bool, kind: str) -> None:
+    """Show what MODEL is: domains, variants and their measured drift, and its model card.
 
-    Without BUNDLE, show versions, execution providers and cores of this machine.
+    MODEL is the name of a model that comes with mosrt, nano if left out, or the path of a bundle.
+    The card says what it was trained on, what it is good for and what not, and under which
+    licences.
 
-    Exit status: 0 fine, 2 wrong usage, 3 the bundle is damaged or cannot be read.
+    Exit status: 0 fine, 2 wrong usage, 3 the model is damaged or cannot be read.
     """
-    if bundle is None:
-        if verify:
-            raise click.UsageError("--verify needs a BUNDLE")
-        _show(_machine(), kind, "")
+    if listed + machine + (model is not None or verify) > 1:
+        raise click.UsageError("--list and --machine stand alone")
+    if machine:
+        _show(_machine(), kind)
         return
     try:
-        opened = Bundle.open(bundle)
+        if listed:
+            _list(kind)
+            return
+        opened = Bundle.open(find_bundle(model))
         if verify:
             _verify(opened)
     except BundleError as exc:
         click.echo(f"Error: {exc}", err=True)
         sys.exit(EXIT_UNUSABLE)
+    card = opened.model_card()
     if kind == "json":
-        facts = {**opened.manifest.to_dict(), "path": str(opened.path), "verified": verify}
-    else:
-        facts = _facts(opened.manifest)
-    _show(facts, kind, opened.model_card())
+        facts = opened.manifest.to_dict()
+        _show({**facts, "path": str(opened.path), "verified": verify, "model_card": card}, kind)
+        return
+    _show(_facts(opened.manifest), kind)
+    if card:
+        click.echo(f"\n{card.rstrip()}")
 
 
 def _verify(bundle: Bundle) -> None:
@@ -66,7 +82,7 @@ def _verify(bundle: Bundle) -> None:
 def _machine() -> dict[str, Any]:
     present = onnxruntime.get_available_providers()
     return {
-        "mosrt": __version__,
+        "mosrt": mosrt.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "numpy": np.__version__,
@@ -74,6 +90,34 @@ def _machine() -> dict[str, Any]:
         "providers": [name for name, full in PROVIDERS.items() if full in present],
         "usable_cores": usable_cores(),
     }
+
+
+def _list(kind: str) -> None:
+    """Shows the models that come with mosrt, a line each."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, path in embedded_models().items():
+        bundle = Bundle.open(path)
+        rows[name] = {
+            "family": bundle.manifest.family,
+            "bytes": bundle.n_bytes,
+            "about": _about(bundle.model_card()),
+            "path": str(path),
+        }
+    if kind == "json":
+        _show(rows, kind)
+        return
+    lines = {
+        name: f"{row['family']}, {row['bytes'] / 1e6:.1f} MB; {row['about']}"
+        for name, row in rows.items()
+    }
+    _show(lines or {"none": "install mosrt again"}, kind)
+
+
+def _about(card: str) -> str:
+    """The first sentence of a model card."""
+    lines = (line.strip() for line in card.splitlines())
+    text = itertools.dropwhile(lambda line: not line or line.startswith("#"), lines)
+    return " ".join(itertools.takewhile(bool, text)).partition(". ")[0].rstrip(".")
 
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
@@ -91,9 +135,12 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         facts["waveform"] = f"crops of {manifest.ssl.crop_samples / manifest.sample_rate_hz:g} s"
     if (mel := manifest.mel) is not None:
         facts["spectrograms"] = (
-            f"{mel.n_crops} crops of {mel.crop_samples / manifest.sample_rate_hz:g} s, windows "
-            f"{', '.join(map(str, mel.windows))}, {mel.n_mels} mels, floor -{mel.floor_db:g} dB"
+            f"{mel.n_crops} per view, {mel.crop_samples / manifest.sample_rate_hz:g} s each, "
+            f"windows {', '.join(map(str, mel.windows))}, {mel.n_mels} mels, "
+            f"floor -{mel.floor_db:g} dB"
         )
+    grid = manifest.grid
+    facts["views"] = f"one per {grid.view_every_s:g} s, from {grid.min_views} to {grid.max_views}"
     for name, variant in manifest.variants.items():
         megabytes = sum(file.bytes for file in variant.files) / 1e6
         drift = ", ".join(f"{key} {value}" for key, value in variant.drift.items())
@@ -106,7 +153,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     return facts
 
 
-def _show(facts: dict[str, Any], kind: str, card: str) -> None:
+def _show(facts: Mapping[str, Any], kind: str) -> None:
     if kind == "json":
         click.echo(json.dumps(facts, indent=2))
         return
@@ -114,5 +161,3 @@ def _show(facts: dict[str, Any], kind: str, card: str) -> None:
     for name, value in facts.items():
         text = ", ".join(value) if isinstance(value, list) else value
         click.echo(f"{name:<{width}}  {text}")
-    if card:
-        click.echo(f"\n{card.rstrip()}")

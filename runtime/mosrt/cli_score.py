@@ -14,6 +14,7 @@ from typing import IO, Final, get_args
 import click
 
 from .backends.ort import PROVIDERS
+from .embedded import DEFAULT_MODEL, embedded_models
 from .errors import BundleError, DomainError, MosrtError, PlanError, ProviderError
 from .guards import BadAudioPolicy
 from .loading import load
@@ -41,9 +42,10 @@ _AUDIO_SUFFIXES: Final = frozenset({
     "-m",
     envvar="MOSRT_MODEL",
     show_envvar=True,
-    required=True,
-    type=click.Path(),
-    help="Bundle to score with: a directory or a zip.",
+    show_default=DEFAULT_MODEL,
+    metavar="NAME|PATH",
+    help="Model to score with: one that comes with mosrt "
+    f"({', '.join(embedded_models()) or 'none here'}), or the path of a bundle.",
 )
 @click.option("--variant", default="auto", show_default=True, help="Precision: fp32, ….")
 @click.option(
@@ -53,7 +55,7 @@ _AUDIO_SUFFIXES: Final = frozenset({
     "--views",
     type=click.IntRange(min=1),
     help="Views per recording: more narrow the interval, and cost as much more. "
-    "[default: 1 per 3 s, from 2 to 8]",
+    "[default: by length, as `mosrt info` says]",
 )
 @click.option(
     "--plan",
@@ -106,17 +108,18 @@ _AUDIO_SUFFIXES: Final = frozenset({
 )
 @click.option("--timings", is_flag=True, help="Put timings into JSON; they differ from run to run.")
 def score(
-    paths: tuple[str, ...], model: str, variant: str, domain: str | None, views: int | None,
+    paths: tuple[str, ...], model: str | None, variant: str, domain: str | None, views: int | None,
     plan_text: str, provider: str, threads: int | None, recursive: bool, kind: str,
     output: Path | None, on_bad_audio: BadAudioPolicy, remove_silence: bool, timings: bool,
 ) -> None:  # fmt: skip
-    r"""Score audio files: WAV, FLAC, OGG, Opus, MP3, AIFF and more, of any rate and length.
+    """Score audio files: WAV, FLAC, OGG, Opus, MP3, AIFF and more, of any rate and length.
 
     PATHS are files, directories, or - for one recording on standard input.
 
     \b
-    mosrt score clip.wav --model utmosv2
+    mosrt score clip.wav
     mosrt score clips/ -r --format csv -o scores.csv
+    mosrt score clip.wav --model ./utmosv2
     ffmpeg -i talk.m4a -f wav - | mosrt score -
 
     The interval says how far the score depends on where in the recording the model looks; it is
@@ -125,7 +128,7 @@ def score(
     \b
     Exit status: 0 every file scored, 1 some were not, 2 wrong usage,
                  3 the model cannot be used here, 130 interrupted.
-    """
+    """  # noqa: D301 - click's mark for lines to leave alone is the character \b
     files = _files(paths, recursive)
     try:
         rule = PlanRule.parse(plan_text, views)

@@ -21,15 +21,13 @@ __all__ = ["CropGeometry", "CropPlan"]
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
-_MIN_GRID_VIEWS: Final = 2
-_MAX_GRID_VIEWS: Final = 8
 _PAPER_REPETITIONS: Final = 5
 _MIX_ALPHA: Final = 0.4  # the reference's Beta(0.4, 0.4), design of UTMOSv2 (arXiv 2409.09305)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropGeometry:
-    """How long and how many the crops of one view are.
+    """How long and how many the crops of one view are, and how many views a grid takes.
 
     The defaults are UTMOSv2's; a bundle's own geometry comes from its manifest.
 
@@ -38,17 +36,18 @@ class CropGeometry:
         spec_samples: Length in samples of a spectrogram crop; 0 if the model has no such branch.
         n_crops: Spectrogram crops per view.
         n_windows: Spectrograms, one per window length, of each crop.
+        view_every_samples: A grid takes one view per so many samples or part of them begun.
+        min_views: Fewest views of a grid; two are needed for an interval.
+        max_views: Most views of a grid.
     """
 
     ssl_samples: int = 48_000
     spec_samples: int = 22_400
     n_crops: int = 2
     n_windows: int = 4
-
-    @property
-    def view_samples(self) -> int:
-        """Samples that one view can hear at most."""
-        return max(self.ssl_samples, self.spec_samples * self.n_crops)
+    view_every_samples: int = 48_000
+    min_views: int = 2
+    max_views: int = 8
 
 
 UTMOSV2_GEOMETRY: Final = CropGeometry()
@@ -142,14 +141,14 @@ class CropPlan:
 
         Args:
             n_samples: Length of the recording in samples at the model's rate, before tiling.
-            views: Number of views; by default enough for their waveform crops to cover the clip
-                (one per 3 s for UTMOSv2), at least 2 so that there is an interval, at most 8.
+            views: Number of views; by default what `geometry` says (for UTMOSv2 one per 3 s or
+                part of them begun, which lets the waveform crops cover the clip, from 2 to 8).
             geometry: Crop lengths and counts of the model.
         """
         _check_length(n_samples)
         if views is None:
-            wanted = math.ceil(n_samples / geometry.view_samples)
-            views = min(max(wanted, _MIN_GRID_VIEWS), _MAX_GRID_VIEWS)
+            wanted = math.ceil(n_samples / geometry.view_every_samples)
+            views = min(max(wanted, geometry.min_views), geometry.max_views)
         if views < 1:
             raise PlanError(f"views must be at least 1, not {views}")
         n_crops = geometry.n_crops

@@ -1,4 +1,4 @@
-"""Loading: from a bundle on disk to a scorer."""
+"""Loading: from a model's name or bundle to a scorer."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import get_args
 
 from .backends import OrtBackend
 from .bundle import Bundle
+from .embedded import find_bundle
 from .guards import BadAudioPolicy
 from .manifest import Manifest
 from .scorer import Scorer
@@ -16,7 +17,7 @@ __all__ = ["load"]
 
 
 def load(
-    bundle: str | os.PathLike[str],
+    bundle: str | os.PathLike[str] | None = None,
     *,
     variant: str = "auto",
     provider: str = "auto",
@@ -24,10 +25,12 @@ def load(
     on_bad_audio: BadAudioPolicy = "warn",
     remove_silence: bool = False,
 ) -> Scorer:
-    """Loads a bundle into a scorer.
+    """Loads a model into a scorer.
 
     Args:
-        bundle: A bundle directory, or a zip of one.
+        bundle: Name of a model that comes with mosrt, "nano" if left out; or the path of a bundle
+            directory or of a zip of one. A name goes before a path: write "./nano", or give a
+            Path, for a bundle in the working directory that is called like an embedded model.
         variant: Precision variant, or "auto" for the best one for this machine.
         provider: "cpu", "cuda", "coreml", "dml", or "auto" for the fastest that works.
         threads: Threads that one call may use, front end and model alike; by default all cores
@@ -43,7 +46,7 @@ def load(
         ProviderError: The provider is not available.
         ValueError: An option has a value that it does not know.
     """
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(find_bundle(bundle))
     name = _choose_variant(opened.manifest) if variant == "auto" else variant
     chosen = opened.variant(name)
     if threads is not None and threads < 1:

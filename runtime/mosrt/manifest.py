@@ -18,6 +18,7 @@ __all__ = [
     "FAMILIES",
     "SCHEMA_VERSION",
     "File",
+    "GridSpec",
     "Manifest",
     "MelSpec",
     "Member",
@@ -28,6 +29,8 @@ __all__ = [
 
 SCHEMA_VERSION: Final = 1
 FAMILIES: Final = ("fusion", "spec", "ssl")
+
+_VIEW_EVERY_S: Final = (0.1, 3600.0)
 
 _T = TypeVar("_T")
 
@@ -178,6 +181,43 @@ class MelSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GridSpec:
+    """How densely the default crop plan looks: a view per `view_every_s` or part of it begun.
+
+    Attributes:
+        view_every_s: Length in seconds of recording that each view stands for.
+        min_views: Views of the shortest recording; two are needed for an interval.
+        max_views: Views of the longest recording.
+    """
+
+    view_every_s: float = 3.0
+    min_views: int = 2
+    max_views: int = 8
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> GridSpec:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = _Fields(value, where)
+        spec = cls(
+            view_every_s=fields.get("view_every_s", float),
+            min_views=fields.positive("min_views"),
+            max_views=fields.positive("max_views"),
+        )
+        shortest_s, longest_s = _VIEW_EVERY_S
+        if not shortest_s <= spec.view_every_s <= longest_s:
+            raise BundleError(
+                f"manifest.json: {fields.path('view_every_s')} must be from {shortest_s} to "
+                f"{longest_s}, not {spec.view_every_s}"
+            )
+        if spec.max_views < spec.min_views:
+            raise BundleError(
+                f"manifest.json: {fields.path('max_views')} is {spec.max_views}, less than "
+                f"min_views ({spec.min_views})"
+            )
+        return spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TensorSpec:
     """An input or output of the graph; a string in `shape` is a dynamic dimension."""
 
@@ -297,6 +337,7 @@ class Manifest:
         default_domain: The domain scored when the caller names none.
         inputs: Graph inputs; outputs: graph outputs. The first output is "mos", (batch, domains).
         variants: Precisions by name; "fp32" is the reference.
+        grid: How densely the default crop plan looks; 2 to 8 views, one per 3 s, if left out.
         provenance: Source checkpoint, versions, licence and training data, for people to read.
     """
 
@@ -310,6 +351,7 @@ class Manifest:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     variants: Mapping[str, Variant]
+    grid: GridSpec = GridSpec()
     provenance: Mapping[str, Any] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -333,7 +375,7 @@ class Manifest:
                 f"manifest.json: family {family!r} is unknown to this mosrt "
                 f"(known: {', '.join(FAMILIES)}); upgrade with `pip install -U mosrt`"
             )
-        ssl, mel = fields.optional("ssl"), fields.optional("mel")
+        ssl, mel, grid = (fields.optional(name) for name in ("ssl", "mel", "grid"))
         variants = _Fields(fields.optional("variants"), "variants")._value
         manifest = cls(
             name=fields.get("name", str),
@@ -349,6 +391,7 @@ class Manifest:
                 str(name): Variant.from_dict(variant, f"variants.{name}")
                 for name, variant in variants.items()
             },
+            grid=GridSpec() if grid is None else GridSpec.from_dict(grid, "grid"),
             provenance=fields.get("provenance", dict, {}),
             schema_version=version,
         )

@@ -71,7 +71,9 @@ class MelFrontEnd:
         return {window: self._resize(rows) for window, rows in spectrograms.items()}
 
     def _resize(self, spectrogram: Float32Array) -> Float32Array:
-        """Resizes (n_mels, frames) along time to (n_mels, image_width)."""
+        """Resizes (n_mels, frames) along time to (n_mels, image_width), if they differ."""
+        if self._spec.n_frames == self._spec.image_width:
+            return spectrogram
         n_mels = len(spectrogram)
         image = np.empty((n_mels, self._spec.image_width), np.float32)
         rows = _RESIZE_ROWS if n_mels % _RESIZE_ROWS == 0 else n_mels

@@ -9,7 +9,7 @@ import pytest
 
 from mosrt import BundleError, load
 from mosrt.bundle import Bundle
-from mosrt.manifest import Manifest
+from mosrt.manifest import GridSpec, Manifest
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -34,10 +34,18 @@ def zipped(bundle: Path, target: Path) -> Path:
 
 
 def test_round_trip(tiny: Path) -> None:
-    text = (tiny / "manifest.json").read_text()
-    manifest = Manifest.from_dict(json.loads(text))
-    assert json.loads(json.dumps(manifest.to_dict())) == json.loads(text)
+    written = {
+        **json.loads((tiny / "manifest.json").read_text()),
+        "grid": {"view_every_s": 5.0, "min_views": 1, "max_views": 12},
+    }
+    manifest = Manifest.from_dict(written)
+    assert json.loads(json.dumps(manifest.to_dict())) == written
     assert Manifest.from_dict(json.loads(json.dumps(manifest.to_dict()))) == manifest
+
+
+def test_a_bundle_without_grid_has_utmosv2s(copy: Path) -> None:
+    edit(copy, lambda m: m.pop("grid", None))
+    assert Bundle.open(copy).manifest.grid == GridSpec(view_every_s=3.0, min_views=2, max_views=8)
 
 
 def test_directory_and_zip_are_alike(tiny: Path, tmp_path: Path) -> None:
@@ -74,6 +82,16 @@ def test_directory_and_zip_are_alike(tiny: Path, tmp_path: Path) -> None:
         (lambda m: m["mel"].update(windows=[True]), "mel.windows must be lengths"),
         (lambda m: m["mel"].update(image_height=256), "only time is resized"),
         (lambda m: m["mel"].update(floor_db=0), "floor_db > 0"),
+        (lambda m: m.update(grid=[5.0, 1, 12]), "grid must be an object"),
+        (lambda m: m.update(grid={}), "grid.view_every_s must be float, not missing"),
+        (lambda m: _grid(m, view_every_s="5"), "grid.view_every_s must be float, not str"),
+        (lambda m: _grid(m, view_every_s=0), "grid.view_every_s must be from 0.1 to 3600"),
+        (lambda m: _grid(m, view_every_s=float("nan")), "must be from 0.1 to 3600.0, not nan"),
+        (lambda m: _grid(m, view_every_s=float("inf")), "must be from 0.1 to 3600.0, not inf"),
+        (lambda m: _grid(m, min_views=0), "grid.min_views must be positive"),
+        (lambda m: _grid(m, min_views=1.5), "grid.min_views must be int"),
+        (lambda m: _grid(m, max_views=True), "grid.max_views must be int"),
+        (lambda m: _grid(m, min_views=3, max_views=2), "max_views is 2, less than min_views"),
         (lambda m: m["outputs"].reverse(), "first output must be the scores"),
         (lambda m: m["inputs"][0].update(shape=["batch", -1]), "sizes and names"),
         (lambda m: m["variants"]["fp32"].update(members=[]), "members is empty"),
@@ -93,6 +111,10 @@ def test_refuses_by_name(copy: Path, change: Change, message: str) -> None:
     with pytest.raises(BundleError, match=message) as caught:
         Bundle.open(copy)
     assert str(copy) in str(caught.value)
+
+
+def _grid(manifest: dict[str, Any], **changes: object) -> None:
+    manifest["grid"] = {"view_every_s": 5.0, "min_views": 1, "max_views": 12, **changes}
 
 
 def _file(manifest: dict[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import click
 import pytest
+import soundfile
 from click.testing import CliRunner, Result
 
 import mosrt
-from mosrt import cli_score
+from mosrt import cli_score, embedded
 from mosrt.cli import main
 
 
@@ -39,6 +40,7 @@ def test_every_command_has_help(names: tuple[str, ...]) -> None:
     assert result.exit_code == 0
     assert result.stdout.startswith("Usage:")
     assert len(result.stdout.splitlines()) > 5
+    assert "\\b" not in result.stdout  # the mark that keeps lines apart, taken literally
 
 
 def test_table(tiny: Path, clips: list[Path]) -> None:
@@ -118,7 +120,6 @@ def test_output_is_all_or_nothing(tiny: Path, clips: list[Path], tmp_path: Path)
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["clip.wav"], 2, "--model"),
         ([], 2, "PATHS"),
         (["clip.wav", "-m", "none"], 3, "no such bundle"),
         (["clip.wav", "-m", "{tiny}", "--variant", "int4"], 3, "it has: fp32"),
@@ -174,11 +175,85 @@ def test_info(tiny: Path, tmp_path: Path) -> None:
 
 
 def test_info_of_the_machine() -> None:
-    facts = json.loads(run("info", "--format", "json").stdout)
+    facts = json.loads(run("info", "--machine", "--format", "json").stdout)
     assert facts["mosrt"] == mosrt.__version__
     assert "cpu" in facts["providers"]
     assert facts["usable_cores"] >= 1
-    assert run("info", "--verify").exit_code == 2
+    for others in (["--verify"], ["--list"], ["nano"]):
+        assert run("info", "--machine", *others).exit_code == 2
+
+
+@pytest.fixture
+def nano(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of tiny as the only embedded model, of one network and one view per 5 s."""
+    monkeypatch.setattr(embedded, "_DIRECTORY", tmp_path)
+    monkeypatch.delenv("MOSRT_MODEL", raising=False)
+    bundle = Path(shutil.copytree(tiny, tmp_path / "nano"))
+    path = bundle / "manifest.json"
+    manifest = json.loads(path.read_text())
+    manifest["grid"] = {"view_every_s": 5.0, "min_views": 1, "max_views": 12}
+    del manifest["variants"]["fp32"]["members"][1]
+    path.write_text(json.dumps(manifest))
+    return bundle
+
+
+def test_score_without_a_model_uses_the_embedded_one(
+    nano: Path, tiny: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["score", clips[0], "--format", "json"]
+    by_default = run(*arguments)
+    assert by_default.exit_code == 0
+    assert by_default.stdout == run(*arguments, "-m", "nano").stdout
+    assert by_default.stdout == run(*arguments, "-m", nano).stdout
+    monkeypatch.setenv("MOSRT_MODEL", str(tiny))
+    by_environment = run(*arguments)
+    assert by_environment.stdout == run(*arguments, "-m", tiny).stdout != by_default.stdout
+    assert run(*arguments, "-m", "nano").stdout == by_default.stdout
+
+
+def test_one_view_has_a_score_and_no_interval(nano: Path, clips: list[Path]) -> None:
+    short = next(clip for clip in clips if soundfile.info(clip).duration < 5)
+    with mosrt.load(nano) as scorer:
+        score = scorer.score_file(short)
+    line = run("score", short).stdout.splitlines()[1]
+    assert line.split() == [str(short), "south", f"{score.mos:.3f}", "-", "1"]
+    (record,) = json.loads(run("score", short, "--format", "json").stdout)
+    assert (record["low"], record["high"], record["n_views"]) == (None, None, 1)
+    (row,) = csv.DictReader(io.StringIO(run("score", short, "--format", "csv").stdout))
+    assert (row["low"], row["high"], row["n_views"]) == ("", "", "1")
+
+
+def test_info_of_embedded_models(nano: Path) -> None:
+    text = run("info")
+    assert text.exit_code == 0
+    assert text.stdout == run("info", "nano").stdout == run("info", nano).stdout
+    assert "one per 5 s, from 1 to 12" in text.stdout
+    assert (nano / "model-card.md").read_text().strip() in text.stdout
+    facts = json.loads(run("info", "--format", "json").stdout)
+    assert facts["model_card"] == (nano / "model-card.md").read_text()
+    assert facts["grid"]["view_every_s"] == 5.0
+    card = "# nano\n\nHears speech\nof any kind. And more.\n\nNot music.\n"
+    (nano / "model-card.md").write_text(card)
+    listed = run("info", "--list")
+    assert listed.stdout == "nano  fusion, 0.0 MB; Hears speech of any kind\n"
+    rows = json.loads(run("info", "--list", "--format", "json").stdout)
+    assert list(rows) == ["nano"]
+    assert rows["nano"]["bytes"] == (nano / "model.fold0.fp32.onnx").stat().st_size
+
+
+def test_a_broken_installation(nano: Path, clips: list[Path]) -> None:
+    shutil.rmtree(nano)
+    for command in (["score", clips[0]], ["info"], ["info", "--verify"]):
+        result = run(*command)
+        assert result.exit_code == 3
+        assert "the default model is missing; install mosrt again" in result.stderr
+    assert run("info", "--list").stdout == "none  install mosrt again\n"
+
+
+def test_help_names_the_embedded_models() -> None:
+    text = " ".join(run("score", "--help").stdout.split())
+    assert f"({', '.join(embedded.embedded_models()) or 'none here'})" in text
+    assert "default: (nano)" in text
 
 
 def test_as_a_real_process(tiny: Path, clips: list[Path]) -> None:

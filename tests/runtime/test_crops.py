@@ -56,6 +56,14 @@ def test_grid_views_follow_the_length() -> None:
     ]  # fmt: skip
 
 
+def test_grid_density_is_the_models() -> None:
+    geometry = CropGeometry(view_every_samples=80_000, min_views=1, max_views=12)
+    lengths = (1, 79_999, 80_000, 80_001, 160_000, 160_001, 959_999, 10_000_000)
+    views = [CropPlan.grid(n, geometry=geometry).n_views for n in lengths]
+    assert views == [1, 1, 1, 2, 2, 3, 12, 12]
+    assert CropPlan.grid(10_000_000, 20, geometry=geometry).n_views == 20
+
+
 def test_grid_without_a_branch() -> None:
     plan = CropPlan.grid(80_000, geometry=CropGeometry(spec_samples=0, n_crops=0, n_windows=0))
     assert plan.spec_starts.shape == (plan.n_views, 0)

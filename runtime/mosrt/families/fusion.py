@@ -30,7 +30,7 @@ class FusionFrontEnd:
         manifest: Of a bundle of family "fusion", "spec" or "ssl".
 
     Attributes:
-        geometry: Crop lengths and counts that a plan must have.
+        geometry: Crop lengths and counts that a plan must have, and the density of a grid.
     """
 
     def __init__(self, manifest: Manifest) -> None:
@@ -43,6 +43,9 @@ class FusionFrontEnd:
             spec_samples=0 if mel is None else mel.crop_samples,
             n_crops=0 if mel is None else mel.n_crops,
             n_windows=0 if mel is None else len(mel.windows),
+            view_every_samples=max(1, round(manifest.grid.view_every_s * manifest.sample_rate_hz)),
+            min_views=manifest.grid.min_views,
+            max_views=manifest.grid.max_views,
         )
 
     def views(

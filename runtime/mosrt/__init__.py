@@ -9,7 +9,16 @@ with mosrt.load("utmosv2") as scorer:
 from importlib.metadata import version as _version
 
 from .crops import CropGeometry, CropPlan
-from .errors import AudioError, BundleError, DomainError, MosrtError, PlanError, ProviderError
+from .errors import (
+    AudioError,
+    BundleError,
+    CalibrationError,
+    DomainError,
+    MeasureError,
+    MosrtError,
+    PlanError,
+    ProviderError,
+)
 from .loading import load
 from .plan_rule import PlanRule
 from .score import Score
@@ -18,9 +27,11 @@ from .scorer import Scorer
 __all__ = [
     "AudioError",
     "BundleError",
+    "CalibrationError",
     "CropGeometry",
     "CropPlan",
     "DomainError",
+    "MeasureError",
     "MosrtError",
     "PlanError",
     "PlanRule",

@@ -154,8 +154,7 @@ class StepPredictor(nn.Module):
         """(batch, channels, frames) → (batch, steps, frames, channels)."""
         weight = self.project_to_steps.weight[:, :, 0].permute(2, 0, 1)  # steps, in, out
         frames = context.transpose(1, 2).unsqueeze(1)
-        p: torch.Tensor = frames @ weight + self.project_to_steps.bias
-        return p
+        return frames @ weight + self.get_parameter("project_to_steps.bias")
 
 
 class JointNorm(nn.Module):

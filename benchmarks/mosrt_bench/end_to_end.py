@@ -83,7 +83,7 @@ def serve(kind: str, options: dict[str, Any]) -> None:
 
 def _mosrt(
     options: dict[str, Any], waveform: Any, rate_hz: int, plan: CropPlan
-) -> Callable[[], float]:
+) -> Callable[[], float | None]:
     import mosrt  # noqa: PLC0415  # each worker imports its own half
 
     scorer = mosrt.load(options["bundle"], threads=options["threads"], provider="cpu")

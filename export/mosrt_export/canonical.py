@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import Counter
+from collections.abc import Mapping, Sequence
 
 import onnx_ir as ir
 
@@ -13,18 +14,29 @@ BATCH = "batch"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def canonicalise(model: ir.Model, *, name: str, producer: str) -> None:
+def canonicalise(
+    model: ir.Model,
+    *,
+    name: str,
+    producer: str,
+    shapes: Mapping[str, Sequence[int | str]] | None = None,
+) -> None:
     """Rewrites a freshly exported model in place.
 
     Args:
         model: What torch's exporter made.
         name: Name of the graph.
         producer: Name and version of the exporter.
+        shapes: Shape of every input and output, dynamic dimensions by name; by default the batch
+            is the only dynamic one.
     """
     _use_global_pooling(model.graph)
     _name_nodes(model.graph)
     _name_values(model.graph)
-    _name_batch(model.graph)
+    if shapes is None:
+        _name_batch(model.graph)
+    else:
+        _name_dimensions(model.graph, shapes)
     _forget_origin(model, name, producer)
 
 
@@ -103,6 +115,21 @@ def _name_batch(graph: ir.Graph) -> None:
                     for dim in value.shape
                 ]
             )
+
+
+def _name_dimensions(graph: ir.Graph, shapes: Mapping[str, Sequence[int | str]]) -> None:
+    """Gives inputs and outputs the names of their dimensions.
+
+    Shapes in between are dropped where they are formulas of lengths, whose symbols have no name.
+    """
+    for value in (*graph.inputs, *graph.outputs):
+        value.shape = ir.Shape(list(shapes[value.name or ""]))
+    outputs = set(graph.outputs)
+    for node in graph:
+        for value in node.outputs:
+            known = value.shape is None or all(_static(dim) for dim in value.shape)
+            if value not in outputs and not known:
+                value.shape = None
 
 
 def _static(dim: object) -> bool:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import pickle
+import re
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Protocol, cast
 
 import torch
 from torch import nn
@@ -18,7 +19,15 @@ from mosrt.errors import MosrtError
 
 from .config import Kind
 
-__all__ = ["Checkpoint", "CheckpointError", "load_strictly", "read_checkpoint", "sha256_of"]
+__all__ = [
+    "Checkpoint",
+    "CheckpointError",
+    "load_safely",
+    "load_strictly",
+    "read_checkpoint",
+    "sha256_of",
+    "tensors_of",
+]
 
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model")
 _PREFIXES: Final = ("module.", "_orig_mod.")
@@ -27,6 +36,7 @@ _WEIGHT_NORM: Final = (
     (".weight_v", ".parametrizations.weight.original1"),
 )
 _SHOWN_KEYS: Final = 6
+_UNKNOWN_TYPE: Final = re.compile(r"GLOBAL ([\w.]+)")
 
 
 class CheckpointError(MosrtError, ValueError):
@@ -60,12 +70,29 @@ def read_checkpoint(path: Path) -> Checkpoint:
         CheckpointError: The file cannot be read, holds more than tensors, or is no UTMOSv2-like
             model.
     """
-    state = _without_prefixes(_tensors(_load(path), path))
+    state = _without_prefixes(tensors_of(load_safely(path), path))
     kind = _kind(state, path)
     return Checkpoint(path=path, state=state, kind=kind, n_domains=_n_domains(state, kind, path))
 
 
-def load_strictly(model: nn.Module, checkpoint: Checkpoint) -> None:
+class StateFile(Protocol):
+    """A file with a state dict in it."""
+
+    @property
+    def path(self) -> Path:
+        """The file."""
+
+    @property
+    def state(self) -> Mapping[str, torch.Tensor]:
+        """Tensors by key."""
+
+
+def load_strictly(
+    model: nn.Module,
+    checkpoint: StateFile,
+    *,
+    cure: str = "describe the model it belongs to with --config",
+) -> None:
     """Copies a checkpoint into a module with exactly the same keys and shapes.
 
     Weight norm may be stored under either of its two layouts.
@@ -94,7 +121,7 @@ def load_strictly(model: nn.Module, checkpoint: Checkpoint) -> None:
     if problems:
         raise CheckpointError(
             f"{checkpoint.path}: the keys are not those of this model; {'; '.join(problems)}; "
-            "describe the model it belongs to with --config"
+            f"{cure}"
         )
     model.load_state_dict(state)
 
@@ -108,20 +135,31 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _load(path: Path) -> object:
+def load_safely(
+    path: Path,
+    *,
+    allowed: Sequence[type] = (),
+    cure: str = "save `model.state_dict()` alone with torch.save",
+) -> object:
+    """What `torch.save` wrote, if it consists of tensors, plain values and `allowed` types.
+
+    Raises:
+        CheckpointError: The file cannot be read, or wants another type, which is named.
+    """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
     # files from before torch 1.6 are no zip and cannot be mapped
     mapped = zipfile.is_zipfile(path)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
             warnings.simplefilter("ignore", UserWarning)  # about pickle versions
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as exc:
-        reason = str(exc).split("\n")[0]
+        wanted = _UNKNOWN_TYPE.search(str(exc))
+        reason = f"it wants {wanted[1]}" if wanted else str(exc).split("\n")[0]
         raise CheckpointError(
             f"{path}: not a plain state dict; reading on could run code that is in the file, so "
-            f"mosrt refuses; save `model.state_dict()` alone with torch.save ({reason})"
+            f"mosrt refuses; {cure} ({reason})"
         ) from exc
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as exc:
         reason = str(exc).split("\n")[0]
@@ -131,7 +169,7 @@ def _load(path: Path) -> object:
         ) from exc
 
 
-def _tensors(loaded: object, path: Path) -> dict[str, torch.Tensor]:
+def tensors_of(loaded: object, path: Path) -> dict[str, torch.Tensor]:
     """The state dict in what torch.load returned."""
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):

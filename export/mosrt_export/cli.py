@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import click
+
+from .cli_progress import extra_needed, steps
+from .cli_wav2vec import wav2vec
 
 if TYPE_CHECKING:
     from .config import Kind, ModelConfig
@@ -19,9 +19,6 @@ if TYPE_CHECKING:
 
 __all__ = ["export"]
 
-_EXTRA: Final = frozenset(
-    ("torch", "timm", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "tomli")
-)
 _PATH = click.Path(path_type=Path)
 
 
@@ -121,14 +118,8 @@ def utmosv2(**options: Any) -> None:
         raise click.UsageError("nothing to export: pass --checkpoint FILE or --fold N")
     if request.revision is not None and not request.folds:
         raise click.UsageError("--revision goes with --fold")
-    try:
+    with extra_needed():
         _export(request)
-    except ImportError as exc:
-        if (exc.name or "").split(".")[0] in _EXTRA:
-            raise click.ClickException(
-                f"this command needs the extra: pip install 'mosrt[export]' ({exc.name} is missing)"
-            ) from exc
-        raise
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,7 +164,7 @@ def _run(request: _Request, config: ModelConfig) -> None:
     out, force = request.out, request.force
     check_target(out, force=force)
     clips = audio_sources(request.parity_audio)
-    step = _steps(len(request.folds) + n_steps(len(request.checkpoints) + len(request.folds)))
+    step = steps(len(request.folds) + n_steps(len(request.checkpoints) + len(request.folds)))
     sources = _sources(request, step)
     try:
         drift = export_bundle(sources, config, out, clips=clips, step=step, force=force)
@@ -210,21 +201,4 @@ def _sources(request: _Request, step: Step) -> list[Source]:
     return sources
 
 
-def _steps(total: int) -> Step:
-    """Announces steps on stderr, and after each how long it took."""
-    done = 0
-
-    @contextmanager
-    def step(text: str) -> Iterator[None]:
-        nonlocal done
-        done += 1
-        started = time.monotonic()
-        click.echo(f"[{done}/{total}] {text} …", err=True, nl=False)
-        try:
-            yield
-        except BaseException:
-            click.echo(" failed", err=True)
-            raise
-        click.echo(f" {time.monotonic() - started:.1f} s", err=True)
-
-    return step
+export.add_command(wav2vec)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +15,7 @@ import torch
 from . import canonical
 from .fusion import GraphModel
 
-__all__ = ["OPSET", "write_graph"]
+__all__ = ["OPSET", "convert", "move_weights", "quiet_exporter", "write_graph"]
 
 OPSET: Final = 18
 _INLINE_BYTES: Final = 1024
@@ -41,7 +43,7 @@ def write_graph(
     exported = _trace(model, shapes)
     canonical.canonicalise(exported, name="mosrt", producer=producer)
     weights = path.with_name(f"{path.name}.data")
-    _move_weights(exported, weights)
+    move_weights(exported, weights)
     proto = ir.to_proto(exported)
     path.write_bytes(proto.SerializeToString(deterministic=True))
     return path, weights
@@ -51,38 +53,57 @@ def _trace(model: GraphModel, shapes: dict[str, tuple[int, ...]]) -> ir.Model:
     # a batch of 2 for tracing: torch.export treats a size of 1 as a constant
     example = tuple(torch.zeros(2, *shapes[name]) for name in model.input_names)
     batch = torch.export.Dim("batch", min=1, max=1024)
-    remarks = logging.getLogger("onnxscript")
-    level = remarks.level
-    with warnings.catch_warnings():
-        # the exporter's own remarks about its own internals
-        warnings.simplefilter("ignore", DeprecationWarning)
-        warnings.simplefilter("ignore", FutureWarning)
-        warnings.simplefilter("ignore", UserWarning)
-        remarks.setLevel(logging.ERROR)
+    with quiet_exporter():
         program = torch.export.export(
             model, example, dynamic_shapes=(tuple({0: batch} for _ in example),), strict=False
         )
-        converted: Any = torch.onnx.export(
-            program,
-            (),
-            input_names=list(model.input_names),
-            output_names=list(model.output_sizes),
-            opset_version=OPSET,
-            dynamo=True,
-            optimize=True,
-            verbose=False,
-        )
-    remarks.setLevel(level)
+        return convert(program, list(model.input_names), list(model.output_sizes))
+
+
+def convert(
+    program: torch.export.ExportedProgram, inputs: list[str], outputs: list[str]
+) -> ir.Model:
+    """A traced program as ONNX, its inputs and outputs named."""
+    converted: Any = torch.onnx.export(
+        program,
+        (),
+        input_names=inputs,
+        output_names=outputs,
+        opset_version=OPSET,
+        dynamo=True,
+        optimize=True,
+        verbose=False,
+    )
     result: ir.Model = converted.model
     return result
 
 
-def _move_weights(model: ir.Model, path: Path) -> None:
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Hides the exporter's own remarks about its own internals."""
+    remarks = logging.getLogger("onnxscript")
+    level = remarks.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore", FutureWarning)
+        warnings.simplefilter("ignore", UserWarning)
+        remarks.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            remarks.setLevel(level)
+
+
+def move_weights(model: ir.Model, path: Path) -> int:
     """Writes large float tensors to `path` and makes the model refer to them there.
 
     Done here and not by the library because its layout has changed between versions: every tensor
     starts on a cache line and every large one on a page, so that a runtime can map the file.
+
+    Returns:
+        How many tensors went there.
     """
+    moved = 0
     with path.open("wb") as sink:
         for value in model.graph.initializers.values():
             tensor = value.const_value
@@ -101,3 +122,5 @@ def _move_weights(model: ir.Model, path: Path) -> None:
                 name=value.name or "",
                 base_dir=path.parent,
             )
+            moved += 1
+    return moved

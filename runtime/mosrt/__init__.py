@@ -7,7 +7,16 @@ with mosrt.load() as scorer:
 """
 
 from .crops import CropGeometry, CropPlan
-from .errors import AudioError, BundleError, DomainError, MosrtError, PlanError, ProviderError
+from .errors import (
+    AudioError,
+    BundleError,
+    CalibrationError,
+    DomainError,
+    MeasureError,
+    MosrtError,
+    PlanError,
+    ProviderError,
+)
 from .loading import load
 from .plan_rule import PlanRule
 from .score import Score
@@ -16,9 +25,11 @@ from .scorer import Scorer
 __all__ = [
     "AudioError",
     "BundleError",
+    "CalibrationError",
     "CropGeometry",
     "CropPlan",
     "DomainError",
+    "MeasureError",
     "MosrtError",
     "PlanError",
     "PlanRule",

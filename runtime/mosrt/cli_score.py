@@ -21,7 +21,7 @@ from .loading import load
 from .plan_rule import PlanRule
 from .report import FORMATS, open_report, summary
 from .score import Score
-from .scorer import ALL_DOMAINS, Scorer
+from .scorer import ALL_DOMAINS, Request, Scorer
 
 __all__ = ["score"]
 
@@ -106,11 +106,20 @@ _AUDIO_SUFFIXES: Final = frozenset({
     is_flag=True,
     help="Cut long quiet runs first, as the public UTMOSv2 does.",
 )
+@click.option("--frames", is_flag=True, help="Put the uncertainty over time into JSON.")
+@click.option("--horizons", is_flag=True, help="Put every measure per horizon into JSON.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.png",
+    help="Draw waveform, log-mel and uncertainty over time of one recording.",
+)
 @click.option("--timings", is_flag=True, help="Put timings into JSON; they differ from run to run.")
 def score(
     paths: tuple[str, ...], model: str | None, variant: str, domain: str | None, views: int | None,
     plan_text: str, provider: str, threads: int | None, recursive: bool, kind: str,
     output: Path | None, on_bad_audio: BadAudioPolicy, remove_silence: bool, timings: bool,
+    frames: bool, horizons: bool, plot: Path | None,
 ) -> None:  # fmt: skip
     """Score audio files: WAV, FLAC, OGG, Opus, MP3, AIFF and more, of any rate and length.
 
@@ -130,6 +139,8 @@ def score(
                  3 the model cannot be used here, 130 interrupted.
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
     files = _files(paths, recursive)
+    if plot is not None and (len(files) > 1 or files[0] == STDIN):
+        raise click.UsageError("--plot draws one recording: give one file")
     try:
         rule = PlanRule.parse(plan_text, views)
     except PlanError as exc:
@@ -151,9 +162,12 @@ def score(
         sys.exit(EXIT_UNUSABLE)
     with scorer:
         domains = _domains(scorer, domain)
+        request = Request(rule, frames or plot is not None, horizons)
         done, stopped = _score_all(
-            scorer, files, domains, rule, output=output, kind=kind, timings=timings
+            scorer, files, domains, request, output=output, kind=kind, timings=timings
         )
+        if plot is not None and done and done[0][0].n_views:
+            _plot(files[0], scorer, done[0][0], plot)
     for i, name in enumerate(domains):
         click.echo(f"{name}: {summary([scores[i] for scores in done])}", err=True)
     if stopped is not None:
@@ -169,7 +183,7 @@ def _score_all(
     scorer: Scorer,
     files: Sequence[str],
     domains: tuple[str, ...],
-    rule: PlanRule,
+    request: Request,
     *,
     output: Path | None,
     kind: str,
@@ -181,12 +195,14 @@ def _score_all(
     hidden = rows_are_seen or not sys.stderr.isatty()
     with (
         _output(output) as stream,
-        open_report(kind, stream, paths=files, domains=domains, timings=timings) as report,
+        open_report(
+            kind, stream, paths=files, domains=domains, timings=timings, measures=scorer.measures
+        ) as report,
         click.progressbar(files, label="scoring", file=sys.stderr, hidden=hidden) as bar,
     ):
         try:
             for path in bar:
-                scores = _score(scorer, path, domains, rule)
+                scores = _score(scorer, path, domains, request)
                 done.append(scores)
                 for each in scores:
                     report.add(path, each)
@@ -233,11 +249,28 @@ def _domains(scorer: Scorer, domain: str | None) -> tuple[str, ...]:
     return (domain or scorer.manifest.default_domain,)
 
 
-def _score(scorer: Scorer, path: str, domains: tuple[str, ...], rule: PlanRule) -> list[Score]:
+def _score(scorer: Scorer, path: str, domains: tuple[str, ...], request: Request) -> list[Score]:
     """The scores of one file, one per domain."""
     file = sys.stdin.buffer.read() if path == STDIN else path
-    scores = scorer.score_file(file, domain=ALL_DOMAINS, plan=rule)
+    scores = scorer.score_file(
+        file,
+        domain=ALL_DOMAINS,
+        plan=request.plan,
+        frames=request.frames,
+        horizons=request.horizons,
+    )
     return [scores[domain] for domain in domains]
+
+
+def _plot(path: str, scorer: Scorer, score: Score, target: Path) -> None:
+    """Draws one recording; matplotlib is imported only here."""
+    try:
+        from .plot import draw  # noqa: PLC0415
+    except ImportError as exc:
+        raise click.ClickException(
+            f"--plot needs the extra: pip install 'mosrt[plot]' ({exc.name} is missing)"
+        ) from exc
+    draw(path, score, sample_rate_hz=scorer.manifest.sample_rate_hz, target=target)
 
 
 @contextmanager

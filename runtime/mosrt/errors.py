@@ -6,6 +6,8 @@
     ├── AudioError (ValueError)       the recording cannot be scored; `.flags` name the guards
     ├── BundleError (ValueError)      the bundle is missing, damaged, too new or inconsistent
     ├── PlanError (ValueError)        a crop plan does not fit the recording or the model
+    ├── MeasureError (ValueError)     a figure is asked for that the model does not give
+    ├── CalibrationError (ValueError) no map from uncertainty to MOS fits the rated clips
     ├── DomainError (KeyError)        no such data domain; the message lists the known ones
     └── ProviderError (RuntimeError)  the requested execution provider is not available
 
@@ -17,7 +19,9 @@ from __future__ import annotations
 __all__ = [
     "AudioError",
     "BundleError",
+    "CalibrationError",
     "DomainError",
+    "MeasureError",
     "MosrtError",
     "PlanError",
     "ProviderError",
@@ -46,6 +50,14 @@ class BundleError(MosrtError, ValueError):
 
 class PlanError(MosrtError, ValueError):
     """A crop plan that does not fit the recording or the model."""
+
+
+class MeasureError(MosrtError, ValueError):
+    """A figure that the model does not give."""
+
+
+class CalibrationError(MosrtError, ValueError):
+    """Rated clips to which no map from uncertainty to MOS can be fitted."""
 
 
 class DomainError(MosrtError, KeyError):

@@ -29,6 +29,7 @@ FLAGS: Final[dict[str, str]] = {
     "clipped": "more than 1 % of its samples are at full scale",
     "mostly-silent": "more than 80 % of it is below -60 dBFS",
     "truncated": "the file ends before its header says so",
+    "padded": "it is so short that the model heard zeros before it",
     "quiet": "no sample exceeds 0.1, so silence removal left it as it is",
 }
 
@@ -88,13 +89,13 @@ class LevelMeter:
             self._n_frames += len(power)
             self._n_silent_frames += int(np.count_nonzero(power < 10 ** (_SILENCE_DB / 10)))
 
-    def flags(self, sample_rate_hz: int) -> tuple[str, ...]:
+    def flags(self, sample_rate_hz: int, min_duration_s: float = MIN_DURATION_S) -> tuple[str, ...]:
         """The guards that the recording trips, the fatal one alone if there is one."""
         if not self.n_samples:
             return ("empty",)
         if not self.finite:
             return ("non-finite",)
-        if self.n_samples < MIN_DURATION_S * sample_rate_hz:
+        if self.n_samples < min_duration_s * sample_rate_hz:
             return ("too-short",)
         flags = []
         silent = self._energy / self.n_samples < 10 ** (_SILENCE_DB / 10)

@@ -8,10 +8,13 @@ from typing import get_args
 from .backends import OrtBackend
 from .bundle import Bundle
 from .embedded import find_bundle
+from .fusion_scorer import FusionScorer
 from .guards import BadAudioPolicy
 from .manifest import Manifest
 from .scorer import Scorer
+from .stages import load_stages
 from .threads import usable_cores
+from .uncertainty_scorer import UncertaintyScorer
 
 __all__ = ["load"]
 
@@ -55,6 +58,15 @@ def load(
         raise ValueError(f"on_bad_audio must be 'warn', 'nan' or 'error', not {on_bad_audio!r}")
     count = threads or usable_cores()
     with opened.extracted(chosen) as directory:
+        if opened.manifest.uncertainty is not None:
+            return UncertaintyScorer(
+                opened.manifest,
+                load_stages(opened.manifest, chosen, directory, provider=provider, threads=count),
+                variant=name,
+                threads=count,
+                on_bad_audio=on_bad_audio,
+                remove_silence=remove_silence,
+            )
         backend = OrtBackend(
             directory,
             chosen,
@@ -63,7 +75,7 @@ def load(
             provider=provider,
             threads=count,
         )
-    return Scorer(
+    return FusionScorer(
         opened.manifest,
         backend,
         variant=name,

@@ -10,9 +10,11 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 from .errors import BundleError
+from .manifest_fields import Fields as _Fields
+from .uncertainty_spec import STAGES, UNCERTAINTY_FAMILIES, UncertaintySpec, stages_in_use
 
 __all__ = [
     "FAMILIES",
@@ -28,56 +30,9 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Final = 1
-FAMILIES: Final = ("fusion", "spec", "ssl")
+FAMILIES: Final = ("fusion", "spec", "ssl", *UNCERTAINTY_FAMILIES)
 
 _VIEW_EVERY_S: Final = (0.1, 3600.0)
-
-_T = TypeVar("_T")
-
-
-class _Fields:
-    """Typed access to a JSON object; every mistake becomes a BundleError that names the field."""
-
-    def __init__(self, value: object, where: str) -> None:
-        if not isinstance(value, Mapping):
-            raise BundleError(f"manifest.json: {where} must be an object, not {_kind(value)}")
-        self._value = value
-        self._where = where
-
-    def get(self, name: str, kind: type[_T], default: _T | None = None) -> _T:
-        """Field `name`, which must be of `kind`; an integer may stand for a float."""
-        if name not in self._value and default is not None:
-            return default
-        value = self._value.get(name)
-        if kind is float and isinstance(value, int) and not isinstance(value, bool):
-            value = float(value)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise BundleError(
-                f"manifest.json: {self.path(name)} must be {kind.__name__}, not {_kind(value)}"
-            )
-        return value
-
-    def positive(self, name: str) -> int:
-        value = self.get(name, int)
-        if value <= 0:
-            raise BundleError(f"manifest.json: {self.path(name)} must be positive, not {value}")
-        return value
-
-    def strings(self, name: str) -> tuple[str, ...]:
-        values = self.get(name, list)
-        if not all(isinstance(value, str) for value in values):
-            raise BundleError(f"manifest.json: {self.path(name)} must hold strings only")
-        return tuple(values)
-
-    def optional(self, name: str) -> object | None:
-        return self._value.get(name)
-
-    def path(self, name: str) -> str:
-        return f"{self._where}.{name}" if self._where else name
-
-
-def _kind(value: object) -> str:
-    return "missing" if value is None else type(value).__name__
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -329,16 +284,19 @@ class Manifest:
 
     Attributes:
         name: What the model is called in scores and tables.
-        family: How inputs are made and outputs read: "fusion", "spec" or "ssl".
+        family: How inputs are made and outputs read; one of `FAMILIES`.
         sample_rate_hz: Rate the model hears.
         ssl: Waveform branch, or None if the family has none.
         mel: Spectrogram branch, or None if the family has none.
         domains: Data domains in the order of the columns of output "mos".
         default_domain: The domain scored when the caller names none.
-        inputs: Graph inputs; outputs: graph outputs. The first output is "mos", (batch, domains).
+        inputs: Graph inputs; outputs: graph outputs. The first output is "mos", (batch, domains),
+            unless the model scores by its uncertainty.
         variants: Precisions by name; "fp32" is the reference.
         grid: How densely the default crop plan looks; 2 to 8 views, one per 3 s, if left out.
         provenance: Source checkpoint, versions, licence and training data, for people to read.
+        uncertainty: How a model scores by its own uncertainty, or None if it predicts MOS. The
+            members of its variants are then the stages of `mosrt.uncertainty_spec.STAGES`.
     """
 
     name: str
@@ -353,6 +311,7 @@ class Manifest:
     variants: Mapping[str, Variant]
     grid: GridSpec = GridSpec()
     provenance: Mapping[str, Any] = field(default_factory=dict)
+    uncertainty: UncertaintySpec | None = None
     schema_version: int = SCHEMA_VERSION
 
     @classmethod
@@ -376,6 +335,7 @@ class Manifest:
                 f"(known: {', '.join(FAMILIES)}); upgrade with `pip install -U mosrt`"
             )
         ssl, mel, grid = (fields.optional(name) for name in ("ssl", "mel", "grid"))
+        uncertainty = fields.optional("uncertainty")
         variants = _Fields(fields.optional("variants"), "variants")._value
         manifest = cls(
             name=fields.get("name", str),
@@ -393,6 +353,9 @@ class Manifest:
             },
             grid=GridSpec() if grid is None else GridSpec.from_dict(grid, "grid"),
             provenance=fields.get("provenance", dict, {}),
+            uncertainty=None
+            if uncertainty is None
+            else UncertaintySpec.from_dict(uncertainty, "uncertainty"),
             schema_version=version,
         )
         manifest._check()
@@ -412,6 +375,11 @@ class Manifest:
             )
         if not self.variants:
             raise BundleError("manifest.json: variants is empty")
+        if (self.uncertainty is not None) != (self.family in UNCERTAINTY_FAMILIES):
+            raise BundleError(f"manifest.json: uncertainty does not fit family {self.family!r}")
+        if self.uncertainty is not None:
+            self._check_stages(self.uncertainty)
+            return
         expected: dict[str, tuple[int | str, ...]] = {}
         if self.ssl is not None:
             expected[self.ssl.tensor] = (self.ssl.crop_samples,)
@@ -428,9 +396,30 @@ class Manifest:
                 "manifest.json: the first output must be the scores, (batch, number of domains)"
             )
 
+    def _check_stages(self, uncertainty: UncertaintySpec) -> None:
+        """Raises BundleError unless graphs and tensors are those that the runtime will use."""
+        uncertainty.check_family(self.family)
+        stages = stages_in_use(self.family, uncertainty.layouts)
+        for name, variant in self.variants.items():
+            found = tuple(member.name for member in variant.members)
+            if found != stages:
+                raise BundleError(
+                    f"manifest.json: variants.{name} must have the graphs {', '.join(stages)}, "
+                    f"not {', '.join(found)}"
+                )
+        declared = {tensor.name for tensor in (*self.inputs, *self.outputs)}
+        wanted = [
+            name for stage in stages for names in STAGES[self.family][stage] for name in names
+        ]
+        for name in wanted:
+            if name not in declared:
+                raise BundleError(f"manifest.json: tensor {name!r} is missing from inputs, outputs")
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that `from_dict` reads back to an equal manifest."""
         plain = dataclasses.asdict(self)
+        if self.uncertainty is None:
+            del plain["uncertainty"]
         return {"schema_version": plain.pop("schema_version"), **plain}
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -18,7 +18,7 @@ import soxr
 
 from .audio import AudioSource, audio_error, frame_samples
 from .crops import tiled_length
-from .guards import FATAL_FLAGS, LevelMeter
+from .guards import FATAL_FLAGS, MIN_DURATION_S, LevelMeter
 
 __all__ = ["Recording"]
 
@@ -40,6 +40,7 @@ class Recording:
         remove_silence: Whether to cut runs of more than 4 800 samples, none above 0.1, that lie
             between samples above 0.1.
         kept_s: How many seconds to keep in memory at most.
+        min_duration_s: What is shorter is "too-short".
 
     Attributes:
         name: What to call it in messages.
@@ -59,6 +60,7 @@ class Recording:
         *,
         remove_silence: bool = False,
         kept_s: float = _KEPT_S,
+        min_duration_s: float = MIN_DURATION_S,
     ) -> None:
         self.name = source.name
         self._source = source
@@ -76,7 +78,7 @@ class Recording:
                 kept.append(block)
                 if n_kept > kept_s * sample_rate_hz:
                     kept = None
-        flags = meter.flags(source.sample_rate_hz)
+        flags = meter.flags(source.sample_rate_hz, min_duration_s)
         for flag in flags:
             if flag in FATAL_FLAGS:
                 raise audio_error(source.name, flag)
@@ -117,6 +119,43 @@ class Recording:
                 crop[inside] = block[where[inside] - done]
             done += len(block)
         return crops
+
+    def pieces(self, bounds: Sequence[tuple[int, int]]) -> Iterator[Float32Array]:
+        """Reads overlapping pieces in one pass.
+
+        Args:
+            bounds: First sample and one past the last of each, in time order, inside the recording.
+
+        Yields:
+            Samples (last - first,) float32 of each piece.
+        """
+        if self._samples is not None:
+            for first, last in bounds:
+                yield self._samples[self._positions(np.array([first]), last - first)[0]]
+            return
+        blocks = self._uncut_blocks()
+        held, held_from = np.zeros(0, np.float32), 0
+        for first, last in bounds:
+            parts = [held[first - held_from :]]
+            missing = last - first - len(parts[0])
+            while missing > 0:
+                block = next(blocks, None)
+                if block is None:  # the resampler may fall a sample short of the length it owes
+                    block = np.zeros(missing, np.float32)
+                parts.append(block)
+                missing -= len(block)
+            held, held_from = np.concatenate(parts), first
+            yield held[: last - first]
+
+    def _uncut_blocks(self) -> Iterator[Float32Array]:
+        """The stream without the runs that silence removal cuts."""
+        done = 0
+        for block in self._stream(None):
+            kept = np.ones(len(block), np.bool_)
+            for first, last in self._cuts.tolist():
+                kept[max(0, first - done) : max(0, last - done)] = False
+            done += len(block)
+            yield block[kept]
 
     def _positions(self, starts: IntArray, length: int) -> IntArray:
         """Positions (n, length) in the uncut recording that crops of it consist of."""

@@ -29,14 +29,18 @@ class Score:
 
     Attributes:
         mos: Mean opinion score, the mean over `views`; nan if the recording could not be scored.
+            None for a model that scores by its uncertainty, unless its bundle has a map to MOS.
         low: Lower end of the 95 % interval; nan with fewer than two views.
         high: Upper end of the 95 % interval; nan with fewer than two views.
-        n_views: Number of predictions behind `mos`.
+        n_views: Number of predictions behind `mos`, or of pieces that the recording was heard in.
         views: Each prediction: the first network's views in time order, then the second's, ...
         windows: Span in seconds (start, end) that each view of the plan listened to; a clip
             shorter than a crop is heard repeated, and its span then ends after the clip does.
         domain: Data domain the score is for.
-        measures: Further figures by name; empty for MOS models.
+        measures: Further figures by name; empty for MOS models. "uncertainty" comes first: the
+            larger, the worse the recording probably is.
+        frames: Uncertainty over time, if asked for; nan where a frame has none.
+        frame_rate_hz: Values of `frames` per second; nan without them.
         flags: Names of the guards the recording tripped, keys of `mosrt.guards.FLAGS`.
         duration_s: Length of the recording in seconds; nan if it could not be read.
         timings_ms: Time in milliseconds spent in "decode", "resample", "front_end" and "model".
@@ -45,7 +49,7 @@ class Score:
         provider: Execution provider that ran the model, such as "cpu".
     """
 
-    mos: float
+    mos: float | None
     low: float
     high: float
     n_views: int
@@ -53,6 +57,8 @@ class Score:
     windows: tuple[tuple[float, float], ...]
     domain: str
     measures: Mapping[str, float] = field(default_factory=dict)
+    frames: tuple[float, ...] = ()
+    frame_rate_hz: float = math.nan
     flags: tuple[str, ...] = ()
     duration_s: float
     timings_ms: Mapping[str, float] = field(default_factory=dict)
@@ -63,7 +69,7 @@ class Score:
     def to_dict(self) -> dict[str, Any]:
         """The score as JSON-ready values: its fields by name, with nan as None."""
         return {
-            "mos": _finite(self.mos),
+            "mos": None if self.mos is None else _finite(self.mos),
             "low": _finite(self.low),
             "high": _finite(self.high),
             "n_views": self.n_views,
@@ -71,6 +77,8 @@ class Score:
             "windows": [list(window) for window in self.windows],
             "domain": self.domain,
             "measures": {name: _finite(value) for name, value in self.measures.items()},
+            "frames": [_finite(value) for value in self.frames],
+            "frame_rate_hz": _finite(self.frame_rate_hz),
             "flags": list(self.flags),
             "duration_s": _finite(self.duration_s),
             "timings_ms": dict(self.timings_ms),

@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import itertools
 import logging
-import math
 import os
-import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Final, Literal, overload
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, overload
 
 import numpy as np
 import numpy.typing as npt
 
 from .audio import ArraySource, AudioSource, FileSource
-from .backends import Backend
 from .crew import Crew
 from .crops import CropPlan
 from .errors import AudioError, DomainError
-from .families.fusion import FusionFrontEnd
 from .guards import FLAGS, BadAudioPolicy
 from .manifest import Manifest
 from .plan_rule import PlanRule
 from .recording import Recording
-from .score import Score, interval_95
+from .score import Score
 
-__all__ = ["Item", "Plan", "Scorer"]
+__all__ = ["Item", "Plan", "Request", "Scorer"]
 
 Float32Array = npt.NDArray[np.float32]
 Item = str | os.PathLike[str] | bytes | tuple[npt.ArrayLike, float]
@@ -36,7 +33,7 @@ ALL_DOMAINS: Final = "all"
 _LOG = logging.getLogger(__name__)
 
 
-class Scorer:
+class Scorer(ABC):
     """Scores recordings with one model. Any number of threads may use one scorer at once.
 
     The same audio, bundle, variant, provider and number of threads give bit-identical scores:
@@ -52,22 +49,30 @@ class Scorer:
     def __init__(
         self,
         manifest: Manifest,
-        backend: Backend,
         *,
         variant: str,
+        provider: str,
         threads: int,
         on_bad_audio: BadAudioPolicy,
         remove_silence: bool,
     ) -> None:
         self.manifest = manifest
         self.variant = variant
-        self.provider = backend.provider
+        self.provider = provider
         self.threads = threads
-        self._backend = backend
-        self._front_end = FusionFrontEnd(manifest)
         self._on_bad_audio = on_bad_audio
         self._remove_silence = remove_silence
         self._crew = Crew(threads)
+
+    @property
+    @abstractmethod
+    def batch_size(self) -> int:
+        """Recordings that `score_many` has in hand at once by default."""
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """Names of the figures in `Score.measures` that every score has; () for MOS models."""
+        return ()
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -82,6 +87,8 @@ class Scorer:
         *,
         domain: Literal["all"],
         plan: Plan = "grid",
+        frames: bool = False,
+        horizons: bool = False,
     ) -> dict[str, Score]: ...
     @overload
     def score(
@@ -91,6 +98,8 @@ class Scorer:
         *,
         domain: str | None = None,
         plan: Plan = "grid",
+        frames: bool = False,
+        horizons: bool = False,
     ) -> Score: ...
     def score(
         self,
@@ -99,6 +108,8 @@ class Scorer:
         *,
         domain: str | None = None,
         plan: Plan = "grid",
+        frames: bool = False,
+        horizons: bool = False,
     ) -> Score | dict[str, Score]:
         """Scores a waveform.
 
@@ -109,14 +120,18 @@ class Scorer:
             domain: Data domain to score for, by default the model's own default; "all" gives a
                 dict of all of them, at no extra cost.
             plan: Where to look: a CropPlan, or a rule that makes one from the recording's length:
-                "grid" (the default), "reference:SEED", "paper", or a PlanRule.
+                "grid" (the default), "reference:SEED", "paper", or a PlanRule. A model that scores
+                by its uncertainty hears all of every recording, and takes "grid" only.
+            frames: Also give the uncertainty over time, `Score.frames`.
+            horizons: Also give every measure per horizon, where the model predicts several.
 
         Raises:
             AudioError: A guard refuses the recording, and the policy is "error".
             DomainError: The model does not know the domain.
+            MeasureError: The model gives no figures over time, or per horizon.
             PlanError: The plan does not fit the recording or the model.
         """
-        return self._only((waveform, sample_rate), domain, plan)
+        return self._only((waveform, sample_rate), domain, Request(plan, frames, horizons))
 
     @overload
     def score_file(  # type: ignore[overload-overlap]  # a literal string is a string
@@ -125,6 +140,8 @@ class Scorer:
         *,
         domain: Literal["all"],
         plan: Plan = "grid",
+        frames: bool = False,
+        horizons: bool = False,
     ) -> dict[str, Score]: ...
     @overload
     def score_file(
@@ -133,6 +150,8 @@ class Scorer:
         *,
         domain: str | None = None,
         plan: Plan = "grid",
+        frames: bool = False,
+        horizons: bool = False,
     ) -> Score: ...
     def score_file(
         self,
@@ -140,12 +159,14 @@ class Scorer:
         *,
         domain: str | None = None,
         plan: Plan = "grid",
+        frames: bool = False,
+        horizons: bool = False,
     ) -> Score | dict[str, Score]:
         """Scores an audio file: a path, or a whole file's bytes. See `score`.
 
         A recording of any length is scored in bounded memory.
         """
-        return self._only(path, domain, plan)
+        return self._only(path, domain, Request(plan, frames, horizons))
 
     def score_many(
         self,
@@ -154,6 +175,8 @@ class Scorer:
         batch_size: int | None = None,
         domain: str | None = None,
         plan: Plan = "grid",
+        frames: bool = False,
+        horizons: bool = False,
     ) -> list[Score]:
         """Scores many recordings; equal, bit for bit, to scoring each alone.
 
@@ -164,6 +187,8 @@ class Scorer:
                 fills it.
             domain: Data domain to score for.
             plan: Where to look; a CropPlan is used for all, which only suits equal lengths.
+            frames: As in `score`.
+            horizons: As in `score`.
 
         Returns:
             Scores in the order of `items`.
@@ -172,33 +197,30 @@ class Scorer:
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, not {batch_size}")
         scores: list[Score] = []
-        for group in _groups(items, batch_size or self._backend.batch_size):
-            scores += [clip[domain] for clip in self._score(group, (domain,), plan)]
+        request = Request(plan, frames, horizons)
+        for group in _groups(items, batch_size or self.batch_size):
+            scores += [clip[domain] for clip in self._score(group, (domain,), request)]
         return scores
 
+    @abstractmethod
     def features(
         self, waveform: npt.ArrayLike, sample_rate: float, *, plan: Plan = "grid"
     ) -> dict[str, Float32Array]:
-        """All outputs of the model: the scores of every domain, and the embeddings behind them.
+        """What the model makes of a recording on the way to its score.
 
         Returns:
-            Arrays by output name, (networks, views, size) float32: "mos", and what the manifest
-            lists beside it, such as "ssl_features" and "spec_features".
+            Arrays by name, (networks, views, size) float32: for MOS models "mos", and what the
+            manifest lists beside it, such as "ssl_features" and "spec_features". For models that
+            score by their uncertainty, what the first graph gives, (frames, size), of a recording
+            that is heard in one piece.
 
         Raises:
             AudioError: The recording cannot be scored.
             PlanError: The plan does not fit the recording or the model.
         """
-        clip = self._open((waveform, sample_rate), plan)
-        if isinstance(clip, AudioError):
-            raise clip
-        names = [tensor.name for tensor in self.manifest.outputs]
-        self._run([clip], names)
-        return {name: np.stack([out[name] for out in clip.outputs], axis=1) for name in names}
 
     def close(self) -> None:
         """Releases the model's memory and the threads; the scorer cannot be used afterwards."""
-        self._backend.close()
         self._crew.close()
 
     def __enter__(self) -> Scorer:
@@ -207,11 +229,11 @@ class Scorer:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _only(self, item: Item, domain: str | None, plan: Plan) -> Score | dict[str, Score]:
+    def _only(self, item: Item, domain: str | None, request: Request) -> Score | dict[str, Score]:
         if domain == ALL_DOMAINS:
-            return self._score([item], self.domains, plan)[0]
+            return self._score([item], self.domains, request)[0]
         domain = self._checked_domain(domain)
-        return self._score([item], (domain,), plan)[0][domain]
+        return self._score([item], (domain,), request)[0][domain]
 
     def _checked_domain(self, domain: str | None) -> str:
         if domain is None:
@@ -220,25 +242,16 @@ class Scorer:
             raise DomainError(domain, self.domains)
         return domain
 
+    @abstractmethod
     def _score(
-        self, items: Sequence[Item], domains: tuple[str, ...], plan: Plan
+        self, items: Sequence[Item], domains: tuple[str, ...], request: Request
     ) -> list[dict[str, Score]]:
         """Scores a group of recordings for each of `domains`."""
-        clips = [self._open(item, plan) for item in items]
-        self._run(
-            [clip for clip in clips if not isinstance(clip, AudioError)],
-            [self.manifest.outputs[0].name],
-        )
-        return [{domain: self._to_score(clip, domain) for domain in domains} for clip in clips]
 
-    def _open(self, item: Item, plan: Plan) -> _Clip | AudioError:
-        """Decodes and guards a recording, and plans its crops."""
+    def _open(self, item: Item) -> Recording | AudioError:
+        """Decodes and guards a recording; gives an error that the policy lets pass."""
         try:
-            recording = Recording(
-                _source(item),
-                self.manifest.sample_rate_hz,
-                remove_silence=self._remove_silence,
-            )
+            recording = self._recording(_source(item))
         except AudioError as exc:
             if self._on_bad_audio == "error":
                 raise
@@ -253,119 +266,20 @@ class Scorer:
             if self._on_bad_audio == "nan":
                 return error
             _LOG.warning("%s; its score may mean little", error)
-        return _Clip(recording, self._plan(recording.n_samples, plan))
+        return recording
 
-    def _plan(self, n_samples: int, plan: Plan) -> CropPlan:
-        geometry = self._front_end.geometry
-        if isinstance(plan, str):
-            plan = PlanRule.parse(plan)
-        if isinstance(plan, PlanRule):
-            plan = plan.plan(n_samples, geometry)
-        plan.check(n_samples, geometry)
-        return plan
-
-    def _run(self, clips: Sequence[_Clip], outputs: Sequence[str]) -> None:
-        """Runs every view of every clip through the model, filling each clip's `outputs`."""
-        crew = self._crew
-        # As many views at a time as have crops for all threads.
-        at_once = max(1, self.threads // max(1, self._front_end.geometry.n_crops))
-        pending: list[tuple[_Clip, dict[str, Float32Array]]] = []
-        for clip in clips:
-            started = time.perf_counter()
-            for feeds in self._front_end.views(clip.recording, clip.plan, crew, at_once):
-                clip.front_end_ms += 1e3 * (time.perf_counter() - started)
-                pending.append((clip, feeds))
-                if len(pending) == self._backend.batch_size:
-                    self._run_batch(pending, outputs)
-                    pending.clear()
-                started = time.perf_counter()
-        if pending:
-            self._run_batch(pending, outputs)
-
-    def _run_batch(
-        self,
-        pending: Sequence[tuple[_Clip, Mapping[str, Float32Array]]],
-        outputs: Sequence[str],
-    ) -> None:
-        started = time.perf_counter()
-        views = [feeds for _, feeds in pending]
-        views += [views[-1]] * (self._backend.batch_size - len(views))
-        feeds = {name: np.stack([view[name] for view in views]) for name in views[0]}
-        results = self._backend.run(feeds, outputs)
-        elapsed_ms = 1e3 * (time.perf_counter() - started)
-        for i, (clip, _) in enumerate(pending):
-            clip.outputs.append({name: result[:, i] for name, result in results.items()})
-            clip.model_ms += elapsed_ms / len(pending)
-
-    def _to_score(self, clip: _Clip | AudioError, domain: str) -> Score:
-        common: dict[str, Any] = {
-            "domain": domain,
-            "model": self.manifest.name,
-            "variant": self.variant,
-            "provider": self.provider,
-        }
-        if isinstance(clip, AudioError):
-            return Score(
-                mos=math.nan,
-                low=math.nan,
-                high=math.nan,
-                n_views=0,
-                views=(),
-                windows=(),
-                flags=clip.flags,
-                duration_s=math.nan,
-                **common,
-            )
-        column = self.domains.index(domain)
-        mos = self.manifest.outputs[0].name
-        # (networks, views): all views of the first network, then of the second, ...
-        values = np.stack([out[mos][:, column] for out in clip.outputs], axis=1)
-        views = values.astype(np.float64).ravel()
-        low, high = interval_95(views)
-        recording = clip.recording
-        return Score(
-            mos=float(views.mean()),
-            low=low,
-            high=high,
-            n_views=len(views),
-            views=tuple(views.tolist()),
-            windows=self._windows(clip.plan),
-            flags=recording.flags,
-            duration_s=recording.duration_s,
-            timings_ms={
-                **recording.timings_ms,
-                "front_end": clip.front_end_ms,
-                "model": clip.model_ms,
-            },
-            **common,
-        )
-
-    def _windows(self, plan: CropPlan) -> tuple[tuple[float, float], ...]:
-        """Span in seconds from the first to the last sample that each view reads."""
-        geometry = self._front_end.geometry
-        rate_hz = self.manifest.sample_rate_hz
-        spans = []
-        for view in range(plan.n_views):
-            starts, ends = [], []
-            if geometry.ssl_samples:
-                starts.append(int(plan.ssl_starts[view]))
-                ends.append(starts[-1] + geometry.ssl_samples)
-            for start in plan.spec_starts[view].tolist():
-                starts.append(start)
-                ends.append(start + geometry.spec_samples)
-            spans.append((min(starts) / rate_hz, max(ends) / rate_hz))
-        return tuple(spans)
+    def _recording(self, source: AudioSource) -> Recording:
+        """A recording at the model's rate; AudioError if a guard refuses it."""
+        return Recording(source, self.manifest.sample_rate_hz, remove_silence=self._remove_silence)
 
 
-@dataclass(slots=True)
-class _Clip:
-    """A recording on its way through the model."""
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a caller asks for beside the score; see `Scorer.score`."""
 
-    recording: Recording
-    plan: CropPlan
-    outputs: list[dict[str, Float32Array]] = field(default_factory=list)
-    front_end_ms: float = 0.0
-    model_ms: float = 0.0
+    plan: Plan = "grid"
+    frames: bool = False
+    horizons: bool = False
 
 
 def _source(item: Item) -> AudioSource:

@@ -18,7 +18,7 @@ from mosrt_export.fusion import Model, build
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
-def _tensor(key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def tensor(key: str, shape: tuple[int, ...]) -> NDArray[np.float32]:
     """`tests/golden/weights.py`'s `tensor`, which belongs to the golden vectors."""
     spec = importlib.util.spec_from_file_location("golden_weights", GOLDEN / "weights.py")
     assert spec is not None
@@ -40,7 +40,7 @@ def fusion_state_dict() -> dict[str, torch.Tensor]:
             if key in statistics.files:
                 state[key] = torch.from_numpy(statistics[key].astype(np.float32))
             elif "float" in dtype:
-                state[key] = torch.from_numpy(_tensor(key, tuple(shape)))
+                state[key] = torch.from_numpy(tensor(key, tuple(shape)))
             else:
                 state[key] = torch.zeros(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
     return state
@@ -97,7 +97,7 @@ def small_model(kind: Kind = "fusion", config: ModelConfig | None = None) -> Mod
 def fill(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Stand-in values for every floating tensor of `state`; integer tensors stay."""
     return {
-        key: torch.from_numpy(_tensor(key, tuple(value.shape)))
+        key: torch.from_numpy(tensor(key, tuple(value.shape)))
         if value.is_floating_point()
         else value
         for key, value in state.items()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +11,7 @@ import numpy.typing as npt
 __all__ = ["Backend"]
 
 Float32Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 
 class Backend(Protocol):
@@ -26,9 +27,7 @@ class Backend(Protocol):
     provider: str
     batch_size: int
 
-    def run(
-        self, feeds: Mapping[str, Float32Array], outputs: Sequence[str]
-    ) -> dict[str, Float32Array]:
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
         """Runs a batch.
 
         Args:

@@ -17,6 +17,7 @@ from mosrt.manifest import TensorSpec, Variant
 __all__ = ["PROVIDERS", "OrtBackend"]
 
 Float32Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
 
 PROVIDERS: Final = {
     "cpu": "CPUExecutionProvider",
@@ -85,9 +86,7 @@ class OrtBackend:
         # One view already fills a CPU.
         self.batch_size = 1 if name == "cpu" else _GPU_BATCH
 
-    def run(
-        self, feeds: Mapping[str, Float32Array], outputs: Sequence[str]
-    ) -> dict[str, Float32Array]:
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
         """Runs a batch; see `mosrt.backends.Backend`."""
         results = [session.run(list(outputs), dict(feeds)) for session in self._sessions]
         return {name: np.stack([result[i] for result in results]) for i, name in enumerate(outputs)}

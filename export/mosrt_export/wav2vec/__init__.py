@@ -1,0 +1,1 @@
+"""wav2vec-style self-supervised models: checkpoints in, uncertainty bundles out."""

@@ -1,0 +1,107 @@
+"""Models that score by their own uncertainty: what goes in, and what comes out of one piece.
+
+The recording goes in at its true length, since norms span time and padding would change every
+value; see `mosrt.stretches` for long ones. Each family's listener turns a piece into logits, and
+those into one figure per measure and row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mosrt.backends import Backend
+from mosrt.crew import Crew
+from mosrt.errors import BundleError
+from mosrt.manifest import Manifest
+from mosrt.uncertainty_spec import UncertaintySpec
+
+__all__ = ["Listener", "Rows", "Stages", "lengthened", "listener", "normalised", "run"]
+
+Array = npt.NDArray[Any]
+Float32Array = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+Stages = Mapping[str, Backend]
+
+_EPSILON = 1e-7  # wav2vec 2.0's feature extractor, on the variance
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rows:
+    """Measures of the rows of one layout of one piece.
+
+    Attributes:
+        values: (4, rows), in the order of `mosrt.measures.MEASURES`.
+        frames: Feature frame of the piece that each row is about, (rows,), or None if rows are not
+            about single frames.
+        horizons: Frames from each row's context to what it predicts, (rows,), or None if the model
+            does not predict ahead.
+    """
+
+    values: FloatArray
+    frames: IntArray | None = None
+    horizons: IntArray | None = None
+
+
+class Listener(Protocol):
+    """Hears a piece of a recording."""
+
+    def features(self, piece: Float32Array) -> dict[str, Float32Array]:
+        """What the first graph gives for a piece (samples,), (frames, size) by name."""
+        ...
+
+    def hear(self, piece: Float32Array, number: int) -> dict[str, Rows]:
+        """Measures by layout of a piece (samples,), the `number`th of its recording."""
+        ...
+
+
+def listener(manifest: Manifest, stages: Stages, crew: Crew) -> Listener:
+    """The listener of a manifest's family.
+
+    Args:
+        manifest: Of an uncertainty family.
+        stages: What runs each of its graphs.
+        crew: Threads that share the work beside the graphs.
+    """
+    from .contrast import ContrastListener  # noqa: PLC0415 - it needs `Rows` from here
+    from .dropout import DropoutListener  # noqa: PLC0415
+    from .masking import MaskingListener  # noqa: PLC0415
+
+    spec = manifest.uncertainty
+    if spec is not None and spec.contrast is not None:
+        return ContrastListener(spec, spec.contrast, stages, crew)
+    if spec is not None and spec.dropout is not None:
+        return DropoutListener(spec, spec.dropout, stages)
+    if spec is not None and spec.masking is not None:
+        return MaskingListener(spec, spec.masking, stages)
+    raise BundleError(f"manifest.json: family {manifest.family!r} gives no uncertainty")
+
+
+def lengthened(piece: Float32Array, spec: UncertaintySpec) -> tuple[Float32Array, bool]:
+    """A whole recording with the published code's zeros in front if it is very short.
+
+    Returns:
+        The samples, and whether zeros were added.
+    """
+    if len(piece) >= spec.zero_pad_below_samples:
+        return piece, False
+    return np.concatenate([np.zeros_like(piece), piece]), True
+
+
+def normalised(piece: Float32Array) -> Float32Array:
+    """A piece (samples,) at zero mean and unit variance, as wav2vec 2.0's extractor makes it."""
+    centred = piece - piece.mean(dtype=np.float64)
+    scale = 1.0 / np.sqrt(np.mean(np.square(centred)) + _EPSILON)
+    scaled: Float32Array = (centred * scale).astype(np.float32)
+    return scaled
+
+
+def run(stage: Backend, feeds: Mapping[str, Array], output: str) -> Float32Array:
+    """One output of a stage's only network, (batch, ...)."""
+    found: Float32Array = stage.run(feeds, [output])[output][0]
+    return found

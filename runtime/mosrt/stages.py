@@ -1,0 +1,43 @@
+"""Stages: what runs the several graphs of a model that scores by its uncertainty."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from .backends import OrtBackend
+from .manifest import Manifest, Variant
+from .uncertainty_spec import STAGES
+
+__all__ = ["load_stages"]
+
+
+def load_stages(
+    manifest: Manifest, variant: Variant, directory: Path, *, provider: str, threads: int
+) -> dict[str, OrtBackend]:
+    """A backend for each graph, by the graph's name.
+
+    Args:
+        manifest: Of an uncertainty family.
+        variant: The precision to run.
+        directory: Where its files are.
+        provider: As for `OrtBackend`.
+        threads: As for `OrtBackend`.
+
+    Raises:
+        ProviderError: The provider is not available.
+        BundleError: A graph does not load, or is not what the manifest says.
+    """
+    tensors = {tensor.name: tensor for tensor in (*manifest.inputs, *manifest.outputs)}
+    stages = {}
+    for member in variant.members:
+        taken, given = STAGES[manifest.family][member.name]
+        stages[member.name] = OrtBackend(
+            directory,
+            dataclasses.replace(variant, members=(member,)),
+            inputs=[tensors[name] for name in taken],
+            outputs=[tensors[name] for name in given],
+            provider=provider,
+            threads=threads,
+        )
+    return stages

@@ -1,0 +1,59 @@
+"""Stand-in wav2vec v1 checkpoints in the layouts they are published in."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mosrt_export.wav2vec.checkpoint import architecture_of
+from mosrt_export.wav2vec.model import Wav2Vec
+from tests.export.standin import GOLDEN, tensor
+
+LARGE: dict[str, Any] = {
+    "conv_feature_layers": "[(512, 10, 5), (512, 8, 4)] + [(512, 4, 2)] * 3 + [(512, 1, 1)] * 2",
+    "conv_aggregator_layers": str([(512, kernel, 1) for kernel in range(2, 14)]),
+    "prediction_steps": 12,
+    "num_negatives": 10,
+    "offset": "auto",
+    "activation": "relu",
+    "log_compression": True,
+    "skip_connections_agg": True,
+    "residual_scale": 0.5,
+}
+SMALL: dict[str, Any] = {
+    **LARGE,
+    "conv_feature_layers": [(8, 10, 5), (12, 8, 4), (12, 4, 2), (16, 4, 2), (16, 4, 2), (16, 1, 1)],
+    "conv_aggregator_layers": [(20, 2, 1), (20, 3, 1), (24, 4, 1)],
+}
+
+
+def large_state_dict() -> dict[str, torch.Tensor]:
+    """The 32.5 M weights behind the golden vectors."""
+    shapes = json.loads((GOLDEN / "wav2vec_v1" / "state_dict.json").read_text())
+    return {key: torch.from_numpy(tensor(key, tuple(shape))) for key, shape in shapes.items()}
+
+
+def small_state_dict(options: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """Stand-in weights for a model with these options."""
+    model = Wav2Vec(architecture_of(options, Path("stand-in")))
+    return {
+        key: torch.from_numpy(tensor(key, tuple(value.shape)))
+        for key, value in model.state_dict().items()
+    }
+
+
+def save(
+    path: Path, options: dict[str, Any], state: dict[str, torch.Tensor], layout: str = "args"
+) -> Path:
+    """Writes a checkpoint in a layout: "args", "cfg" or "s3prl"."""
+    whole = {
+        "args": {"args": argparse.Namespace(**options, arch="wav2vec"), "model": state},
+        "cfg": {"args": None, "cfg": {"model": options, "task": {}}, "model": state},
+        "s3prl": {"task_cfg": {}, "model_cfg": options, "model_weight": state},
+    }
+    torch.save(whole[layout], path)
+    return path

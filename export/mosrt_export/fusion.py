@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from .config import Kind, ModelConfig
+from .graph import OnnxModule
 from .spectrogram import SpectrogramBranch, SpectrogramGraph
 from .ssl import SslBranch, SslGraph
 
@@ -123,7 +124,7 @@ def build(kind: Kind, config: ModelConfig, n_domains: int) -> Model:
     return model
 
 
-class GraphModel(nn.Module):
+class GraphModel(OnnxModule):
     """The module behind an ONNX graph: tensors in, scores of all domains and features out.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""ONNX graphs: a `GraphModel` → one `.onnx` file and one file of weights beside it."""
+"""ONNX graphs: an `OnnxModule` → one `.onnx` file and one file of weights beside it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import Any, Final
 
 import onnx_ir as ir
 import torch
+from torch import nn
 
 from . import canonical
-from .fusion import GraphModel
 
-__all__ = ["OPSET", "convert", "move_weights", "quiet_exporter", "write_graph"]
+__all__ = ["OPSET", "OnnxModule", "convert", "move_weights", "quiet_exporter", "write_graph"]
 
 OPSET: Final = 18
 _INLINE_BYTES: Final = 1024
@@ -23,8 +23,20 @@ _ALIGNMENT_BYTES: Final = 64
 _PAGE_BYTES: Final = 4096
 
 
+class OnnxModule(nn.Module):
+    """A module with the names that its graph is to have.
+
+    Attributes:
+        input_names: Inputs in order.
+        output_sizes: Outputs in order, and the size of each beside the batch.
+    """
+
+    input_names: tuple[str, ...]
+    output_sizes: dict[str, int]
+
+
 def write_graph(
-    model: GraphModel, shapes: dict[str, tuple[int, ...]], path: Path, *, producer: str
+    model: OnnxModule, shapes: dict[str, tuple[int, ...]], path: Path, *, producer: str
 ) -> tuple[Path, Path]:
     """Writes a graph whose batch is dynamic and everything else static.
 
@@ -49,7 +61,7 @@ def write_graph(
     return path, weights
 
 
-def _trace(model: GraphModel, shapes: dict[str, tuple[int, ...]]) -> ir.Model:
+def _trace(model: OnnxModule, shapes: dict[str, tuple[int, ...]]) -> ir.Model:
     # a batch of 2 for tracing: torch.export treats a size of 1 as a constant
     example = tuple(torch.zeros(2, *shapes[name]) for name in model.input_names)
     batch = torch.export.Dim("batch", min=1, max=1024)

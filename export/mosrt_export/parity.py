@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
@@ -21,13 +21,13 @@ from mosrt.recording import Recording
 from mosrt.threads import usable_cores
 
 from .clips import parity_clips
-from .fusion import Model
 
 __all__ = [
     "TOLERANCE_MOS",
     "Drift",
     "ParityError",
     "Row",
+    "Scored",
     "View",
     "audio_sources",
     "compare",
@@ -37,6 +37,20 @@ __all__ = [
 TOLERANCE_MOS: Final = 1e-3
 _AUDIO_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 _MAX_FILES: Final = 32
+
+
+class Scored(Protocol):
+    """A torch module whose answers a graph must give."""
+
+    @property
+    def n_domains(self) -> int:
+        """Data domains it scores for."""
+
+    def features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Embeddings by output name, (batch, size) each, from inputs by name."""
+
+    def score(self, features: dict[str, torch.Tensor], domain: torch.Tensor) -> torch.Tensor:
+        """Scores (batch,) for one-hot domains (batch, n_domains)."""
 
 
 class ParityError(MosrtError):
@@ -173,7 +187,7 @@ def make_views(manifest: Manifest, sources: Iterable[AudioSource]) -> list[View]
 
 
 def compare(
-    directory: Path, manifest: Manifest, member: Member, model: Model, views: Sequence[View]
+    directory: Path, manifest: Manifest, member: Member, model: Scored, views: Sequence[View]
 ) -> list[Row]:
     """Runs views through one network of a bundle and through the torch module it came from.
 
@@ -217,7 +231,7 @@ def compare(
 
 
 def _torch_answer(
-    model: Model, view: View
+    model: Scored, view: View
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
     """Scores of all domains, each by its own one-hot vector, and features."""
     inputs = {name: torch.from_numpy(value) for name, value in view.feeds.items()}

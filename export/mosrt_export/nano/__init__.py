@@ -1,0 +1,1 @@
+"""Recipes of the embedded models: generate speech, train, export."""

@@ -1,0 +1,228 @@
+"""Dataset: clips and their labels on disk, made by several processes, resumed where it stopped."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import functools
+import hashlib
+import multiprocessing
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mosrt.errors import MosrtError
+
+from .clips import CLIP_SAMPLES, Clip, Pool, make_clip
+from .full_reference import fidelity
+from .teachers import DnsmosP808, DnsmosPro
+from .voices import Voice, VoiceError, recorded, synthesise
+
+__all__ = ["LABELS", "Dataset", "DatasetError", "Recipe", "build_pool", "generate"]
+
+LABELS: Final = ("bvcc", "p808", "fidelity", "anchor")
+CHUNK_CLIPS: Final = 100
+_FIDELITY_SHARE: Final = 0.16  # of treated clips, since PESQ costs more than all the rest
+_UTTERANCES: Final = {"recorded": 0, "flite": 60, "festival": 30, "espeak-ng": 8}  # 0: all
+_RECIPE: Final = "recipe.json"
+
+
+class DatasetError(MosrtError):
+    """A data set that cannot be made or read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What a data set is made from.
+
+    Attributes:
+        seed: Of everything random.
+        teachers: Folder of the teachers' published files.
+        reduced: Whether the teachers may compute in bfloat16.
+        held_out: Whether it is made of what is kept for evaluation.
+    """
+
+    seed: int
+    teachers: Path
+    reduced: bool = False
+    held_out: bool = False
+
+
+def build_pool(voice: Voice, seed: int, out: Path, *, held_out: bool = False) -> Path:
+    """Records a voice's utterances in a file, unless it is there already; returns its path."""
+    path = out / f"{hashlib.sha256(voice.name.encode()).hexdigest()[:16]}.npz"
+    if not path.exists():
+        rng = np.random.default_rng([seed, *hashlib.sha256(voice.name.encode()).digest()])
+        if voice.engine == "recorded":
+            speech = list(recorded(voice, held_out=held_out))
+        else:
+            try:
+                speech = synthesise(voice, _UTTERANCES[voice.engine], rng)
+            except VoiceError:
+                speech = []
+        # a voice that cannot read its text says next to nothing
+        spoken = [part for part in speech if len(part) > 8000 and part.std() > 1e-3]
+        scaled = [
+            np.round(part * (0.25 / np.abs(part).max()) * 32767).astype(np.int16) for part in spoken
+        ]
+        _save(path, {f"utterance{i:05d}": part for i, part in enumerate(scaled)})
+    return path
+
+
+def load_pool(voices: list[Voice], paths: list[Path]) -> Pool:
+    """The pool of the voices that spoke."""
+    kept, utterances = [], []
+    for voice, path in zip(voices, paths, strict=True):
+        with np.load(path) as arrays:
+            parts = [arrays[name] for name in sorted(arrays)]
+        if parts:
+            kept.append(voice)
+            utterances.append(parts)
+    return Pool(kept, utterances)
+
+
+def generate(
+    voices: list[Voice], pools: list[Path], recipe: Recipe, chunks: range, out: Path, workers: int
+) -> Iterator[int]:
+    """Makes the chunks that are not there yet.
+
+    Yields:
+        The number of a chunk as soon as it is there.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    missing = []
+    for chunk in chunks:
+        if _chunk_path(out, chunk).exists():
+            yield chunk
+        else:
+            missing.append(chunk)
+    if not missing:
+        return
+    work = functools.partial(_make_chunk, recipe=recipe, out=out)
+    with concurrent.futures.ProcessPoolExecutor(
+        workers,
+        mp_context=multiprocessing.get_context("spawn"),
+        initializer=_start_worker,
+        initargs=(voices, pools, recipe),
+    ) as executor:
+        futures = {executor.submit(work, chunk): chunk for chunk in missing}
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                yield futures[future]
+        finally:
+            executor.shutdown(cancel_futures=True)
+
+
+class _Worker:
+    """What a process keeps between chunks."""
+
+    def __init__(self, voices: list[Voice], pools: list[Path], recipe: Recipe) -> None:
+        torch.set_num_threads(1)
+        self.pool = load_pool(voices, pools)
+        self.bvcc = DnsmosPro(recipe.teachers / "dnsmospro_bvcc.pt", reduced=recipe.reduced)
+        self.p808 = DnsmosP808(recipe.teachers / "dnsmos_p808.onnx")
+
+
+_worker: _Worker | None = None
+
+
+def _start_worker(voices: list[Voice], pools: list[Path], recipe: Recipe) -> None:
+    global _worker  # noqa: PLW0603  # one per process, as the executor's initializer wants it
+    _worker = _Worker(voices, pools, recipe)
+
+
+def _make_chunk(chunk: int, *, recipe: Recipe, out: Path) -> None:
+    if _worker is None:
+        raise RuntimeError("the worker was not started")
+    waveforms = np.empty((CHUNK_CLIPS, CLIP_SAMPLES), np.int16)
+    labels = np.full((CHUNK_CLIPS, len(LABELS)), np.nan, np.float32)
+    notes = []
+    for i in range(CHUNK_CLIPS):
+        number = chunk * CHUNK_CLIPS + i
+        clip = make_clip(_worker.pool, recipe.seed, number, _worker.bvcc)
+        waveforms[i] = _stored(clip.waveform, recipe.seed, number)
+        labels[i] = _labels(clip, waveforms[i], number)
+        notes.append(f"{clip.voice}|{clip.treatment}|{clip.severity:.3f}")
+    _save(
+        _chunk_path(out, chunk),
+        {"waveforms": waveforms, "labels": labels, "notes": np.array(notes)},
+    )
+
+
+def _stored(waveform: NDArray[np.float32], seed: int, number: int) -> NDArray[np.int16]:
+    """A clip at a random level between -32 and -16 dBFS RMS, less where it would overload."""
+    rng = np.random.default_rng([seed, number, 1])
+    gain = 10 ** (rng.uniform(-32, -16) / 20) / max(float(waveform.std()), 1e-6)
+    gain = min(gain, 0.99 / max(float(np.abs(waveform).max()), 1e-6))
+    return np.round(waveform * gain * 32767).astype(np.int16)
+
+
+def _labels(clip: Clip, stored: NDArray[np.int16], number: int) -> list[float]:
+    if _worker is None:
+        raise RuntimeError("the worker was not started")
+    heard: NDArray[np.float32] = stored.astype(np.float32) / np.float32(32768)
+    quality = float("nan")
+    if clip.treatment == "clean":
+        quality = 5.0
+    elif number % 100 < 100 * _FIDELITY_SHARE:
+        quality = fidelity(clip.reference, clip.waveform)
+    # what is wrong with a clip takes its share of what the voice had to lose
+    anchor = 1 + (clip.anchor - 1) * (quality - 1) / 4
+    return [_worker.bvcc(heard), _worker.p808(heard), quality, anchor]
+
+
+def _chunk_path(out: Path, chunk: int) -> Path:
+    return out / f"chunk-{chunk:05d}.npz"
+
+
+def _save(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    with part.open("wb") as file:
+        np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes allow_pickle for one
+    part.replace(path)
+
+
+class Dataset:
+    """A generated data set, in memory.
+
+    Args:
+        folder: Where `generate` put it.
+        limit: Clips to read; all by default.
+
+    Attributes:
+        waveforms: (clips, CLIP_SAMPLES) int16.
+        labels: (clips, len(LABELS)) float32; nan where a label is not known.
+        notes: Voice, treatment and severity of each clip.
+    """
+
+    def __init__(self, folder: Path, limit: int | None = None) -> None:
+        paths = sorted(folder.glob("chunk-*.npz"))
+        if not paths:
+            raise DatasetError(f"{folder}: no chunks of clips; run `generate` first")
+        if limit is not None:
+            paths = paths[: -(-limit // CHUNK_CLIPS)]
+        self.waveforms = np.empty((len(paths) * CHUNK_CLIPS, CLIP_SAMPLES), np.int16)
+        labels, notes = [], []
+        for i, path in enumerate(paths):
+            with np.load(path) as arrays:
+                self.waveforms[i * CHUNK_CLIPS : (i + 1) * CHUNK_CLIPS] = arrays["waveforms"]
+                labels.append(arrays["labels"])
+                notes += [str(note) for note in arrays["notes"]]
+        self.labels: NDArray[np.float32] = np.concatenate(labels)
+        self.notes = notes
+
+    def __len__(self) -> int:
+        return len(self.waveforms)
+
+    def digest(self) -> str:
+        """SHA-256 of all samples and labels."""
+        digest = hashlib.sha256(self.waveforms.tobytes())
+        digest.update(self.labels.tobytes())
+        return digest.hexdigest()

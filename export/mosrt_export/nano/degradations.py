@@ -1,0 +1,244 @@
+"""Degradations: ways a recording gets worse, each with a severity from 0 (mild) to 1 (severe)."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import numpy as np
+import scipy.signal
+import soundfile as sf
+import soxr
+from numpy.typing import NDArray
+
+from mosrt.errors import MosrtError
+
+__all__ = ["DEGRADATIONS", "Degradation", "DegradationError", "add_noise", "reverberated"]
+
+Float32Array = NDArray[np.float32]
+Degradation: TypeAlias = Callable[[Float32Array, float, np.random.Generator], Float32Array]
+"""Speech (samples,) at 16 kHz, severity, random source -> the degraded speech, equally long."""
+
+SAMPLE_RATE_HZ: Final = 16_000
+
+
+class DegradationError(MosrtError):
+    """A degradation that needs a program which is not installed."""
+
+
+def add_noise(speech: Float32Array, noise: Float32Array, snr_db: float) -> Float32Array:
+    """Adds noise at a signal-to-noise ratio in dB; both (samples,)."""
+    speech_rms = float(np.sqrt(np.mean(np.square(speech, dtype=np.float64))))
+    noise_rms = float(np.sqrt(np.mean(np.square(noise, dtype=np.float64))))
+    gain = speech_rms / max(noise_rms, 1e-9) * 10 ** (-snr_db / 20)
+    noisy: Float32Array = speech + np.float32(gain) * noise
+    return noisy
+
+
+def coloured_noise(n_samples: int, slope: float, rng: np.random.Generator) -> Float32Array:
+    """Gaussian noise (samples,) whose power falls as 1 / frequency ** slope."""
+    spectrum = np.fft.rfft(rng.standard_normal(n_samples))
+    frequencies = np.maximum(np.arange(len(spectrum)), 1.0)
+    noise = np.fft.irfft(spectrum / frequencies ** (slope / 2), n_samples)
+    return np.asarray(noise / noise.std(), np.float32)
+
+
+def reverberated(
+    speech: Float32Array, decay_s: float, direct: float, rng: np.random.Generator
+) -> Float32Array:
+    """Speech in a room: exponentially decaying noise after the direct sound.
+
+    Args:
+        speech: (samples,).
+        decay_s: Time in which the room's answer falls by 60 dB.
+        direct: Energy of the direct sound relative to that of the room.
+        rng: Source of the room.
+    """
+    length = int(decay_s * SAMPLE_RATE_HZ)
+    time_s = np.arange(length) / SAMPLE_RATE_HZ
+    tail = rng.standard_normal(length) * 10 ** (-3 * time_s / decay_s)
+    tail[: int(rng.uniform(0.001, 0.01) * SAMPLE_RATE_HZ)] = 0.0
+    # rooms and air swallow the highs
+    tail = scipy.signal.lfilter([1.0, float(rng.uniform(0.0, 0.6))], [1.0], tail)
+    response = tail / np.sqrt(np.sum(np.square(tail)))
+    response[0] = np.sqrt(direct)
+    wet = scipy.signal.fftconvolve(speech, response)[: len(speech)]
+    level = float(np.abs(speech).max()) / max(float(np.abs(wet).max()), 1e-6)
+    return np.asarray(wet * level, np.float32)
+
+
+def _between(mild: float, severe: float, severity: float) -> float:
+    return mild + (severe - mild) * severity
+
+
+def _white(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    return add_noise(speech, coloured_noise(len(speech), 0, rng), _between(45, 0, severity))
+
+
+def _pink(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    return add_noise(speech, coloured_noise(len(speech), 1, rng), _between(42, -3, severity))
+
+
+def _brown(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    return add_noise(speech, coloured_noise(len(speech), 2, rng), _between(36, -9, severity))
+
+
+def _babble(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    # the speech itself, shifted, reversed and retuned: a crowd that needs no other recordings
+    crowd = np.zeros(len(speech), np.float32)
+    for _ in range(8):
+        rate = float(rng.uniform(0.8, 1.25))
+        voice = soxr.resample(speech[:: int(rng.choice([-1, 1]))].copy(), rate, 1.0, quality="LQ")
+        crowd += np.resize(np.roll(voice, int(rng.integers(len(voice)))), len(speech))
+    return add_noise(speech, crowd, _between(36, -3, severity))
+
+
+def _hum(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    time_s = np.arange(len(speech)) / SAMPLE_RATE_HZ
+    base_hz = float(rng.choice([50.0, 60.0, rng.uniform(100, 3000)]))
+    hum = np.zeros(len(speech))
+    for harmonic in range(1, 6):
+        if (hum_hz := base_hz * harmonic) < SAMPLE_RATE_HZ / 2:
+            gain, phase = rng.uniform(0.1, 1), rng.uniform(0, 6)
+            hum += gain * np.sin(2 * np.pi * hum_hz * time_s + phase)
+    return add_noise(speech, hum.astype(np.float32), _between(40, 0, severity))
+
+
+def _low_pass(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    order = int(rng.integers(4, 13))
+    cutoff_hz = 7000 * (900 / 7000) ** severity
+    sections = scipy.signal.butter(order, cutoff_hz, fs=SAMPLE_RATE_HZ, output="sos")
+    return np.asarray(scipy.signal.sosfilt(sections, speech), np.float32)
+
+
+def _high_pass(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    order = int(rng.integers(2, 7))
+    cutoff_hz = 150 * (1500 / 150) ** severity
+    sections = scipy.signal.butter(order, cutoff_hz, "highpass", fs=SAMPLE_RATE_HZ, output="sos")
+    return np.asarray(scipy.signal.sosfilt(sections, speech), np.float32)
+
+
+def _clipping(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    del rng
+    limit = float(np.quantile(np.abs(speech), _between(0.998, 0.6, severity**0.7)))
+    return np.clip(speech, -limit, limit)
+
+
+def _reverberation(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    return reverberated(speech, _between(0.15, 1.3, severity), _between(12.0, 0.15, severity), rng)
+
+
+def _dropouts(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    packet = int(rng.choice([160, 320, 640, 960]))
+    lost = rng.random(len(speech) // packet + 1) < _between(0.01, 0.35, severity)
+    damaged = speech.copy()
+    repeats = rng.random() < 0.3
+    for i in np.flatnonzero(lost):
+        where = slice(i * packet, (i + 1) * packet)
+        previous = damaged[max(i - 1, 0) * packet : max(i, 1) * packet]
+        damaged[where] = previous[: len(damaged[where])] if repeats and i else 0.0
+    return damaged
+
+
+def _resolution(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    del rng
+    step = 2.0 ** -_between(10, 3.5, severity) * float(np.abs(speech).max())
+    return np.asarray(np.round(speech / step) * step, np.float32)
+
+
+def _aliasing(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    factor = round(_between(2, 6, severity))
+    held = np.repeat(speech[::factor], factor)[: len(speech)]
+    share = np.float32(rng.uniform(0.3, 1.0))
+    mixed: Float32Array = share * held + (1 - share) * speech
+    return mixed
+
+
+def _through_file(
+    speech: Float32Array, rate_hz: int, file_format: str, subtype: str, compression: float | None
+) -> Float32Array:
+    narrow = soxr.resample(speech, SAMPLE_RATE_HZ, rate_hz) if rate_hz != SAMPLE_RATE_HZ else speech
+    file = io.BytesIO()
+    sf.write(
+        file,
+        np.clip(narrow, -1, 1),
+        rate_hz,
+        format=file_format,
+        subtype=subtype,
+        compression_level=compression,
+    )
+    file.seek(0)
+    decoded, _ = sf.read(file, dtype="float32")
+    wide = soxr.resample(decoded, rate_hz, SAMPLE_RATE_HZ) if rate_hz != SAMPLE_RATE_HZ else decoded
+    return _aligned(speech, wide)
+
+
+def _aligned(clean: Float32Array, delayed: Float32Array) -> Float32Array:
+    """`delayed` moved by the codec's delay, at most 0.2 s, and cut to the clean length."""
+    size = 1 << (2 * len(clean)).bit_length()
+    product = np.fft.rfft(delayed, size) * np.conj(np.fft.rfft(clean, size))
+    correlation = np.fft.irfft(product, size)
+    lag = int(np.argmax(correlation[: SAMPLE_RATE_HZ // 5]))
+    moved = np.zeros_like(clean)
+    part = delayed[lag : lag + len(clean)]
+    moved[: len(part)] = part
+    return moved
+
+
+def _mp3(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    rate_hz = 16_000 if severity < 0.6 else int(rng.choice([8_000, 11_025, 12_000, 16_000]))
+    return _through_file(speech, rate_hz, "MP3", "MPEG_LAYER_III", _between(0.3, 0.99, severity))
+
+
+def _opus(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    rate_hz = 16_000 if severity < 0.6 else int(rng.choice([8_000, 12_000, 16_000]))
+    return _through_file(speech, rate_hz, "OGG", "OPUS", _between(0.88, 1.0, severity))
+
+
+def _telephone(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    del rng
+    kind = (("WAV", "ULAW"), ("WAV", "IMA_ADPCM"), ("WAV", "GSM610"))[min(int(severity * 3), 2)]
+    return _through_file(speech, 8_000, *kind, None)
+
+
+def _codec2(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+    del rng
+    mode = ("3200", "2400", "1600", "1300", "1200", "700C")[min(int(severity * 6), 5)]
+    narrow = soxr.resample(speech, SAMPLE_RATE_HZ, 8_000)
+    pcm = (np.clip(narrow, -1, 1) * 32767).astype("<i2").tobytes()
+    with tempfile.TemporaryDirectory() as folder:
+        raw, bits, back = (str(Path(folder) / name) for name in ("a.raw", "a.c2", "b.raw"))
+        Path(raw).write_bytes(pcm)
+        try:
+            for command in (["c2enc", mode, raw, bits], ["c2dec", mode, bits, back]):
+                subprocess.run(command, capture_output=True, check=True, timeout=60)  # noqa: S603
+        except (OSError, subprocess.SubprocessError) as exc:
+            raise DegradationError(
+                f"codec2 failed ({exc}); install the system package codec2"
+            ) from exc
+        decoded = np.frombuffer(Path(back).read_bytes(), "<i2").astype(np.float32) / 32768
+    return _aligned(speech, soxr.resample(decoded, 8_000, SAMPLE_RATE_HZ))
+
+
+DEGRADATIONS: Final[Mapping[str, Degradation]] = {
+    "white noise": _white,
+    "pink noise": _pink,
+    "brown noise": _brown,
+    "babble": _babble,
+    "hum": _hum,
+    "low-pass": _low_pass,
+    "high-pass": _high_pass,
+    "clipping": _clipping,
+    "reverberation": _reverberation,
+    "dropouts": _dropouts,
+    "resolution": _resolution,
+    "aliasing": _aliasing,
+    "MP3": _mp3,
+    "Opus": _opus,
+    "telephone": _telephone,
+    "codec2": _codec2,
+}

@@ -1,0 +1,173 @@
+"""Training: a network taught to predict the labels of a data set, domain by domain."""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.stats import spearmanr
+from torch import nn
+
+__all__ = ["Standardisation", "TrainingConfig", "correlations", "train"]
+
+Float32Array = NDArray[np.float32]
+Inputs = Callable[[NDArray[np.int64]], tuple[torch.Tensor, ...]]
+"""Numbers of clips -> the network's inputs for them."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingConfig:
+    """How to train.
+
+    Attributes:
+        epochs: Passes over the data.
+        batch: Clips per step.
+        rate: Largest learning rate; it rises over a tenth of the steps and falls to zero.
+        weight_decay: Of AdamW.
+        ranking: Weight of the pairwise ranking loss beside the squared error.
+        margin: Pairs whose standardised labels differ by less are not ranked.
+        average: Share of the running average of the weights that a step keeps.
+        seed: Of the order of clips.
+        reduced: Whether convolutions run in bfloat16.
+    """
+
+    epochs: float
+    batch: int = 48
+    rate: float = 3e-3
+    weight_decay: float = 2e-2
+    ranking: float = 0.3
+    margin: float = 0.2
+    average: float = 0.998
+    seed: int = 0
+    reduced: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Standardisation:
+    """Mean and standard deviation of each label, (domains,) each."""
+
+    mean: Float32Array
+    deviation: Float32Array
+
+    @classmethod
+    def of(cls, labels: Float32Array) -> Standardisation:
+        """From labels (clips, domains), nan where unknown."""
+        return cls(np.nanmean(labels, axis=0), np.nanstd(labels, axis=0))
+
+
+def train(
+    network: nn.Module,
+    inputs: Inputs,
+    labels: Float32Array,
+    chosen: NDArray[np.int64],
+    standard: Standardisation,
+    config: TrainingConfig,
+) -> Iterator[tuple[float, float]]:
+    """Trains a network in place; its weights end as their running average.
+
+    Args:
+        network: Inputs -> standardised scores (batch, domains).
+        inputs: Makes the inputs of some clips.
+        labels: (clips, domains), nan where unknown.
+        chosen: Clips to train on.
+        standard: Of the labels.
+        config: How.
+
+    Yields:
+        After each step, the share that is done and the loss.
+    """
+    device = next(network.parameters()).device
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimiser = torch.optim.AdamW(parameters, weight_decay=config.weight_decay)
+    targets = torch.from_numpy((labels - standard.mean) / standard.deviation)
+    rng = np.random.default_rng(config.seed)
+    n_steps = max(1, int(config.epochs * len(chosen)) // config.batch)
+    averaged = copy.deepcopy(network)
+    network.train()
+    for step, batch in enumerate(_batches(chosen, config.batch, n_steps, rng)):
+        for group in optimiser.param_groups:
+            group["lr"] = config.rate * _schedule(step / n_steps)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.reduced):
+            scores = network(*inputs(batch))
+        loss = _loss(scores.float(), targets[torch.from_numpy(batch)].to(device), config)
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(parameters, 5.0)
+        optimiser.step()
+        # early on the average must not remember the random start
+        _average(averaged, network, min(config.average, step / (step + 10)))
+        yield (step + 1) / n_steps, float(loss.detach())
+    network.load_state_dict(averaged.state_dict())
+    network.eval()
+
+
+def _schedule(done: float) -> float:
+    warm = 0.1
+    return (
+        done / warm if done < warm else 0.5 + 0.5 * math.cos(math.pi * (done - warm) / (1 - warm))
+    )
+
+
+def _batches(
+    chosen: NDArray[np.int64], size: int, n_steps: int, rng: np.random.Generator
+) -> Iterator[NDArray[np.int64]]:
+    waiting: NDArray[np.int64] = np.empty(0, np.int64)
+    for _ in range(n_steps):
+        if len(waiting) < size:
+            waiting = np.concatenate([waiting, rng.permutation(chosen)])
+        yield waiting[:size]
+        waiting = waiting[size:]
+
+
+def _loss(scores: torch.Tensor, targets: torch.Tensor, config: TrainingConfig) -> torch.Tensor:
+    """Squared error, and a logistic loss for pairs of clips in the wrong order, by domain."""
+    known = torch.isfinite(targets)
+    wanted = torch.where(known, targets, torch.zeros_like(targets))
+    error = torch.where(known, scores - wanted, torch.zeros_like(scores))
+    # every domain counts the same, however many labels it has
+    squared = (error.square().sum(dim=0) / known.sum(dim=0).clamp(min=1)).mean()
+    gap = wanted[:, None] - wanted[None]
+    margin = scores[:, None] - scores[None]
+    pairs = (gap > config.margin) & known[:, None] & known[None]
+    wrong = torch.where(pairs, nn.functional.softplus(-3 * margin) / 3, torch.zeros_like(margin))
+    ranked = (wrong.sum(dim=(0, 1)) / pairs.sum(dim=(0, 1)).clamp(min=1)).mean()
+    return squared + config.ranking * ranked
+
+
+@torch.no_grad()
+def _average(averaged: nn.Module, network: nn.Module, keep: float) -> None:
+    for old, new in zip(averaged.state_dict().values(), network.state_dict().values(), strict=True):
+        if old.dtype.is_floating_point:
+            old.lerp_(new, 1 - keep)
+        else:
+            old.copy_(new)
+
+
+@torch.inference_mode()
+def predict(network: nn.Module, inputs: Inputs, chosen: NDArray[np.int64],
+            standard: Standardisation, *, reduced: bool = False) -> Float32Array:  # fmt: skip
+    """Scores (clips, domains) in the labels' own units."""
+    device = next(network.parameters()).device
+    network.eval()
+    rows = []
+    for start in range(0, len(chosen), 32):
+        with torch.autocast(device.type, torch.bfloat16, enabled=reduced):
+            scores = network(*inputs(chosen[start : start + 32]))
+        rows.append(scores.float().cpu().numpy())
+    scaled: Float32Array = np.concatenate(rows) * standard.deviation + standard.mean
+    return scaled
+
+
+def correlations(scores: Float32Array, labels: Float32Array) -> list[tuple[float, float]]:
+    """Pearson's and Spearman's correlation of each domain, over the clips whose label is known."""
+    result = []
+    for predicted, wanted in zip(scores.T, labels.T, strict=True):
+        known = np.isfinite(wanted)
+        pearson = float(np.corrcoef(predicted[known], wanted[known])[0, 1])
+        result.append((pearson, float(spearmanr(predicted[known], wanted[known])[0])))
+    return result

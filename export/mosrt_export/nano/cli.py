@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import json
 import time
 from pathlib import Path
 from typing import Final
@@ -11,10 +12,13 @@ import click
 import numpy as np
 import torch
 
+from mosrt.errors import MosrtError
+from mosrt_export.parity import audio_sources
 from mosrt_export.wav2vec.checkpoint import read_wav2vec
 from mosrt_export.wav2vec.model import Wav2Vec
 
 from .dataset import CHUNK_CLIPS, LABELS, Dataset, Recipe, build_pool, generate
+from .exporting import export_nano
 from .images import draw_images, image_paths
 from .model import save_nano
 from .pretraining import ARCHITECTURE, PretrainingConfig, clean_clips, pretrain
@@ -259,3 +263,36 @@ def _chosen_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(name)
+
+
+@nano.command("export", short_help="Make a bundle of the fusion model.")
+@click.option(
+    "--checkpoint",
+    required=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Checkpoint of `train`.",
+)
+@click.option(
+    "--out",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="Directory of the bundle; its name is the model's.",
+)
+@click.option(
+    "--evaluation",
+    type=click.Path(exists=True, path_type=Path),
+    help="JSON object of measured figures, claim -> figure, for the model card.",
+)
+@click.option("--force", is_flag=True, help="Replace an older bundle.")
+def export_command(checkpoint: Path, out: Path, evaluation: Path | None, force: bool) -> None:
+    """Write graph, manifest and model card, after comparing the graph with torch.
+
+    The model of `pretrain` is exported by `mosrt export wav2vec`.
+    """
+    figures = {} if evaluation is None else json.loads(evaluation.read_text(encoding="utf-8"))
+    try:
+        drift = export_nano(checkpoint, out, clips=audio_sources(None), evaluation=figures,
+                            force=force)  # fmt: skip
+    except MosrtError as exc:
+        raise click.ClickException(str(exc)) from exc
+    click.echo(drift.table())

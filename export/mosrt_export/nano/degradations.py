@@ -137,7 +137,7 @@ def _dropouts(speech: Float32Array, severity: float, rng: np.random.Generator) -
     lost = rng.random(len(speech) // packet + 1) < _between(0.01, 0.35, severity)
     damaged = speech.copy()
     repeats = rng.random() < 0.3
-    for i in np.flatnonzero(lost):
+    for i in np.flatnonzero(lost).tolist():
         where = slice(i * packet, (i + 1) * packet)
         previous = damaged[max(i - 1, 0) * packet : max(i, 1) * packet]
         damaged[where] = previous[: len(damaged[where])] if repeats and i else 0.0

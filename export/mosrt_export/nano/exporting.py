@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import importlib.metadata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +46,12 @@ _LIBRARIES: Final = ("mosrt", "torch", "onnx", "onnxscript")
 
 
 def export_nano(
-    checkpoint: Path, out: Path, *, clips: Sequence[AudioSource], force: bool = False
+    checkpoint: Path,
+    out: Path,
+    *,
+    clips: Sequence[AudioSource],
+    evaluation: Mapping[str, str],
+    force: bool = False,
 ) -> Drift:
     """Writes the bundle of a checkpoint that `mosrt nano train` made.
 
@@ -54,6 +59,7 @@ def export_nano(
         checkpoint: The file.
         out: The bundle's directory to be.
         clips: Audio on which graph and torch module are compared.
+        evaluation: Measured figures for the model card, by claim.
         force: Whether an older bundle at `out` is replaced.
 
     Returns:
@@ -94,7 +100,7 @@ def export_nano(
             ),
             variants={"fp32": Variant(opset=OPSET, members=(member,))},
             grid=GridSpec(view_every_s=CLIP_SAMPLES / SAMPLE_RATE_HZ, min_views=1, max_views=12),
-            provenance=_provenance(checkpoint, training),
+            provenance=_provenance(checkpoint, training, evaluation),
         )
         views = make_views(manifest, clips)
         drift = Drift(rows=tuple(compare(directory, manifest, member, faithful, views)))
@@ -132,7 +138,9 @@ def _inputs(graph: NanoGraph) -> tuple[TensorSpec, ...]:
     )
 
 
-def _provenance(checkpoint: Path, training: dict[str, Any]) -> dict[str, Any]:
+def _provenance(
+    checkpoint: Path, training: dict[str, Any], evaluation: Mapping[str, str]
+) -> dict[str, Any]:
     return {
         "checkpoints": [
             {"member": _MEMBER, "file": checkpoint.name, "sha256": sha256_of(checkpoint)}
@@ -140,5 +148,6 @@ def _provenance(checkpoint: Path, training: dict[str, Any]) -> dict[str, Any]:
         "licence": _LICENCE,
         "training": training,
         "combination": {"of": OVERALL, **COMBINATION.to_dict()},
+        "evaluation": dict(evaluation),
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
     }

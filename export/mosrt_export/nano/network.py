@@ -72,14 +72,19 @@ class MelBranch(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Images (batch, windows, mels, frames) in [0, 1] -> (batch, feature_size)."""
         maps = self.stages(2 * images - 1)
-        patterns = maps.amax(dim=(2, 3))
-        frames = torch.relu(self.frame(maps.flatten(1, 2)))
-        weights = torch.softmax(self.attention(frames), dim=2)
+        patterns = maps.amax(dim=(2, 3)).float()
+        frames = torch.relu(self.frame(maps.flatten(1, 2))).float()
+        weights = torch.softmax(self.attention(frames).float(), dim=2)
         mean = frames.mean(dim=2)
-        # the deviation from its two moments, kept off zero, where its slope is infinite
-        spread = torch.sqrt((frames * frames).mean(dim=2) - mean * mean + 1e-4)
+        spread = _deviation(frames, mean)
         parts = [mean, spread, frames.amax(dim=2), (weights * frames).sum(dim=2), patterns]
         return torch.cat(parts, dim=1)
+
+
+def _deviation(frames: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Deviation over time of frames (batch, size, frames), kept off zero: its slope is infinite."""
+    centred = frames - mean[:, :, None]
+    return torch.sqrt((centred * centred).mean(dim=2) + 1e-4)
 
 
 class SslBranch(nn.Module):
@@ -97,9 +102,9 @@ class SslBranch(nn.Module):
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """Waveforms (batch, samples) at unit variance -> (batch, feature_size)."""
-        features = self.encoder(waveform)
+        features = self.encoder(waveform).float()
         mean = features.mean(dim=2)
-        spread = torch.sqrt((features * features).mean(dim=2) - mean * mean + 1e-4)
+        spread = _deviation(features, mean)
         return torch.cat([mean, spread, features.amax(dim=2)], dim=1)
 
 

@@ -8,6 +8,7 @@ from typing import NoReturn
 import click
 
 from . import __version__
+from .cli_calibrate import calibrate_mos
 from .cli_info import info
 from .cli_score import score
 
@@ -67,3 +68,4 @@ def main() -> None:
 
 main.add_command(score)
 main.add_command(info)
+main.add_command(calibrate_mos)

@@ -18,6 +18,7 @@ from .cli_score import EXIT_UNUSABLE
 from .errors import BundleError
 from .manifest import Manifest
 from .threads import usable_cores
+from .uncertainty_facts import uncertainty_facts
 
 __all__ = ["info"]
 
@@ -94,6 +95,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
             f"{mel.n_crops} crops of {mel.crop_samples / manifest.sample_rate_hz:g} s, windows "
             f"{', '.join(map(str, mel.windows))}, {mel.n_mels} mels, floor -{mel.floor_db:g} dB"
         )
+    facts |= uncertainty_facts(manifest)
     for name, variant in manifest.variants.items():
         megabytes = sum(file.bytes for file in variant.files) / 1e6
         drift = ", ".join(f"{key} {value}" for key, value in variant.drift.items())

@@ -18,6 +18,7 @@ import mosrt
 from mosrt.cli import main
 from mosrt.draws import Draws
 from mosrt.families.masking import MaskingListener
+from tests.export.wav2vec_standin import check_operators
 
 FloatArray = npt.NDArray[np.float64]
 Waveform = npt.NDArray[np.float32]
@@ -130,6 +131,8 @@ def test_dropout_equals_transformers(tmp_path: Path, kind: str) -> None:
     assert found == [again.measures[f"ctc.{name}"] for name in MEASURES]
     assert len(score.frames) == n_frames
     assert score.frame_rate_hz == 50.0
+    for path in bundle.glob("*.onnx"):
+        check_operators(path)
     # Averaging probabilities instead of logits would give something else.
     other = definition(np.log(softmax(logits, axis=2).mean(axis=0))[:, kept])
     assert abs(other[3] - expected[3]) > 1e-3
@@ -193,6 +196,8 @@ def test_pretraining_equals_transformers(tmp_path: Path) -> None:
         rows.append(np.stack([log_p[:, 0], logsumexp(log_p[:, 1:], axis=1)], axis=1))
     matrix = np.concatenate(rows)
     matrix[np.isneginf(matrix)] = matrix[np.isfinite(matrix)].min()
+    for path in bundle.glob("*.onnx"):
+        check_operators(path)
     found = [score.measures[f"pretraining.{name}"] for name in MEASURES]
     np.testing.assert_allclose(found, definition(matrix), rtol=1e-4, atol=1e-5)
 

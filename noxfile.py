@@ -56,7 +56,16 @@ def lowest(session: nox.Session) -> None:
     pinned = [re.sub(">=", "==", requirement) for requirement in PROJECT["project"]["dependencies"]]
     session.install(*pinned)
     session.install("--no-deps", ".")
-    session.install("hypothesis", "librosa", "pillow", "psutil", "pytest", "scipy", "threadpoolctl")
+    session.install(
+        "hypothesis",
+        "librosa",
+        "matplotlib",
+        "pillow",
+        "psutil",
+        "pytest",
+        "scipy",
+        "threadpoolctl",
+    )
     # Again, since what tests bring along may have asked for newer ones.
     session.install(*pinned)
     session.run("pytest", "tests/runtime", "-m", "not full", *session.posargs)

@@ -31,10 +31,18 @@ from .machine import describe
 
 
 class Worker:
-    """A contestant in a process of its own, told when to work."""
+    """A contestant in a process of its own, told when to work.
 
-    def __init__(self, kind: str, options: dict[str, Any]) -> None:
-        command = [sys.executable, "-m", "mosrt_bench.end_to_end", "--worker", kind]
+    Args:
+        kind: Which contestant.
+        options: What its module's `serve` is given.
+        module: The module that serves it.
+    """
+
+    def __init__(
+        self, kind: str, options: dict[str, Any], module: str = "mosrt_bench.end_to_end"
+    ) -> None:
+        command = [sys.executable, "-m", module, "--worker", kind]
         self._process = subprocess.Popen(
             [*command, json.dumps(options)],
             stdin=subprocess.PIPE,

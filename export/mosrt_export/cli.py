@@ -12,6 +12,7 @@ import click
 
 from .cli_progress import extra_needed, steps
 from .cli_wav2vec import wav2vec
+from .cli_wav2vec2 import wav2vec2
 
 if TYPE_CHECKING:
     from .config import Kind, ModelConfig
@@ -202,3 +203,4 @@ def _sources(request: _Request, step: Step) -> list[Source]:
 
 
 export.add_command(wav2vec)
+export.add_command(wav2vec2)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import click
 
+from .cli_calibrate import calibrate_mos
 from .cli_info import info
 from .cli_score import score
 
@@ -76,3 +77,4 @@ def main() -> None:
 
 main.add_command(score)
 main.add_command(info)
+main.add_command(calibrate_mos)

@@ -22,6 +22,7 @@ from .embedded import embedded_models, find_bundle
 from .errors import BundleError
 from .manifest import Manifest
 from .threads import usable_cores
+from .uncertainty_facts import uncertainty_facts
 
 __all__ = ["info"]
 
@@ -139,8 +140,12 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
             f"windows {', '.join(map(str, mel.windows))}, {mel.n_mels} mels, "
             f"floor -{mel.floor_db:g} dB"
         )
-    grid = manifest.grid
-    facts["views"] = f"one per {grid.view_every_s:g} s, from {grid.min_views} to {grid.max_views}"
+    if manifest.uncertainty is None:
+        grid = manifest.grid
+        facts["views"] = (
+            f"one per {grid.view_every_s:g} s, from {grid.min_views} to {grid.max_views}"
+        )
+    facts |= uncertainty_facts(manifest)
     for name, variant in manifest.variants.items():
         megabytes = sum(file.bytes for file in variant.files) / 1e6
         drift = ", ".join(f"{key} {value}" for key, value in variant.drift.items())

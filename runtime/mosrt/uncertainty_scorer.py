@@ -179,7 +179,9 @@ class UncertaintyScorer(Scorer):
             if request.frames:
                 n_frames = self._n_frames(len(samples))
                 curve = self._curve(heard, n_frames)
-                curves.append(curve[self._n_frames(len(piece)) - n_frames :] if padded else curve)
+                # Frames that hear nothing but the zeros in front are no part of the recording.
+                own = n_frames - self._n_frames(len(piece)) if padded else 0
+                curves.append(curve[own:])
         model_ms = 1e3 * (time.perf_counter() - started)
         measures = totals.means(per_horizon=request.horizons)
         uncertainty = self._spec.sign * measures[self._spec.measure]

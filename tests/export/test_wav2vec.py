@@ -23,7 +23,14 @@ from mosrt.scorer import Item
 from mosrt.stages import load_stages
 from mosrt_export.wav2vec.checkpoint import read_wav2vec
 from tests.export.standin import GOLDEN
-from tests.export.wav2vec_standin import LARGE, SMALL, large_state_dict, save, small_state_dict
+from tests.export.wav2vec_standin import (
+    LARGE,
+    SMALL,
+    check_operators,
+    large_state_dict,
+    save,
+    small_state_dict,
+)
 
 FloatArray = npt.NDArray[np.float64]
 MEASURES = ("mean", "std", "max", "entropy")
@@ -100,6 +107,11 @@ def test_golden(opened: Heard, monkeypatch: pytest.MonkeyPatch, case: str) -> No
     for layout in ("paper", "contrastive"):
         found = heard[layout].values.mean(axis=1)
         np.testing.assert_allclose(found, golden[f"{layout}_measures"], rtol=1e-5)
+
+
+def test_graphs_hold_nothing_that_runtimes_get_wrong(large: Path) -> None:
+    for path in large.glob("*.onnx"):
+        check_operators(path)
 
 
 def definition(matrix: FloatArray) -> FloatArray:

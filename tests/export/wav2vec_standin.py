@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import onnx
 import torch
 
 from mosrt_export.wav2vec.checkpoint import architecture_of
@@ -57,3 +58,13 @@ def save(
     }
     torch.save(whole[layout], path)
     return path
+
+
+def check_operators(path: Path) -> None:
+    """Opset 18, nothing random, no boolean mask, and no group norm as one operator."""
+    model = onnx.load(path, load_external_data=False)
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    used = {node.op_type for node in model.graph.node}
+    refused = {"GroupNormalization", "NonZero", "Dropout", "Bernoulli", "Compress", "If", "Loop"}
+    assert not used & refused
+    assert not [name for name in used if name.startswith("Random")]

@@ -11,6 +11,7 @@ from typing import Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from mosrt.audio import AudioSource
 from mosrt.crew import Crew
@@ -37,6 +38,7 @@ from mosrt_export.writer import check_target
 from .architecture import Architecture
 from .checkpoint import Wav2VecCheckpoint, read_wav2vec
 from .contrast import Contrast, Dense
+from .graph_form import Wav2VecGraph
 from .model import Wav2Vec
 
 __all__ = ["Wav2VecRequest", "export_wav2vec"]
@@ -128,8 +130,8 @@ def export_wav2vec(
 def write_graphs(model: Wav2Vec, manifest: Manifest, directory: Path) -> dict[str, GraphFiles]:
     """Writes the graphs that a manifest's layouts need, by stage."""
     a = model.architecture
-    modules = {
-        "encoder": model,
+    modules: dict[str, nn.Module] = {
+        "encoder": Wav2VecGraph(model),
         "contrast": Contrast(n_steps=a.n_steps, first_horizon=a.first_horizon),
         "dense": Dense(),
     }

@@ -1,0 +1,123 @@
+"""`mosrt calibrate-mos`: a map from a bundle's uncertainty to MOS, fitted to rated recordings."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Final
+
+import click
+
+from .bundle import MANIFEST_NAME, Bundle
+from .errors import BundleError, CalibrationError, MosrtError
+from .loading import load
+from .manifest import Manifest
+from .mos_map import KINDS, MosMap
+
+__all__ = ["calibrate_mos"]
+
+EXIT_UNUSABLE: Final = 3
+
+
+@click.command("calibrate-mos", short_help="Fit a map from uncertainty to MOS.")
+@click.argument("ratings", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.option(
+    "--model", "-m", required=True, type=click.Path(path_type=Path), help="Bundle directory."
+)
+@click.option(
+    "--kind",
+    type=click.Choice(KINDS),
+    default="isotonic",
+    show_default=True,
+    help="Any falling map, or a straight line; the line for fewer than some fifty recordings.",
+)
+@click.option("--description", help="What the recordings are. [default: the file's name]")
+@click.option("--threads", type=click.IntRange(min=1), help="Threads to use. [default: all cores]")
+def calibrate_mos(
+    ratings: Path, model: Path, kind: str, description: str | None, threads: int | None
+) -> None:
+    r"""Fit a map from uncertainty to MOS to the recordings in RATINGS, and keep it in the bundle.
+
+    RATINGS is a CSV file with columns path and mos; paths are relative to it. Scores of the bundle
+    have a MOS afterwards, which is as good as these recordings are like yours: the leave-one-out
+    error is shown, and kept with the map. Fitting again replaces the map.
+
+    \b
+    Exit status: 0 fitted, 1 no map fits, 2 wrong usage, 3 the model cannot be used here.
+    """
+    rows = _read(ratings)
+    try:
+        bundle = Bundle.open(model)
+        if bundle.manifest.uncertainty is None:
+            raise BundleError(f"{model}: predicts MOS itself, and needs no map")
+        if not model.is_dir():
+            raise BundleError(f"{model}: a zip is not rewritten; unpack it first")
+        scorer = load(model, threads=threads, on_bad_audio="nan")
+    except MosrtError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(EXIT_UNUSABLE)
+    found = []
+    with (
+        scorer,
+        click.progressbar(
+            rows, label="scoring", file=sys.stderr, hidden=not sys.stderr.isatty()
+        ) as bar,
+    ):
+        for path, mos in bar:
+            uncertainty = scorer.score_file(ratings.parent / path).measures["uncertainty"]
+            if math.isfinite(uncertainty):
+                found.append((uncertainty, mos))
+            else:
+                click.echo(f"warning: {path} cannot be scored and is left out", err=True)
+    try:
+        fitted = MosMap.fit(
+            [uncertainty for uncertainty, _ in found],
+            [mos for _, mos in found],
+            kind=kind,
+            description=description or ratings.name,
+        )
+    except CalibrationError as exc:
+        raise click.ClickException(f"{ratings}: {exc}") from exc
+    spec = dataclasses.replace(bundle.manifest.uncertainty, mos_map=fitted)
+    _rewrite(model, dataclasses.replace(bundle.manifest, uncertainty=spec))
+    click.echo(
+        f"{model}: {kind} map from {fitted.n_clips} recordings; leave-one-out error "
+        f"{fitted.loo_rmse:.3f} MOS (root mean square)"
+    )
+
+
+def _read(ratings: Path) -> list[tuple[str, float]]:
+    """Paths and scores of a CSV file."""
+    try:
+        with ratings.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream)
+            if not {"path", "mos"} <= set(reader.fieldnames or ()):
+                raise click.UsageError(f"{ratings}: the first line must name columns path and mos")
+            rows = []
+            for row in reader:
+                mos = float(row["mos"])
+                if not math.isfinite(mos):
+                    raise ValueError(row["mos"])
+                rows.append((row["path"], mos))
+    except (ValueError, TypeError) as exc:
+        raise click.UsageError(f"{ratings}: a mos is no number, or no text ({exc})") from exc
+    return rows
+
+
+def _rewrite(directory: Path, manifest: Manifest) -> None:
+    """Replaces manifest.json, whole or not at all, after reading the new one back."""
+    text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False)
+    Manifest.from_dict(json.loads(text))
+    partial = directory / f".{MANIFEST_NAME}.{os.getpid()}.partial"
+    try:
+        partial.write_text(f"{text}\n", encoding="utf-8", newline="\n")
+        partial.replace(directory / MANIFEST_NAME)
+    except OSError as exc:
+        raise click.ClickException(f"{directory}: cannot be written ({exc.strerror})") from exc
+    finally:
+        partial.unlink(missing_ok=True)

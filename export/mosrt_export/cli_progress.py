@@ -14,20 +14,25 @@ if TYPE_CHECKING:
 
 __all__ = ["extra_needed", "steps"]
 
-_EXTRA: Final = frozenset(
+_EXPORT: Final = frozenset(
     ("torch", "timm", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "tomli")
 )
+_EXTRAS: Final = {
+    "export": _EXPORT,
+    "train": _EXPORT | {"librosa", "pesq", "pkg_resources", "pyworld", "scipy"},
+}
 
 
 @contextmanager
-def extra_needed() -> Iterator[None]:
+def extra_needed(extra: str = "export") -> Iterator[None]:
     """Turns a missing library of the extra into advice."""
     try:
         yield
     except ImportError as exc:
-        if (exc.name or "").split(".")[0] in _EXTRA:
+        if (exc.name or "").split(".")[0] in _EXTRAS[extra]:
             raise click.ClickException(
-                f"this command needs the extra: pip install 'mosrt[export]' ({exc.name} is missing)"
+                f"this command needs the extra: pip install 'mosrt[{extra}]' "
+                f"({exc.name} is missing)"
             ) from exc
         raise
 

@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -24,7 +25,22 @@ def test_contents(wheel: Path) -> None:
     assert tops == {"mosrt", "mosrt_export", "mosrt_bench"}
     assert {f"{top}/py.typed" for top in tops} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
-    assert not [name for name in names if name.endswith((".so", ".pyd", ".onnx", ".pth"))]
+    embedded = [name for name in names if name.startswith("mosrt/models/")]
+    others = set(names) - set(embedded)
+    assert not [n for n in others if n.endswith((".so", ".pyd", ".onnx", ".onnx.data", ".pth"))]
+    for model in ("nano", "nano-uncertainty"):
+        listed = zipfile.Path(wheel, f"mosrt/models/{model}/manifest.json").read_text()
+        manifest = json.loads(listed)
+        graphs = [
+            file["path"]
+            for variant in manifest["variants"].values()
+            for member in variant["members"]
+            for file in (member["graph"], member["weights"])
+            if file is not None
+        ]
+        wanted = {f"mosrt/models/{model}/{path}" for path in [*graphs, "model-card.md"]}
+        assert wanted <= set(embedded)
+    assert wheel.stat().st_size < 12e6
     requirements = metadata.get_all("Requires-Dist") or []
     base = {r.split(">")[0].strip() for r in requirements if "extra ==" not in r}
     assert base == BASE
@@ -57,6 +73,22 @@ def test_a_fresh_install_scores_the_sample_clips(
     runs = [subprocess.run(command, capture_output=True, check=True) for _ in range(2)]
     assert runs[0].stdout == runs[1].stdout
     assert len(runs[0].stdout.splitlines()) == 1 + len(clips)
+
+
+def test_the_embedded_model_scores_without_a_network(fresh: Path, clips: list[Path]) -> None:
+    """Nothing named, nothing downloaded: any socket that is opened ends the process."""
+    command = [
+        fresh / "python", "-c",
+        "import socket, sys\n"
+        "def refuse(*args, **kwargs): sys.exit('a socket was opened')\n"
+        "socket.socket.connect = socket.getaddrinfo = refuse\n"
+        "from mosrt.cli import main\n"
+        "main()",
+        "score", "--format", "jsonl", *clips,
+    ]  # fmt: skip
+    run = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=True)
+    scores = [json.loads(line) for line in run.stdout.splitlines()]
+    assert [score["model"] for score in scores] == ["nano"] * len(clips)
 
 
 def test_a_missing_extra_says_what_to_install(fresh: Path, tmp_path: Path) -> None:

@@ -13,7 +13,8 @@ import numpy.typing as npt
 
 from .audio import AudioSource
 from .errors import AudioError, BundleError, MeasureError, PlanError
-from .families.uncertainty import Rows, Stages, lengthened, listener
+from .families.listeners import listener
+from .families.uncertainty import Rows, Stages, lengthened
 from .guards import BadAudioPolicy
 from .manifest import Manifest
 from .measures import MEASURES
@@ -68,7 +69,7 @@ class UncertaintyScorer(Scorer):
 
     @property
     def measures(self) -> tuple[str, ...]:
-        """"uncertainty", then every layout's measures, "LAYOUT.MEASURE"."""  # fmt: skip
+        """The name "uncertainty", then every layout's measures as "LAYOUT.MEASURE"."""
         return ("uncertainty", *self._spec.names())
 
     def features(

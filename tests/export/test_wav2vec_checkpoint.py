@@ -16,9 +16,10 @@ from click.testing import CliRunner
 from mosrt.cli import main
 from mosrt.manifest import TensorSpec
 from mosrt_export.checkpoint import CheckpointError
-from mosrt_export.dynamic_graph import write_dynamic_graph
+from mosrt_export.dynamic_graph import example_of, write_dynamic_graph
 from mosrt_export.wav2vec.architecture import Architecture
 from mosrt_export.wav2vec.checkpoint import architecture_of, read_wav2vec
+from mosrt_export.wav2vec.contrast import Contrast
 from mosrt_export.wav2vec.graph_form import Wav2VecGraph
 from mosrt_export.wav2vec.model import JointNorm, Wav2Vec
 from tests.export.wav2vec_standin import LARGE, SMALL, save, small_state_dict
@@ -205,6 +206,50 @@ def test_weights_that_contradict_the_options(tmp_path: Path) -> None:
     torch.save({"model": small_state_dict(SMALL)}, path)
     with pytest.raises(CheckpointError, match="tells nothing of its architecture"):
         read_wav2vec(path)
+
+
+def test_contrast_graph_twice(tmp_path: Path) -> None:
+    """Same bytes both times; right for several clips at once and for fewer frames than steps."""
+
+    def spec(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
+        return TensorSpec(name=name, dtype=dtype, shape=("batch", *shape))
+
+    inputs = [
+        spec("features", 4, "frames"),
+        spec("predictions", 6, "frames", 4),
+        spec("negatives", 3, "frames", dtype="int64"),
+    ]
+    paths = [
+        write_dynamic_graph(
+            Contrast(n_steps=6, first_horizon=2),
+            [example_of(each, {"batch": 2, "frames": 9}) for each in inputs],
+            inputs=inputs,
+            outputs=[spec("logits", "frames", 6, 4)],
+            path=tmp_path / f"{name}.onnx",
+            producer="mosrt 0.0",
+        )
+        for name in ("a", "b")
+    ]
+    assert paths[0][0].read_bytes() == paths[1][0].read_bytes()
+    assert paths[0][1] is None
+    session = onnxruntime.InferenceSession(paths[0][0], providers=["CPUExecutionProvider"])
+    rng = np.random.default_rng(0)
+    for batch, n_frames in ((1, 3), (2, 20)):
+        z = rng.normal(size=(batch, 4, n_frames)).astype(np.float32)
+        p = rng.normal(size=(batch, 6, n_frames, 4)).astype(np.float32)
+        index = rng.integers(0, n_frames, (batch, 3, n_frames))
+        feeds = {"features": z, "predictions": p, "negatives": index}
+        found = session.run(None, feeds)[0]
+        for b in range(batch):
+            for u in range(n_frames):
+                for s in range(6):
+                    context = u - 2 - s
+                    if context < 0:
+                        assert not found[b, u, s].any()
+                        continue
+                    frames = [u, *index[b, :, u]]
+                    expected = [p[b, s, context] @ z[b, :, frame] for frame in frames]
+                    np.testing.assert_allclose(found[b, u, s], expected, atol=1e-5)
 
 
 def test_an_architecture_speaks_for_itself() -> None:

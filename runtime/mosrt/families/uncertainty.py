@@ -9,18 +9,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from mosrt.backends import Backend
-from mosrt.crew import Crew
-from mosrt.errors import BundleError
-from mosrt.manifest import Manifest
 from mosrt.uncertainty_spec import UncertaintySpec
 
-__all__ = ["Listener", "Rows", "Stages", "lengthened", "listener", "normalised", "run"]
+__all__ = ["Listener", "Rows", "Stages", "lengthened", "normalised", "run"]
 
 Array = npt.NDArray[Any]
 Float32Array = npt.NDArray[np.float32]
@@ -28,7 +25,7 @@ FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 Stages = Mapping[str, Backend]
 
-_EPSILON = 1e-7  # wav2vec 2.0's feature extractor, on the variance
+_EPSILON: Final = 1e-7  # wav2vec 2.0's feature extractor, on the variance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,28 +55,6 @@ class Listener(Protocol):
     def hear(self, piece: Float32Array, number: int) -> dict[str, Rows]:
         """Measures by layout of a piece (samples,), the `number`th of its recording."""
         ...
-
-
-def listener(manifest: Manifest, stages: Stages, crew: Crew) -> Listener:
-    """The listener of a manifest's family.
-
-    Args:
-        manifest: Of an uncertainty family.
-        stages: What runs each of its graphs.
-        crew: Threads that share the work beside the graphs.
-    """
-    from .contrast import ContrastListener  # noqa: PLC0415 - it needs `Rows` from here
-    from .dropout import DropoutListener  # noqa: PLC0415
-    from .masking import MaskingListener  # noqa: PLC0415
-
-    spec = manifest.uncertainty
-    if spec is not None and spec.contrast is not None:
-        return ContrastListener(spec, spec.contrast, stages, crew)
-    if spec is not None and spec.dropout is not None:
-        return DropoutListener(spec, spec.dropout, stages)
-    if spec is not None and spec.masking is not None:
-        return MaskingListener(spec, spec.masking, stages)
-    raise BundleError(f"manifest.json: family {manifest.family!r} gives no uncertainty")
 
 
 def lengthened(piece: Float32Array, spec: UncertaintySpec) -> tuple[Float32Array, bool]:

@@ -13,6 +13,8 @@ from typing import Any, Final
 
 import click
 
+from .embedded_figures import embedded_sections
+
 __all__ = ["render", "replaced"]
 
 BEGIN: Final = "<!-- figures: begin -->"
@@ -64,7 +66,7 @@ def render(results: Path) -> str:
         f"Machine: {machine['cpu']}, {machine['usable_cores']} cores, "
         f"{machine['memory_gib']:.0f} GiB; Python {machine['python']}, {versions}.",
     ]
-    return "\n".join(lines)
+    return "\n".join([*embedded_sections(results), *lines])
 
 
 def replaced(readme: str, figures: str) -> str:

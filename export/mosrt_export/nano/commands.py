@@ -103,7 +103,8 @@ def run_train(
     encoder = None if wav2vec is None else read_wav2vec(wav2vec).build()
     stages = _StageLines()
     clips = Clips(dataset.waveforms, images, dataset.labels)
-    outcome = train_nano(clips, encoder, plan, chosen, stages)
+    resume = out.with_name(f"{out.name}.mel")
+    outcome = train_nano(clips, encoder, plan, chosen, stages, resume)
     stages.close()
     click.echo(summary(outcome.ablation))
     provenance = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -55,11 +56,13 @@ class Clips:
         kept = n - max(1, int(n * VALIDATION_SHARE))
         return np.arange(kept), np.arange(kept, n)
 
-    def image_batch(self, chosen: IntArray, device: torch.device) -> torch.Tensor:
-        """Images (clips, windows, mels, frames) float32."""
+    def image_batch(self, chosen: IntArray, device: torch.device, *, reduced: bool) -> torch.Tensor:
+        """Images (clips, windows, mels, frames), float32, or bfloat16 if `reduced`."""
         size = len(self.images[0])
         batch = np.stack([self.images[i // size][i % size] for i in chosen])
-        images = torch.from_numpy(batch).to(device).float()
+        images = torch.from_numpy(batch).to(device)
+        # what convolutions would round to anyway
+        images = images.bfloat16() if reduced else images.float()
         return images.contiguous(memory_format=torch.channels_last)
 
     def waveform_batch(self, chosen: IntArray, device: torch.device) -> torch.Tensor:
@@ -113,7 +116,7 @@ class Outcome:
 
 
 def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.device,
-               progress: Progress) -> Outcome:  # fmt: skip
+               progress: Progress, resume: Path) -> Outcome:  # fmt: skip
     """Trains the model in stages; keeps the waveform branch only if it earns its cost.
 
     Args:
@@ -122,6 +125,8 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
         plan: How long.
         device: Where.
         progress: Told what happens.
+        resume: File in which the spectrogram branch is kept when it is done; the same plan on as
+            many clips goes on from there.
     """
     torch.manual_seed(plan.seed)
     chosen, held = clips.split()
@@ -132,6 +137,9 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
             config: TrainingConfig) -> None:  # fmt: skip
         for done, loss in train(network, inputs, clips.labels, chosen, standard, config):
             progress(name, done, loss)
+        validate(name, network, validation)
+
+    def validate(name: str, network: torch.nn.Module, validation: Inputs) -> None:
         scores = predict(network, validation, held, standard, reduced=plan.reduced)
         ablation[name] = dict(zip(LABELS, correlations(scores, clips.labels[held]), strict=True))
 
@@ -139,18 +147,23 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
 
     def rolled(numbers: IntArray) -> tuple[torch.Tensor, ...]:
         # clips are excerpts, so that where one begins does not matter
-        images = clips.image_batch(numbers, device)
+        images = clips.image_batch(numbers, device, reduced=plan.reduced)
         return (images.roll(int(rng.integers(images.shape[3])), dims=3),)
 
     def still(numbers: IntArray) -> tuple[torch.Tensor, ...]:
-        return (clips.image_batch(numbers, device),)
+        return (clips.image_batch(numbers, device, reduced=plan.reduced),)
 
     config = TrainingConfig(
         epochs=plan.mel_epochs, batch=plan.batch, seed=plan.seed, reduced=plan.reduced
     )
     mel = Nano(with_mel=True, with_ssl=False).to(device)
     mel.to(memory_format=torch.channels_last)
-    fit("mel", mel, rolled, still, config)
+    if (saved := _resumed(resume, plan, len(chosen))) is not None:
+        mel.load_state_dict(saved)
+        validate("mel", mel, still)
+    else:
+        fit("mel", mel, rolled, still, config)
+        _keep(resume, mel, plan, len(chosen))
     if wav2vec is None:
         return Outcome(mel.cpu().eval(), standard, ablation)
 
@@ -181,7 +194,10 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
         return Outcome(mel.cpu().eval(), standard, ablation)
 
     def both(numbers: IntArray) -> tuple[torch.Tensor, ...]:
-        return (clips.waveform_batch(numbers, device), clips.image_batch(numbers, device))
+        return (
+            clips.waveform_batch(numbers, device),
+            clips.image_batch(numbers, device, reduced=plan.reduced),
+        )
 
     if plan.joint_epochs:
         config = TrainingConfig(epochs=plan.joint_epochs, batch=plan.batch, rate=plan.joint_rate,
@@ -204,13 +220,33 @@ def _embed(model: Nano, clips: Clips, device: torch.device, plan: Plan,
         numbers = np.arange(start, min(start + 64, n))
         inputs = {
             "waveform": clips.waveform_batch(numbers, device),
-            "images": clips.image_batch(numbers, device),
+            "images": clips.image_batch(numbers, device, reduced=plan.reduced),
         }
         with torch.autocast(device.type, torch.bfloat16, enabled=plan.reduced):
             features = model.features(inputs)
         rows.append(torch.cat([part.float() for part in features.values()], dim=1).cpu().numpy())
         progress("embedding", (start + len(numbers)) / n, float("nan"))
     return np.concatenate(rows)
+
+
+def _key(plan: Plan, n_clips: int) -> dict[str, float]:
+    """What a kept branch must have been trained with."""
+    return {"epochs": plan.mel_epochs, "batch": plan.batch, "seed": plan.seed, "clips": n_clips}
+
+
+def _keep(path: Path, mel: Nano, plan: Plan, n_clips: int) -> None:
+    part = path.with_name(f".{path.name}.part")
+    torch.save({"key": _key(plan, n_clips), "state": mel.state_dict()}, part)
+    part.replace(path)
+
+
+def _resumed(path: Path, plan: Plan, n_clips: int) -> dict[str, torch.Tensor] | None:
+    """The state of a branch that was trained by the same plan before, if there is one."""
+    if not path.exists():
+        return None
+    saved = torch.load(path, map_location="cpu", weights_only=True)
+    state: dict[str, torch.Tensor] = saved["state"]
+    return state if saved["key"] == _key(plan, n_clips) else None
 
 
 def _mean(row: dict[str, tuple[float, float]]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import copy
 import math
 from collections.abc import Callable, Iterator
@@ -89,11 +90,12 @@ def train(
     n_steps = max(1, int(config.epochs * len(chosen)) // config.batch)
     averaged = copy.deepcopy(network)
     network.train()
-    for step, batch in enumerate(_batches(chosen, config.batch, n_steps, rng)):
+    batches = _batches(chosen, config.batch, n_steps, rng)
+    for step, (batch, made) in enumerate(_ahead(batches, inputs)):
         for group in optimiser.param_groups:
             group["lr"] = config.rate * _schedule(step / n_steps)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.reduced):
-            scores = network(*inputs(batch))
+            scores = network(*made)
         loss = _loss(scores.float(), targets[torch.from_numpy(batch)].to(device), config)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
@@ -122,6 +124,21 @@ def _batches(
             waiting = np.concatenate([waiting, rng.permutation(chosen)])
         yield waiting[:size]
         waiting = waiting[size:]
+
+
+def _ahead(
+    batches: Iterator[NDArray[np.int64]], inputs: Inputs
+) -> Iterator[tuple[NDArray[np.int64], tuple[torch.Tensor, ...]]]:
+    """Each batch with its inputs, which a thread makes while the network is at the one before."""
+    with concurrent.futures.ThreadPoolExecutor(1) as executor:
+        waiting = None
+        for batch in batches:
+            coming = (batch, executor.submit(inputs, batch))
+            if waiting is not None:
+                yield waiting[0], waiting[1].result()
+            waiting = coming
+        if waiting is not None:
+            yield waiting[0], waiting[1].result()
 
 
 def _loss(scores: torch.Tensor, targets: torch.Tensor, config: TrainingConfig) -> torch.Tensor:

@@ -172,6 +172,8 @@ class JointNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, channels, frames), any shape of the last two."""
+        if self.training:  # the same in one operator, whose gradient is several times faster
+            return nn.functional.group_norm(x, 1, self.weight, self.bias, self.eps)
         mean = x.mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)
         centred = x - mean
         variance = (centred * centred).mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)

@@ -31,6 +31,7 @@ class _Request:
     seed: int
     licence: str | None
     training_data: str | None
+    note: str | None
     parity_audio: Path | None
 
 
@@ -73,6 +74,7 @@ class _Request:
 )
 @click.option("--licence", help="Licence of the weights, for the model card.")
 @click.option("--training-data", help="What the model was trained on, for the model card.")
+@click.option("--note", help="What to know before anything else, at the head of the model card.")
 @click.option(
     "--parity-audio",
     type=_PATH,
@@ -119,6 +121,7 @@ def _export(request: _Request) -> None:
                 seed=request.seed,
                 licence=request.licence,
                 training_data=request.training_data,
+                note=request.note,
             ),
             request.out,
             clips=audio_sources(request.parity_audio),

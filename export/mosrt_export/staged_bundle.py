@@ -153,10 +153,12 @@ def provenance(
     config: Mapping[str, Any],
     licence: str | None = None,
     training_data: str | None = None,
+    note: str | None = None,
     libraries: Sequence[str] = (),
 ) -> dict[str, Any]:
     """The manifest's `provenance`."""
     return {
+        **({} if note is None else {"note": note}),
         "checkpoints": [dict(entry) for entry in source],
         "licence": licence or _UNKNOWN,
         "training_data": training_data or _UNKNOWN,

@@ -14,7 +14,7 @@ _WIDTH: Final = 100
 _CARD: Final = """\
 # {name}
 
-Ranks speech recordings by how sure a self-supervised model is of them: it learned what speech
+{note}Ranks speech recordings by how sure a self-supervised model is of them: it learned what speech
 sounds like, and is less certain of poor speech. No listener's rating was used (the idea:
 arXiv 2312.15616).
 
@@ -63,6 +63,7 @@ def uncertainty_card(manifest: Manifest) -> str:
     provenance = manifest.provenance
     return _CARD.format(
         name=manifest.name,
+        note=f"{_wrapped(note)}\n\n" if (note := provenance.get("note")) else "",
         family=manifest.family,
         sources="; ".join(
             f"`{source['file']}`"

@@ -65,6 +65,7 @@ class Wav2VecRequest:
         seed: Of the distractors.
         licence: Licence of the weights, for the model card.
         training_data: What the model was trained on, for the model card.
+        note: What to know before anything else, at the head of the model card.
     """
 
     checkpoint: Path
@@ -75,6 +76,7 @@ class Wav2VecRequest:
     seed: int = 0
     licence: str | None = None
     training_data: str | None = None
+    note: str | None = None
 
 
 def export_wav2vec(
@@ -200,6 +202,7 @@ def _manifest(request: Wav2VecRequest, checkpoint: Wav2VecCheckpoint) -> Manifes
             config=dataclasses.asdict(a),
             licence=request.licence,
             training_data=request.training_data,
+            note=request.note,
         ),
         uncertainty=UncertaintySpec(
             hop_samples=a.hop_samples,

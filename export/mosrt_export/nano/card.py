@@ -122,12 +122,14 @@ def _formula(combination: dict[str, object]) -> str:
     averaged, penalties = combination["averaged"], combination["penalties"]
     if not isinstance(averaged, dict) or not isinstance(penalties, dict):
         raise TypeError("a combination holds two tables")
+    scale = combination["scale"]
+    if not isinstance(scale, float):
+        raise TypeError("a combination's scale is a number")
     text = f"{combination['offset']} + {combination['scale']} times the mean of the z-scores of "
     text += " and ".join(f"`{name}`" for name in averaged)
     for name, rule in penalties.items():
-        text += (
-            f",\n  less {rule['slope']} for every point that `{name}` is below {rule['threshold']}"
-        )
+        cost = f"{rule['slope'] * scale:g}"
+        text += f",\n  less {cost} for every point that `{name}` is below {rule['threshold']}"
     return text
 
 
@@ -143,6 +145,8 @@ def _ablation(table: dict[str, dict[str, list[float]]]) -> str:
 def _branches(manifest: Manifest) -> str:
     if manifest.family == "fusion":
         return "Both branches earn their cost."
+    if "ssl" not in manifest.provenance["training"]["ablation"]:
+        return "No waveform branch was tried."
     return (
         "A self-supervised waveform encoder was trained as a second branch. It added too little to "
         "earn its cost\nand was dropped."

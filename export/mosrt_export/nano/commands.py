@@ -16,7 +16,16 @@ from mosrt_export.parity import audio_sources
 from mosrt_export.wav2vec.checkpoint import read_wav2vec
 from mosrt_export.wav2vec.model import Wav2Vec
 
-from .dataset import CHUNK_CLIPS, LABELS, Dataset, Recipe, build_pool, generate
+from .dataset import (
+    CHUNK_CLIPS,
+    LABELS,
+    Dataset,
+    DatasetError,
+    Recipe,
+    build_pool,
+    generate,
+    record_recipe,
+)
 from .exporting import export_nano
 from .images import draw_images, image_paths
 from .model import save_nano
@@ -38,6 +47,8 @@ def run_generate(
     voices += [voice for voice in synthetic_voices() if not voice.held_out]
     for name, cure in missing_programs(voices).items():
         raise VoiceError(f"{name} is missing: {cure}")
+    recipe = Recipe(seed=seed, teachers=teachers, reduced=reduced)
+    record_recipe(recipe, out)
     with (
         concurrent.futures.ThreadPoolExecutor(workers) as executor,
         click.progressbar(length=len(voices), label="voices") as bar,
@@ -47,7 +58,6 @@ def run_generate(
             future.result()
             bar.update(1)
         pools = [future.result() for future in futures]
-    recipe = Recipe(seed=seed, teachers=teachers, reduced=reduced)
     chunks = range(-(-int(hours * 3600 / _CLIP_S) // CHUNK_CLIPS))
     with click.progressbar(length=len(chunks), label="clips", show_eta=True) as bar:
         for _ in generate(voices, pools, recipe, chunks, out, workers):
@@ -58,9 +68,13 @@ def run_pretrain(
     *, data: Path, out: Path, steps: int, seed: int, device: str, reduced: bool
 ) -> None:
     """`mosrt nano pretrain`."""
+    _check_folder(out)
     chosen = _chosen_device(device)
     dataset = Dataset(data)
-    clean = dataset.waveforms[clean_clips(dataset.notes)]
+    chosen_clips = clean_clips(dataset.notes)
+    if not len(chosen_clips):
+        raise DatasetError(f"{data}: no clean recordings among its clips; generate more")
+    clean = dataset.waveforms[chosen_clips]
     click.echo(f"{len(clean)} clean clips, {len(clean) * _CLIP_S / 3600:.1f} h")
     torch.manual_seed(seed)
     model = Wav2Vec(ARCHITECTURE).to(chosen)
@@ -75,6 +89,7 @@ def run_pretrain(
     provenance = {
         "seed": seed,
         "steps": steps,
+        "data": dataset.recipe,
         "data_sha256": dataset.digest(),
         "clips": len(clean),
         "loss_nats": loss.value,
@@ -90,6 +105,7 @@ def run_train(
     workers: int, seed: int, device: str, reduced: bool,
 ) -> None:  # fmt: skip
     """`mosrt nano train`."""
+    _check_folder(out)
     chosen = _chosen_device(device)
     drawing = draw_images(data, workers)
     with click.progressbar(length=next(drawing), label="images") as bar:
@@ -111,6 +127,7 @@ def run_train(
         "seed": seed,
         "clips": len(dataset),
         "hours": hours,
+        "data": dataset.recipe,
         "data_sha256": dataset.digest(),
         "epochs": epochs,
         "joint_epochs": joint_epochs,
@@ -131,6 +148,8 @@ def run_export(*, checkpoint: Path, out: Path, evaluation: Path | None, force: b
             figures = json.loads(evaluation.read_text(encoding="utf-8"))
         except ValueError as exc:
             raise MosrtError(f"{evaluation}: not JSON ({exc})") from exc
+        if not isinstance(figures, dict):
+            raise MosrtError(f"{evaluation}: must be an object, claim to figure")
     drift = export_nano(checkpoint, out, clips=audio_sources(None), evaluation=figures, force=force)
     click.echo(drift.table(), err=True)
     click.echo(f"{out}: written")
@@ -173,4 +192,14 @@ class _StageLines:
 def _chosen_device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as exc:
+        raise MosrtError(f"--device {name}: not usable here ({exc})") from exc
     return torch.device(name)
+
+
+def _check_folder(out: Path) -> None:
+    """Refuses a target that could not be written, before hours of work go into it."""
+    if not out.parent.is_dir():
+        raise MosrtError(f"{out}: the folder {out.parent} does not exist; make it first")

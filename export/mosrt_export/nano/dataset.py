@@ -5,31 +5,35 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import hashlib
+import json
 import multiprocessing
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
 from mosrt.errors import MosrtError
+from mosrt_export.checkpoint import sha256_of
 
 from .clips import CLIP_SAMPLES, Clip, Pool, make_clip
 from .full_reference import fidelity
 from .teachers import DnsmosP808, DnsmosPro
 from .voices import Voice, VoiceError, recorded, synthesise
 
-__all__ = ["LABELS", "Dataset", "DatasetError", "Recipe", "build_pool", "generate"]
+__all__ = ["LABELS", "Dataset", "DatasetError", "Recipe", "build_pool", "generate", "record_recipe"]
 
 LABELS: Final = ("bvcc", "p808", "fidelity", "anchor")
 CHUNK_CLIPS: Final = 100
 _FIDELITY_SHARE: Final = 0.16  # of treated clips, since PESQ costs more than all the rest
 _UTTERANCES: Final = {"recorded": 0, "flite": 60, "festival": 30, "espeak-ng": 8}  # 0: all
 _RECIPE: Final = "recipe.json"
+_BVCC: Final = "dnsmospro_bvcc.pt"
+_P808: Final = "dnsmos_p808.onnx"
 
 
 class DatasetError(MosrtError):
@@ -72,6 +76,32 @@ def build_pool(voice: Voice, seed: int, out: Path, *, held_out: bool = False) ->
         ]
         _save(path, {f"utterance{i:05d}": part for i, part in enumerate(scaled)})
     return path
+
+
+def record_recipe(recipe: Recipe, out: Path) -> None:
+    """Writes down what the data in `out` is made from, or checks that it is made from the same.
+
+    Raises:
+        DatasetError: The folder holds data of another recipe.
+    """
+    facts = {
+        "seed": recipe.seed,
+        "held_out": recipe.held_out,
+        "reduced": recipe.reduced,
+        "teachers": {name: sha256_of(recipe.teachers / name) for name in (_BVCC, _P808)},
+    }
+    path = out / _RECIPE
+    if path.exists():
+        if json.loads(path.read_text(encoding="utf-8")) != facts:
+            raise DatasetError(
+                f"{out}: holds data of another seed, precision or other teachers; choose another "
+                "--out, or the options it was made with"
+            )
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+    part.replace(path)
 
 
 def load_pool(voices: list[Voice], paths: list[Path]) -> Pool:
@@ -125,8 +155,8 @@ class _Worker:
     def __init__(self, voices: list[Voice], pools: list[Path], recipe: Recipe) -> None:
         torch.set_num_threads(1)
         self.pool = load_pool(voices, pools)
-        self.bvcc = DnsmosPro(recipe.teachers / "dnsmospro_bvcc.pt", reduced=recipe.reduced)
-        self.p808 = DnsmosP808(recipe.teachers / "dnsmos_p808.onnx")
+        self.bvcc = DnsmosPro(recipe.teachers / _BVCC, reduced=recipe.reduced)
+        self.p808 = DnsmosP808(recipe.teachers / _P808)
 
 
 _worker: _Worker | None = None
@@ -194,20 +224,18 @@ class Dataset:
 
     Args:
         folder: Where `generate` put it.
-        limit: Clips to read; all by default.
 
     Attributes:
         waveforms: (clips, CLIP_SAMPLES) int16.
         labels: (clips, len(LABELS)) float32; nan where a label is not known.
         notes: Voice, treatment and severity of each clip.
+        recipe: What it was made from.
     """
 
-    def __init__(self, folder: Path, limit: int | None = None) -> None:
+    def __init__(self, folder: Path) -> None:
         paths = sorted(folder.glob("chunk-*.npz"))
         if not paths:
             raise DatasetError(f"{folder}: no chunks of clips; run `generate` first")
-        if limit is not None:
-            paths = paths[: -(-limit // CHUNK_CLIPS)]
         self.waveforms = np.empty((len(paths) * CHUNK_CLIPS, CLIP_SAMPLES), np.int16)
         labels, notes = [], []
         for i, path in enumerate(paths):
@@ -217,6 +245,10 @@ class Dataset:
                 notes += [str(note) for note in arrays["notes"]]
         self.labels: NDArray[np.float32] = np.concatenate(labels)
         self.notes = notes
+        recipe = folder / _RECIPE
+        self.recipe: dict[str, Any] = (
+            json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
+        )
 
     def __len__(self) -> int:
         return len(self.waveforms)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -40,11 +41,10 @@ HELD_OUT_SHARE: Final = 0.1
 
 # Where listeners put the engines when nothing else is wrong with a clip, on the 1 to 5 scale.
 # Only the order is common knowledge: recordings, then statistical synthesis (flite's slt, awb and
-# rms, festival's HTS voices) and unit selection, diphones at 16 kHz, diphones at 8 kHz, formants.
+# rms, festival's HTS voices), diphones at 16 kHz, diphones at 8 kHz, formants.
 _ANCHORS: Final[Mapping[str, float]] = {
     "recorded": 4.6,
     "statistical": 3.2,
-    "units": 3.0,
     "diphone": 2.4,
     "diphone 8 kHz": 1.9,
     "formant": 1.6,
@@ -60,7 +60,6 @@ _FLITE: Final = {
 _FESTIVAL: Final = {
     "cmu_us_slt_arctic_hts": ("en", "statistical"),
     "upc_ca_ona_hts": ("ca", "statistical"),
-    "msu_ru_nsh_clunits": ("ru", "units"),
     "ked_diphone": ("en", "diphone"),
     "kal_diphone": ("en", "diphone"),
     "czech_dita": ("cs", "diphone"),
@@ -78,6 +77,12 @@ _ESPEAK_VARIANTS: Final = ("", "f2", "f5", "m3", "m7", "Annie", "klatt2", "steph
                            "belinda")  # fmt: skip
 _HELD_OUT_VOICES: Final = ("flite awb", "festival suo_fi_lj_diphone", "festival pc_diphone")
 _HELD_OUT_VARIANT: Final = "belinda"
+_PROGRAMS: Final = {
+    "flite": "flite",
+    "text2wave": "festival",
+    "espeak-ng": "espeak-ng",
+    "c2enc": "codec2",
+}
 _FESTIVAL_VOICES_PATH: Final = Path("/usr/share/festival/voices")
 
 
@@ -159,14 +164,12 @@ def synthetic_voices() -> list[Voice]:
 
 
 def missing_programs(voices: list[Voice]) -> dict[str, str]:
-    """What is not installed: a program or festival voice by name, and how to get it."""
+    """What is not installed: a program that speaks or codes, or a festival voice, and the cure."""
     missing = {}
-    for engine, program in (("flite", "flite"), ("festival", "text2wave"), ("espeak-ng",) * 2):
-        if any(voice.engine == engine for voice in voices):
-            try:
-                subprocess.run([program, "--version"], capture_output=True, check=False)  # noqa: S603
-            except OSError:
-                missing[program] = f"install the system package {engine!r}"
+    needed = {"codec2", *(voice.engine for voice in voices)}
+    for program, package in _PROGRAMS.items():
+        if package in needed and shutil.which(program) is None:
+            missing[program] = f"install the system package {package!r}"
     for voice in voices:
         folder = voice.selector
         if voice.engine == "festival" and not list(_FESTIVAL_VOICES_PATH.glob(f"*/{folder}")):
@@ -232,7 +235,7 @@ def speak(voice: Voice, text: str, *, pace: float = 1.0, pitch: float = 1.0) -> 
         out = Path(folder) / "speech.wav"
         text_file = Path(folder) / "text.txt"
         # festival reads Latin-1 or the voice's own encoding; what it cannot spell it leaves out
-        encoding = {"cs": "iso-8859-2", "ru": "koi8-r"}.get(voice.language, "iso-8859-15")
+        encoding = {"cs": "iso-8859-2"}.get(voice.language, "iso-8859-15")
         if voice.engine != "festival":
             encoding = "utf-8"
         text_file.write_bytes(text.encode(encoding, errors="ignore"))

@@ -27,7 +27,7 @@ from mosrt_export.nano import exporting
 from mosrt_export.nano.card import nano_card
 from mosrt_export.nano.dataset import LABELS
 from mosrt_export.nano.degradations import DEGRADATIONS
-from mosrt_export.nano.exporting import COMBINATION, export_nano, folded
+from mosrt_export.nano.exporting import default_score, export_nano, folded
 from mosrt_export.nano.images import MEL
 from mosrt_export.nano.model import OVERALL, NanoGraph, save_nano
 from mosrt_export.nano.resyntheses import RESYNTHESES
@@ -35,6 +35,8 @@ from mosrt_export.parity import TOLERANCE_MOS, Drift, ParityError
 from mosrt_export.writer import OutputError
 from tests.conftest import DATA, known
 from tests.export.nano_standin import STANDARD, provenance, random_nano
+
+COMBINATION = default_score(STANDARD)
 
 CLIPS = [DATA / "flite_slt_16k_mono.wav", DATA / "espeak_fr_16k_stereo.ogg"]
 FIGURES = {"Ladder, SRCC": "0.97", "Development systems": "0.76 (0.66 to 0.85)"}

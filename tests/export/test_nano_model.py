@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from mosrt_export.nano.dataset import LABELS
-from mosrt_export.nano.exporting import COMBINATION
+from mosrt_export.nano.exporting import default_score
 from mosrt_export.nano.images import MEL
 from mosrt_export.nano.model import OVERALL, NanoError, NanoGraph, load_nano, save_nano
 from mosrt_export.nano.training import Standardisation
 from tests.export.nano_standin import STANDARD, provenance, random_nano
+
+COMBINATION = default_score(STANDARD)
 
 
 def feeds(names: tuple[str, ...], seed: int = 0) -> list[torch.Tensor]:

@@ -41,7 +41,7 @@ EXIT_UNUSABLE: Final = 3
 def calibrate_mos(
     ratings: Path, model: Path, kind: str, description: str | None, threads: int | None
 ) -> None:
-    r"""Fit a map from uncertainty to MOS to the recordings in RATINGS, and keep it in the bundle.
+    """Fit a map from uncertainty to MOS to the recordings in RATINGS, and keep it in the bundle.
 
     RATINGS is a CSV file with columns path and mos; paths are relative to it. Scores of the bundle
     have a MOS afterwards, which is as good as these recordings are like yours: the leave-one-out
@@ -49,7 +49,7 @@ def calibrate_mos(
 
     \b
     Exit status: 0 fitted, 1 no map fits, 2 wrong usage, 3 the model cannot be used here.
-    """
+    """  # noqa: D301 - click reads the backspace
     rows = _read(ratings)
     try:
         bundle = Bundle.open(model)

@@ -109,6 +109,7 @@ def test_held_out_voices_are_never_trained_on(
     monkeypatch.setattr(commands, "missing_programs", lambda _voices: {})
     monkeypatch.setattr(commands, "build_pool", build_pool)
     monkeypatch.setattr(commands, "generate", generate)
+    monkeypatch.setattr(commands, "record_recipe", lambda _recipe, _out: None)
     result = generating(recordings, tmp_path, "--hours", 1, "--seed", 5, "--workers", 1)
     assert result.exit_code == 0, result.output
     assert {voice.engine for voice in spoken} == {"recorded", "flite", "festival", "espeak-ng"}

@@ -21,6 +21,7 @@ from mosrt_export.nano.dataset import (
     build_pool,
     generate,
     load_pool,
+    record_recipe,
 )
 from mosrt_export.nano.degradations import DEGRADATIONS
 from mosrt_export.nano.full_reference import fidelity
@@ -221,3 +222,22 @@ def test_a_recorded_pool(tmp_path: Path) -> None:
     stamp = paths[1].stat().st_mtime_ns
     assert build_pool(anna, 0, tmp_path / "pools") == paths[1]
     assert paths[1].stat().st_mtime_ns == stamp
+
+
+def test_a_folder_holds_one_recipe(tmp_path: Path) -> None:
+    teachers = tmp_path / "teachers"
+    teachers.mkdir()
+    with pytest.raises(DatasetError, match="dnsmospro_bvcc.pt is missing"):
+        record_recipe(Recipe(seed=1, teachers=teachers), tmp_path / "data")
+    for name in ("dnsmospro_bvcc.pt", "dnsmos_p808.onnx"):
+        (teachers / name).write_bytes(name.encode())
+    record_recipe(Recipe(seed=1, teachers=teachers), tmp_path / "data")
+    record_recipe(Recipe(seed=1, teachers=teachers), tmp_path / "data")
+    write_chunk(tmp_path / "data", 0)
+    digest = hashlib.sha256(b"dnsmos_p808.onnx").hexdigest()
+    assert Dataset(tmp_path / "data").recipe["teachers"]["dnsmos_p808.onnx"] == digest
+    with pytest.raises(DatasetError, match="another seed"):
+        record_recipe(Recipe(seed=2, teachers=teachers), tmp_path / "data")
+    (teachers / "dnsmos_p808.onnx").write_bytes(b"another")
+    with pytest.raises(DatasetError, match="other teachers"):
+        record_recipe(Recipe(seed=1, teachers=teachers), tmp_path / "data")

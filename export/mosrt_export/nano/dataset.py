@@ -82,8 +82,11 @@ def record_recipe(recipe: Recipe, out: Path) -> None:
     """Writes down what the data in `out` is made from, or checks that it is made from the same.
 
     Raises:
-        DatasetError: The folder holds data of another recipe.
+        DatasetError: The folder holds data of another recipe, or a teacher is missing.
     """
+    for name in (_BVCC, _P808):
+        if not (recipe.teachers / name).is_file():
+            raise DatasetError(f"{recipe.teachers}: {name} is missing; the README tells its source")
     facts = {
         "seed": recipe.seed,
         "held_out": recipe.held_out,

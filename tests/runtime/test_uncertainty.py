@@ -68,7 +68,7 @@ def test_minus_infinity_counts_as_the_smallest_finite_logit() -> None:
 def test_draws_are_pinned() -> None:
     """Raw PCG64 words, whose stream NumPy promises never to change."""
     words = np.random.PCG64(np.random.SeedSequence([7, 2])).random_raw(3)
-    halves = [int(part) for word in words for part in (word & 0xFFFFFFFF, word >> 32)]
+    halves = [part for word in words.tolist() for part in (word & 0xFFFFFFFF, word >> 32)]
     assert Draws(7, 2).integers(1000, (6,)).tolist() == [half * 1000 >> 32 for half in halves]
     assert Draws(7, 3).integers(1000, (6,)).tolist() != Draws(7, 2).integers(1000, (6,)).tolist()
     assert Draws(7, 2).integers(9, (4, 5)).shape == (4, 5)

@@ -7,7 +7,6 @@ import functools
 import hashlib
 import json
 import multiprocessing
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from mosrt.errors import MosrtError
 from mosrt_export.checkpoint import sha256_of
+from mosrt_export.writer import replacing
 
 from .clips import CLIP_SAMPLES, Clip, Pool, make_clip
 from .full_reference import fidelity
@@ -102,9 +102,8 @@ def record_recipe(recipe: Recipe, out: Path) -> None:
             )
         return
     out.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
-    part.replace(path)
+    with replacing(path) as part:
+        part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def load_pool(voices: list[Voice], paths: list[Path]) -> Pool:
@@ -216,10 +215,8 @@ def _chunk_path(out: Path, chunk: int) -> Path:
 
 def _save(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes allow_pickle for one
-    part.replace(path)
 
 
 class Dataset:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import concurrent.futures
 import functools
 import multiprocessing
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from mosrt.manifest import MelSpec
 from mosrt.mel import MelFrontEnd
+from mosrt_export.writer import replacing
 
 from .clips import CLIP_SAMPLES
 from .voices import SAMPLE_RATE_HZ
@@ -78,7 +78,5 @@ def _draw(chunk: Path) -> None:
         drawn = _front_end().images(waveform.astype(np.float32) / 32768)
         images[i] = np.stack([drawn[window] for window in MEL.windows])
     path = _image_path(chunk)
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    with part.open("wb") as file:
+    with replacing(path) as part, part.open("wb") as file:
         np.save(file, images)
-    part.replace(path)

@@ -13,6 +13,7 @@ from mosrt.errors import MosrtError
 from mosrt_export.config import Kind
 from mosrt_export.graph import OnnxModule
 from mosrt_export.wav2vec.model import Encoder
+from mosrt_export.writer import replacing
 
 from .dataset import LABELS
 from .images import MEL
@@ -126,19 +127,16 @@ def save_nano(
     path: Path, model: Nano, standard: Standardisation, provenance: dict[str, Any]
 ) -> None:
     """Writes a checkpoint: tensors, and plain values that say where they come from."""
-    part = path.with_name(f".{path.name}.part")
-    torch.save(
-        {
-            "format": _FORMAT,
-            "kind": model.kind,
-            "state": model.state_dict(),
-            "mean": torch.from_numpy(standard.mean),
-            "deviation": torch.from_numpy(standard.deviation),
-            "provenance": provenance,
-        },
-        part,
-    )
-    part.replace(path)
+    saved = {
+        "format": _FORMAT,
+        "kind": model.kind,
+        "state": model.state_dict(),
+        "mean": torch.from_numpy(standard.mean),
+        "deviation": torch.from_numpy(standard.deviation),
+        "provenance": provenance,
+    }
+    with replacing(path) as part:
+        torch.save(saved, part)
 
 
 def load_nano(path: Path) -> tuple[Nano, Standardisation, dict[str, Any]]:

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from mosrt_export.wav2vec.model import Wav2Vec
+from mosrt_export.writer import replacing
 
 from .dataset import LABELS
 from .model import Nano
@@ -235,9 +236,8 @@ def _key(plan: Plan, n_clips: int) -> dict[str, float]:
 
 
 def _keep(path: Path, mel: Nano, plan: Plan, n_clips: int) -> None:
-    part = path.with_name(f".{path.name}.part")
-    torch.save({"key": _key(plan, n_clips), "state": mel.state_dict()}, part)
-    part.replace(path)
+    with replacing(path) as part:
+        torch.save({"key": _key(plan, n_clips), "state": mel.state_dict()}, part)
 
 
 def _resumed(path: Path, plan: Plan, n_clips: int) -> dict[str, torch.Tensor] | None:

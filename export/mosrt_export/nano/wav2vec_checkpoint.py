@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from mosrt_export.wav2vec.model import Wav2Vec
+from mosrt_export.writer import replacing
 
 __all__ = ["save_wav2vec"]
 
@@ -49,6 +50,5 @@ def save_wav2vec(path: Path, model: Wav2Vec, provenance: dict[str, Any]) -> None
         project_features="none",
         no_group_norm=False,
     )
-    part = path.with_name(f".{path.name}.part")
-    torch.save({"args": args, "model": model.state_dict(), "provenance": provenance}, part)
-    part.replace(path)
+    with replacing(path) as part:
+        torch.save({"args": args, "model": model.state_dict(), "provenance": provenance}, part)

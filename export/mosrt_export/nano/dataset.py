@@ -29,7 +29,10 @@ __all__ = ["LABELS", "Dataset", "DatasetError", "Recipe", "build_pool", "generat
 
 LABELS: Final = ("bvcc", "p808", "fidelity", "anchor")
 CHUNK_CLIPS: Final = 100
-_FIDELITY_SHARE: Final = 0.16  # of treated clips, since PESQ costs more than all the rest
+# Of treated clips, since PESQ costs more than all the rest; the teachers are deaf to codecs.
+_FIDELITY_SHARE: Final = 0.16
+_CODEC_FIDELITY_SHARE: Final = 0.6
+_CODECS: Final = ("MP3", "Opus")
 _UTTERANCES: Final = {"recorded": 0, "flite": 60, "festival": 30, "espeak-ng": 8}  # 0: all
 _RECIPE: Final = "recipe.json"
 _BVCC: Final = "dnsmospro_bvcc.pt"
@@ -202,7 +205,9 @@ def _labels(clip: Clip, stored: NDArray[np.int16], number: int) -> list[float]:
     quality = float("nan")
     if clip.treatment == "clean":
         quality = 5.0
-    elif number % 100 < 100 * _FIDELITY_SHARE:
+    elif number % 100 < 100 * (
+        _CODEC_FIDELITY_SHARE if clip.treatment.endswith(_CODECS) else _FIDELITY_SHARE
+    ):
         quality = fidelity(clip.reference, clip.waveform)
     # what is wrong with a clip takes its share of what the voice had to lose
     anchor = 1 + (clip.anchor - 1) * (quality - 1) / 4

@@ -58,12 +58,13 @@ def reverberated(
         direct: Energy of the direct sound relative to that of the room.
         rng: Source of the room.
     """
+    delay_s, dullness = float(rng.uniform(0.001, 0.01)), float(rng.uniform(0.0, 0.6))
     length = int(decay_s * SAMPLE_RATE_HZ)
     time_s = np.arange(length) / SAMPLE_RATE_HZ
     tail = rng.standard_normal(length) * 10 ** (-3 * time_s / decay_s)
-    tail[: int(rng.uniform(0.001, 0.01) * SAMPLE_RATE_HZ)] = 0.0
+    tail[: int(delay_s * SAMPLE_RATE_HZ)] = 0.0
     # rooms and air swallow the highs
-    tail = scipy.signal.lfilter([1.0, float(rng.uniform(0.0, 0.6))], [1.0], tail)
+    tail = scipy.signal.lfilter([1.0, dullness], [1.0], tail)
     response = tail / np.sqrt(np.sum(np.square(tail)))
     response[0] = np.sqrt(direct)
     wet = scipy.signal.fftconvolve(speech, response)[: len(speech)]
@@ -135,6 +136,7 @@ def _reverberation(speech: Float32Array, severity: float, rng: np.random.Generat
 def _dropouts(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
     packet = int(rng.choice([160, 320, 640, 960]))
     lost = rng.random(len(speech) // packet + 1) < _between(0.01, 0.35, severity)
+    lost[int(np.abs(speech).argmax()) // packet] = True  # at least one that is heard
     damaged = speech.copy()
     repeats = rng.random() < 0.3
     for i in np.flatnonzero(lost).tolist():

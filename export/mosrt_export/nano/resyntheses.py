@@ -67,7 +67,8 @@ def _through_mels(magnitude: Float32Array, n_mels: int) -> Float32Array:
 def _griffin_lim(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
     magnitude = np.abs(_stft(speech))
     if rng.random() < 0.7:
-        magnitude = _through_mels(magnitude, int(rng.choice([80, 128, 60])))
+        # so many that severity is heard beside the missing phases
+        magnitude = _through_mels(magnitude, round(160 * (30 / 160) ** severity))
     return griffin_lim(magnitude, len(speech), round(24 * (2 / 24) ** severity), rng)
 
 

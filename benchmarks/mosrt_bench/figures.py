@@ -14,6 +14,7 @@ from typing import Any, Final
 import click
 
 from .embedded_figures import embedded_sections
+from .uncertainty_figures import uncertainty_sections
 
 __all__ = ["render", "replaced"]
 
@@ -66,7 +67,7 @@ def render(results: Path) -> str:
         f"Machine: {machine['cpu']}, {machine['usable_cores']} cores, "
         f"{machine['memory_gib']:.0f} GiB; Python {machine['python']}, {versions}.",
     ]
-    return "\n".join([*embedded_sections(results), *lines])
+    return "\n".join([*embedded_sections(results), *uncertainty_sections(results), *lines])
 
 
 def replaced(readme: str, figures: str) -> str:

@@ -41,6 +41,7 @@ CLIP_SAMPLES: Final = 80_000
 _LEVEL_DB: Final = -26.0
 _SUFFIXES: Final = frozenset({".flac", ".wav", ".ogg", ".mp3"})
 _MUTE_SENTENCES: Final = 10
+_SILENCE: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +103,19 @@ def utterances(folder: Path, count: int, *, shortest_s: float) -> list[Speech]:
 def clips_in(folders: Sequence[Path], count: int) -> list[Speech]:
     """Clips of 5 s of speakers never trained on, a folder of recordings each, in turn.
 
+    Recordings of silence, which sets of spoken prompts have, are left out.
+
     Raises:
         VoiceError: There are too few recordings.
     """
     streams = [
         _named(
             folder.name,
-            joined(read(path) for path in sorted(folder.iterdir()) if path.suffix in _SUFFIXES),
+            joined(
+                part
+                for path in sorted(folder.iterdir())
+                if path.suffix in _SUFFIXES and np.abs(part := read(path)).max() > _SILENCE
+            ),
         )
         for folder in folders
     ]

@@ -1,7 +1,7 @@
 """Which measure and layout ranks degraded speech best?
 
-    python -m mosrt_bench.uncertainty_ranking --bundle wav2vec --speech DIRECTORY \
-        --out benchmarks/results/uncertainty_ranking.json
+    python -m mosrt_bench.uncertainty_ranking --bundle nano-uncertainty --speech SPEECH \
+        --held-out --out benchmarks/results/uncertainty_ranking.json
 
 Clean clips are degraded in several ways at several severities each. Per kind of degradation, layout
 and measure: Spearman's rank correlation between severity and the signed measure, of each clip's own
@@ -10,7 +10,6 @@ ladder (does the figure follow severity when all else is equal?) and of all clip
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -25,8 +24,10 @@ import soundfile
 import soxr
 
 import mosrt
+from mosrt_export.nano.voices import held_out_file
 
 from .machine import describe
+from .runs import save
 
 __all__ = ["DEGRADATIONS", "ladder"]
 
@@ -130,15 +131,24 @@ def correlations(
 @click.command()
 @click.option("--bundle", required=True, help="A bundle that scores by uncertainty.")
 @click.option("--speech", required=True, type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--held-out",
+    is_flag=True,
+    help="Of the recordings that the embedded models were trained on, those kept for evaluation.",
+)
 @click.option("--clips", default=20, show_default=True, help="Clips, evenly over the directory.")
 @click.option("--seconds", default=5.0, show_default=True, help="Of each clip, from its start.")
 @click.option("--threads", default=2, show_default=True)
 @click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
-def main(bundle: str, speech: Path, clips: int, seconds: float, threads: int, out: Path) -> None:
+def main(
+    bundle: str, speech: Path, held_out: bool, clips: int, seconds: float, threads: int, out: Path
+) -> None:
     """Rank degraded speech by every measure of a bundle."""
-    waveforms = _clips(speech, clips, seconds)
+    waveforms = _clips(speech, clips, seconds, held_out=held_out)
     result: dict[str, Any] = {
         "question": "Spearman correlation of severity and measure, per degradation",
+        "command": "python -m mosrt_bench.uncertainty_ranking --bundle … --speech … "
+        f"{'--held-out ' * held_out}--clips {clips} --seconds {seconds:g}",
         "clips": len(waveforms),
         "seconds": seconds,
         "machine": describe(),
@@ -160,33 +170,44 @@ def main(bundle: str, speech: Path, clips: int, seconds: float, threads: int, ou
                     )
                 bar.update(1)
             result["degradations"][name] = correlations(values)
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(result, out)
     click.echo(table(result))
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The per-clip correlations as Markdown: a row per measure, a column per degradation."""
+    """The per-clip correlations as Markdown: a row per measure, a column per degradation.
+
+    A star says that the mean over clips grows with every step.
+    """
     kinds = list(result["degradations"])
     lines = [f"| measure | {' | '.join(kinds)} | mean |", "|---" * (len(kinds) + 2) + "|"]
     for measure in result["degradations"][kinds[0]]:
-        values = [result["degradations"][kind][measure]["per_clip"] for kind in kinds]
-        cells = " | ".join(f"{value:.2f}" for value in values)
-        lines.append(f"| {measure} | {cells} | {np.mean(values):.2f} |")
+        figures = [result["degradations"][kind][measure] for kind in kinds]
+        cells = " | ".join(
+            f"{figure['per_clip']:.2f}{'*' * figure['mean_is_monotone']}" for figure in figures
+        )
+        mean = np.mean([figure["per_clip"] for figure in figures])
+        lines.append(f"| {measure} | {cells} | {mean:.2f} |")
     return "\n".join(lines)
 
 
-def _clips(speech: Path, n: int, seconds: float) -> list[Waveform]:
+def _clips(speech: Path, n: int, seconds: float, *, held_out: bool) -> list[Waveform]:
     """Clips of the same length, mono at the model's rate."""
-    files = sorted(file for file in speech.rglob("*") if file.suffix.lower() in _SUFFIXES)
-    wanted = [files[i] for i in np.linspace(0, len(files) - 1, min(n, len(files))).astype(int)]
+    files = sorted(
+        file
+        for file in speech.rglob("*")
+        if file.suffix.lower() in _SUFFIXES and (held_out_file(file) or not held_out)
+    )
+    long_enough = [file for file in files if soundfile.info(file).duration > seconds]
+    if len(long_enough) < n:
+        raise click.UsageError(
+            f"{speech}: {len(long_enough)} recordings of at least {seconds:g} s, not {n}"
+        )
     found = []
-    for file in wanted:
-        samples, rate_hz = soundfile.read(file, dtype="float64", always_2d=True)
+    for i in np.linspace(0, len(long_enough) - 1, n).astype(int):
+        samples, rate_hz = soundfile.read(long_enough[i], dtype="float64", always_2d=True)
         clip = soxr.resample(samples.mean(axis=1), rate_hz, RATE_HZ)[: int(seconds * RATE_HZ)]
-        if len(clip) == int(seconds * RATE_HZ):
-            found.append(clip)
-    if not found:
-        raise click.UsageError(f"{speech}: no recordings of at least {seconds:g} s")
+        found.append(clip)
     return found
 
 

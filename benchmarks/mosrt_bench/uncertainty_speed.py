@@ -30,6 +30,7 @@ from mosrt.measures import row_measures
 from .comparison import interleave, ratio, timing
 from .end_to_end import Worker
 from .machine import describe
+from .runs import save
 
 _MODULE: Final = "mosrt_bench.uncertainty_speed"
 _LENGTHS_S: Final = (2, 5, 20, 60, 300)
@@ -128,6 +129,9 @@ def main(
     costs = [lengths[str(s)]["timings"]["mosrt"]["median_ms"] for s in _LENGTHS_S]
     result = {
         "question": "waveform in memory to uncertainty, by length of the clip, FP32",
+        "command": "python -m mosrt_bench.uncertainty_speed --bundle … --checkpoint … --audio … "
+        f"--threads {threads}",
+        "model": Bundle.open(bundle).manifest.name,
         "layouts": list(spec.layouts),
         "threads": threads,
         "machine": describe(),
@@ -135,7 +139,7 @@ def main(
         # 1 means that twice the length costs twice the time.
         "growth_exponent": round(float(np.polyfit(np.log(seconds), np.log(costs), 1)[0]), 3),
     }
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(result, out)
     click.echo(f"cost grows with length to the power of {result['growth_exponent']}")
 
 

@@ -9,12 +9,14 @@ import torch
 import mosrt
 from mosrt.bundle import Bundle
 from mosrt.embedded import find_bundle
+from mosrt.stages import load_stages
 from mosrt_export.checkpoint import sha256_of
 from mosrt_export.clips import parity_clips
 from mosrt_export.nano.exporting import default_score
 from mosrt_export.nano.model import NanoGraph, load_nano
 from mosrt_export.parity import compare, make_views
 from mosrt_export.wav2vec.checkpoint import read_wav2vec
+from mosrt_export.wav2vec.exporter import TOLERANCE, differences
 from tests.conftest import DATA
 
 CHECKPOINTS = {
@@ -42,6 +44,22 @@ def test_nano_equals_torch() -> None:
     assert len(rows) == len(views) >= 5
     # rounding through some ten layers, on a scale of 1 to 5
     assert max(row.difference for row in rows) < 1e-4
+
+
+def test_nano_uncertainty_equals_torch() -> None:
+    """Every graph that is shipped, by the exporter's own gate, on clips it comes with."""
+    bundle = Bundle.open(find_bundle("nano-uncertainty"))
+    model = read_wav2vec(CHECKPOINTS["nano-uncertainty"]).build()
+    stages = load_stages(
+        bundle.manifest, bundle.variant("fp32"), bundle.path, provider="cpu", threads=1
+    )
+    try:
+        found = differences(model, bundle.manifest, stages, parity_clips())
+    finally:
+        for stage in stages.values():
+            stage.close()
+    assert set(found) == {"features", "predictions", "logits", "similarities"}
+    assert max(found.values()) < TOLERANCE
 
 
 def test_nano_uncertainty_follows_every_frame(speech: np.ndarray) -> None:

@@ -41,7 +41,7 @@ from .contrast import Contrast, Dense
 from .graph_form import Wav2VecGraph
 from .model import Wav2Vec
 
-__all__ = ["Wav2VecRequest", "export_wav2vec"]
+__all__ = ["TOLERANCE", "Wav2VecRequest", "differences", "export_wav2vec"]
 
 DOMAIN: Final = "zero-shot"
 SAMPLE_RATE_HZ: Final = 16_000
@@ -115,7 +115,7 @@ def export_wav2vec(
         return write_graphs(model, manifest, directory)
 
     def compare(stages: Stages) -> dict[str, float]:
-        return _differences(model, manifest, stages, clips)
+        return differences(model, manifest, stages, clips)
 
     return write_bundle(
         manifest,
@@ -222,7 +222,7 @@ def _manifest(request: Wav2VecRequest, checkpoint: Wav2VecCheckpoint) -> Manifes
     )
 
 
-def _differences(
+def differences(
     model: Wav2Vec, manifest: Manifest, stages: Stages, clips: Sequence[AudioSource]
 ) -> dict[str, float]:
     """Largest relative differences between the bundle's graphs and the torch modules."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import textwrap
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 from mosrt.manifest import Manifest
 
+from .markdown import refilled
+
 __all__ = ["uncertainty_card"]
 
-_WIDTH: Final = 100
 _CARD: Final = """\
 # {name}
 
@@ -61,9 +61,9 @@ def uncertainty_card(manifest: Manifest) -> str:
     if spec is None:
         raise ValueError(f"{manifest.name} gives no uncertainty")
     provenance = manifest.provenance
-    return _CARD.format(
+    card = _CARD.format(
         name=manifest.name,
-        note=f"{_wrapped(note)}\n\n" if (note := provenance.get("note")) else "",
+        note=f"{note}\n\n" if (note := provenance.get("note")) else "",
         family=manifest.family,
         sources="; ".join(
             f"`{source['file']}`"
@@ -71,7 +71,7 @@ def uncertainty_card(manifest: Manifest) -> str:
             for source in provenance["checkpoints"]
         ),
         licence=provenance["licence"],
-        training_data=_wrapped(provenance["training_data"]),
+        training_data=provenance["training_data"],
         exporter=provenance["versions"]["mosrt"],
         torch=provenance["versions"]["torch"],
         measure=f"`{spec.measure}`",
@@ -80,9 +80,17 @@ def uncertainty_card(manifest: Manifest) -> str:
         window_s=spec.window_samples / manifest.sample_rate_hz,
         sample_rate_hz=manifest.sample_rate_hz,
         limit_hz=manifest.sample_rate_hz // 2,
-        drift=json.dumps(manifest.variants["fp32"].drift),
+        drift=_drift(manifest.variants["fp32"].drift),
     )
+    return refilled(card)
 
 
-def _wrapped(paragraph: str) -> str:
-    return textwrap.fill(paragraph, _WIDTH, break_long_words=False, break_on_hyphens=False)
+def _drift(drift: Mapping[str, Any]) -> str:
+    differences = {
+        name.removesuffix("_max_rel"): value
+        for name, value in drift.items()
+        if name.endswith("_max_rel")
+    }
+    return ", ".join(f"{name} {value:.1e}" for name, value in differences.items()) + (
+        f" (relative, on {drift['n_clips']} clips)"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from mosrt.manifest import Manifest
+from mosrt_export.markdown import refilled
 
 __all__ = ["nano_card"]
 
@@ -87,7 +88,7 @@ def nano_card(manifest: Manifest) -> str:
     provenance = manifest.provenance
     training = provenance["training"]
     evaluation = provenance.get("evaluation") or {}
-    return _CARD.format(
+    card = _CARD.format(
         name=manifest.name,
         architecture=_architecture(manifest),
         formula=_formula(provenance["combination"]),
@@ -104,16 +105,17 @@ def nano_card(manifest: Manifest) -> str:
         drift=manifest.variants["fp32"].drift.get("mos_max_abs", "not measured"),
         licence=provenance["licence"],
     )
+    return refilled(card)
 
 
 def _architecture(manifest: Manifest) -> str:
     if manifest.family == "fusion":
         return (
             "A convolutional network on log-mel images of two windows and a wav2vec v1 encoder on "
-            "the waveform,\njoined by a head that is conditioned on the source of the labels."
+            "the waveform, joined by a head that is conditioned on the source of the labels."
         )
     return (
-        "A convolutional network on log-mel images of two windows, and a head that is\n"
+        "A convolutional network on log-mel images of two windows, and a head that is "
         "conditioned on the source of the labels."
     )
 
@@ -129,7 +131,7 @@ def _formula(combination: dict[str, object]) -> str:
     text += " and ".join(f"`{name}`" for name in averaged)
     for name, rule in penalties.items():
         cost = f"{rule['slope'] * scale:g}"
-        text += f",\n  less {cost} for every point that `{name}` is below {rule['threshold']}"
+        text += f", less {cost} for every point that `{name}` is below {rule['threshold']}"
     return text
 
 
@@ -149,5 +151,5 @@ def _branches(manifest: Manifest) -> str:
         return "No waveform branch was tried."
     return (
         "A self-supervised waveform encoder was trained as a second branch. It added too little to "
-        "earn its cost\nand was dropped."
+        "earn its cost and was dropped."
     )

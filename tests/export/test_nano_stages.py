@@ -73,6 +73,16 @@ def test_the_last_clips_validate(clips: Clips) -> None:
     assert len(held) == int(0.03 * N)
 
 
+def test_rare_labels_are_drawn_more_often() -> None:
+    """By the square root of how rare they are."""
+    labels = np.full((200, len(LABELS)), 3.0, np.float32)
+    labels[:8, 0] = 1.0
+    labels[-2:, 0] = 4.5
+    weights = Clips(np.zeros((200, 1), np.int16), [], labels).draw_weights()
+    expected = np.repeat(1 / np.sqrt([8.0, 190.0, 2.0]), [8, 190, 2])
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
 def test_the_spectrogram_branch_alone(clips: Clips, tmp_path: Path) -> None:
     """Once it is done it is kept, and the same plan goes on from there, to the same end."""
     seen: list[tuple[str, float]] = []

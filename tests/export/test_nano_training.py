@@ -162,6 +162,15 @@ def test_every_clip_is_seen_once_an_epoch() -> None:
     assert order[:30].tolist() != order[30:60].tolist()
 
 
+def test_clips_are_drawn_by_their_shares() -> None:
+    chosen = np.arange(100, 104)
+    shares = np.array([0.1, 0.2, 0.3, 0.4])
+    batches = training._batches(chosen, 8, 1000, np.random.default_rng(0), shares)
+    counts = np.bincount(np.concatenate(list(batches)) - 100) / 8000
+    # four deviations of a share of 8000 draws
+    assert np.all(np.abs(counts - shares) < 4 * np.sqrt(shares * (1 - shares) / 8000))
+
+
 def test_standardisation_skips_what_is_unknown() -> None:
     labels = np.array([[1, 2], [3, np.nan], [5, 8], [3, 5]], np.float32)
     standard = Standardisation.of(labels)

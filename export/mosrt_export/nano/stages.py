@@ -35,6 +35,7 @@ Progress = Callable[[str, float, float], None]
 """Called with the stage, the share of it that is done, and the loss."""
 
 VALIDATION_SHARE: Final = 0.03
+_DRAW_BINS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,17 @@ class Clips:
         n = len(self.waveforms)
         kept = n - max(1, int(n * VALIDATION_SHARE))
         return np.arange(kept), np.arange(kept, n)
+
+    def draw_weights(self) -> Float32Array:
+        """How often each clip is drawn, (clips,): more often where its first label is rare.
+
+        By the square root of how rare it is: good synthesis lives at the top of the scale, where
+        few clips are, and noise in the labels must not be learned by heart there.
+        """
+        first = self.labels[:, 0]
+        counts, edges = np.histogram(first, bins=_DRAW_BINS)
+        where = np.clip(np.digitize(first, edges) - 1, 0, _DRAW_BINS - 1)
+        return np.asarray(1 / np.sqrt(counts[where]), np.float32)
 
     def image_batch(self, chosen: IntArray, device: torch.device, *, reduced: bool) -> torch.Tensor:
         """Images (clips, windows, mels, frames), float32, or bfloat16 if `reduced`."""
@@ -136,7 +148,9 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
 
     def fit(name: str, network: torch.nn.Module, inputs: Inputs, validation: Inputs,
             config: TrainingConfig) -> None:  # fmt: skip
-        for done, loss in train(network, inputs, clips.labels, chosen, standard, config):
+        for done, loss in train(
+            network, inputs, clips.labels, chosen, standard, config, clips.draw_weights()
+        ):
             progress(name, done, loss)
         validate(name, network, validation)
 

@@ -68,6 +68,7 @@ def train(
     chosen: NDArray[np.int64],
     standard: Standardisation,
     config: TrainingConfig,
+    weights: Float32Array | None = None,
 ) -> Iterator[tuple[float, float]]:
     """Trains a network in place; its weights end as their running average.
 
@@ -78,6 +79,7 @@ def train(
         chosen: Clips to train on.
         standard: Of the labels.
         config: How.
+        weights: (clips,), how often each clip is drawn, relative to the others; all alike if None.
 
     Yields:
         After each step, the share that is done and the loss.
@@ -90,7 +92,11 @@ def train(
     n_steps = max(1, int(config.epochs * len(chosen)) // config.batch)
     averaged = copy.deepcopy(network)
     network.train()
-    batches = _batches(chosen, config.batch, n_steps, rng)
+    shares = None
+    if weights is not None:
+        shares = weights[chosen].astype(np.float64)
+        shares /= shares.sum()
+    batches = _batches(chosen, config.batch, n_steps, rng, shares)
     for step, (batch, made) in enumerate(_ahead(batches, inputs)):
         for group in optimiser.param_groups:
             group["lr"] = config.rate * _schedule(step / n_steps)
@@ -116,12 +122,21 @@ def _schedule(done: float) -> float:
 
 
 def _batches(
-    chosen: NDArray[np.int64], size: int, n_steps: int, rng: np.random.Generator
+    chosen: NDArray[np.int64],
+    size: int,
+    n_steps: int,
+    rng: np.random.Generator,
+    shares: NDArray[np.float64] | None = None,
 ) -> Iterator[NDArray[np.int64]]:
     waiting: NDArray[np.int64] = np.empty(0, np.int64)
     for _ in range(n_steps):
         if len(waiting) < size:
-            waiting = np.concatenate([waiting, rng.permutation(chosen)])
+            drawn = (
+                rng.permutation(chosen)
+                if shares is None
+                else rng.choice(chosen, len(chosen), p=shares)
+            )
+            waiting = np.concatenate([waiting, drawn])
         yield waiting[:size]
         waiting = waiting[size:]
 

@@ -130,7 +130,7 @@ def _batches(
 ) -> Iterator[NDArray[np.int64]]:
     waiting: NDArray[np.int64] = np.empty(0, np.int64)
     for _ in range(n_steps):
-        if len(waiting) < size:
+        while len(waiting) < size:
             drawn = (
                 rng.permutation(chosen)
                 if shares is None

@@ -10,7 +10,8 @@ import onnxruntime
 import pytest
 
 import mosrt
-from mosrt.manifest import MelSpec
+from mosrt.audio import AUDIO_SUFFIXES
+from mosrt.front_end_spec import MelSpec
 
 TESTS = Path(__file__).parent
 DATA = TESTS / "data"
@@ -36,6 +37,11 @@ def known(score: mosrt.Score) -> float:
     """The MOS of a score by a model that gives one."""
     assert score.mos is not None
     return score.mos
+
+
+def noise(n_samples: int) -> npt.NDArray[np.float32]:
+    """White noise (n_samples,) at -20 dBFS, another for each length."""
+    return np.random.default_rng(n_samples).normal(0, 0.1, n_samples).astype(np.float32)
 
 
 def pytest_report_header() -> list[str]:
@@ -86,8 +92,14 @@ def tiny() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tiny_wav2vec() -> Path:
+    """A bundle of a small random wav2vec v1 model, which scores by its uncertainty."""
+    return DATA / "tiny_wav2vec"
+
+
+@pytest.fixture(scope="session")
 def clips() -> list[Path]:
-    found = sorted(p for p in DATA.iterdir() if p.suffix in {".wav", ".flac", ".ogg", ".mp3"})
+    found = sorted(p for p in DATA.iterdir() if p.suffix in AUDIO_SUFFIXES)
     assert len(found) >= 7
     return found
 

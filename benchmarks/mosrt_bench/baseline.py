@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from mosrt.crops import CropPlan
-from mosrt.manifest import MelSpec, SslSpec
+from mosrt.front_end_spec import MelSpec, SslSpec
 from mosrt_export.checkpoint import load_strictly, read_checkpoint
 from mosrt_export.config import ModelConfig
 from mosrt_export.fusion import build

@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from mosrt.audio import AUDIO_SUFFIXES
 from mosrt_export.nano.voices import (
     SAMPLE_RATE_HZ,
     Voice,
@@ -39,7 +40,6 @@ Float32Array = npt.NDArray[np.float32]
 
 CLIP_SAMPLES: Final = 80_000
 _LEVEL_DB: Final = -26.0
-_SUFFIXES: Final = frozenset({".flac", ".wav", ".ogg", ".mp3"})
 _MUTE_SENTENCES: Final = 10
 _SILENCE: Final = 0.01
 
@@ -114,12 +114,20 @@ def clips_in(folders: Sequence[Path], count: int) -> list[Speech]:
             joined(
                 part
                 for path in sorted(folder.iterdir())
-                if path.suffix in _SUFFIXES and np.abs(part := read(path)).max() > _SILENCE
+                if path.suffix.lower() in AUDIO_SUFFIXES
+                and np.abs(part := read(path)).max() > _SILENCE
             ),
         )
         for folder in folders
     ]
     return _taken(streams, count, ", ".join(str(folder) for folder in folders))
+
+
+def _recordings(folder: Path) -> Iterator[Float32Array]:
+    """All audio files of a folder, in order."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            yield read(path)
 
 
 def unseen_clips(count: int, seed: int) -> list[Speech]:

@@ -24,6 +24,7 @@ import soundfile
 import soxr
 
 import mosrt
+from mosrt.audio import AUDIO_SUFFIXES
 from mosrt_export.nano.voices import held_out_file
 
 from .machine import describe
@@ -35,7 +36,6 @@ Waveform = npt.NDArray[np.float64]
 Degradation = Callable[[Waveform, float, np.random.Generator], Waveform]
 
 RATE_HZ: Final = 16_000
-_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".mp3")
 
 
 def _noise(clip: Waveform, snr_db: float, rng: np.random.Generator) -> Waveform:
@@ -196,7 +196,7 @@ def _clips(speech: Path, n: int, seconds: float, *, held_out: bool) -> list[Wave
     files = sorted(
         file
         for file in speech.rglob("*")
-        if file.suffix.lower() in _SUFFIXES and (held_out_file(file) or not held_out)
+        if file.suffix.lower() in AUDIO_SUFFIXES and (held_out_file(file) or not held_out)
     )
     long_enough = [file for file in files if soundfile.info(file).duration > seconds]
     if len(long_enough) < n:

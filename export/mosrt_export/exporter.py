@@ -13,7 +13,8 @@ from typing import Any, Final
 
 from mosrt.audio import AudioSource
 from mosrt.bundle import MODEL_CARD_NAME
-from mosrt.manifest import Manifest, MelSpec, Member, SslSpec, TensorSpec, Variant
+from mosrt.front_end_spec import MelSpec, SslSpec
+from mosrt.manifest import Manifest, Member, TensorSpec, Variant
 
 from . import hub
 from .canonical import BATCH

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mosrt.audio import AudioSource, FileSource
+from mosrt.audio import AUDIO_SUFFIXES, AudioSource, FileSource
 from mosrt.backends import OrtBackend
 from mosrt.errors import AudioError, MosrtError
 from mosrt.families.fusion import FusionFrontEnd
@@ -35,7 +35,6 @@ __all__ = [
 ]
 
 TOLERANCE_MOS: Final = 1e-3
-_AUDIO_SUFFIXES: Final = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".aiff", ".aif")
 _MAX_FILES: Final = 32
 
 
@@ -157,9 +156,11 @@ def audio_sources(path: Path | None) -> list[AudioSource]:
         return [*parity_clips()]
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _AUDIO_SUFFIXES)
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
     if not files:
-        raise ParityError(f"{path}: no audio files ({', '.join(_AUDIO_SUFFIXES)}) to compare on")
+        raise ParityError(
+            f"{path}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) to compare on"
+        )
     try:
         return [FileSource(file, name=file.name) for file in files[:_MAX_FILES]]
     except AudioError as exc:

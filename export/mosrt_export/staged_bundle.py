@@ -28,6 +28,7 @@ __all__ = [
     "N_STEPS",
     "Drift",
     "GraphFiles",
+    "StagedRequest",
     "keep_worst",
     "producer",
     "provenance",
@@ -42,6 +43,27 @@ N_STEPS: Final = 4
 """How often an export announces a step, reading the checkpoint included."""
 _LIBRARIES: Final = ("mosrt", "torch", "onnx", "onnxscript")
 _UNKNOWN: Final = "unknown; whoever exported the model did not say"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagedRequest:
+    """What every export of an uncertainty model is asked for.
+
+    Attributes:
+        name: What scores call the model.
+        measure: The figure that is *the* uncertainty, as the exporter names it.
+        sign: 1 if it grows with uncertainty, -1 if it falls.
+        seed: Of everything that is drawn.
+        licence: Licence of the weights, for the model card.
+        training_data: What the model was trained on, for the model card.
+    """
+
+    name: str
+    measure: str
+    sign: int
+    seed: int = 0
+    licence: str | None = None
+    training_data: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

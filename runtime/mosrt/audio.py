@@ -17,9 +17,15 @@ import soundfile
 from .errors import AudioError
 from .guards import FLAGS, MAX_RATE_HZ, MIN_RATE_HZ
 
-__all__ = ["ArraySource", "AudioSource", "FileSource"]
+__all__ = ["AUDIO_SUFFIXES", "ArraySource", "AudioSource", "FileSource"]
 
 Float32Array = npt.NDArray[np.float32]
+
+AUDIO_SUFFIXES: Final = frozenset({
+    ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64",
+    ".w64", ".wav",
+})  # fmt: skip
+"""What the names of audio files in a folder end with, in lower case."""
 
 _BLOCK_S: Final = 2.0
 _MAX_CHANNELS: Final = 64

@@ -13,6 +13,7 @@ from typing import IO, Final, get_args
 
 import click
 
+from .audio import AUDIO_SUFFIXES
 from .backends.ort import PROVIDERS
 from .embedded import DEFAULT_MODEL, embedded_models
 from .errors import BundleError, DomainError, MosrtError, PlanError, ProviderError
@@ -29,10 +30,6 @@ EXIT_SOME_FAILED: Final = 1
 EXIT_UNUSABLE: Final = 3
 EXIT_INTERRUPTED: Final = 130
 STDIN: Final = "-"
-_AUDIO_SUFFIXES: Final = frozenset({
-    ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64",
-    ".w64", ".wav",
-})  # fmt: skip
 
 
 @click.command(short_help="Score audio files.")
@@ -230,7 +227,7 @@ def _files(paths: Sequence[str], recursive: bool) -> list[str]:
         found = Path(path).rglob("*") if recursive else Path(path).iterdir()
         audio = sorted(
             str(file) for file in found
-            if file.suffix.lower() in _AUDIO_SUFFIXES and file.is_file()
+            if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()
         )  # fmt: skip
         if not audio:
             hint = "" if recursive else "; add --recursive to look deeper"

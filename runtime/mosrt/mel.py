@@ -9,7 +9,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-from .manifest import MelSpec
+from .front_end_spec import MelSpec
 from .mel_power import mel_power
 
 __all__ = ["MelFrontEnd"]

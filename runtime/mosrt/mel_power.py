@@ -35,7 +35,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .filterbank import mel_filterbank
-from .manifest import MelSpec
+from .front_end_spec import MelSpec
 
 __all__ = ["FftMelPower", "MelPower", "SlidingMelPower", "mel_power"]
 

@@ -15,7 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from mosrt.manifest import File, Manifest, MelSpec, Member, SslSpec, TensorSpec, Variant
+from mosrt.front_end_spec import MelSpec, SslSpec
+from mosrt.manifest import File, Manifest, Member, TensorSpec, Variant
 
 OUT = Path(__file__).parent / "tiny"
 DOMAINS = ("north", "south", "east")

@@ -1,17 +1,96 @@
+"""Small models exported once for all tests here, by one thread."""
+
+import json
+import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner, Result
+
+from mosrt_export.cli import export
+from mosrt_export.config import Kind
+from tests.conftest import DATA
+from tests.export.standin import SMALL, small_model
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True, scope="package")
 def one_thread() -> Iterator[None]:
     """Small models gain nothing from threads, and torch's last bits depend on their number.
 
-    For whole modules, so that what a module's fixtures export is made under the same rule as what
-    its tests compare with it.
+    For all tests here at once, so that what fixtures export is made under the same rule as what
+    tests compare with it.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A bundle, and how the command that made it ended."""
+
+    bundle: Path
+    result: Result
+
+
+def utmosv2(*arguments: object) -> Result:
+    """`mosrt export utmosv2`."""
+    return CliRunner().invoke(export, ["utmosv2", *map(str, arguments)])
+
+
+def toml(values: dict[str, Any], prefix: str = "") -> str:
+    """TOML of nested tables, for the small configuration."""
+    plain = [f"{k} = {json.dumps(v)}" for k, v in values.items() if not isinstance(v, dict)]
+    tables = [
+        f"[{prefix}{k}]\n{toml(v, f'{prefix}{k}.')}"
+        for k, v in values.items()
+        if isinstance(v, dict)
+    ]
+    return "\n".join([*plain, *tables])
+
+
+@pytest.fixture(scope="package")
+def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A directory with checkpoints of all kinds, a configuration and a recording."""
+    directory = tmp_path_factory.mktemp("inputs")
+    kinds: tuple[Kind, ...] = ("fusion", "spec", "ssl")
+    for kind in kinds:
+        torch.save(small_model(kind).state_dict(), directory / f"{kind}.pth")
+    other = {key: 1.01 * value for key, value in small_model("ssl").state_dict().items()}
+    torch.save(other, directory / "fold3_ssl.pth")
+    (directory / "small.toml").write_text(toml(SMALL))
+    shutil.copy(DATA / "flite_slt_16k_mono.wav", directory / "clip.wav")
+    return directory
+
+
+@pytest.fixture(scope="package")
+def fusion(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A model of both branches."""
+    out = tmp_path_factory.mktemp("fusion") / "small"
+    arguments = ("--checkpoint", inputs / "fusion.pth", "--config", inputs / "small.toml")
+    return Exported(out, utmosv2(*arguments, "--out", out))
+
+
+@pytest.fixture(scope="package")
+def spec(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """A model of the spectrogram branch alone."""
+    out = tmp_path_factory.mktemp("spec") / "small"
+    arguments = ("--checkpoint", inputs / "spec.pth", "--config", inputs / "small.toml")
+    return Exported(out, utmosv2(*arguments, "--out", out))
+
+
+@pytest.fixture(scope="package")
+def ssl_pair(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """An ensemble of two models of the waveform branch alone."""
+    out = tmp_path_factory.mktemp("pair") / "two"
+    result = utmosv2(
+        *("--checkpoint", inputs / "ssl.pth", "--checkpoint", inputs / "fold3_ssl.pth"),
+        *("--config", inputs / "small.toml", "--kind", "ssl", "--name", "pair"),
+        *("--parity-audio", inputs, "--out", out),
+    )
+    return Exported(out, result)

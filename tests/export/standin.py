@@ -55,7 +55,7 @@ SMALL: dict[str, Any] = {
         "encoder": {
             "model_type": "wav2vec2",
             "hidden_size": 32,
-            "num_hidden_layers": 2,
+            "num_hidden_layers": 1,
             "num_attention_heads": 4,
             "intermediate_size": 48,
             "conv_dim": [16, 16, 16],
@@ -78,6 +78,11 @@ SMALL: dict[str, Any] = {
     },
 }
 """A model of both branches that exports in seconds; change a copy for variants."""
+TWO_LAYERS: dict[str, Any] = {
+    **SMALL["ssl"],
+    "encoder": {**SMALL["ssl"]["encoder"], "num_hidden_layers": 2},
+}
+"""Its waveform branch, deeper: more to go wrong between layers, and twice the time to export."""
 
 
 def small_config(**changes: Any) -> ModelConfig:

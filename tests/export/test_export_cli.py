@@ -1,7 +1,5 @@
 import hashlib
-import json
 import math
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,56 +9,20 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 import mosrt
 from mosrt.bundle import Bundle
 from mosrt_export import hub, parity
 from mosrt_export.checkpoint import CheckpointError
 from mosrt_export.cli import export
-from mosrt_export.config import Kind
 from tests.conftest import DATA
+from tests.export.conftest import Exported, toml, utmosv2
 from tests.export.standin import SMALL, fill, small_config, small_model
 
 
-def toml(values: dict[str, Any], prefix: str = "") -> str:
-    """TOML of nested tables, for the small configuration."""
-    plain = [f"{k} = {json.dumps(v)}" for k, v in values.items() if not isinstance(v, dict)]
-    tables = [
-        f"[{prefix}{k}]\n{toml(v, f'{prefix}{k}.')}"
-        for k, v in values.items()
-        if isinstance(v, dict)
-    ]
-    return "\n".join([*plain, *tables])
-
-
-@pytest.fixture(scope="module")
-def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with checkpoints of all kinds, a configuration and a recording."""
-    directory = tmp_path_factory.mktemp("inputs")
-    kinds: tuple[Kind, ...] = ("fusion", "spec", "ssl")
-    for kind in kinds:
-        torch.save(small_model(kind).state_dict(), directory / f"{kind}.pth")
-    other = {key: 1.01 * value for key, value in small_model("ssl").state_dict().items()}
-    torch.save(other, directory / "fold3_ssl.pth")
-    (directory / "small.toml").write_text(toml(SMALL))
-    shutil.copy(DATA / "flite_slt_16k_mono.wav", directory / "clip.wav")
-    return directory
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(export, ["utmosv2", *map(str, arguments)])
-
-
-@pytest.fixture(scope="module")
-def exported(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
-    out = tmp_path_factory.mktemp("out") / "small"
-    arguments = ("--checkpoint", inputs / "fusion.pth", "--config", inputs / "small.toml")
-    return out, run(*arguments, "--out", out)
-
-
-def test_a_fusion_bundle_scores_like_torch(exported: tuple[Path, Result]) -> None:
-    out, result = exported
+def test_a_fusion_bundle_scores_like_torch(fusion: Exported) -> None:
+    out, result = fusion.bundle, fusion.result
     assert result.exit_code == 0, result.output
     Bundle.open(out).verify()
     clip, _ = soundfile.read(DATA / "flite_slt_16k_mono.wav", dtype="float32")
@@ -79,8 +41,8 @@ def test_a_fusion_bundle_scores_like_torch(exported: tuple[Path, Result]) -> Non
     np.testing.assert_allclose(found["ssl_features"][0, 0], expected[0].numpy(), atol=1e-4)
 
 
-def test_the_manifest_tells_where_it_came_from(exported: tuple[Path, Result], inputs: Path) -> None:
-    out, _ = exported
+def test_the_manifest_tells_where_it_came_from(fusion: Exported, inputs: Path) -> None:
+    out = fusion.bundle
     manifest = Bundle.open(out).manifest
     assert manifest.name == "small"
     assert manifest.family == "fusion"
@@ -105,16 +67,16 @@ def test_the_manifest_tells_where_it_came_from(exported: tuple[Path, Result], in
     assert str(out.parent) not in everything
 
 
-def test_the_card_is_frank(exported: tuple[Path, Result]) -> None:
-    card = (exported[0] / "model-card.md").read_text()
+def test_the_card_is_frank(fusion: Exported) -> None:
+    card = (fusion.bundle / "model-card.md").read_text()
     for words in ("1 (bad) to", "Known failures", "arXiv 2409.09305", "sarulab-speech", "MIT"):
         assert words in card
     assert "trained by someone else" in card
     assert "{" not in card
 
 
-def test_progress_and_figures_are_told(exported: tuple[Path, Result]) -> None:
-    out, result = exported
+def test_progress_and_figures_are_told(fusion: Exported) -> None:
+    out, result = fusion.bundle, fusion.result
     for step in ("[1/4] reading fusion.pth", "[2/4] exporting network0", "[4/4] writing small"):
         assert step in result.stderr
     assert "female_16k_mono.ogg" in result.stderr
@@ -122,36 +84,31 @@ def test_progress_and_figures_are_told(exported: tuple[Path, Result]) -> None:
 
 
 def test_an_existing_bundle_is_kept_without_force(
-    exported: tuple[Path, Result], inputs: Path, tmp_path: Path
+    spec: Exported, inputs: Path, tmp_path: Path
 ) -> None:
-    out, _ = exported
+    out = spec.bundle
     before = {file.name: file.read_bytes() for file in out.iterdir()}
-    arguments = ("--checkpoint", inputs / "fusion.pth", "--config", inputs / "small.toml")
-    result = run(*arguments, "--out", out)
+    arguments = ("--checkpoint", inputs / "spec.pth", "--config", inputs / "small.toml")
+    result = utmosv2(*arguments, "--out", out)
     assert result.exit_code == 1
     assert "exists already" in result.output
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     # the same again gives the same, byte for byte, manifest and card included
-    result = run(*arguments, "--out", out, "--force")
+    result = utmosv2(*arguments, "--out", out, "--force")
     assert result.exit_code == 0, result.output
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("words")
-    result = run(*arguments, "--out", precious, "--force")
+    result = utmosv2(*arguments, "--out", precious, "--force")
     assert result.exit_code == 1
     assert "not a bundle" in result.output
     assert (precious / "thesis.txt").read_text() == "words"
 
 
-def test_an_ensemble_of_ssl_models(inputs: Path, tmp_path: Path) -> None:
-    out = tmp_path / "two"
-    result = run(
-        *("--checkpoint", inputs / "ssl.pth", "--checkpoint", inputs / "fold3_ssl.pth"),
-        *("--config", inputs / "small.toml", "--kind", "ssl", "--name", "pair"),
-        *("--parity-audio", inputs, "--out", out),
-    )
+def test_an_ensemble_of_ssl_models(ssl_pair: Exported, inputs: Path) -> None:
+    out, result = ssl_pair.bundle, ssl_pair.result
     assert result.exit_code == 0, result.output
     manifest = Bundle.open(out).manifest
     assert (manifest.name, manifest.family) == ("pair", "ssl")
@@ -176,8 +133,8 @@ def test_a_parity_failure_writes_nothing(
 
     monkeypatch.setattr(parity, "_torch_answer", dishonest)
     out = tmp_path / "out" / "bundle"
-    result = run(
-        *("--checkpoint", inputs / "ssl.pth", "--config", inputs / "small.toml", "--out", out)
+    result = utmosv2(
+        *("--checkpoint", inputs / "spec.pth", "--config", inputs / "small.toml", "--out", out)
     )
     assert result.exit_code == 1
     assert "nothing was written" in result.output
@@ -236,7 +193,7 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     out = tmp_path / "bundle"
     filled = [argument.format(inputs=inputs) for argument in arguments]
-    result = run(*filled, "--config", inputs / "small.toml", "--out", out)
+    result = utmosv2(*filled, "--config", inputs / "small.toml", "--out", out)
     assert result.exit_code == 1
     assert message in result.output
     assert not list(tmp_path.iterdir())
@@ -245,14 +202,14 @@ def test_what_does_not_fit_is_named(
 def test_unnamed_domains_ask_for_the_key(inputs: Path, tmp_path: Path) -> None:
     config = tmp_path / "nameless.toml"
     config.write_text(toml({key: value for key, value in SMALL.items() if key != "domains"}))
-    result = run(
+    result = utmosv2(
         *("--checkpoint", inputs / "ssl.pth", "--config", config, "--out", tmp_path / "bundle")
     )
     assert result.exit_code == 1
     assert "knows 3 data domains" in result.output
     assert "domains = ['name0', 'name1', 'name2']" in result.output
     config.write_text(toml({**SMALL, "domains": ["a"]}))
-    result = run(
+    result = utmosv2(
         *("--checkpoint", inputs / "ssl.pth", "--config", config, "--out", tmp_path / "bundle")
     )
     assert result.exit_code == 1
@@ -266,7 +223,7 @@ def test_a_fold_that_is_not_cached_offline(monkeypatch: pytest.MonkeyPatch, tmp_
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network\nmore words")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    result = run("--fold", "0", "--out", tmp_path / "bundle")
+    result = utmosv2("--fold", "0", "--out", tmp_path / "bundle")
     assert result.exit_code == 1
     assert "fold0_s42_best_model.pth" in result.output
     assert "--checkpoint fold0_s42_best_model.pth" in result.output
@@ -307,14 +264,14 @@ def test_a_download_is_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
-    assert run(*arguments).exit_code == 2
+    assert utmosv2(*arguments).exit_code == 2
 
 
 def test_help_teaches() -> None:
     group = CliRunner().invoke(export, ["--help"])
     assert group.exit_code == 0
     assert "pip install 'mosrt[export]'" in group.output
-    command = run("--help")
+    command = utmosv2("--help")
     assert command.exit_code == 0
     for words in (
         "mosrt export utmosv2 --fold 0 --out utmosv2",

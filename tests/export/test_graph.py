@@ -10,26 +10,18 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from mosrt.bundle import Bundle
 from mosrt_export.config import Kind
-from mosrt_export.fusion import simplified
-from mosrt_export.graph import write_graph
+from tests.export.conftest import Exported
 from tests.export.standin import small_config, small_feeds, small_model
 
 KINDS: tuple[Kind, ...] = ("fusion", "spec", "ssl")
 SCRIPT = """
-import sys
-from pathlib import Path
 import torch
-from tests.export.test_graph import write_small
+from mosrt.cli import main
 torch.set_num_threads(3)
-write_small(sys.argv[1], Path(sys.argv[2]))
+main()
 """
-
-
-def write_small(kind: Kind, path: Path) -> Path:
-    shapes = {name: value.shape[1:] for name, value in small_feeds(small_config(), kind).items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    return write_graph(simplified(small_model(kind)), shapes, path, producer="mosrt 0.0")[0]
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -39,13 +31,11 @@ def kind(request: pytest.FixtureRequest) -> Kind:
 
 
 @pytest.fixture(scope="module")
-def graphs(tmp_path_factory: pytest.TempPathFactory) -> dict[Kind, Path]:
-    return {kind: write_small(kind, tmp_path_factory.mktemp(kind) / "model.onnx") for kind in KINDS}
-
-
-@pytest.fixture(scope="module")
-def graph(kind: Kind, graphs: dict[Kind, Path]) -> Path:
-    return graphs[kind]
+def graph(kind: Kind, request: pytest.FixtureRequest) -> Path:
+    bundle = {"fusion": "fusion", "spec": "spec", "ssl": "ssl_pair"}[kind]
+    exported: Exported = request.getfixturevalue(bundle)
+    assert exported.result.exit_code == 0, exported.result.output
+    return exported.bundle / "model.network0.fp32.onnx"
 
 
 @pytest.mark.parametrize("batch", [1, 2, 3])
@@ -132,7 +122,8 @@ def test_nothing_of_the_machine_is_in_the_files(graph: Path) -> None:
 def test_weights_are_one_aligned_file(graph: Path) -> None:
     model = onnx.load(graph, load_external_data=False)
     data = graph.with_name(f"{graph.name}.data")
-    assert sorted(path.name for path in graph.parent.iterdir()) == [graph.name, data.name]
+    written = sorted(path.name for path in graph.parent.glob("model.network0.*"))
+    assert written == [graph.name, data.name]
     ends = [0]
     for tensor in model.graph.initializer:
         place = {entry.key: entry.value for entry in tensor.external_data}
@@ -148,14 +139,21 @@ def test_weights_are_one_aligned_file(graph: Path) -> None:
     assert ends[-1] == data.stat().st_size
 
 
-def test_same_bytes_in_another_process_and_place(graphs: dict[Kind, Path], tmp_path: Path) -> None:
+@pytest.mark.full
+def test_same_bytes_in_another_process_and_place(
+    fusion: Exported, inputs: Path, tmp_path: Path
+) -> None:
     """Another hash seed, number of threads and directory must not show."""
-    graph = graphs["fusion"]  # which holds both branches
-    again = tmp_path / "elsewhere" / graph.name
-    root = Path(__file__).parents[2]
-    subprocess.run([sys.executable, "-c", SCRIPT, "fusion", str(again)], check=True, cwd=root)
-    for name in (graph.name, f"{graph.name}.data"):
-        assert again.with_name(name).read_bytes() == graph.with_name(name).read_bytes()
+    again = tmp_path / "elsewhere"
+    command = [
+        sys.executable, "-c", SCRIPT, "export", "utmosv2", "--checkpoint", inputs / "fusion.pth",
+        "--config", inputs / "small.toml", "--parity-audio", inputs / "clip.wav", "--out", again,
+    ]  # fmt: skip
+    subprocess.run([*map(str, command)], check=True, capture_output=True)
+    files = Bundle.open(fusion.bundle).manifest.variants["fp32"].files
+    assert len(files) == 2
+    for file in files:
+        assert (again / file.path).read_bytes() == (fusion.bundle / file.path).read_bytes()
 
 
 def test_a_graph_may_be_moved(graph: Path, tmp_path: Path) -> None:

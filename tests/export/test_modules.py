@@ -17,6 +17,7 @@ from tests.export.golden import CASES, load_case
 from tests.export.standin import (
     GOLDEN,
     SMALL,
+    TWO_LAYERS,
     fusion_state_dict,
     small_config,
     small_feeds,
@@ -38,12 +39,13 @@ def all_domains(model: Model, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_simplified_equals_faithful(kind: Kind) -> None:
-    model = small_model(kind)
-    feeds = small_feeds(small_config(), kind, batch=2)
+    config = small_config(ssl=TWO_LAYERS)
+    model = small_model(kind, config)
+    feeds = small_feeds(config, kind, batch=2)
     inputs = {name: torch.from_numpy(value) for name, value in feeds.items()}
     with torch.inference_mode():
         expected = [all_domains(model, inputs), *model.features(inputs).values()]
-    graph = simplified(small_model(kind))
+    graph = simplified(small_model(kind, config))
     with torch.inference_mode():
         found = graph(*inputs.values())
     assert graph.input_names == tuple(inputs)
@@ -157,7 +159,7 @@ def test_what_cannot_be_built_is_named(
     ["hubert", "wavlm", "data2vec-audio", "unispeech", "unispeech-sat", "wav2vec2-conformer"],
 )
 def test_other_encoders_simplify(encoder: str) -> None:
-    settings = {**SMALL["ssl"]["encoder"], "model_type": encoder}
+    settings = {**TWO_LAYERS["encoder"], "model_type": encoder}
     if encoder == "data2vec-audio":
         settings |= {"num_conv_pos_embeddings": 2, "conv_pos_kernel_size": 5}
     config = small_config(ssl={**SMALL["ssl"], "encoder": settings})
@@ -172,7 +174,7 @@ def test_other_encoders_simplify(encoder: str) -> None:
 def test_the_last_hidden_state_is_the_normalised_one() -> None:
     """As in transformers 4; for encoders with layer norm first, 5 records it before the norm."""
     stable = {"do_stable_layer_norm": True, "feat_extract_norm": "layer", "conv_bias": True}
-    settings = {**SMALL["ssl"]["encoder"], **stable}
+    settings = {**TWO_LAYERS["encoder"], **stable}
     model = small_model("ssl", small_config(ssl={**SMALL["ssl"], "encoder": settings}))
     encoder = model.get_submodule("encoder")
     waveform = torch.from_numpy(small_feeds(small_config(), "ssl")["waveform"])

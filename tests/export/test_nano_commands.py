@@ -20,7 +20,7 @@ from mosrt_export.nano.clips import CLIP_SAMPLES
 from mosrt_export.nano.dataset import LABELS
 from mosrt_export.nano.model import save_nano
 from mosrt_export.nano.pretraining import ARCHITECTURE, PretrainingConfig
-from mosrt_export.nano.voices import Voice
+from mosrt_export.nano.voices import Voice, VoiceError
 from mosrt_export.wav2vec.checkpoint import read_wav2vec
 from tests.export.nano_standin import STANDARD, provenance, random_nano
 
@@ -121,6 +121,24 @@ def test_held_out_voices_are_never_trained_on(
     assert asked["chunks"] == range(8)
     assert not asked["recipe"].held_out
     assert asked["recipe"].seed == 5
+
+
+def test_a_voice_that_fails_is_named(
+    monkeypatch: pytest.MonkeyPatch, recordings: Path, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def build_pool(voice: Voice, _seed: int, _out: Path) -> Path:
+        asked.append(voice.name)
+        raise VoiceError(f"{voice.name} did not speak")
+
+    monkeypatch.setattr(commands, "missing_programs", lambda _voices: {})
+    monkeypatch.setattr(commands, "build_pool", build_pool)
+    monkeypatch.setattr(commands, "record_recipe", lambda _recipe, _out: None)
+    result = generating(recordings, tmp_path, "--workers", 1)
+    assert result.exit_code == 1
+    assert any(f"{name} did not speak" in result.output for name in asked)
+    assert not list(tmp_path.glob("data/**/*"))
 
 
 def test_missing_programs_stop_it_at_once(

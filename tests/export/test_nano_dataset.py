@@ -25,7 +25,7 @@ from mosrt_export.nano.dataset import (
 )
 from mosrt_export.nano.degradations import DEGRADATIONS
 from mosrt_export.nano.full_reference import fidelity
-from mosrt_export.nano.voices import held_out_file
+from mosrt_export.nano.voices import VoiceError, held_out_file
 from tests.export.nano_standin import small_pool, speech, voice
 
 SIZE = 3  # clips per chunk in these tests
@@ -206,11 +206,14 @@ def test_a_recorded_pool(tmp_path: Path) -> None:
     silent.mkdir()
     sf.write(silent / "x.flac", np.zeros(20_000), 16_000)
     nobody = voice("recorded nobody", "recorded", selector=str(silent))
-    paths = [build_pool(speaker, 0, tmp_path / "pools") for speaker in (nobody, anna)]
+    with pytest.raises(VoiceError, match="recorded nobody said nothing .* all of 1 utterances"):
+        build_pool(nobody, 0, tmp_path / "pools")
+    assert not (tmp_path / "pools").exists()
+    path = build_pool(anna, 0, tmp_path / "pools")
     kept = [i for i, name in enumerate(names) if not held_out_file(Path(name))]
     assert 0 < len(kept) < 30
-    pool = load_pool([nobody, anna], paths)
-    assert list(pool.voices) == [anna]  # who never speaks is not asked
+    pool = load_pool([anna], [path])
+    assert list(pool.voices) == [anna]
     (utterances,) = pool.utterances
     assert [len(part) for part in utterances] == [9000 + i for i in kept]
     for part in utterances:
@@ -219,9 +222,21 @@ def test_a_recorded_pool(tmp_path: Path) -> None:
     # held-out recordings make another pool, and a pool that is there is not made again
     (held,) = load_pool([anna], [build_pool(anna, 0, tmp_path / "held", held_out=True)]).utterances
     assert {len(part) for part in held} == set(range(9000, 9030)) - {9000 + i for i in kept}
-    stamp = paths[1].stat().st_mtime_ns
-    assert build_pool(anna, 0, tmp_path / "pools") == paths[1]
-    assert paths[1].stat().st_mtime_ns == stamp
+    stamp = path.stat().st_mtime_ns
+    assert build_pool(anna, 0, tmp_path / "pools") == path
+    assert path.stat().st_mtime_ns == stamp
+
+
+def test_a_voice_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its engine is not installed; nothing is kept, so that the next run asks it again."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(VoiceError, match="flite slt did not speak"):
+        build_pool(voice("flite slt"), 0, tmp_path / "pools")
+    assert not (tmp_path / "pools").exists()
+    empty = tmp_path / "empty.npz"
+    dataset._save(empty, {})
+    with pytest.raises(VoiceError, match=r"empty\.npz: holds no speech of flite slt"):
+        load_pool([voice("flite slt")], [empty])
 
 
 def test_a_folder_holds_one_recipe(tmp_path: Path) -> None:

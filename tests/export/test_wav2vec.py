@@ -84,6 +84,7 @@ def relative(found: npt.ArrayLike, expected: npt.ArrayLike) -> float:
     return float(np.abs(found - expected).max() / np.abs(expected).max())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", ["long", "short", "fewer_steps"])
 def test_golden(opened: Heard, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     """fairseq's features, logits and measures; 1e-4 and 1e-5 are what FP32 sums of 512 allow."""
@@ -109,8 +110,13 @@ def test_golden(opened: Heard, monkeypatch: pytest.MonkeyPatch, case: str) -> No
         np.testing.assert_allclose(found, golden[f"{layout}_measures"], rtol=1e-5)
 
 
-def test_graphs_hold_nothing_that_runtimes_get_wrong(large: Path) -> None:
-    for path in large.glob("*.onnx"):
+@pytest.mark.parametrize("size", ["small", pytest.param("large", marks=pytest.mark.full)])
+def test_graphs_hold_nothing_that_runtimes_get_wrong(
+    size: str, request: pytest.FixtureRequest
+) -> None:
+    graphs = list(request.getfixturevalue(size).glob("*.onnx"))
+    assert len(graphs) == 3
+    for path in graphs:
         check_operators(path)
 
 

@@ -25,7 +25,7 @@ Waveform = npt.NDArray[np.float32]
 MEASURES = ("mean", "std", "max", "entropy")
 SHAPE: dict[str, Any] = {
     "hidden_size": 32,
-    "num_hidden_layers": 2,
+    "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "intermediate_size": 48,
     "conv_dim": [16] * 7,
@@ -36,7 +36,8 @@ SHAPE: dict[str, Any] = {
     "layerdrop": 0.5,
 }
 LAYER_NORM: dict[str, Any] = {
-    "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True
+    "feat_extract_norm": "layer", "do_stable_layer_norm": True, "conv_bias": True,
+    "num_hidden_layers": 2,
 }  # fmt: skip
 PASSES = 7
 
@@ -58,7 +59,7 @@ def saved(kind: str, directory: Path) -> Any:
         )  # fmt: skip
     else:
         extra = LAYER_NORM if kind == "layer" else {}
-        model = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**SHAPE, **extra))
+        model = transformers.Wav2Vec2ForCTC(transformers.Wav2Vec2Config(**{**SHAPE, **extra}))
     for parameter in model.parameters():  # so that no bias is zero and no norm trivial
         parameter.data += 0.05 * torch.randn_like(parameter)
     if hasattr(model, "lm_head"):  # decided enough for the mean over passes to matter
@@ -105,7 +106,7 @@ def direct_logits(model: Any, samples: Waveform, keep: Waveform) -> FloatArray:
 
 @pytest.mark.parametrize("kind", ["group", "layer", "hubert", "headless"])
 def test_dropout_equals_transformers(tmp_path: Path, kind: str) -> None:
-    """1e-4 is what two orders of FP32 sums through two layers leave room for."""
+    """1e-4 is what two orders of FP32 sums through up to two layers leave room for."""
     model = saved(kind, tmp_path / "model")
     bundle = export(
         tmp_path / "model", tmp_path / "bundle", "--passes", str(PASSES), "--dropout", "0.6"

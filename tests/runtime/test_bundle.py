@@ -9,7 +9,8 @@ import pytest
 
 from mosrt import BundleError, load
 from mosrt.bundle import Bundle
-from mosrt.manifest import GridSpec, Manifest
+from mosrt.front_end_spec import GridSpec
+from mosrt.manifest import Manifest
 
 Change = Callable[[dict[str, Any]], None]
 

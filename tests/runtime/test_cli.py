@@ -259,7 +259,7 @@ def test_help_names_the_embedded_models() -> None:
 def test_as_a_real_process(tiny: Path, clips: list[Path]) -> None:
     command = [
         sys.executable, "-c", "from mosrt.cli import main; main()",
-        "score", *map(str, clips), "--format", "json",
+        "score", *map(str, clips[:2]), "--format", "json",
     ]  # fmt: skip
     environment = {**os.environ, "MOSRT_MODEL": str(tiny)}
     runs = [

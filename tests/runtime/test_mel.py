@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from mosrt.manifest import MelSpec
+from mosrt.front_end_spec import MelSpec
 from mosrt.mel import MelFrontEnd, resize_weights
 from mosrt.mel_power import FftMelPower, SlidingMelPower, mel_power
 from tests.conftest import UTMOSV2_MEL, GoldenCase

@@ -54,9 +54,12 @@ def run_generate(
         click.progressbar(length=len(voices), label="voices") as bar,
     ):
         futures = [executor.submit(build_pool, voice, seed, out / "voices") for voice in voices]
-        for future in concurrent.futures.as_completed(futures):
-            future.result()
-            bar.update(1)
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                future.result()
+                bar.update(1)
+        finally:  # the first voice that fails is told at once, not after all others
+            executor.shutdown(cancel_futures=True)
         pools = [future.result() for future in futures]
     chunks = range(-(-int(hours * 3600 / _CLIP_S) // CHUNK_CLIPS))
     with click.progressbar(length=len(chunks), label="clips", show_eta=True) as bar:

@@ -61,19 +61,25 @@ class Recipe:
 
 
 def build_pool(voice: Voice, seed: int, out: Path, *, held_out: bool = False) -> Path:
-    """Records a voice's utterances in a file, unless it is there already; returns its path."""
+    """Records a voice's utterances in a file, unless it is there already; returns its path.
+
+    Raises:
+        VoiceError: The voice did not speak, or said nothing that can be used; nothing is kept.
+    """
     path = out / f"{hashlib.sha256(voice.name.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
         rng = np.random.default_rng([seed, *hashlib.sha256(voice.name.encode()).digest()])
         if voice.engine == "recorded":
             speech = list(recorded(voice, held_out=held_out))
         else:
-            try:
-                speech = synthesise(voice, _UTTERANCES[voice.engine], rng)
-            except VoiceError:
-                speech = []
+            speech = synthesise(voice, _UTTERANCES[voice.engine], rng)
         # a voice that cannot read its text says next to nothing
         spoken = [part for part in speech if len(part) > 8000 and part.std() > 1e-3]
+        if not spoken:
+            raise VoiceError(
+                f"{voice.name} said nothing that can be used: all of {len(speech)} utterances are "
+                "too short or silent; repair the voice, or leave it out"
+            )
         scaled = [
             np.round(part * (0.25 / np.abs(part).max()) * 32767).astype(np.int16) for part in spoken
         ]
@@ -110,15 +116,19 @@ def record_recipe(recipe: Recipe, out: Path) -> None:
 
 
 def load_pool(voices: list[Voice], paths: list[Path]) -> Pool:
-    """The pool of the voices that spoke."""
-    kept, utterances = [], []
+    """The pool of the voices, each from the file that `build_pool` made.
+
+    Raises:
+        VoiceError: A file holds no speech.
+    """
+    utterances = []
     for voice, path in zip(voices, paths, strict=True):
         with np.load(path) as arrays:
             parts = [arrays[name] for name in sorted(arrays)]
-        if parts:
-            kept.append(voice)
-            utterances.append(parts)
-    return Pool(kept, utterances)
+        if not parts:
+            raise VoiceError(f"{path}: holds no speech of {voice.name}; delete it and start again")
+        utterances.append(parts)
+    return Pool(voices, utterances)
 
 
 def generate(

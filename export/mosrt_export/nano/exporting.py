@@ -13,7 +13,8 @@ import torch
 
 from mosrt.audio import AudioSource
 from mosrt.bundle import MODEL_CARD_NAME
-from mosrt.manifest import GridSpec, Manifest, Member, SslSpec, TensorSpec, Variant
+from mosrt.front_end_spec import GridSpec, SslSpec
+from mosrt.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt_export.batchnorm import fold_batch_norm
 from mosrt_export.canonical import BATCH
 from mosrt_export.checkpoint import sha256_of

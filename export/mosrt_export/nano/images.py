@@ -12,7 +12,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mosrt.manifest import MelSpec
+from mosrt.front_end_spec import MelSpec
 from mosrt.mel import MelFrontEnd
 from mosrt_export.writer import replacing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,8 +139,8 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
         plan: How long.
         device: Where.
         progress: Told what happens.
-        resume: File in which the spectrogram branch is kept when it is done; the same plan on as
-            many clips goes on from there.
+        resume: File in which the spectrogram branch is kept when it is done; the same plan on the
+            same labels goes on from there.
     """
     torch.manual_seed(plan.seed)
     chosen, held = clips.split()
@@ -173,12 +174,12 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
     )
     mel = Nano(with_mel=True, with_ssl=False).to(device)
     mel.to(memory_format=torch.channels_last)
-    if (saved := _resumed(resume, plan, len(chosen))) is not None:
+    if (saved := _resumed(resume, plan, clips.labels)) is not None:
         mel.load_state_dict(saved)
         validate("mel", mel, still)
     else:
         fit("mel", mel, rolled, still, config)
-        _keep(resume, mel, plan, len(chosen))
+        _keep(resume, mel, plan, clips.labels)
     if wav2vec is None:
         return Outcome(mel.cpu().eval(), standard, ablation)
 
@@ -244,23 +245,29 @@ def _embed(model: Nano, clips: Clips, device: torch.device, plan: Plan,
     return np.concatenate(rows)
 
 
-def _key(plan: Plan, n_clips: int) -> dict[str, float]:
+def _key(plan: Plan, labels: Float32Array) -> dict[str, float | str]:
     """What a kept branch must have been trained with."""
-    return {"epochs": plan.mel_epochs, "batch": plan.batch, "seed": plan.seed, "clips": n_clips}
+    return {
+        "epochs": plan.mel_epochs,
+        "batch": plan.batch,
+        "seed": plan.seed,
+        # other data, other labels, and they are far fewer bytes than the samples
+        "labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
+    }
 
 
-def _keep(path: Path, mel: Nano, plan: Plan, n_clips: int) -> None:
+def _keep(path: Path, mel: Nano, plan: Plan, labels: Float32Array) -> None:
     with replacing(path) as part:
-        torch.save({"key": _key(plan, n_clips), "state": mel.state_dict()}, part)
+        torch.save({"key": _key(plan, labels), "state": mel.state_dict()}, part)
 
 
-def _resumed(path: Path, plan: Plan, n_clips: int) -> dict[str, torch.Tensor] | None:
-    """The state of a branch that was trained by the same plan before, if there is one."""
+def _resumed(path: Path, plan: Plan, labels: Float32Array) -> dict[str, torch.Tensor] | None:
+    """The state of a branch trained before by the same plan on the same data, if there is one."""
     if not path.exists():
         return None
     saved = torch.load(path, map_location="cpu", weights_only=True)
     state: dict[str, torch.Tensor] = saved["state"]
-    return state if saved["key"] == _key(plan, n_clips) else None
+    return state if saved["key"] == _key(plan, labels) else None
 
 
 def _mean(row: dict[str, tuple[float, float]]) -> float:

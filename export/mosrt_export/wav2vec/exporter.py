@@ -27,6 +27,7 @@ from mosrt_export.exporter import Step
 from mosrt_export.staged_bundle import (
     Drift,
     GraphFiles,
+    StagedRequest,
     keep_worst,
     producer,
     provenance,
@@ -53,29 +54,17 @@ _PARITY_SAMPLES: Final = (1_000, 32_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wav2VecRequest:
-    """What to export.
+class Wav2VecRequest(StagedRequest):
+    """What to export; its measure is "LAYOUT.MEASURE".
 
     Attributes:
         checkpoint: The file.
-        name: What scores call the model.
         layouts: Layouts that the bundle gives figures in.
-        measure: The figure that is *the* uncertainty, "LAYOUT.MEASURE".
-        sign: 1 if it grows with uncertainty, -1 if it falls.
-        seed: Of the distractors.
-        licence: Licence of the weights, for the model card.
-        training_data: What the model was trained on, for the model card.
         note: What to know before anything else, at the head of the model card.
     """
 
     checkpoint: Path
-    name: str
     layouts: tuple[str, ...]
-    measure: str
-    sign: int
-    seed: int = 0
-    licence: str | None = None
-    training_data: str | None = None
     note: str | None = None
 
 

@@ -23,6 +23,7 @@ from mosrt_export.exporter import Step
 from mosrt_export.staged_bundle import (
     Drift,
     GraphFiles,
+    StagedRequest,
     keep_worst,
     producer,
     provenance,
@@ -50,32 +51,20 @@ _PARITY_SAMPLES: Final = (2_000, 24_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wav2Vec2Request:
-    """What to export.
+class Wav2Vec2Request(StagedRequest):
+    """What to export; its measure is "mean", "std", "max" or "entropy".
 
     Attributes:
         model: Name on Hugging Face, or a directory.
-        name: What scores call the model.
         head: "ctc" (or hidden units where there is no such head) or "pretraining".
         dropout: Share of feature values that a pass drops.
         n_passes: Passes of dropout or masking.
-        measure: "mean", "std", "max" or "entropy": the figure that is *the* uncertainty.
-        sign: 1 if it grows with uncertainty, -1 if it falls.
-        seed: Of everything that is drawn.
-        licence: Licence of the weights, for the model card.
-        training_data: What the model was trained on, for the model card.
     """
 
     model: str
-    name: str
     head: Head
     dropout: float
     n_passes: int
-    measure: str
-    sign: int
-    seed: int = 0
-    licence: str | None = None
-    training_data: str | None = None
 
 
 def export_wav2vec2(

@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from mosrt.crew import Crew
 from mosrt.crops import CropGeometry, CropPlan
-from mosrt.manifest import Manifest, MelSpec, SslSpec
+from mosrt.front_end_spec import MelSpec, SslSpec
+from mosrt.manifest import Manifest
 from mosrt.mel import MelFrontEnd
 from mosrt.recording import Recording
 

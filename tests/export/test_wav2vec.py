@@ -110,6 +110,20 @@ def test_golden(opened: Heard, monkeypatch: pytest.MonkeyPatch, case: str) -> No
         np.testing.assert_allclose(found, golden[f"{layout}_measures"], rtol=1e-5)
 
 
+@pytest.mark.full
+def test_context_equals_fairseq(tmp_path: Path) -> None:
+    """The context, which a bundle keeps to itself: of the torch modules that are exported."""
+    checkpoint = save(tmp_path / "wav2vec_large.pt", LARGE, large_state_dict())
+    model = read_wav2vec(checkpoint).build().eval()
+    for case in ("long", "short", "fewer_steps"):
+        with np.load(GOLDEN / "wav2vec_v1" / f"{case}.npz") as golden:
+            waveform = torch.from_numpy(golden["waveform"].astype(np.float32) / 32_768)
+            with torch.inference_mode():
+                context = model.context(model.features(waveform[None]))
+            # FP32 sums of 512 and twelve layers of norms
+            assert relative(context[0, ::16, ::16], golden["context_sample"]) < 1e-4
+
+
 @pytest.mark.parametrize("size", ["small", pytest.param("large", marks=pytest.mark.full)])
 def test_graphs_hold_nothing_that_runtimes_get_wrong(
     size: str, request: pytest.FixtureRequest

@@ -1,6 +1,8 @@
-"""What all tests share: versions in the header, sample clips, the tiny bundle, golden cases."""
+"""What all tests share: versions in the header, a cache of their own, sample clips, bundles."""
 
 import importlib.metadata
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,7 +47,17 @@ def noise(n_samples: int) -> npt.NDArray[np.float32]:
 
 
 def pytest_report_header() -> list[str]:
-    names = ["numpy", "onnxruntime", "soundfile", "soxr", "click", "torch", "timm", "transformers"]
+    names = [
+        "numpy",
+        "onnxruntime",
+        "openvino",
+        "soundfile",
+        "soxr",
+        "click",
+        "torch",
+        "timm",
+        "transformers",
+    ]
     versions = []
     for name in names:
         try:
@@ -53,6 +65,19 @@ def pytest_report_header() -> list[str]:
         except importlib.metadata.PackageNotFoundError:
             versions.append(f"{name} not installed")
     return [", ".join(versions), f"providers: {onnxruntime.get_available_providers()}"]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The cache directory of this test run and its processes, instead of the user's."""
+    directory = tmp_path_factory.mktemp("cache") / "mosrt"
+    before = os.environ.get("MOSRT_CACHE")
+    os.environ["MOSRT_CACHE"] = str(directory)
+    yield directory
+    if before is None:
+        del os.environ["MOSRT_CACHE"]
+    else:
+        os.environ["MOSRT_CACHE"] = before
 
 
 @dataclass(frozen=True)

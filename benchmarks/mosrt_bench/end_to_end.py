@@ -62,13 +62,25 @@ class Worker:
         if self._process.stdin is not None:
             self._process.stdin.close()
         self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
 
     def work(self) -> dict[str, float]:
         """Scores the clip once: {"ms", "mos", "peak_mb"}."""
-        if self._process.stdin is None or self._process.stdout is None:
+        self.ask()
+        return self.answer()
+
+    def ask(self, line: str = "go", times: int = 1) -> None:
+        """Tells the worker to work, and does not wait for it."""
+        if self._process.stdin is None:
             raise RuntimeError("the worker has no pipes")
-        self._process.stdin.write("go\n")
+        self._process.stdin.write(f"{line}\n" * times)
         self._process.stdin.flush()
+
+    def answer(self) -> dict[str, float]:
+        """Waits for the next answer."""
+        if self._process.stdout is None:
+            raise RuntimeError("the worker has no pipes")
         line = self._process.stdout.readline()
         if not line:
             raise click.ClickException("a worker died; its message is above")

@@ -7,6 +7,7 @@ rewrites what stands between the README's markers; a test fails when the two dis
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Any, Final
@@ -15,6 +16,7 @@ import click
 
 from .embedded_figures import embedded_sections
 from .uncertainty_figures import uncertainty_sections
+from .variants_figures import variants_section
 
 __all__ = ["render", "replaced"]
 
@@ -67,7 +69,12 @@ def render(results: Path) -> str:
         f"Machine: {machine['cpu']}, {machine['usable_cores']} cores, "
         f"{machine['memory_gib']:.0f} GiB; Python {machine['python']}, {versions}.",
     ]
-    return "\n".join([*embedded_sections(results), *uncertainty_sections(results), *lines])
+    sections = [
+        embedded_sections(results),
+        uncertainty_sections(results),
+        variants_section(results),
+    ]
+    return "\n".join([*itertools.chain(*sections), *lines])
 
 
 def replaced(readme: str, figures: str) -> str:

@@ -15,9 +15,13 @@ from mosrt.threads import usable_cores
 __all__ = ["describe"]
 
 _PACKAGES = (
-    "mosrt", "numpy", "onnxruntime", "soxr", "librosa", "scipy", "torch", "timm", "transformers",
+    "mosrt", "numpy", "onnxruntime", "openvino", "soxr", "librosa", "scipy", "torch", "timm",
+    "transformers",
 )  # fmt: skip
-_FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "asimddp")
+_FLAGS = (
+    "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8",
+    "amx_bf16", "asimddp",
+)  # fmt: skip
 
 
 def describe() -> dict[str, Any]:

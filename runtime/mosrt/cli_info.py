@@ -15,14 +15,17 @@ import onnxruntime
 
 import mosrt
 
-from .backends.ort import PROVIDERS
+from .backends import present_providers
 from .bundle import Bundle
+from .cache import cache_directory
 from .cli_score import EXIT_UNUSABLE
+from .cpu_features import CpuFeatures
 from .embedded import embedded_models, find_bundle
 from .errors import BundleError
 from .manifest import Manifest
 from .threads import usable_cores
 from .uncertainty_facts import uncertainty_facts
+from .variants import best_on_cpu
 
 __all__ = ["info"]
 
@@ -32,7 +35,12 @@ __all__ = ["info"]
 @click.option(
     "--list", "listed", is_flag=True, help="List the models that come with mosrt, default first."
 )
-@click.option("--machine", is_flag=True, help="Show versions, providers and cores of this machine.")
+@click.option(
+    "--machine",
+    is_flag=True,
+    help="Show versions, providers, cores and cache of this machine, and what --variant auto "
+    "means on it.",
+)
 @click.option("--verify", is_flag=True, help="Compare every file's SHA-256 with the manifest.")
 @click.option(
     "--format", "kind", type=click.Choice(["text", "json"]), default="text", show_default=True
@@ -81,15 +89,21 @@ def _verify(bundle: Bundle) -> None:
 
 
 def _machine() -> dict[str, Any]:
-    present = onnxruntime.get_available_providers()
+    cpu = CpuFeatures.read()
+    auto = best_on_cpu(cpu)
     return {
         "mosrt": mosrt.__version__,
         "python": platform.python_version(),
         "platform": platform.platform(),
         "numpy": np.__version__,
         "onnxruntime": onnxruntime.__version__,
-        "providers": [name for name, full in PROVIDERS.items() if full in present],
+        "providers": list(present_providers()),
+        "cpu": cpu.model or cpu.architecture,
         "usable_cores": usable_cores(),
+        "variant_auto": auto.variant,
+        "variant_auto_reason": auto.reason,
+        "bf16": cpu.bf16 or "no",
+        "cache": str(cache_directory()),
     }
 
 

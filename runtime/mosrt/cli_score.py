@@ -14,7 +14,7 @@ from typing import IO, Final, get_args
 import click
 
 from .audio import AUDIO_SUFFIXES
-from .backends.ort import PROVIDERS
+from .backends import PROVIDERS
 from .embedded import DEFAULT_MODEL, embedded_models
 from .errors import BundleError, DomainError, MosrtError, PlanError, ProviderError
 from .guards import BadAudioPolicy
@@ -44,7 +44,12 @@ STDIN: Final = "-"
     help="Model to score with: one that comes with mosrt "
     f"({', '.join(embedded_models()) or 'none here'}), or the path of a bundle.",
 )
-@click.option("--variant", default="auto", show_default=True, help="Precision: fp32, ….")
+@click.option(
+    "--variant",
+    show_default="the reference, fp32",
+    metavar="auto|NAME",
+    help="Precision: one of the model's (see `mosrt info`), or the fastest for this machine.",
+)
 @click.option(
     "--domain", help="Data domain to score for; 'all' for a row per domain. [default: the model's]"
 )
@@ -74,6 +79,12 @@ STDIN: Final = "-"
     "--threads",
     type=click.IntRange(min=1),
     help="Threads to use. [default: all cores this process may use]",
+)
+@click.option(
+    "--cache/--no-cache",
+    default=True,
+    help="Keep what engines make of large models on disk, for a quicker start "
+    "(`mosrt info --machine` shows where).  [default: cache]",
 )
 @click.option("--recursive", "-r", is_flag=True, help="Also look into directories in directories.")
 @click.option(
@@ -113,10 +124,10 @@ STDIN: Final = "-"
 )
 @click.option("--timings", is_flag=True, help="Put timings into JSON; they differ from run to run.")
 def score(
-    paths: tuple[str, ...], model: str | None, variant: str, domain: str | None, views: int | None,
-    plan_text: str, provider: str, threads: int | None, recursive: bool, kind: str,
-    output: Path | None, on_bad_audio: BadAudioPolicy, remove_silence: bool, timings: bool,
-    frames: bool, horizons: bool, plot: Path | None,
+    paths: tuple[str, ...], model: str | None, variant: str | None, domain: str | None,
+    views: int | None, plan_text: str, provider: str, threads: int | None, recursive: bool,
+    kind: str, output: Path | None, on_bad_audio: BadAudioPolicy, remove_silence: bool,
+    timings: bool, frames: bool, horizons: bool, plot: Path | None, cache: bool,
 ) -> None:  # fmt: skip
     """Score audio files: WAV, FLAC, OGG, Opus, MP3, AIFF and more, of any rate and length.
 
@@ -153,6 +164,7 @@ def score(
             threads=threads,
             on_bad_audio=on_bad_audio,
             remove_silence=remove_silence,
+            cache=cache,
         )
     except (BundleError, ProviderError) as exc:
         click.echo(f"Error: {exc}", err=True)

@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from typing import get_args
+from typing import Any, get_args
 
-from .backends import OrtBackend
+from .backends import candidates, open_backend
 from .bundle import Bundle
+from .cache import Cache, cache_directory
+from .cpu_features import CpuFeatures
 from .embedded import find_bundle
+from .errors import ProviderError
 from .fusion_scorer import FusionScorer
 from .guards import BadAudioPolicy
-from .manifest import Manifest
 from .scorer import Scorer
 from .stages import load_stages
 from .threads import usable_cores
 from .uncertainty_scorer import UncertaintyScorer
+from .variants import caution, check, fastest, reference
 
 __all__ = ["load"]
+
+_LOG = logging.getLogger(__name__)
 
 
 def load(
     bundle: str | os.PathLike[str] | None = None,
     *,
-    variant: str = "auto",
+    variant: str | None = None,
     provider: str = "auto",
     threads: int | None = None,
     on_bad_audio: BadAudioPolicy = "warn",
     remove_silence: bool = False,
+    cache: bool = True,
 ) -> Scorer:
     """Loads a model into a scorer.
 
@@ -34,8 +41,13 @@ def load(
         bundle: Name of a model that comes with mosrt, "nano" if left out; or the path of a bundle
             directory or of a zip of one. A name goes before a path: write "./nano", or give a
             Path, for a bundle in the working directory that is called like an embedded model.
-        variant: Precision variant, or "auto" for the best one for this machine.
-        provider: "cpu", "cuda", "coreml", "dml", or "auto" for the fastest that works.
+        variant: Precision variant. By default the reference, fp32, whose scores are the same on
+            every machine but for rounding. "auto" is the fastest for this machine, of those that
+            the bundle has: its scores drift by as much as the manifest says, and on machines that
+            differ in what they choose they differ by that; `Score.variant` tells which it was.
+        provider: "cpu", "cuda", "coreml", "dml"; "openvino" (an extra; bfloat16 where the CPU is
+            fast at it), "openvino-bf16", "openvino-fp32"; or "auto" for the first that works of
+            "cuda" and "cpu".
         threads: Threads that one call may use, front end and model alike; by default all cores
             this process may use (affinity mask and container quota respected).
         on_bad_audio: What to do about a recording that trips a guard. "warn" logs a warning and
@@ -43,48 +55,70 @@ def load(
             "error" raises AudioError. The flags in the score tell which guards it tripped.
         remove_silence: Cut long quiet runs before scoring, as the reference implementation of
             UTMOSv2 does by default.
+        cache: Keep what engines make of large graphs on disk (see
+            `mosrt.cache.cache_directory`), so that the next start is quicker.
 
     Raises:
         BundleError: The bundle cannot be used.
-        ProviderError: The provider is not available.
+        ProviderError: The provider is not available, or does not run the variant.
         ValueError: An option has a value that it does not know.
     """
     opened = Bundle.open(find_bundle(bundle))
-    name = _choose_variant(opened.manifest) if variant == "auto" else variant
-    chosen = opened.variant(name)
     if threads is not None and threads < 1:
         raise ValueError(f"threads must be at least 1, not {threads}")
     if on_bad_audio not in get_args(BadAudioPolicy):
         raise ValueError(f"on_bad_audio must be 'warn', 'nan' or 'error', not {on_bad_audio!r}")
-    count = threads or usable_cores()
+    kept = Cache(cache_directory()) if cache else None
+    common: dict[str, Any] = {
+        "threads": threads or usable_cores(),
+        "on_bad_audio": on_bad_audio,
+        "remove_silence": remove_silence,
+    }
+    refused: ProviderError | None = None
+    for place in candidates(provider):
+        if refused is not None:
+            _LOG.warning("%s; trying %s", refused, place)
+        try:
+            return _load_on(opened, place, variant, kept, common)
+        except ProviderError as exc:
+            refused = exc
+    raise refused or ProviderError("onnxruntime has no provider here; install it again")
+
+
+def _load_on(
+    opened: Bundle, provider: str, variant: str | None, cache: Cache | None, common: dict[str, Any]
+) -> Scorer:
+    """A scorer on one provider; ProviderError if that is not possible."""
+    name = _variant(opened, provider, variant)
+    chosen = opened.variant(name)
+    manifest = opened.manifest
+    engine: dict[str, Any] = {
+        "provider": provider,
+        "threads": common["threads"],
+        "cache": cache,
+    }
     with opened.extracted(chosen) as directory:
-        if opened.manifest.uncertainty is not None:
-            return UncertaintyScorer(
-                opened.manifest,
-                load_stages(opened.manifest, chosen, directory, provider=provider, threads=count),
-                variant=name,
-                threads=count,
-                on_bad_audio=on_bad_audio,
-                remove_silence=remove_silence,
-            )
-        backend = OrtBackend(
-            directory,
-            chosen,
-            inputs=opened.manifest.inputs,
-            outputs=opened.manifest.outputs,
-            provider=provider,
-            threads=count,
+        if manifest.uncertainty is not None:
+            stages = load_stages(manifest, chosen, directory, **engine)
+            return UncertaintyScorer(manifest, stages, variant=name, **common)
+        backend = open_backend(
+            directory, chosen, inputs=manifest.inputs, outputs=manifest.outputs, **engine
         )
-    return FusionScorer(
-        opened.manifest,
-        backend,
-        variant=name,
-        threads=count,
-        on_bad_audio=on_bad_audio,
-        remove_silence=remove_silence,
-    )
+    return FusionScorer(manifest, backend, variant=name, **common)
 
 
-def _choose_variant(manifest: Manifest) -> str:
-    """The variant that "auto" means: the reference precision if there is one."""
-    return "fp32" if "fp32" in manifest.variants else next(iter(manifest.variants))
+def _variant(opened: Bundle, provider: str, asked: str | None) -> str:
+    """The name of the variant to run on a provider."""
+    names = tuple(opened.manifest.variants)
+    if asked is None:
+        return reference(names, provider).variant
+    cpu = CpuFeatures.read()
+    if asked == "auto":
+        choice = fastest(names, provider, cpu)
+        _LOG.info("variant %s: %s", choice.variant, choice.reason)
+        return choice.variant
+    opened.variant(asked)  # an unknown name is the bundle's error, not the provider's
+    check(asked, provider)
+    if (warning := caution(asked, cpu)) is not None:
+        _LOG.warning("%s", warning)
+    return asked

@@ -46,7 +46,7 @@ class Score:
         timings_ms: Time in milliseconds spent in "decode", "resample", "front_end" and "model".
         model: Name of the model.
         variant: Precision variant, such as "fp32".
-        provider: Execution provider that ran the model, such as "cpu".
+        provider: What ran the model, such as "cpu"; "openvino-bf16" also names the precision.
     """
 
     mos: float | None

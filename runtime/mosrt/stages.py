@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from .backends import OrtBackend
+from .backends import Backend, open_backend
+from .cache import Cache
 from .manifest import Manifest, Variant
 from .uncertainty_spec import STAGES
 
@@ -13,16 +14,23 @@ __all__ = ["load_stages"]
 
 
 def load_stages(
-    manifest: Manifest, variant: Variant, directory: Path, *, provider: str, threads: int
-) -> dict[str, OrtBackend]:
+    manifest: Manifest,
+    variant: Variant,
+    directory: Path,
+    *,
+    provider: str,
+    threads: int,
+    cache: Cache | None = None,
+) -> dict[str, Backend]:
     """A backend for each graph, by the graph's name.
 
     Args:
         manifest: Of an uncertainty family.
         variant: The precision to run.
         directory: Where its files are.
-        provider: As for `OrtBackend`.
-        threads: As for `OrtBackend`.
+        provider: As for `open_backend`.
+        threads: As for `open_backend`.
+        cache: As for `open_backend`.
 
     Raises:
         ProviderError: The provider is not available.
@@ -32,12 +40,13 @@ def load_stages(
     stages = {}
     for member in variant.members:
         taken, given = STAGES[manifest.family][member.name]
-        stages[member.name] = OrtBackend(
+        stages[member.name] = open_backend(
             directory,
             dataclasses.replace(variant, members=(member,)),
             inputs=[tensors[name] for name in taken],
             outputs=[tensors[name] for name in given],
             provider=provider,
             threads=threads,
+            cache=cache,
         )
     return stages

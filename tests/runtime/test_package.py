@@ -6,7 +6,7 @@ import sys
 
 import mosrt
 
-HEAVY = ("torch", "transformers", "timm", "onnx", "tensorrt", "librosa", "scipy")
+HEAVY = ("torch", "transformers", "timm", "onnx", "tensorrt", "openvino", "librosa", "scipy")
 
 
 def test_import_is_light() -> None:

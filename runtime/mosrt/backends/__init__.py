@@ -1,6 +1,89 @@
 """Backends: what runs a variant's graphs. Each module is one engine."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from mosrt.cache import Cache
+from mosrt.errors import ProviderError
+from mosrt.manifest import TensorSpec, Variant
+
+from . import openvino, ort
 from .base import Backend
+from .openvino import OpenVinoBackend
 from .ort import OrtBackend
 
-__all__ = ["Backend", "OrtBackend"]
+__all__ = [
+    "PROVIDERS",
+    "Backend",
+    "OpenVinoBackend",
+    "OrtBackend",
+    "candidates",
+    "open_backend",
+    "present_providers",
+]
+
+PROVIDERS: Final = (*ort.PROVIDERS, *openvino.PROVIDERS)
+# OpenVINO is asked for by name: installing a package must not change scores.
+_AUTO: Final = ("cuda", "cpu")
+
+
+def present_providers() -> tuple[str, ...]:
+    """The providers whose packages are installed; a GPU's may still fail to start."""
+    return (*ort.present_providers(), *openvino.present_providers())
+
+
+def candidates(provider: str) -> tuple[str, ...]:
+    """The providers to try for a requested one, best first.
+
+    Raises:
+        ProviderError: There is no such provider.
+    """
+    if provider == "auto":
+        here = present_providers()
+        return tuple(name for name in _AUTO if name in here)
+    if provider not in PROVIDERS:
+        raise ProviderError(
+            f"unknown provider {provider!r}; known: auto, {', '.join(PROVIDERS)}; "
+            f"on this machine: {', '.join(present_providers())}"
+        )
+    return (provider,)
+
+
+def open_backend(
+    directory: Path,
+    variant: Variant,
+    *,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    provider: str,
+    threads: int,
+    cache: Cache | None = None,
+) -> Backend:
+    """The backend of a provider, with a variant's networks loaded.
+
+    Args:
+        directory: Where the bundle's files are.
+        variant: The variant to run.
+        inputs: Inputs that the graphs must have.
+        outputs: Outputs that the graphs must have.
+        provider: One of `PROVIDERS`.
+        threads: Threads for one call.
+        cache: Where engines keep what they make of the graphs; by default nowhere.
+
+    Raises:
+        ProviderError: The provider is not installed here, or failed to start.
+        BundleError: A graph does not load, or is not what the manifest says.
+    """
+    engine = OpenVinoBackend if provider in openvino.PROVIDERS else OrtBackend
+    return engine(
+        directory,
+        variant,
+        inputs=inputs,
+        outputs=outputs,
+        provider=provider,
+        threads=threads,
+        cache=cache,
+    )

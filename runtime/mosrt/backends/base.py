@@ -8,7 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Backend"]
+from mosrt.errors import BundleError
+from mosrt.manifest import TensorSpec
+
+__all__ = ["Backend", "check_tensors"]
 
 Float32Array = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
@@ -42,3 +45,29 @@ class Backend(Protocol):
     def close(self) -> None:
         """Releases the engine's memory; no other method may be called afterwards."""
         ...
+
+
+def check_tensors(
+    kind: str, wanted: Sequence[TensorSpec], found: Mapping[str, Sequence[int | str]]
+) -> None:
+    """Raises BundleError unless a graph has the inputs or outputs of the manifest.
+
+    Args:
+        kind: "input" or "output", for the message.
+        wanted: What the manifest says; the batch, first, may be of any size.
+        found: Shapes of the graph's tensors by name; "" stands for any size without a name.
+    """
+    for tensor in wanted:
+        shape = found.get(tensor.name)
+        if shape is None or not _fits(tuple(shape[1:]), tensor.shape[1:]):
+            raise BundleError(
+                f"the graph's {kind} {tensor.name!r} is {shape}, the manifest says "
+                f"{tensor.shape}; copy or export the bundle again"
+            )
+
+
+def _fits(found: tuple[int | str, ...], wanted: tuple[int | str, ...]) -> bool:
+    if len(found) != len(wanted):
+        return False
+    pairs = zip(found, wanted, strict=True)
+    return all(a == b or (a == "" and isinstance(b, str)) for a, b in pairs)

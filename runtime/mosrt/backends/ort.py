@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -11,8 +10,12 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from mosrt.cache import Cache
+from mosrt.cpu_features import CpuFeatures
 from mosrt.errors import BundleError, ProviderError
-from mosrt.manifest import TensorSpec, Variant
+from mosrt.manifest import Member, TensorSpec, Variant
+
+from .base import check_tensors
 
 __all__ = ["PROVIDERS", "OrtBackend"]
 
@@ -25,9 +28,17 @@ PROVIDERS: Final = {
     "coreml": "CoreMLExecutionProvider",
     "dml": "DmlExecutionProvider",
 }
-_AUTO: Final = ("cuda", "cpu")
 _GPU_BATCH: Final = 4
-_LOG = logging.getLogger(__name__)
+# Smaller networks are optimised in milliseconds.
+_WORTH_CACHING_BYTES: Final = 16_000_000
+_OPTIMISED: Final = "optimised.onnx"
+# Weights go to a file beside the graph, those that kernels want in another order in that order,
+# so that they are mapped instead of copied, and sessions and processes share them.
+_OPTIMISED_ENTRIES: Final = {
+    "session.optimized_model_external_initializers_file_name": f"{_OPTIMISED}.data",
+    "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+    "session.save_external_prepacked_constant_initializers": "1",
+}
 
 
 class OrtBackend:
@@ -38,8 +49,9 @@ class OrtBackend:
         variant: The variant to run.
         inputs: Inputs that the graphs must have.
         outputs: Outputs that the graphs must have.
-        provider: A key of `PROVIDERS`, or "auto" for the first that works of "cuda" and "cpu".
+        provider: A key of `PROVIDERS`.
         threads: Threads for one call.
+        cache: Where optimised graphs are kept for the CPU; by default nowhere.
 
     Raises:
         ProviderError: The provider is unknown, not in this ONNX Runtime, or failed to start.
@@ -53,38 +65,25 @@ class OrtBackend:
         *,
         inputs: Sequence[TensorSpec],
         outputs: Sequence[TensorSpec],
-        provider: str = "auto",
+        provider: str = "cpu",
         threads: int = 1,
+        cache: Cache | None = None,
     ) -> None:
-        candidates = available(provider)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Planning memory ahead costs a sixth more of it and gains no time on these graphs.
-        options.enable_mem_pattern = False
-        # Workers that wait for the next node spin, which gains a tenth, but not beyond the run:
-        # the front end of the next clip needs the cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        for name in candidates:
-            try:
-                sessions = [
-                    _session(directory / member.graph.path, options, name)
-                    for member in variant.members
-                ]
-            except ProviderError as exc:
-                if name == candidates[-1]:
-                    raise
-                _LOG.warning("%s; trying %s", exc, candidates[-1])
-                continue
-            break
+        _check_available(provider)
+        sessions = [
+            _open(directory, member, provider=provider, threads=threads, cache=cache)
+            for member in variant.members
+        ]
         for session in sessions:
-            _check(session, inputs, outputs)
+            for kind, wanted, present in (
+                ("input", inputs, session.get_inputs()),
+                ("output", outputs, session.get_outputs()),
+            ):
+                check_tensors(kind, wanted, {tensor.name: tensor.shape for tensor in present})
         self._sessions: list[Any] = sessions
-        self.provider = name
+        self.provider = provider
         # One view already fills a CPU.
-        self.batch_size = 1 if name == "cpu" else _GPU_BATCH
+        self.batch_size = 1 if provider == "cpu" else _GPU_BATCH
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
         """Runs a batch; see `mosrt.backends.Backend`."""
@@ -96,27 +95,72 @@ class OrtBackend:
         self._sessions.clear()
 
 
-def available(provider: str) -> tuple[str, ...]:
-    """The providers to try for a requested one, best first.
-
-    Raises:
-        ProviderError: The provider is unknown, or this ONNX Runtime was built without it.
-    """
+def present_providers() -> tuple[str, ...]:
+    """The keys of `PROVIDERS` that this ONNX Runtime was built with."""
     present = onnxruntime.get_available_providers()
-    here = tuple(name for name, full in PROVIDERS.items() if full in present)
-    if provider == "auto":
-        return tuple(name for name in _AUTO if name in here)
-    if provider not in PROVIDERS:
-        raise ProviderError(
-            f"unknown provider {provider!r}; known: auto, {', '.join(PROVIDERS)}; "
-            f"on this machine: {', '.join(here)}"
-        )
+    return tuple(name for name, full in PROVIDERS.items() if full in present)
+
+
+def _check_available(provider: str) -> None:
+    here = present_providers()
     if provider not in here:
         raise ProviderError(
             f"provider {provider!r} is not in the installed onnxruntime {onnxruntime.__version__}, "
             f"which has: {', '.join(here)}; install the onnxruntime package for your hardware"
         )
-    return (provider,)
+
+
+def _open(
+    directory: Path, member: Member, *, provider: str, threads: int, cache: Cache | None
+) -> Any:
+    """A network's session, from the cache where that is quicker."""
+    graph = directory / member.graph.path
+    size = sum(file.bytes for file in member.files)
+    if cache is not None and provider == "cpu" and size >= _WORTH_CACHING_BYTES:
+        session = cache.get(
+            {
+                "engine": "onnxruntime",
+                "files": [file.sha256 for file in member.files],
+                "cpu": CpuFeatures.read().to_dict(),
+            },
+            {"onnxruntime": onnxruntime.__version__, "options": _OPTIMISED_ENTRIES},
+            make=lambda entry: _optimise(graph, entry),
+            load=lambda entry: _load_optimised(entry, threads),
+        )
+        if session is not None:
+            return session
+    return _session(graph, _options(threads), provider)
+
+
+def _options(threads: int) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Planning memory ahead costs a sixth more of it and gains no time on these graphs.
+    options.enable_mem_pattern = False
+    # Workers that wait for the next node spin, which gains a tenth, but for less than a
+    # millisecond, or processes that share the cores would take them from each other, and not
+    # beyond the run: the front end of the next clip needs them.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+    options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
+def _optimise(graph: Path, entry: Path) -> None:
+    """Writes the graph as ONNX Runtime optimises it for this CPU."""
+    options = _options(1)
+    options.optimized_model_filepath = str(entry / _OPTIMISED)
+    for name, value in _OPTIMISED_ENTRIES.items():
+        options.add_session_config_entry(name, value)
+    _session(graph, options, "cpu")
+
+
+def _load_optimised(entry: Path, threads: int) -> Any:
+    options = _options(threads)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return _session(entry / _OPTIMISED, options, "cpu")
 
 
 def _session(graph: Path, options: Any, provider: str) -> Any:
@@ -133,19 +177,3 @@ def _session(graph: Path, options: Any, provider: str) -> Any:
     if session.get_providers()[0] != PROVIDERS[provider]:
         raise ProviderError(f"provider {provider!r} could not start on this machine")
     return session
-
-
-def _check(session: Any, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-    """Raises BundleError unless the graph has the inputs and outputs of the manifest."""
-    for kind, wanted, present in (
-        ("input", inputs, session.get_inputs()),
-        ("output", outputs, session.get_outputs()),
-    ):
-        shapes = {tensor.name: tuple(tensor.shape) for tensor in present}
-        for tensor in wanted:
-            shape = shapes.get(tensor.name)
-            if shape is None or shape[1:] != tensor.shape[1:]:
-                raise BundleError(
-                    f"the graph's {kind} {tensor.name!r} is {shape}, the manifest says "
-                    f"{tensor.shape}; copy or export the bundle again"
-                )

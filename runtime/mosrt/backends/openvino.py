@@ -1,0 +1,194 @@
+"""OpenVINO: an optional backend for CPUs, in bfloat16 where the CPU is fast at it."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mosrt.cache import Cache
+from mosrt.cpu_features import CpuFeatures
+from mosrt.errors import BundleError, ProviderError
+from mosrt.manifest import Member, TensorSpec, Variant
+
+from .base import check_tensors
+
+__all__ = ["PROVIDERS", "OpenVinoBackend"]
+
+Float32Array = npt.NDArray[np.float32]
+Array = npt.NDArray[Any]
+
+PROVIDERS: Final = ("openvino", "openvino-bf16", "openvino-fp32")
+_PRECISIONS: Final = {"openvino-bf16": "bf16", "openvino-fp32": "f32"}
+_BLOB: Final = "compiled.blob"
+
+
+class OpenVinoBackend:
+    """Runs a variant's graphs with OpenVINO on the CPU, one compiled model per network.
+
+    The floating-point part of a graph is computed in float32, or in bfloat16 (8 bits of
+    significand), which changes scores: that is why the two are providers of different names.
+
+    Inputs are read where they lie and outputs are copied out before the next call may start, so
+    that what `run` returns belongs to the caller. One call runs at a time: other threads wait.
+
+    Args:
+        directory: Where the bundle's files are.
+        variant: The variant to run.
+        inputs: Inputs that the graphs must have.
+        outputs: Outputs that the graphs must have.
+        provider: "openvino-bf16", "openvino-fp32", or "openvino" for the first of them that suits
+            the CPU; `provider` then is the one that it became.
+        threads: Threads for one call.
+        cache: Where compiled models are kept; by default nowhere.
+
+    Raises:
+        ProviderError: OpenVINO is not installed, or the CPU has no bfloat16 arithmetic.
+        BundleError: A graph does not load, or is not what the manifest says.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        variant: Variant,
+        *,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+        provider: str = "openvino",
+        threads: int = 1,
+        cache: Cache | None = None,
+    ) -> None:
+        cpu = CpuFeatures.read()
+        if provider == "openvino":
+            provider = "openvino-fp32" if cpu.bf16 is None else "openvino-bf16"
+        elif provider == "openvino-bf16" and cpu.bf16 is None:
+            raise ProviderError(
+                "this CPU has no bfloat16 arithmetic (AMX-BF16 or AVX512-BF16); choose provider "
+                "'openvino-fp32'"
+            )
+        engine = _Engine(_PRECISIONS[provider], threads, cpu, cache)
+        models = [engine.compiled(directory, member, inputs) for member in variant.members]
+        for model in models:
+            for kind, wanted, present in (
+                ("input", inputs, model.inputs),
+                ("output", outputs, model.outputs),
+            ):
+                check_tensors(kind, wanted, {name: _shape(t) for t in present for name in t.names})
+        self._requests = [model.create_infer_request() for model in models]
+        self._mapped = engine.mapped
+        self._lock = threading.Lock()
+        self.provider = provider
+        self.batch_size = 1
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
+        """Runs a batch; see `mosrt.backends.Backend`. All outputs are computed."""
+        with self._lock:
+            results = [
+                request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+                for request in self._requests
+            ]
+            # The requests' own buffers, which the next call overwrites, are copied here.
+            return {name: np.stack([result[name] for result in results]) for name in outputs}
+
+    def close(self) -> None:
+        """Releases the compiled models."""
+        with self._lock:
+            self._requests.clear()
+            self._mapped.clear()
+
+
+def present_providers() -> tuple[str, ...]:
+    """All of `PROVIDERS` where the package is installed, none elsewhere."""
+    return PROVIDERS if importlib.util.find_spec("openvino") is not None else ()
+
+
+class _Engine:
+    """OpenVINO itself, and how it is to compile.
+
+    Attributes:
+        mapped: Files that compiled models read from for as long as they live.
+    """
+
+    def __init__(self, precision: str, threads: int, cpu: CpuFeatures, cache: Cache | None) -> None:
+        try:
+            import openvino  # noqa: PLC0415 - an extra, and slow to import
+        except ImportError as exc:
+            raise ProviderError(
+                "provider 'openvino' needs the extra: pip install 'mosrt[openvino]' "
+                f"({exc.name} is missing)"
+            ) from exc
+        self._openvino: Any = openvino
+        self._core = openvino.Core()
+        self.mapped: list[Any] = []
+        self._cpu = cpu
+        self._cache = cache
+        self._options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": precision,
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            # Pinned threads of two processes would queue for the same core.
+            "ENABLE_CPU_PINNING": False,
+        }
+
+    def compiled(self, directory: Path, member: Member, inputs: Sequence[TensorSpec]) -> Any:
+        """A network ready to run, from the cache if there is one.
+
+        Raises:
+            BundleError: OpenVINO cannot read or compile the graph.
+        """
+        graph = directory / member.graph.path
+        if self._cache is not None:
+            model = self._cache.get(
+                {
+                    "engine": "openvino",
+                    "files": [file.sha256 for file in member.files],
+                    "cpu": self._cpu.to_dict(),
+                    "precision": self._options["INFERENCE_PRECISION_HINT"],
+                },
+                {"openvino": self._openvino.get_version()},
+                make=lambda entry: self._export(graph, inputs, entry),
+                load=self._import,
+            )
+            if model is not None:
+                return model
+        return self._compile(graph, inputs)
+
+    def _compile(self, graph: Path, inputs: Sequence[TensorSpec]) -> Any:
+        try:
+            model = self._core.read_model(graph)
+            if all(isinstance(size, int) for tensor in inputs for size in tensor.shape[1:]):
+                # Nothing but the batch is dynamic, and that is always one view here.
+                model.reshape({tensor.name: [1, *tensor.shape[1:]] for tensor in inputs})
+            return self._core.compile_model(model, "CPU", self._options)
+        except RuntimeError as exc:
+            raise BundleError(
+                f"{graph}: OpenVINO {self._openvino.get_version()} cannot load it ({exc}); verify "
+                "the bundle with `mosrt info --verify`, choose another variant, or provider 'cpu'"
+            ) from exc
+
+    def _export(self, graph: Path, inputs: Sequence[TensorSpec], entry: Path) -> None:
+        stream = io.BytesIO()
+        self._compile(graph, inputs).export_model(stream)
+        (entry / _BLOB).write_bytes(stream.getbuffer())
+
+    def _import(self, entry: Path) -> Any:
+        # Mapped, so that processes share the weights: privately, since OpenVINO takes no array
+        # that is read-only.
+        blob = np.memmap(entry / _BLOB, np.uint8, "c")
+        tensor = self._openvino.Tensor(blob, shared_memory=True)
+        model = self._core.import_model(tensor, "CPU", self._options)
+        self.mapped.append(blob)
+        return model
+
+
+def _shape(tensor: Any) -> list[int | str]:
+    """Sizes of an input or output; "" for one that is not fixed."""
+    sizes = tensor.get_partial_shape()
+    return [size.get_length() if size.is_static else "" for size in sizes]

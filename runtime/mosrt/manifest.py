@@ -109,11 +109,18 @@ class Variant:
         opset: ONNX opset of the graphs.
         members: The networks of the ensemble; at least one.
         drift: Measured differences against the reference the variant was made from, by name.
+        kind: Arithmetic of the graphs, such as "float16" or "qdq-u8s8"; None for float32.
+        calibration: What the variant was calibrated with, for people to read; None if it was not.
+        fixed_batch: Views per run at which a view's result does not depend on its company, or
+            None if it never does.
     """
 
     opset: int
     members: tuple[Member, ...]
     drift: Mapping[str, Any] = field(default_factory=dict)
+    kind: str | None = None
+    calibration: Mapping[str, Any] | None = None
+    fixed_batch: int | None = None
 
     @property
     def files(self) -> tuple[File, ...]:
@@ -127,6 +134,10 @@ class Variant:
         members = fields.get("members", list)
         if not members:
             raise BundleError(f"manifest.json: {fields.path('members')} is empty")
+
+        def given(name: str) -> bool:
+            return fields.optional(name) is not None
+
         return cls(
             opset=fields.positive("opset"),
             members=tuple(
@@ -134,6 +145,9 @@ class Variant:
                 for i, member in enumerate(members)
             ),
             drift=fields.get("drift", dict, {}),
+            kind=fields.get("kind", str) if given("kind") else None,
+            calibration=fields.get("calibration", dict) if given("calibration") else None,
+            fixed_batch=fields.positive("fixed_batch") if given("fixed_batch") else None,
         )
 
 
@@ -279,6 +293,10 @@ class Manifest:
         plain = dataclasses.asdict(self)
         if self.uncertainty is None:
             del plain["uncertainty"]
+        for variant in plain["variants"].values():
+            for name in ("kind", "calibration", "fixed_batch"):
+                if variant[name] is None:
+                    del variant[name]
         return {"schema_version": plain.pop("schema_version"), **plain}
 
 

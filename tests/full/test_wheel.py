@@ -22,7 +22,7 @@ def test_contents(wheel: Path) -> None:
         )
         entry_points = archive.read(next(n for n in names if n.endswith("entry_points.txt")))
     tops = {name.split("/")[0] for name in names if ".dist-info" not in name}
-    assert tops == {"mosrt", "mosrt_export", "mosrt_bench"}
+    assert tops == {"mosrt", "mosrt_export", "mosrt_calibration", "mosrt_bench"}
     assert {f"{top}/py.typed" for top in tops} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
     embedded = [name for name in names if name.startswith("mosrt/models/")]

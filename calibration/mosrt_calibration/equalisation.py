@@ -1,0 +1,120 @@
+"""Cross-layer equalisation: neighbouring weights scaled against each other, the function kept.
+
+A channel that a layer makes large and the next one weighs little wastes the steps of all others.
+Where nothing but a positively homogeneous function, f(s x) = s f(x) for s > 0, lies between, the
+scale can be moved: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+Correction" (ICCV 2019, arXiv 1906.04721), section 4.1. ReLU is such a function; SiLU and GELU are
+not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .graph import Topology, replace_value
+
+__all__ = ["equalise"]
+
+_HOMOGENEOUS: Final = ("LeakyRelu", "MaxPool", "Relu")
+_ROUNDS: Final = 3
+_TINY: Final = 1e-8
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    """Two weighted nodes, the second of which alone hears the first."""
+
+    first: Any
+    second: Any
+
+
+def equalise(model: Any) -> int:
+    """Equalises a float32 graph in place, pair by pair, until it settles.
+
+    Args:
+        model: onnx.ModelProto whose batch norms are folded.
+
+    Returns:
+        How many pairs of neighbouring layers there are; 0 leaves the graph as it was.
+    """
+    topology = Topology(model)
+    pairs = list(_pairs(topology))
+    for _ in range(_ROUNDS):
+        for pair in pairs:
+            _scale(topology, pair)
+    return len(pairs)
+
+
+def _pairs(topology: Topology) -> Iterator[_Pair]:
+    """All pairs whose weights no other node shares."""
+    for first in topology.nodes.values():
+        if first.op_type not in ("Conv", "Gemm") or not _alone(topology, first):
+            continue
+        second = topology.only_reader(first.output[0])
+        while second is not None and second.op_type in _HOMOGENEOUS:
+            second = topology.only_reader(second.output[0])
+        if (
+            second is not None
+            and second.op_type == first.op_type
+            and _alone(topology, second)
+            and _plain(first)
+            and _plain(second)
+        ):
+            yield _Pair(first, second)
+
+
+def _alone(topology: Topology, node: Any) -> bool:
+    return topology.weighted(node) and all(
+        name in topology.initializers and len(topology.consumers[name]) == 1
+        for name in node.input[1:]
+        if name
+    )
+
+
+def _plain(node: Any) -> bool:
+    """Whether channels are not grouped, and a Gemm neither scales nor turns its input."""
+    defaults = {"group": 1, "transA": 0}
+    return all(
+        attribute.i == defaults[attribute.name]
+        for attribute in node.attribute
+        if attribute.name in defaults
+    ) and all(
+        attribute.f == 1.0 for attribute in node.attribute if attribute.name in ("alpha", "beta")
+    )
+
+
+def _scale(topology: Topology, pair: _Pair) -> None:
+    first, second = (_by_output(topology, node) for node in (pair.first, pair.second))
+    made = np.abs(first).reshape(len(first), -1).max(axis=1)
+    heard = np.abs(np.swapaxes(second, 0, 1)).reshape(second.shape[1], -1).max(axis=1)
+    live = (made > _TINY) & (heard > _TINY)
+    scale = np.where(live, np.sqrt(np.maximum(made, _TINY) / np.maximum(heard, _TINY)), 1.0)
+    _store(topology, pair.first, first / scale.reshape(-1, *[1] * (first.ndim - 1)))
+    _store(topology, pair.second, second * scale.reshape(1, -1, *[1] * (second.ndim - 2)))
+    if len(pair.first.input) > 2 and pair.first.input[2]:
+        name = pair.first.input[2]
+        bias = topology.value(name).astype(np.float64) / scale
+        replace_value(topology.initializers[name], bias.astype(np.float32))
+
+
+def _by_output(topology: Topology, node: Any) -> NDArray[np.float64]:
+    """Weights (out, in, ...), in double precision so that rounds do not add up errors."""
+    weights = topology.value(node.input[1]).astype(np.float64)
+    return weights.T if _turned(node) else weights
+
+
+def _store(topology: Topology, node: Any, weights: NDArray[np.float64]) -> None:
+    value = weights.T if _turned(node) else weights
+    replace_value(topology.initializers[node.input[1]], value.astype(np.float32))
+
+
+def _turned(node: Any) -> bool:
+    """Whether the weights are stored (in, out)."""
+    return node.op_type == "Gemm" and not any(
+        attribute.name == "transB" and attribute.i for attribute in node.attribute
+    )

@@ -1,0 +1,189 @@
+"""Graphs: reading with shapes, writing with weights beside, and who makes and reads what."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import external_data_helper, numpy_helper, shape_inference
+from onnxruntime.quantization.quant_utils import add_infer_metadata
+
+__all__ = ["Topology", "digest", "read_graph", "replace_value", "write_graph"]
+
+WEIGHTED_OPS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+_INLINE_BYTES: Final = 1024
+_ALIGNMENT_BYTES: Final = 64
+_PAGE_BYTES: Final = 4096
+
+
+def read_graph(path: Path) -> Any:
+    """Reads a graph with its weights, and infers the type of every tensor.
+
+    Types are inferred before the weights are there, so that a graph of any size passes through.
+
+    Args:
+        path: The graph; weights may lie in a file beside it.
+
+    Returns:
+        An onnx.ModelProto that ONNX Runtime's quantisers take as it is.
+    """
+    model = shape_inference.infer_shapes(onnx.load(path, load_external_data=False), data_prop=True)
+    external_data_helper.load_external_data_for_model(model, str(path.parent))
+    add_infer_metadata(model)
+    _name_nodes(model)
+    return model
+
+
+def _name_nodes(model: Any) -> None:
+    """Gives a name to every node that has none, or another one's."""
+    taken = {node.name for node in model.graph.node}
+    seen: set[str] = set()
+    for i, node in enumerate(model.graph.node):
+        if not node.name or node.name in seen:
+            name = f"{node.op_type}_{i}"
+            while name in taken:
+                name += "_"
+            node.name = name
+            taken.add(name)
+        seen.add(node.name)
+
+
+def write_graph(model: Any, path: Path) -> tuple[Path, Path | None]:
+    """Writes a graph, and its large tensors to one file beside it; the same model, the same bytes.
+
+    Every large tensor starts on a page and every other one on a cache line, so that a runtime can
+    map the file.
+
+    Args:
+        model: An onnx.ModelProto with its weights; left as it is.
+        path: `<stem>.onnx`; the weights go to `<stem>.onnx.data`.
+
+    Returns:
+        The graph's path and the weights' path, None if all of them are small.
+    """
+    outer = onnx.ModelProto()
+    outer.CopyFrom(model)
+    del outer.metadata_props[:]
+    weights = path.with_name(f"{path.name}.data")
+    with weights.open("wb") as sink:
+        for tensor in outer.graph.initializer:
+            content = numpy_helper.to_array(tensor).tobytes()
+            if len(content) < _INLINE_BYTES:
+                continue
+            alignment = _PAGE_BYTES if len(content) >= _PAGE_BYTES else _ALIGNMENT_BYTES
+            sink.write(b"\0" * (-sink.tell() % alignment))
+            offset = sink.tell()
+            sink.write(content)
+            kept = onnx.TensorProto(
+                name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=b"0"
+            )
+            external_data_helper.set_external_data(
+                kept, location=weights.name, offset=offset, length=len(content)
+            )
+            kept.ClearField("raw_data")
+            tensor.CopyFrom(kept)
+        empty = sink.tell() == 0
+    path.write_bytes(outer.SerializeToString(deterministic=True))
+    if empty:
+        weights.unlink()
+        return path, None
+    return path, weights
+
+
+def digest(paths: Iterable[Path | None]) -> str:
+    """SHA-256 in hex of some files one after the other."""
+    sha256 = hashlib.sha256()
+    for path in paths:
+        if path is not None:
+            with path.open("rb") as stream:
+                while chunk := stream.read(1 << 20):
+                    sha256.update(chunk)
+    return sha256.hexdigest()
+
+
+class Topology:
+    """Who makes and who reads each tensor of a graph. It does not notice later changes.
+
+    Attributes:
+        nodes: By name, in order; `read_graph` sees to it that all have names.
+        producer: The node that makes a tensor, by the tensor's name.
+        consumers: The nodes that read a tensor, by the tensor's name.
+        initializers: Constant tensors (onnx.TensorProto) by name.
+        outputs: Names of the graph's outputs.
+    """
+
+    def __init__(self, model: Any) -> None:
+        graph = model.graph
+        self.nodes: dict[str, Any] = {node.name: node for node in graph.node}
+        self.producer: dict[str, Any] = {}
+        self.consumers: dict[str, list[Any]] = defaultdict(list)
+        for node in graph.node:
+            for name in node.input:
+                self.consumers[name].append(node)
+            for name in node.output:
+                self.producer[name] = node
+        self.initializers: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
+        self.outputs = {value.name for value in graph.output}
+        self._types = {
+            value.name: value.type.tensor_type.elem_type
+            for value in (*graph.value_info, *graph.input, *graph.output)
+        }
+
+    def weighted(self, node: Any) -> bool:
+        """Whether a node multiplies by constant weights: what INT8 makes small and fast."""
+        return node.op_type in WEIGHTED_OPS and node.input[1] in self.initializers
+
+    def value(self, name: str) -> NDArray[Any]:
+        """A constant tensor's value."""
+        found: NDArray[Any] = numpy_helper.to_array(self.initializers[name])
+        return found
+
+    def is_float_activation(self, name: str) -> bool:
+        """Whether a tensor is float32 and depends on the input."""
+        return (
+            bool(name)
+            and name not in self.initializers
+            and self._types.get(name) == onnx.TensorProto.FLOAT
+        )
+
+    def only_reader(self, name: str) -> Any | None:
+        """The node that reads a tensor, if it is the only one and the tensor is no output."""
+        readers = self.consumers[name]
+        return readers[0] if len(readers) == 1 and name not in self.outputs else None
+
+    def before(self, nodes: Iterable[str]) -> set[str]:
+        """Names of all nodes that some nodes depend on, themselves included."""
+        found: set[str] = set()
+        pending = list(nodes)
+        while pending:
+            name = pending.pop()
+            if name in found:
+                continue
+            found.add(name)
+            read = self.nodes[name].input
+            pending += [self.producer[tensor].name for tensor in read if tensor in self.producer]
+        return found
+
+    def after(self, nodes: Iterable[str]) -> set[str]:
+        """Names of all nodes that depend on some nodes, themselves included."""
+        found: set[str] = set()
+        pending = list(nodes)
+        while pending:
+            name = pending.pop()
+            if name in found:
+                continue
+            found.add(name)
+            for tensor in self.nodes[name].output:
+                pending.extend(node.name for node in self.consumers[tensor])
+        return found
+
+
+def replace_value(tensor: Any, value: NDArray[Any]) -> None:
+    """Gives a constant tensor of a model another value of the same shape."""
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))

@@ -1,0 +1,161 @@
+"""Network: one float32 graph of the subject, and the integer and half graphs made from it."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from mosrt.manifest import Member
+
+from .bias_correction import correct_biases
+from .clips import Clip
+from .collector import Statistics, collect
+from .equalisation import equalise
+from .graph import Topology, read_graph
+from .half import to_half
+from .integer import dynamic_matmul, qdq_s8s8, qdq_u8s8
+from .ranges import ranges
+from .recipe import Recipe
+from .smoothing import smooth
+from .subject import Progress, Subject
+from .targets import Targets
+
+__all__ = ["Network"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """A float32 graph that equalisation and smoothing have been through."""
+
+    model: Any
+    topology: Topology
+    targets: Targets
+    changed: bool
+
+
+class Network:
+    """One network of the model, with whatever was worked out about it so far.
+
+    Args:
+        subject: The model.
+        member: The network.
+        clips: Calibration clips.
+        cache: Directory of statistics.
+        progress: Progress bar.
+
+    Attributes:
+        member: The network.
+        targets: What there is to quantise in the graph as it came.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        member: Member,
+        clips: Sequence[Clip],
+        *,
+        cache: Path,
+        progress: Progress,
+    ) -> None:
+        self.member = member
+        self._subject = subject
+        self._clips = clips
+        self._cache = cache
+        self._progress = progress
+        self._model = read_graph(subject.directory / member.graph.path)
+        self._topology = Topology(self._model)
+        self.targets = Targets.of(self._topology)
+        self._prepared: dict[tuple[bool, bool], _Prepared] = {}
+        self._statistics: dict[tuple[bool, bool, bool], Statistics] = {}
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is anything to make smaller."""
+        return bool(self.targets.weighted)
+
+    @property
+    def has_matmul(self) -> bool:
+        """Whether some of it is MatMul, as in transformers."""
+        nodes = self._topology.nodes
+        return any(nodes[name].op_type == "MatMul" for name in self.targets.weighted)
+
+    def half(self) -> Any:
+        """The float16 graph, an onnx.ModelProto."""
+        return to_half(self._model)
+
+    def integer(self, recipe: Recipe, left_float: Collection[str], *, symmetric: bool) -> Any:
+        """An integer graph, an onnx.ModelProto.
+
+        Args:
+            recipe: How it is made.
+            left_float: Blocks that stay float32.
+            symmetric: S8S8 for TensorRT instead of U8S8 for CPUs.
+        """
+        prepared = self._prepare(recipe)
+        statistics = self._statistic(recipe, prepared)
+        topology = prepared.topology
+        wanted = [
+            name
+            for name in prepared.targets.weighted
+            if prepared.targets.block[name] not in left_float
+        ]
+        moving = [
+            name for name in wanted if recipe.dynamic and topology.nodes[name].op_type == "MatMul"
+        ]
+        chosen = prepared.targets.only(topology, set(wanted) - set(moving), left_float)
+        model = prepared.model
+        if recipe.correct_biases:
+            model = _copy(model)
+            correct_biases(model, statistics.channels, chosen.weighted)
+        found = ranges(statistics, recipe.method)
+        if symmetric:
+            return qdq_s8s8(model, found, chosen.weighted)
+        model = qdq_u8s8(model, found, [*chosen.weighted, *chosen.between])
+        return dynamic_matmul(model, moving)
+
+    def changes(self, recipe: Recipe) -> bool:
+        """Whether equalisation and smoothing find anything to do, where the recipe has them."""
+        return self._prepare(recipe).changed
+
+    def _prepare(self, recipe: Recipe) -> _Prepared:
+        key = (recipe.equalise, recipe.smooth)
+        if key not in self._prepared:
+            model, changed = _copy(self._model), False
+            if recipe.equalise:
+                changed |= equalise(model) > 0
+            if recipe.smooth:
+                plain = Recipe(method="min-max", equalise=recipe.equalise)
+                statistics = self._statistic(plain, self._prepare(plain))
+                changed |= smooth(model, statistics.channels) > 0
+            topology = Topology(model)
+            targets = Targets.of(topology)
+            self._prepared[key] = _Prepared(
+                model=model, topology=topology, targets=targets, changed=changed
+            )
+        return self._prepared[key]
+
+    def _statistic(self, recipe: Recipe, prepared: _Prepared) -> Statistics:
+        histograms = recipe.method != "min-max"
+        key = (recipe.equalise, recipe.smooth, histograms)
+        if key not in self._statistics:
+            self._statistics[key] = collect(
+                self._subject,
+                self.member,
+                prepared.model,
+                prepared.targets.tensors(prepared.topology),
+                self._clips,
+                histograms=histograms,
+                cache=self._cache,
+                progress=self._progress,
+            )
+        return self._statistics[key]
+
+
+def _copy(model: Any) -> Any:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy

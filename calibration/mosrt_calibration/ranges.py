@@ -1,0 +1,86 @@
+"""Ranges: from what was seen of an activation to the interval that its 256 steps cover."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .collector import Statistics
+from .observation import BINS
+
+__all__ = ["METHODS", "ranges"]
+
+METHODS: Final = ("min-max", "percentile", "entropy")
+"""How a range is chosen: all values; all but one in ten thousand; least information lost."""
+
+_PERCENTILE: Final = 99.99
+_LEVELS: Final = 128
+_CANDIDATES: Final = 128
+_TINY: Final = 1e-12
+
+IntArray = NDArray[np.int64]
+
+
+def ranges(statistics: Statistics, method: str) -> dict[str, tuple[float, float]]:
+    """Lowest and highest value to represent, by tensor; zero is always inside.
+
+    Args:
+        statistics: What was seen; histograms included unless `method` is "min-max".
+        method: One of `METHODS`.
+    """
+    found = {}
+    for name, low in statistics.low.items():
+        high = statistics.high[name]
+        if method != "min-max":
+            limit = max(-low, high, 0.0) or 1.0
+            chosen = _percentile if method == "percentile" else _entropy
+            inner_low, inner_high = chosen(statistics.histograms[name], limit)
+            low, high = max(low, inner_low), min(high, inner_high)  # noqa: PLW2901
+        found[name] = (min(low, 0.0), max(high, 0.0))
+    return found
+
+
+def _percentile(counts: IntArray, limit: float) -> tuple[float, float]:
+    """The interval that leaves out as much below as above, 0.01 % together."""
+    edges = np.linspace(-limit, limit, BINS + 1)
+    below = np.cumsum(counts)
+    left_out = (1.0 - _PERCENTILE / 100.0) / 2.0 * below[-1]
+    first = int(np.searchsorted(below, left_out, side="right"))
+    last = int(np.searchsorted(below, below[-1] - left_out, side="left"))
+    return float(edges[first]), float(edges[min(last, BINS - 1) + 1])
+
+
+def _entropy(counts: IntArray, limit: float) -> tuple[float, float]:
+    """The symmetric interval whose quantised distribution diverges least from the clipped one.
+
+    Kullback-Leibler divergence as in TensorRT's calibration (S. Migacz, "8-bit Inference with
+    TensorRT", GTC 2017): of |x|, 128 levels.
+    """
+    half = BINS // 2
+    absolute = (counts[half:] + counts[:half][::-1]).astype(np.float64)
+    # Zeros, half of what a ReLU gives, are exact at any scale and would drown the rest.
+    absolute[0] = min(absolute[0], absolute[1])
+    if not absolute.sum():
+        return -limit, limit
+    tries = np.unique(np.linspace(_LEVELS, half, _CANDIDATES).astype(int))
+    best = min(tries, key=lambda n: _divergence(absolute, int(n)))
+    threshold = limit * float(best) / half
+    return -threshold, threshold
+
+
+def _divergence(counts: NDArray[np.float64], n: int) -> float:
+    """Divergence of `counts` clipped to its first `n` bins from its form on 128 levels."""
+    inside = counts[:n]
+    clipped = inside.copy()
+    clipped[-1] += counts[n:].sum()
+    starts = np.arange(_LEVELS) * n // _LEVELS
+    occupied = inside > 0
+    sums = np.add.reduceat(inside, starts)
+    sizes = np.maximum(np.add.reduceat(occupied.astype(np.float64), starts), 1.0)
+    widths = np.diff(np.append(starts, n))
+    spread = np.repeat(sums / sizes, widths) * occupied
+    p, q = clipped / clipped.sum(), spread / max(spread.sum(), _TINY)
+    held = p > 0
+    return float(np.sum(p[held] * np.log(p[held] / np.maximum(q[held], _TINY))))

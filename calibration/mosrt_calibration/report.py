@@ -1,0 +1,123 @@
+"""Report: what a calibration tried, as JSON, as text and as a picture."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+from .calibrator import Made, Result
+from .clips import list_sha256
+from .drift import HEADINGS, Budget
+
+__all__ = ["summary", "write_report"]
+
+_JSON: Final = "report.json"
+_TEXT: Final = "report.txt"
+_PICTURE: Final = "trade-off.png"
+
+
+def write_report(directory: Path, result: Result, budget: Budget) -> None:
+    """Writes report.json, report.txt and, where there is a curve, trade-off.png.
+
+    Args:
+        directory: Made if it is not there.
+        result: What was tried.
+        budget: What had to hold.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(_plain(result, budget), indent=2, ensure_ascii=False, allow_nan=False)
+    (directory / _JSON).write_text(f"{text}\n", encoding="utf-8", newline="\n")
+    (directory / _TEXT).write_text(_text(result), encoding="utf-8", newline="\n")
+    curves = [made for made in result.made if made.outcome is not None]
+    if curves:
+        _draw(directory / _PICTURE, curves, result.fp32_bytes, budget)
+
+
+def summary(result: Result) -> str:
+    """One line per variant."""
+    width = max(len(made.name) for made in result.made)
+    lines = [f"{'':{width}} {HEADINGS} {'faster':>7} {'of fp32':>8}"]
+    for made in result.made:
+        measured = made.measured
+        mark = "" if made.within_budget else "  <- over budget"
+        lines.append(
+            f"{made.name:{width}} {measured.drift.line()} {measured.times_as_fast:6.2f}x "
+            f"{measured.n_bytes / result.fp32_bytes:7.3f}x{mark}"
+        )
+    return "\n".join(lines)
+
+
+def _plain(result: Result, budget: Budget) -> dict[str, Any]:
+    choice = result.choice
+    return {
+        "budget": {"max_drift": budget.max_drift, "min_srcc": budget.min_srcc},
+        "calibration_clips": [clip.name for clip in choice.calibration],
+        "calibration_clips_sha256": list_sha256(choice.calibration),
+        "evaluation_clips": [clip.name for clip in choice.evaluation],
+        "evaluation_clips_sha256": list_sha256(choice.evaluation),
+        "held_out": choice.held_out,
+        "fp32_bytes": result.fp32_bytes,
+        "variants": {made.name: _variant(made) for made in result.made},
+    }
+
+
+def _variant(made: Made) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "within_budget": made.within_budget,
+        **made.measured.to_dict(),
+        "fixed_batch": made.fixed_batch,
+    }
+    if made.comparison is not None:
+        found["comparison"] = made.comparison.to_dict()
+    if made.outcome is not None:
+        found["sensitivity"] = [
+            {"block": row.block, "drift": row.drift.to_dict()} for row in made.outcome.ranking
+        ]
+        found["trade_off"] = [point.to_dict() for point in made.outcome.points]
+        chosen = made.outcome.chosen
+        found["left_float"] = None if chosen is None else list(chosen.left_float)
+    return found
+
+
+def _text(result: Result) -> str:
+    parts = [summary(result)]
+    for made in result.made:
+        folders = made.measured.by_folder
+        if folders:
+            width = max(map(len, folders))
+            rows = [f"{name:{width}} {drift.line()}" for name, drift in folders.items()]
+            parts += [f"{made.name}: by folder", "\n".join([f"{'':{width}} {HEADINGS}", *rows])]
+        if made.comparison is not None and made.outcome is not None:
+            parts += [
+                f"{made.name}: ways of making it, on calibration clips",
+                made.comparison.table(),
+                f"{made.name}: blocks alone on calibration clips, then by number left in float",
+                made.outcome.table(),
+            ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _draw(path: Path, curves: list[Made], fp32_bytes: int, budget: Budget) -> None:
+    """Drift against speed and against size, a line per variant."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
+
+    figure = Figure(figsize=(9, 4), layout="constrained")
+    by_speed, by_size = figure.subplots(1, 2, sharey=True)
+    for made in curves:
+        points = made.outcome.points if made.outcome is not None else ()
+        drifts = [point.measured.drift.mean_abs for point in points]
+        speeds = [point.measured.times_as_fast for point in points]
+        sizes = [point.measured.n_bytes / fp32_bytes for point in points]
+        by_speed.plot(speeds, drifts, marker="o", label=made.name)
+        by_size.plot(sizes, drifts, marker="o", label=made.name)
+        for speed, drift, point in zip(speeds, drifts, points, strict=True):
+            by_speed.annotate(str(len(point.left_float)), (speed, drift), fontsize=7)
+    for axes, label in ((by_speed, "times as fast as fp32"), (by_size, "size, fp32 = 1")):
+        axes.axhline(budget.max_drift, color="grey", linestyle=":")
+        axes.set_xlabel(label)
+        axes.set_yscale("log")
+        axes.legend()
+    by_speed.set_ylabel("mean drift of the score")
+    by_speed.set_title("numbers: blocks left in float", fontsize=9)
+    figure.savefig(path, dpi=120)

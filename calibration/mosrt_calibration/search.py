@@ -1,0 +1,157 @@
+"""Search: which blocks have to stay in float for the drift to hold a budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .bench import Bench, Measurement
+from .clips import Clip
+from .drift import HEADINGS, Budget, Drift
+from .network import Network
+from .recipe import Recipe
+
+__all__ = ["Outcome", "Point", "Sensitivity", "rank", "search"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sensitivity:
+    """How far the score drifts when one block is quantised and no other.
+
+    Attributes:
+        block: The block.
+        drift: What was measured.
+    """
+
+    block: str
+    drift: Drift
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """A point of the trade-off curve.
+
+    Attributes:
+        left_float: Blocks that stay in float, the most sensitive first.
+        measured: What that does and costs.
+    """
+
+    left_float: tuple[str, ...]
+    measured: Measurement
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures for a report."""
+        return {"left_float": list(self.left_float), **self.measured.to_dict()}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a search found.
+
+    Attributes:
+        points: Everything measured, by number of blocks left in float.
+        chosen: The first point that holds the budget, or None.
+        ranking: Blocks by sensitivity, the worst first; empty if it was not needed.
+    """
+
+    points: tuple[Point, ...]
+    chosen: Point | None
+    ranking: tuple[Sensitivity, ...]
+
+    def table(self) -> str:
+        """The ranking and the curve."""
+        lines = []
+        if self.ranking:
+            width = max(5, *(len(row.block) for row in self.ranking))
+            lines += [f"{'block':{width}} {HEADINGS}"]
+            lines += [f"{row.block:{width}} {row.drift.line()}" for row in self.ranking]
+            lines.append("")
+        lines.append(f"{'float':>5} {HEADINGS} {'faster':>7} {'MB':>7}")
+        for point in self.points:
+            measured = point.measured
+            mark = "  <- taken" if point == self.chosen else ""
+            lines.append(
+                f"{len(point.left_float):5} {measured.drift.line()} "
+                f"{measured.times_as_fast:6.2f}x {measured.n_bytes / 1e6:7.2f}{mark}"
+            )
+        return "\n".join(lines)
+
+
+def rank(
+    bench: Bench,
+    networks: Sequence[Network],
+    recipe: Recipe,
+    clips: Sequence[Clip],
+    *,
+    symmetric: bool,
+) -> tuple[Sensitivity, ...]:
+    """Quantises each block alone; the worst first."""
+    names = block_names(networks)
+    found = []
+    for i, block in enumerate(names):
+        others = [name for name in names if name != block]
+        models = {
+            network.member.name: network.integer(recipe, others, symmetric=symmetric)
+            for network in networks
+            if block in network.targets.names
+        }
+        measured = bench.measure(models, clips, f"block {i + 1} of {len(names)}: {block}")
+        found.append(Sensitivity(block=block, drift=measured.drift))
+    return tuple(sorted(found, key=lambda row: -row.drift.mean_abs))
+
+
+def search(
+    bench: Bench,
+    networks: Sequence[Network],
+    recipe: Recipe,
+    *,
+    ranking_clips: Sequence[Clip],
+    clips: Sequence[Clip],
+    symmetric: bool,
+    budget: Budget,
+    curve: bool,
+) -> Outcome:
+    """Leaves the worst blocks in float, one more at a time, until the budget holds.
+
+    Args:
+        bench: Measures.
+        networks: Of the model.
+        recipe: How integer graphs are made.
+        ranking_clips: What blocks are ranked on.
+        clips: What the budget must hold on.
+        symmetric: For TensorRT.
+        budget: What must hold.
+        curve: Whether to rank blocks and go on along the curve even if the budget holds.
+    """
+
+    def point(left_float: tuple[str, ...]) -> Point:
+        models = {
+            network.member.name: network.integer(recipe, left_float, symmetric=symmetric)
+            for network in networks
+        }
+        label = f"{len(left_float)} of {n_blocks} blocks in float"
+        return Point(left_float=left_float, measured=bench.measure(models, clips, label))
+
+    n_blocks = len(block_names(networks))
+    points = [point(())]
+    chosen = points[0] if budget.holds(points[0].measured.drift) else None
+    if chosen is not None and not curve:
+        return Outcome(points=tuple(points), chosen=chosen, ranking=())
+    ranking = rank(bench, networks, recipe, ranking_clips, symmetric=symmetric)
+    order = [row.block for row in ranking]
+    count, stride = 1, 1
+    # With every block in float nothing would be quantised: that is no INT8 variant.
+    while count < n_blocks and (chosen is None or curve):
+        points.append(point(tuple(order[:count])))
+        if chosen is None and budget.holds(points[-1].measured.drift):
+            chosen = points[-1]
+        if chosen is not None:  # what follows is for the picture
+            stride *= 2
+        count += stride
+    return Outcome(points=tuple(points), chosen=chosen, ranking=ranking)
+
+
+def block_names(networks: Sequence[Network]) -> list[str]:
+    """Blocks of all networks; the folds of an ensemble have the same ones."""
+    return list(dict.fromkeys(name for network in networks for name in network.targets.names))

@@ -1,0 +1,184 @@
+"""Targets: which nodes of a graph are quantised, and the blocks they are left in float by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from .graph import Topology
+
+__all__ = ["Targets", "blocks", "heads"]
+
+# What ONNX Runtime's CPU kernels run on bytes between two weighted nodes; all else (norms, softmax,
+# reductions, erf) would only go back and forth.
+_BETWEEN: Final = frozenset(
+    {
+        "Add",
+        "AveragePool",
+        "Clip",
+        "Concat",
+        "Flatten",
+        "GlobalAveragePool",
+        "LeakyRelu",
+        "MaxPool",
+        "Mul",
+        "Pad",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Sigmoid",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+_FUSED: Final = ("Clip", "Relu")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """What INT8 is for in one graph.
+
+    Attributes:
+        weighted: Names of nodes with constant weights, heads left out.
+        between: Names of the cheap nodes whose inputs are all quantised, on the way to another
+            weighted node or fused into the one before.
+        block: Block of each of them, by name of the node.
+    """
+
+    weighted: tuple[str, ...]
+    between: tuple[str, ...]
+    block: dict[str, str]
+
+    @classmethod
+    def of(cls, topology: Topology) -> Targets:
+        """The targets of a graph."""
+        left_out = heads(topology)
+        weighted = [
+            name
+            for name, node in topology.nodes.items()
+            if topology.weighted(node) and name not in left_out
+        ]
+        between = _between(topology, weighted)
+        found = blocks(topology)
+        return cls(
+            weighted=tuple(weighted),
+            between=tuple(between),
+            block={name: found[name] for name in (*weighted, *between)},
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Blocks in the order of the graph; only such as have weights to quantise."""
+        return tuple(dict.fromkeys(self.block[name] for name in self.weighted))
+
+    def only(
+        self, topology: Topology, weighted: Collection[str], left_float: Collection[str]
+    ) -> Targets:
+        """What is left when only some weighted nodes are quantised, and nothing of some blocks."""
+        kept = tuple(name for name in self.weighted if name in weighted)
+        between = tuple(
+            name
+            for name in _between(topology, kept)
+            if name in self.block and self.block[name] not in left_float
+        )
+        return Targets(weighted=kept, between=between, block=self.block)
+
+    def tensors(self, topology: Topology) -> tuple[str, ...]:
+        """The activations whose ranges are needed: all that targets read and make."""
+        found: dict[str, None] = {}
+        for name in (*self.weighted, *self.between):
+            node = topology.nodes[name]
+            for tensor in (*node.input, *node.output):
+                if topology.is_float_activation(tensor):
+                    found[tensor] = None
+        return tuple(found)
+
+
+def heads(topology: Topology) -> set[str]:
+    """Gemm and MatMul nodes that no weighted node comes after: they make scores and logits.
+
+    They stay in float: a score that is rounded to one of 256 steps is worth little, and they cost
+    nothing.
+    """
+    return {
+        name
+        for name, node in topology.nodes.items()
+        if node.op_type in ("Gemm", "MatMul")
+        and topology.weighted(node)
+        and not any(
+            topology.weighted(topology.nodes[other]) for other in topology.after([name]) - {name}
+        )
+    }
+
+
+def _between(topology: Topology, weighted: Collection[str]) -> list[str]:
+    on_the_way = topology.before(weighted)
+    quantised = set(weighted)
+    found = []
+    for name, node in topology.nodes.items():  # in topological order
+        if node.op_type not in _BETWEEN or name in quantised:
+            continue
+        if name not in on_the_way and node.op_type not in _FUSED:
+            continue
+        inputs = [tensor for tensor in node.input if topology.is_float_activation(tensor)]
+        makers = [topology.producer.get(tensor) for tensor in inputs]
+        if inputs and all(maker is not None and maker.name in quantised for maker in makers):
+            quantised.add(name)
+            found.append(name)
+    return found
+
+
+def blocks(topology: Topology) -> dict[str, str]:
+    """The block of every node, by the node's name.
+
+    Node names tell the module they come from, as in "mel.stages.3.first.0/Conv". A block is the
+    innermost numbered module with at least two weighted nodes and none such inside ("mel.stages.3":
+    a residual block, a transformer layer). Elsewhere it is the module up to its next number
+    ("mel.stages.0", "mel.frame"). A node without a module belongs to the one that feeds it, and
+    begins a block of its own if it has weights.
+    """
+    weights = Counter(
+        prefix
+        for node in topology.nodes.values()
+        if topology.weighted(node)
+        for prefix in _numbered(_scope(node))
+    )
+    large = {prefix for prefix, count in weights.items() if count >= 2}
+    units = {p for p in large if not any(q.startswith(f"{p}.") for q in large)}
+    found: dict[str, str] = {}
+    for name, node in topology.nodes.items():
+        scope = _scope(node)
+        if scope:
+            found[name] = _block(scope, units, large)
+            continue
+        feeding = [topology.producer[t].name for t in node.input if t in topology.producer]
+        begins = topology.weighted(node) or not feeding
+        found[name] = name if begins else found.get(feeding[0], name)
+    return found
+
+
+def _scope(node: Any) -> str:
+    return str(node.name).rpartition("/")[0]
+
+
+def _numbered(scope: str) -> list[str]:
+    """All prefixes of a dotted name that end in a number, shortest first."""
+    parts = scope.split(".")
+    return [".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdecimal()]
+
+
+def _block(scope: str, units: Collection[str], large: Collection[str]) -> str:
+    numbered = _numbered(scope)
+    for prefix in numbered:
+        if prefix in units:
+            return prefix
+    outer = max((prefix for prefix in numbered if prefix in large), key=len, default="")
+    for prefix in numbered:
+        if len(prefix) > len(outer):
+            return prefix
+    return scope

@@ -1,0 +1,163 @@
+from pathlib import Path
+
+import pytest
+
+from mosrt_calibration.bench import Bench, written
+from mosrt_calibration.clips import Choice
+from mosrt_calibration.comparison import compare
+from mosrt_calibration.drift import Budget
+from mosrt_calibration.independence import IndependenceError, fixed_batch
+from mosrt_calibration.network import Network
+from mosrt_calibration.recipe import Recipe
+from mosrt_calibration.search import rank, search
+from mosrt_calibration.subject import Subject
+from tests.calibration.conftest import silent, subject_of
+from tests.calibration.models import convolutional, relu_chain, write_bundle
+
+PLAIN = Recipe(method="min-max")
+
+
+def _networks(subject: Subject, choice: Choice, tmp_path: Path) -> list[Network]:
+    return [
+        Network(subject, member, choice.calibration, cache=tmp_path / "cache", progress=silent)
+        for member in subject.reference.members
+    ]
+
+
+@pytest.fixture
+def broken(tmp_path: Path) -> Subject:
+    """Two folds whose third block breaks under INT8."""
+    model = convolutional(outlier=2)
+    return subject_of(write_bundle(tmp_path / "broken", model, model))
+
+
+def test_the_block_that_breaks_is_found_and_left_in_float(
+    broken: Subject, choice: Choice, tmp_path: Path
+) -> None:
+    bench = Bench(broken, silent)
+    networks = _networks(broken, choice, tmp_path)
+    ranking = rank(bench, networks, PLAIN, choice.calibration, symmetric=False)
+    assert ranking[0].block == "net.blocks.2"
+    assert len(ranking) == 5
+    worst, next_worst = ranking[0].drift.mean_abs, ranking[1].drift.mean_abs
+    assert worst > 5 * next_worst
+    budget = Budget(max_drift=(worst + next_worst) / 2, min_srcc=-1.0)
+    outcome = search(
+        bench,
+        networks,
+        PLAIN,
+        ranking_clips=choice.calibration,
+        clips=choice.evaluation,
+        symmetric=False,
+        budget=budget,
+        curve=False,
+    )
+    assert not budget.holds(outcome.points[0].measured.drift)
+    assert outcome.chosen is not None
+    assert outcome.chosen.left_float == ("net.blocks.2",)
+    assert "net.blocks.2" in outcome.table()
+    assert not list(broken.directory.glob(".candidate-*"))
+
+
+def test_a_budget_that_nothing_holds(broken: Subject, choice: Choice, tmp_path: Path) -> None:
+    outcome = search(
+        Bench(broken, silent),
+        _networks(broken, choice, tmp_path),
+        PLAIN,
+        ranking_clips=choice.calibration,
+        clips=choice.evaluation,
+        symmetric=False,
+        budget=Budget(max_drift=1e-9, min_srcc=1.0),
+        curve=False,
+    )
+    assert outcome.chosen is None
+    # every number of blocks was tried but all of them, which would be float32
+    assert [len(point.left_float) for point in outcome.points] == [0, 1, 2, 3, 4]
+
+
+def test_a_budget_that_holds_at_once_asks_for_no_ranking(
+    conv_subject: Subject, choice: Choice, tmp_path: Path
+) -> None:
+    outcome = search(
+        Bench(conv_subject, silent),
+        _networks(conv_subject, choice, tmp_path),
+        PLAIN,
+        ranking_clips=choice.calibration,
+        clips=choice.evaluation,
+        symmetric=True,
+        budget=Budget(max_drift=10.0, min_srcc=-1.0),
+        curve=False,
+    )
+    assert outcome.ranking == ()
+    assert outcome.points == (outcome.chosen,)
+
+
+def test_equalisation_wins_where_channels_are_uneven(choice: Choice, tmp_path: Path) -> None:
+    subject = subject_of(write_bundle(tmp_path / "uneven", relu_chain()))
+    comparison = compare(
+        Bench(subject, silent),
+        _networks(subject, choice, tmp_path),
+        choice.calibration,
+        methods=("min-max", "percentile"),
+        symmetric=False,
+        budget=Budget(),
+    )
+    names = [str(recipe) for recipe, _ in comparison.rows]
+    assert names[:2] == ["min-max", "percentile"]
+    assert comparison.winner.equalise
+    drifts = {recipe: measured.drift.mean_abs for recipe, measured in comparison.rows}
+    assert drifts[comparison.winner] == min(drifts.values())
+    assert comparison.table().count("<- taken") == 1
+
+
+def test_transformers_are_tried_static_smoothed_and_dynamic(
+    transformer_subject: Subject, choice: Choice, tmp_path: Path
+) -> None:
+    comparison = compare(
+        Bench(transformer_subject, silent),
+        _networks(transformer_subject, choice, tmp_path),
+        choice.calibration,
+        methods=("min-max",),
+        symmetric=False,
+        budget=Budget(),
+    )
+    recipes = [recipe for recipe, _ in comparison.rows]
+    assert any(recipe.smooth for recipe in recipes)
+    assert any(recipe.dynamic for recipe in recipes)
+    assert not any(recipe.equalise for recipe in recipes)  # there is nothing to equalise
+
+
+def test_a_dynamic_scale_hears_the_whole_batch(
+    transformer_subject: Subject, choice: Choice, tmp_path: Path
+) -> None:
+    (network,) = _networks(transformer_subject, choice, tmp_path)
+    root = transformer_subject.directory
+    recipe = Recipe(method="min-max", dynamic=True)
+    models = {"fold0": network.integer(recipe, (), symmetric=False)}
+    variant = written(transformer_subject, models, root, "dynamic")
+    assert fixed_batch(transformer_subject, variant, choice.evaluation) == 1
+
+
+def test_static_bytes_do_not(conv_subject: Subject, choice: Choice, tmp_path: Path) -> None:
+    (network,) = _networks(conv_subject, choice, tmp_path)
+    models = {"fold0": network.integer(PLAIN, (), symmetric=False)}
+    variant = written(conv_subject, models, conv_subject.directory, "static")
+    assert fixed_batch(conv_subject, variant, choice.evaluation) is None
+
+
+def test_a_variant_that_does_not_repeat_itself_is_refused(
+    conv_subject: Subject, choice: Choice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mosrt.backends import OrtBackend
+
+    calls = []
+    run = OrtBackend.run
+
+    def restless(self: OrtBackend, feeds: object, outputs: object) -> object:
+        calls.append(1)
+        found = run(self, feeds, outputs)  # type: ignore[arg-type]
+        return {name: value + len(calls) for name, value in found.items()}
+
+    monkeypatch.setattr(OrtBackend, "run", restless)
+    with pytest.raises(IndependenceError, match="two scores"):
+        fixed_batch(conv_subject, conv_subject.reference, choice.evaluation)

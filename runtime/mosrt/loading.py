@@ -45,9 +45,11 @@ def load(
             every machine but for rounding. "auto" is the fastest for this machine, of those that
             the bundle has: its scores drift by as much as the manifest says, and on machines that
             differ in what they choose they differ by that; `Score.variant` tells which it was.
-        provider: "cpu", "cuda", "coreml", "dml"; "openvino" (an extra; bfloat16 where the CPU is
-            fast at it), "openvino-bf16", "openvino-fp32"; or "auto" for the first that works of
-            "cuda" and "cpu".
+        provider: "cpu", "cuda", "coreml", "dml"; "tensorrt", which runs engines that `mosrt
+            build` has made on this machine; "tensorrt-ep", ONNX Runtime's own use of TensorRT,
+            which builds its engines at the first run; "openvino" (an extra; bfloat16 where the
+            CPU is fast at it), "openvino-bf16", "openvino-fp32"; or "auto" for the first that
+            works of "cuda" and "cpu".
         threads: Threads that one call may use, front end and model alike; by default all cores
             this process may use (affinity mask and container quota respected).
         on_bad_audio: What to do about a recording that trips a guard. "warn" logs a warning and

@@ -37,16 +37,21 @@ def load_stages(
         BundleError: A graph does not load, or is not what the manifest says.
     """
     tensors = {tensor.name: tensor for tensor in (*manifest.inputs, *manifest.outputs)}
-    stages = {}
-    for member in variant.members:
-        taken, given = STAGES[manifest.family][member.name]
-        stages[member.name] = open_backend(
-            directory,
-            dataclasses.replace(variant, members=(member,)),
-            inputs=[tensors[name] for name in taken],
-            outputs=[tensors[name] for name in given],
-            provider=provider,
-            threads=threads,
-            cache=cache,
-        )
+    stages: dict[str, Backend] = {}
+    try:
+        for member in variant.members:
+            taken, given = STAGES[manifest.family][member.name]
+            stages[member.name] = open_backend(
+                directory,
+                dataclasses.replace(variant, members=(member,)),
+                inputs=[tensors[name] for name in taken],
+                outputs=[tensors[name] for name in given],
+                provider=provider,
+                threads=threads,
+                cache=cache,
+            )
+    except BaseException:
+        for stage in stages.values():
+            stage.close()
+        raise
     return stages

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -285,8 +286,9 @@ def test_a_silent_fallback_is_an_error(tiny: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
     session = onnxruntime.InferenceSession
 
-    def falls_back(path: os.PathLike[str], options: object, providers: list[str]) -> object:
-        assert providers == both[:1] or providers == both[1:]
+    def falls_back(path: os.PathLike[str], options: object, providers: list[Any]) -> object:
+        names = [entry if isinstance(entry, str) else entry[0] for entry in providers]
+        assert names == both[:1] or names == both[1:]
         return session(path, options, providers=["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", falls_back)

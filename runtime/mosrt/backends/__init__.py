@@ -10,29 +10,31 @@ from mosrt.cache import Cache
 from mosrt.errors import ProviderError
 from mosrt.manifest import TensorSpec, Variant
 
-from . import openvino, ort
+from . import openvino, ort, trt
 from .base import Backend
 from .openvino import OpenVinoBackend
 from .ort import OrtBackend
+from .trt import TrtBackend
 
 __all__ = [
     "PROVIDERS",
     "Backend",
     "OpenVinoBackend",
     "OrtBackend",
+    "TrtBackend",
     "candidates",
     "open_backend",
     "present_providers",
 ]
 
-PROVIDERS: Final = (*ort.PROVIDERS, *openvino.PROVIDERS)
+PROVIDERS: Final = (*ort.PROVIDERS, *openvino.PROVIDERS, *trt.PROVIDERS)
 # OpenVINO is asked for by name: installing a package must not change scores.
 _AUTO: Final = ("cuda", "cpu")
 
 
 def present_providers() -> tuple[str, ...]:
     """The providers whose packages are installed; a GPU's may still fail to start."""
-    return (*ort.present_providers(), *openvino.present_providers())
+    return (*ort.present_providers(), *openvino.present_providers(), *trt.present_providers())
 
 
 def candidates(provider: str) -> tuple[str, ...]:
@@ -77,6 +79,8 @@ def open_backend(
         ProviderError: The provider is not installed here, or failed to start.
         BundleError: A graph does not load, or is not what the manifest says.
     """
+    if provider in trt.PROVIDERS:
+        return TrtBackend(directory, variant, inputs=inputs, outputs=outputs)
     engine = OpenVinoBackend if provider in openvino.PROVIDERS else OrtBackend
     return engine(
         directory,

@@ -10,12 +10,14 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from mosrt.cache import Cache
+from mosrt.cache import Cache, cache_directory
 from mosrt.cpu_features import CpuFeatures
+from mosrt.engine_file import graph_digest
 from mosrt.errors import BundleError, ProviderError
 from mosrt.manifest import Member, TensorSpec, Variant
 
 from .base import check_tensors
+from .ort_binding import BoundSession
 
 __all__ = ["PROVIDERS", "OrtBackend"]
 
@@ -25,6 +27,7 @@ Array = npt.NDArray[Any]
 PROVIDERS: Final = {
     "cpu": "CPUExecutionProvider",
     "cuda": "CUDAExecutionProvider",
+    "tensorrt-ep": "TensorrtExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
     "dml": "DmlExecutionProvider",
 }
@@ -39,6 +42,14 @@ _OPTIMISED_ENTRIES: Final = {
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
     "session.save_external_prepacked_constant_initializers": "1",
 }
+_CUDA_OPTIONS: Final = {
+    # The precision of a variant is in its graph: TF32 would make 10 bits out of 23.
+    "use_tf32": "0",
+    # By default algorithms race each other at the first run, and another may win next time.
+    "cudnn_conv_algo_search": "HEURISTIC",
+}
+# Those whose inputs are to be in the GPU's memory.
+_BOUND: Final = ("cuda", "tensorrt-ep")
 
 
 class OrtBackend:
@@ -124,12 +135,12 @@ def _open(
                 "cpu": CpuFeatures.read().to_dict(),
             },
             {"onnxruntime": onnxruntime.__version__, "options": _OPTIMISED_ENTRIES},
-            make=lambda entry: _optimise(graph, entry),
-            load=lambda entry: _load_optimised(entry, threads),
+            make=lambda entry: _optimise(graph, graph_digest(member), entry),
+            load=lambda entry: _load_optimised(entry, graph_digest(member), threads),
         )
         if session is not None:
             return session
-    return _session(graph, _options(threads), provider)
+    return _session(graph, _options(threads), provider, graph_digest(member))
 
 
 def _options(threads: int) -> Any:
@@ -148,24 +159,50 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _optimise(graph: Path, entry: Path) -> None:
+def _optimise(graph: Path, digest: str, entry: Path) -> None:
     """Writes the graph as ONNX Runtime optimises it for this CPU."""
     options = _options(1)
     options.optimized_model_filepath = str(entry / _OPTIMISED)
     for name, value in _OPTIMISED_ENTRIES.items():
         options.add_session_config_entry(name, value)
-    _session(graph, options, "cpu")
+    _session(graph, options, "cpu", digest)
 
 
-def _load_optimised(entry: Path, threads: int) -> Any:
+def _load_optimised(entry: Path, digest: str, threads: int) -> Any:
     options = _options(threads)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return _session(entry / _OPTIMISED, options, "cpu")
+    return _session(entry / _OPTIMISED, options, "cpu", digest)
 
 
-def _session(graph: Path, options: Any, provider: str) -> Any:
+def _with_options(provider: str, digest: str) -> list[Any]:
+    """What a session is to run on: the provider, and what takes the nodes it does not know.
+
+    Args:
+        provider: A key of `PROVIDERS`.
+        digest: SHA-256 of the network's files.
+    """
+    cuda = (PROVIDERS["cuda"], _CUDA_OPTIONS)
+    if provider == "cuda":
+        return [cuda]
+    if provider == "tensorrt-ep":
+        # A folder per network: ONNX Runtime would take engines of the same graph, other weights.
+        directory = cache_directory() / "tensorrt-ep" / onnxruntime.__version__ / digest[:16]
+        directory.mkdir(parents=True, exist_ok=True)
+        kept = {
+            "trt_engine_cache_enable": "1",
+            "trt_engine_cache_path": str(directory),
+            "trt_timing_cache_enable": "1",
+            "trt_timing_cache_path": str(directory),
+        }
+        return [(PROVIDERS[provider], kept), cuda]
+    return [PROVIDERS[provider]]
+
+
+def _session(graph: Path, options: Any, provider: str, digest: str) -> Any:
     try:
-        session = onnxruntime.InferenceSession(graph, options, providers=[PROVIDERS[provider]])
+        session = onnxruntime.InferenceSession(
+            graph, options, providers=_with_options(provider, digest)
+        )
     except Exception as exc:  # ONNX Runtime's own exceptions share no base but Exception
         if provider != "cpu":
             raise ProviderError(f"provider {provider!r} failed to start: {exc}") from exc
@@ -176,4 +213,6 @@ def _session(graph: Path, options: Any, provider: str) -> Any:
     # A provider that cannot start is replaced by the CPU without a word.
     if session.get_providers()[0] != PROVIDERS[provider]:
         raise ProviderError(f"provider {provider!r} could not start on this machine")
-    return session
+    # Nor may one that fails later be.
+    session.disable_fallback()
+    return BoundSession(session, "cuda") if provider in _BOUND else session

@@ -25,13 +25,13 @@ from mosrt.uncertainty_spec import ContrastSpec, UncertaintySpec
 
 from .uncertainty import Array, Rows, Stages, run
 
-__all__ = ["ContrastListener"]
+__all__ = ["BLOCK_ROWS", "ContrastListener"]
 
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
 # Rows of the frame-by-frame matrix that exist at once: 8 MB in float32 for a piece of 20 s.
-_BLOCK_ROWS: Final = 1024
+BLOCK_ROWS: Final = 1024
 # Rows that one thread measures at a time, so that they stay in its cache.
 _SHARE_ROWS: Final = 64
 
@@ -148,8 +148,8 @@ class ContrastListener:
             [predictions[0, i, : n_frames - horizon] for i, horizon in enumerate(horizons)]
         )
         values = []
-        for first in range(0, len(queries), _BLOCK_ROWS):
-            block = queries[np.newaxis, first : first + _BLOCK_ROWS]
+        for first in range(0, len(queries), BLOCK_ROWS):
+            block = queries[np.newaxis, first : first + BLOCK_ROWS]
             feeds = {"queries": block, "features": features}
             matrix = run(self._stages["dense"], feeds, "similarities")[0]
             shares = [matrix[i : i + _SHARE_ROWS] for i in range(0, len(matrix), _SHARE_ROWS)]

@@ -1,0 +1,311 @@
+"""CUDA's runtime library through ctypes: memory, streams, events and graphs, and nothing else.
+
+Every object here owns one handle and releases it once, by `close`; nothing is released by the
+garbage collector, whose order could not be relied on. Handles may be used from any thread: all
+threads of a process share the context of device 0, the first that CUDA_VISIBLE_DEVICES leaves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mosrt.errors import ProviderError
+
+__all__ = ["Cuda", "DeviceBuffer", "Event", "Graph", "HostBuffer", "Stream"]
+
+_ERROR_NO_DEVICE: Final = frozenset((34, 35, 100))  # stub library, driver too old or none, no GPU
+_ERROR_OUT_OF_MEMORY: Final = 2
+_ATTRIBUTE_MAJOR: Final = 75
+_ATTRIBUTE_MINOR: Final = 76
+_STREAM_NON_BLOCKING: Final = 1
+# A thread that waits sleeps: the front end of the next recording needs the core.
+_EVENT_BLOCKING_NO_TIMING: Final = 1 | 2
+_HOST_TO_DEVICE: Final = 1
+_DEVICE_TO_HOST: Final = 2
+# Other threads may allocate while this one records.
+_CAPTURE_THREAD_LOCAL: Final = 1
+
+_MAJORS: Final = (13, 12, 11)
+_FOLDERS: Final = (
+    "/usr/local/cuda/lib64",
+    "/usr/local/cuda/targets/aarch64-linux/lib",  # JetPack
+    "/usr/local/cuda/targets/sbsa-linux/lib",
+    "/usr/local/cuda/targets/x86_64-linux/lib",
+    "/usr/lib/aarch64-linux-gnu",
+    "/usr/lib/x86_64-linux-gnu",
+)
+
+
+class Cuda:
+    """The runtime library; `open` finds it.
+
+    Args:
+        library: What has its functions: a `ctypes.CDLL`, or a stand-in for tests.
+    """
+
+    def __init__(self, library: Any) -> None:
+        self._library = library
+
+    @classmethod
+    def open(cls) -> Cuda:
+        """Loads libcudart.
+
+        Raises:
+            ProviderError: It is nowhere to be found; the message says what brings it.
+        """
+        for name in _candidates():
+            try:
+                library = ctypes.CDLL(name)
+            except OSError:
+                continue
+            library.cudaGetErrorName.restype = ctypes.c_char_p
+            library.cudaGetErrorString.restype = ctypes.c_char_p
+            return cls(library)
+        raise ProviderError(
+            "CUDA's runtime library (libcudart) is missing; on a Jetson JetPack brings it "
+            "(apt install nvidia-jetpack), elsewhere `pip install nvidia-cuda-runtime` or the CUDA "
+            "toolkit does; if it is installed somewhere unusual, put its folder into "
+            "LD_LIBRARY_PATH"
+        )
+
+    def call(self, name: str, *args: Any) -> None:
+        """Calls a function that gives an error code.
+
+        Raises:
+            ProviderError: It gave another code than success.
+        """
+        code = getattr(self._library, name)(*args)
+        if code == 0:
+            return
+        # Else the next launch would report this error as its own.
+        self._library.cudaGetLastError()
+        if code in _ERROR_NO_DEVICE:
+            cure = "; is there an NVIDIA GPU, and a driver as new as this CUDA?"
+        elif code == _ERROR_OUT_OF_MEMORY:
+            cure = (
+                "; close other programs, or build the engine again with a smaller --max-batch or "
+                "--max-seconds"
+            )
+        else:
+            cure = ""
+        constant = self._library.cudaGetErrorName(ctypes.c_int(code)).decode()
+        text = self._library.cudaGetErrorString(ctypes.c_int(code)).decode()
+        raise ProviderError(f"CUDA: {name} failed with {constant} ({code}, {text}){cure}")
+
+    def attempt(self, name: str, *args: Any) -> None:
+        """Calls a function whose failure is known already and tells nothing new."""
+        if getattr(self._library, name)(*args) != 0:
+            self._library.cudaGetLastError()
+
+    def compute_capability(self) -> str:
+        """That of device 0, such as "8.7".
+
+        Raises:
+            ProviderError: There is no GPU, or its driver is missing or too old.
+        """
+        count = ctypes.c_int()
+        self.call("cudaGetDeviceCount", ctypes.byref(count))
+        if count.value == 0:
+            raise ProviderError("CUDA finds no NVIDIA GPU; is one hidden by CUDA_VISIBLE_DEVICES?")
+        numbers = []
+        for attribute in (_ATTRIBUTE_MAJOR, _ATTRIBUTE_MINOR):
+            number = ctypes.c_int()
+            self.call(
+                "cudaDeviceGetAttribute",
+                ctypes.byref(number),
+                ctypes.c_int(attribute),
+                ctypes.c_int(0),
+            )
+            numbers.append(number.value)
+        return "{}.{}".format(*numbers)
+
+    def copy_in(self, target: DeviceBuffer, source: HostBuffer, n_bytes: int, on: Stream) -> None:
+        """Queues a copy from the host to the device."""
+        self._copy(target.address, source.address, n_bytes, _HOST_TO_DEVICE, on)
+
+    def copy_out(self, target: HostBuffer, source: DeviceBuffer, n_bytes: int, on: Stream) -> None:
+        """Queues a copy from the device to the host."""
+        self._copy(target.address, source.address, n_bytes, _DEVICE_TO_HOST, on)
+
+    def _copy(self, target: int, source: int, n_bytes: int, kind: int, on: Stream) -> None:
+        self.call(
+            "cudaMemcpyAsync",
+            ctypes.c_void_p(target),
+            ctypes.c_void_p(source),
+            ctypes.c_size_t(n_bytes),
+            ctypes.c_int(kind),
+            ctypes.c_void_p(on.handle),
+        )
+
+
+class _Handle:
+    """A pointer that one function of the library makes and another one releases."""
+
+    def __init__(self, cuda: Cuda, make: Callable[[Any], None], release: str) -> None:
+        pointer = ctypes.c_void_p()
+        make(ctypes.byref(pointer))
+        self._cuda = cuda
+        self._release = release
+        self._pointer: int | None = pointer.value
+
+    @property
+    def _value(self) -> int:
+        if self._pointer is None:
+            raise RuntimeError(f"{type(self).__name__} is used after it was closed")
+        return self._pointer
+
+    def close(self) -> None:
+        """Releases it; a second time does nothing."""
+        pointer, self._pointer = self._pointer, None
+        if pointer is not None:
+            self._cuda.call(self._release, ctypes.c_void_p(pointer))
+
+
+class DeviceBuffer(_Handle):
+    """Memory of the GPU."""
+
+    def __init__(self, cuda: Cuda, n_bytes: int) -> None:
+        super().__init__(
+            cuda, lambda p: cuda.call("cudaMalloc", p, ctypes.c_size_t(n_bytes)), "cudaFree"
+        )
+
+    @property
+    def address(self) -> int:
+        """Its address on the device."""
+        return self._value
+
+
+class HostBuffer(_Handle):
+    """Page-locked memory of the host, which the GPU copies from and to by itself."""
+
+    def __init__(self, cuda: Cuda, n_bytes: int) -> None:
+        super().__init__(
+            cuda,
+            lambda p: cuda.call("cudaHostAlloc", p, ctypes.c_size_t(n_bytes), ctypes.c_uint(0)),
+            "cudaFreeHost",
+        )
+        self._n_bytes = n_bytes
+
+    @property
+    def address(self) -> int:
+        """Its address on the host."""
+        return self._value
+
+    def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+        """Its first bytes as an array, valid until the buffer is closed."""
+        memory = (ctypes.c_ubyte * self._n_bytes).from_address(self._value)
+        return np.ndarray(shape, dtype, buffer=memoryview(memory))
+
+
+class Stream(_Handle):
+    """A queue of work for the GPU, which does not wait for the default stream."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        super().__init__(
+            cuda,
+            lambda p: cuda.call(
+                "cudaStreamCreateWithFlags", p, ctypes.c_uint(_STREAM_NON_BLOCKING)
+            ),
+            "cudaStreamDestroy",
+        )
+
+    @property
+    def handle(self) -> int:
+        """What other libraries call the stream."""
+        return self._value
+
+    def synchronize(self) -> None:
+        """Waits until all that is queued is done."""
+        self._cuda.call("cudaStreamSynchronize", ctypes.c_void_p(self._value))
+
+    @contextmanager
+    def capturing(self) -> Iterator[list[Graph]]:
+        """Records what is queued in the block, which does not run, into a graph.
+
+        Yields:
+            A list that holds the graph after the block.
+
+        Raises:
+            ProviderError: Something in the block cannot be recorded; the stream is usable again.
+        """
+        stream = ctypes.c_void_p(self._value)
+        captured: list[Graph] = []
+        self._cuda.call("cudaStreamBeginCapture", stream, ctypes.c_int(_CAPTURE_THREAD_LOCAL))
+        template = ctypes.c_void_p()
+        try:
+            yield captured
+        except BaseException:
+            # An invalid capture ends with an error of its own, and that says nothing new.
+            self._cuda.attempt("cudaStreamEndCapture", stream, ctypes.byref(template))
+            if template.value is not None:
+                self._cuda.call("cudaGraphDestroy", template)
+            raise
+        self._cuda.call("cudaStreamEndCapture", stream, ctypes.byref(template))
+        try:
+            captured.append(Graph(self._cuda, template))
+        finally:
+            self._cuda.call("cudaGraphDestroy", template)
+
+
+class Event(_Handle):
+    """A mark in a stream that a thread can wait for, asleep."""
+
+    def __init__(self, cuda: Cuda) -> None:
+        super().__init__(
+            cuda,
+            lambda p: cuda.call(
+                "cudaEventCreateWithFlags", p, ctypes.c_uint(_EVENT_BLOCKING_NO_TIMING)
+            ),
+            "cudaEventDestroy",
+        )
+
+    def record(self, on: Stream) -> None:
+        """Puts the mark behind what is queued so far."""
+        self._cuda.call("cudaEventRecord", ctypes.c_void_p(self._value), ctypes.c_void_p(on.handle))
+
+    def synchronize(self) -> None:
+        """Waits until the GPU has come past the mark."""
+        self._cuda.call("cudaEventSynchronize", ctypes.c_void_p(self._value))
+
+
+class Graph(_Handle):
+    """Recorded work that is queued by a single call; see `Stream.capturing`."""
+
+    def __init__(self, cuda: Cuda, template: ctypes.c_void_p) -> None:
+        super().__init__(
+            cuda,
+            # Plain cudaGraphInstantiate takes other arguments in CUDA 11 than in 12.
+            lambda p: cuda.call(
+                "cudaGraphInstantiateWithFlags", p, template, ctypes.c_ulonglong(0)
+            ),
+            "cudaGraphExecDestroy",
+        )
+
+    def launch(self, on: Stream) -> None:
+        """Queues the work."""
+        self._cuda.call("cudaGraphLaunch", ctypes.c_void_p(self._value), ctypes.c_void_p(on.handle))
+
+
+def _candidates() -> Iterator[str]:
+    """Names and paths that libcudart may have, those that the system's loader knows first."""
+    if sys.platform == "win32":
+        yield from (f"cudart64_{major}.dll" for major in (*_MAJORS, 110))
+        return
+    names = [f"libcudart.so.{major}" for major in _MAJORS]
+    names += ["libcudart.so.11.0", "libcudart.so"]
+    yield from names
+    # NVIDIA's wheels put it beside their other libraries.
+    for entry in sys.path:
+        for folder in ("cu13", "cuda_runtime"):
+            yield from (str(Path(entry, "nvidia", folder, "lib", name)) for name in names)
+    for folder in _FOLDERS:
+        yield from (str(Path(folder, name)) for name in names)

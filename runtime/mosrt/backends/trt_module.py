@@ -1,0 +1,135 @@
+"""TensorRT's Python module: whichever there is, full TensorRT or TensorRT-RTX.
+
+Both have the same interface under other names. Full TensorRT goes first: it runs on every GPU,
+TensorRT-RTX on those that it lists.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from mosrt.errors import ProviderError
+
+__all__ = ["MODULES", "TensorRt", "dtype_name", "find_tensorrt", "tensorrt_installed"]
+
+MODULES: Final = ("tensorrt", "tensorrt_rtx")
+_OLDEST: Final = {"tensorrt": (10, 3), "tensorrt_rtx": (1, 0)}
+_INSTALL: Final = (
+    "on a Jetson JetPack 6.2 or later brings it (apt install nvidia-jetpack; a virtual environment "
+    "needs --system-site-packages), elsewhere `pip install tensorrt`, or `pip install "
+    "tensorrt-rtx` for GeForce and RTX cards"
+)
+_DTYPES: Final = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "INT8": "int8",
+    "UINT8": "uint8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "BOOL": "bool",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorRt:
+    """TensorRT as found on this machine.
+
+    Attributes:
+        module: The module itself.
+        name: What it is called, one of `MODULES`.
+        version: Its version, such as "10.3.0".
+        logger: The one logger of this process: TensorRT keeps the first that it is given.
+    """
+
+    module: Any
+    name: str
+    version: str
+    logger: Any
+
+    def __str__(self) -> str:
+        title = "TensorRT" if self.name == "tensorrt" else "TensorRT-RTX"
+        return f"{title} {self.version}"
+
+    @contextmanager
+    def log(self) -> Iterator[list[str]]:
+        """Collects the warnings and errors that TensorRT logs during the block, by any thread."""
+        lines: list[str] = []
+        with self.logger.guard:
+            self.logger.listeners.append(lines)
+        try:
+            yield lines
+        finally:
+            with self.logger.guard:
+                # By identity: another listener's lines may be equal.
+                self.logger.listeners[:] = [
+                    other for other in self.logger.listeners if other is not lines
+                ]
+
+
+def find_tensorrt() -> TensorRt:
+    """The TensorRT of this machine.
+
+    Raises:
+        ProviderError: There is none, it does not load, or it is too old; the message says what
+            brings it.
+    """
+    reasons = []
+    for name in MODULES:
+        try:
+            module = importlib.import_module(name)
+        except (ImportError, OSError) as exc:  # a library that the module needs may be missing
+            reasons.append(f"{name}: {exc}")
+            continue
+        version = str(module.__version__)
+        if _release(version) < _OLDEST[name]:
+            oldest = ".".join(map(str, _OLDEST[name]))
+            reasons.append(f"{name}: version {version} is older than {oldest}")
+            continue
+        return TensorRt(module, name, version, _logger(module))
+    raise ProviderError(f"TensorRT is missing; {_INSTALL} ({'; '.join(reasons)})")
+
+
+def tensorrt_installed() -> bool:
+    """Whether a module of that name is installed, without the cost of importing it."""
+    return any(importlib.util.find_spec(name) is not None for name in MODULES)
+
+
+def dtype_name(dtype: Any) -> str:
+    """NumPy's name of one of TensorRT's types, or TensorRT's own if NumPy has none."""
+    return _DTYPES.get(dtype.name, str(dtype.name))
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """Major and minor number of a version."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+@cache
+def _logger(module: Any) -> Any:
+    """A logger for `module`, made once."""
+    severity = module.ILogger.Severity
+    kept = (severity.INTERNAL_ERROR, severity.ERROR, severity.WARNING)
+
+    class Logger(module.ILogger):  # type: ignore[misc]  # known only at run time
+        """Hands lines to whoever listens; says nothing by itself."""
+
+        def __init__(self) -> None:
+            module.ILogger.__init__(self)
+            self.guard = threading.Lock()
+            self.listeners: list[list[str]] = []
+
+        def log(self, level: Any, message: str) -> None:
+            if level in kept:
+                with self.guard:
+                    for lines in self.listeners:
+                        lines.append(message.strip())
+
+    return Logger()

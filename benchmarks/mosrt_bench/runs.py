@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ import click
 
 from mosrt.errors import MosrtError
 
-__all__ = ["PlainErrors", "save", "table"]
+__all__ = ["PlainErrors", "finite", "save", "save_text", "table"]
 
 _NUMBERS: Final = re.compile(r"\[\n\s*((?:[-\d.eE]+,\n\s*)*[-\d.eE]+)\n\s*\]")
 
@@ -33,9 +34,18 @@ def save(run: dict[str, Any], out: Path) -> None:
     """Writes a run as JSON, complete or not at all, each list of numbers on a line of its own."""
     text = json.dumps(run, indent=1, allow_nan=False)
     text = _NUMBERS.sub(lambda match: "[" + " ".join(match[1].split()) + "]", text)
+    save_text(text + "\n", out)
+
+
+def save_text(text: str, out: Path) -> None:
+    """Writes a text file, complete or not at all."""
     part = out.with_name(f".{out.name}.{os.getpid()}")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(out)
+    try:
+        part.write_text(text, encoding="utf-8")
+        part.replace(out)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -49,3 +59,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
         )
         for line in lines
     )
+
+
+def finite(value: Any) -> Any:
+    """The value with every number that JSON cannot hold as None."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

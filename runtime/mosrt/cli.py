@@ -72,6 +72,8 @@ def main() -> None:
     mosrt info                                     what the model is, and what it is for
     mosrt info --list                              the models that come with mosrt
     mosrt export utmosv2 --fold 0 --out utmosv2    make a model, on a workstation
+    mosrt bench --audio clips/                     parity and speed on this machine
+    mosrt gate clips/ --baseline gate.json         fail if a set of clips sounds worse
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
 
 

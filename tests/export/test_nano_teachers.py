@@ -15,6 +15,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from mosrt.errors import MosrtError
 from mosrt_export.nano.teachers import DnsmosP808, DnsmosP835, DnsmosPro, TeacherError
 from tests.export.nano_standin import speech
 
@@ -130,9 +131,9 @@ def test_published_teachers_know_noise(teacher: type, name: str) -> None:
 def test_a_wrong_file_is_named(teacher: type, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.bin"
     wrong.write_bytes(b"neither of them")
-    with pytest.raises(TeacherError, match=r"wrong\.bin: not a DNSMOS"):
+    with pytest.raises(MosrtError, match=r"wrong\.bin: not a DNSMOS"):
         teacher(wrong)
-    with pytest.raises(TeacherError, match=r"none\.bin: not a DNSMOS"):
+    with pytest.raises(MosrtError, match=r"none\.bin: not a DNSMOS"):
         teacher(tmp_path / "none.bin")
 
 

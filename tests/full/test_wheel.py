@@ -102,3 +102,11 @@ def test_a_missing_extra_says_what_to_install(fresh: Path, tmp_path: Path) -> No
     assert run.returncode == 1
     assert "pip install 'mosrt[export]'" in run.stderr
     assert not (tmp_path / "out").exists()
+    assert {"bench", "gate"} <= set(top.stdout.split())
+    (tmp_path / "clip.wav").touch()
+    for command in (["bench", "--audio", "clip.wav"], ["gate", "clip.wav", "--baseline", "b.json"]):
+        run = subprocess.run(
+            [fresh / "mosrt", *command], capture_output=True, text=True, cwd=tmp_path
+        )
+        assert run.returncode == 1
+        assert "pip install 'mosrt[bench]'" in run.stderr

@@ -1,0 +1,150 @@
+"""Parity runs: every variant and provider scores the clips, and is held to its reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mosrt.bundle import Bundle
+from mosrt.errors import MosrtError
+from mosrt.score import Score
+from mosrt.scorer import ALL_DOMAINS, Scorer
+
+from .audio_set import AudioFile
+from .contestants import BenchError, Contestant, figures, reference_variant
+from .parity import Judged, by_clip, compare_scores, provider_problem
+from .placement import placement
+
+__all__ = ["ParityRun", "run_parity"]
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ParityRun:
+    """What came of it.
+
+    Attributes:
+        judged: Figures by clip, by variant and provider ("MODEL VARIANT PROVIDER").
+        rows: The parity table.
+        runnable: Contestants that run here.
+    """
+
+    judged: dict[str, Judged]
+    rows: list[dict[str, Any]]
+    runnable: list[Contestant]
+
+
+def run_parity(
+    bundles: Sequence[Bundle],
+    field_of: Sequence[Contestant],
+    clips: Sequence[AudioFile],
+    *,
+    references: Sequence[Path],
+    say: Say,
+) -> ParityRun:
+    """Scores the clips with every variant on every provider, with the most threads asked for.
+
+    Args:
+        bundles: The models.
+        field_of: All contestants.
+        clips: What to hear.
+        references: Torch checkpoints of the only bundle, or none.
+        say: Told what is being done.
+
+    Raises:
+        MosrtError: A reference cannot be run.
+    """
+    threads = max(contestant.threads for contestant in field_of)
+    judged: dict[str, Judged] = {}
+    rows = []
+    runnable: list[Contestant] = []
+    wanted = _torch(references, bundles, clips, say)
+    for bundle in bundles:
+        name = bundle.manifest.name
+        own = [c for c in field_of if c.model == name and c.threads == threads]
+        reference = Contestant(
+            bundle=bundle, variant=reference_variant(bundle), provider="cpu", threads=threads
+        )
+        say(f"scoring {len(clips)} clips: {_short(reference)}, the reference")
+        answer = _judge(reference, clips)
+        judged[_short(reference)] = answer[0]
+        against = [(_short(reference), judged[_short(reference)])]
+        if wanted is not None:
+            against.append(("torch checkpoint", wanted))
+        for contestant in own:
+            if contestant != reference:
+                say(f"scoring {len(clips)} clips: {_short(contestant)}")
+            try:
+                found, provider = answer if contestant == reference else _judge(contestant, clips)
+            except MosrtError as exc:
+                rows.append(_unusable(contestant, str(exc)))
+                continue
+            judged[_short(contestant)] = found
+            runnable += [c for c in field_of if _short(c) == _short(contestant)]
+            problem, note = provider_problem(contestant.provider, provider, placement(contestant))
+            for held_to, figures_wanted in against:
+                if held_to == _short(contestant) and len(against) > 1:
+                    continue
+                row = compare_scores(
+                    found,
+                    figures_wanted,
+                    variant=contestant.variant,
+                    default_domain=bundle.manifest.default_domain,
+                )
+                if problem is not None:
+                    row["problems"] = [problem, *row["problems"]]
+                    row["passed"] = False
+                row["notes"] = [*row.get("notes", []), *([note] if note else [])]
+                rows.append({**_identity(contestant), "against": held_to, **row})
+    return ParityRun(judged=judged, rows=rows, runnable=runnable)
+
+
+def _torch(
+    references: Sequence[Path], bundles: Sequence[Bundle], clips: Sequence[AudioFile], say: Say
+) -> Judged | None:
+    if not references:
+        return None
+    if len(bundles) != 1:
+        raise BenchError("--reference goes with one bundle; name it alone")
+    from .torch_reference import torch_figures  # noqa: PLC0415 - torch
+
+    say("scoring with torch")
+    return torch_figures(bundles[0], references, clips)
+
+
+def _judge(contestant: Contestant, clips: Sequence[AudioFile]) -> tuple[Judged, str]:
+    """Figures by clip, and the provider that the scores name."""
+    with contestant.load() as scorer:
+        found = [_heard(scorer, clip) for clip in clips]
+        return by_clip([clip.name for clip in clips], found), scorer.provider
+
+
+def _heard(scorer: Scorer, clip: AudioFile) -> dict[str, float]:
+    scores: dict[str, Score] = scorer.score_file(clip.path, domain=ALL_DOMAINS)
+    return figures(scores)
+
+
+def _short(contestant: Contestant) -> str:
+    return f"{contestant.model} {contestant.variant} {contestant.provider}"
+
+
+def _identity(contestant: Contestant) -> dict[str, Any]:
+    return {
+        "contestant": _short(contestant),
+        "model": contestant.model,
+        "variant": contestant.variant,
+        "provider": contestant.provider,
+        "is_reference": contestant.is_reference,
+    }
+
+
+def _unusable(contestant: Contestant, reason: str) -> dict[str, Any]:
+    return {
+        **_identity(contestant),
+        "passed": None,
+        "problems": [f"does not run here: {reason}"],
+        "notes": [],
+    }

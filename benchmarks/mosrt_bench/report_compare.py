@@ -1,0 +1,238 @@
+"""Comparing reports: what changed between two runs of `mosrt bench`, with intervals.
+
+Times of two runs were not taken in turn, so a change of the machine between them looks like a
+change of the program; a note says so where machine or load differ. A change is a regression if it
+is worse than the tolerance and its interval excludes no change at all.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from .bench import SCHEMA_VERSION
+from .contestants import BenchError
+from .report_sections import figure
+from .resampling import block_indices, percentile_interval
+from .runs import table
+
+__all__ = ["Change", "compare_reports", "comparison_table", "read_report"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_RESAMPLES: Final = 1000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One figure in two reports.
+
+    Attributes:
+        what: The contestant and the figure.
+        before: In the first report; None where it has none.
+        after: In the second; likewise.
+        ratio: After divided by before; None where that says nothing.
+        interval_95: Of the ratio, where both runs have repeats.
+        verdict: "regression", "improvement", "same", "gone", "new" or "note".
+    """
+
+    what: str
+    before: float | None
+    after: float | None
+    ratio: float | None = None
+    interval_95: tuple[float, float] | None = None
+    verdict: str = "same"
+
+
+def read_report(file: Path) -> dict[str, Any]:
+    """A report.json.
+
+    Raises:
+        BenchError: It is none, or a newer mosrt's.
+    """
+    try:
+        report = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
+        raise BenchError(f"{file}: cannot be read ({exc})") from exc
+    if not isinstance(report, dict) or report.get("kind") != "mosrt bench":
+        raise BenchError(f"{file}: not a report.json of `mosrt bench`")
+    if report.get("schema_version") != SCHEMA_VERSION:
+        raise BenchError(
+            f"{file}: schema {report.get('schema_version')}, and this mosrt reads "
+            f"{SCHEMA_VERSION}; measure again"
+        )
+    return report
+
+
+def compare_reports(
+    before: Mapping[str, Any], after: Mapping[str, Any], tolerance: float
+) -> list[Change]:
+    """All figures that either report has.
+
+    Args:
+        before: The older report.
+        after: The newer one.
+        tolerance: Share by which time, memory or throughput may become worse.
+    """
+    changes = list(_notes(before, after))
+    changes += _parity(before, after)
+    for key, name_of, samples, more_is_better in (
+        ("latency", _latency_name, "times_ms", False),
+        ("throughput", _throughput_name, "clips_per_s_all", True),
+    ):
+        old = {name_of(row): row[samples] for row in before.get(key, [])}
+        new = {name_of(row): row[samples] for row in after.get(key, [])}
+        for name in {**old, **new}:
+            changes.append(_measured(name, old.get(name), new.get(name), tolerance, more_is_better))
+    peaks = [
+        {f"{row['contestant']} peak, MB": row["peak_mb"] for row in report.get("cold_start", [])}
+        for report in (before, after)
+    ]
+    changes += [
+        _single(name, peaks[0].get(name), peaks[1].get(name), tolerance)
+        for name in {**peaks[0], **peaks[1]}
+    ]
+    return changes
+
+
+def comparison_table(changes: Sequence[Change]) -> str:
+    """The changes as a table, regressions first, and a count of each verdict."""
+    ranks = ("regression", "gone", "improvement", "new", "note", "same")
+    ranked = sorted(changes, key=lambda change: ranks.index(change.verdict))
+    rows = [
+        [
+            change.what,
+            figure(change.before, 5),
+            figure(change.after, 5),
+            figure(change.ratio),
+            "-" if change.interval_95 is None else
+            f"{change.interval_95[0]:.3f} to {change.interval_95[1]:.3f}",
+            change.verdict,
+        ]
+        for change in ranked
+    ]  # fmt: skip
+    counts = ", ".join(
+        f"{sum(c.verdict == rank for c in changes)} {rank}"
+        for rank in ranks
+        if any(c.verdict == rank for c in changes)
+    )
+    header = ["figure", "before", "after", "ratio", "95 %", "verdict"]
+    return f"{table(header, rows)}\n{counts or 'nothing to compare'}"
+
+
+def _notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    """What makes two reports less comparable."""
+    old, new = before["machine"], after["machine"]
+    for name in ("cpu", "usable_cores", "platform", "python"):
+        if old.get(name) != new.get(name):
+            yield Change(
+                what=f"{name}: {old.get(name)} -> {new.get(name)}",
+                before=None, after=None, verdict="note",
+            )  # fmt: skip
+    for name in sorted({*old["packages"], *new["packages"]}):
+        if old["packages"].get(name) != new["packages"].get(name):
+            yield Change(
+                what=f"{name}: {old['packages'].get(name)} -> {new['packages'].get(name)}",
+                before=None, after=None, verdict="note",
+            )  # fmt: skip
+    audio = [{clip["sha256"] for clip in report["audio"]} for report in (before, after)]
+    if audio[0] != audio[1]:
+        yield Change(
+            what="the clips are others: drift does not compare",
+            before=None, after=None, verdict="note",
+        )  # fmt: skip
+    bundles = [{b["name"]: b["sha256"] for b in r["bundles"]} for r in (before, after)]
+    for name in bundles[0]:
+        if name in bundles[1] and bundles[0][name] != bundles[1][name]:
+            yield Change(
+                what=f"{name} is another bundle now", before=None, after=None, verdict="note"
+            )
+
+
+def _parity(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+    """Drift: a row that passed and fails is a regression, whatever else changed."""
+    old = {(r["contestant"], r.get("against")): r for r in before["parity"]}
+    new = {(r["contestant"], r.get("against")): r for r in after["parity"]}
+    for key in {**old, **new}:
+        first, second = old.get(key), new.get(key)
+        verdict = "gone" if second is None else "new" if first is None else "same"
+        if first is not None and second is not None:
+            # None: it does not run here
+            ranks = {True: 2, None: 1, False: 0}
+            change = ranks[second["passed"]] - ranks[first["passed"]]
+            verdict = "regression" if change < 0 else "improvement" if change > 0 else "same"
+        yield Change(
+            what=f"{key[0]} against {key[1] or '-'}, max |Δ|",
+            before=None if first is None else first.get("max_abs"),
+            after=None if second is None else second.get("max_abs"),
+            verdict=verdict,
+        )
+
+
+def _latency_name(row: Mapping[str, Any]) -> str:
+    return f"{row['contestant']} p50 of {row['clip_s']:g} s, ms"
+
+
+def _throughput_name(row: Mapping[str, Any]) -> str:
+    return f"{row['contestant']} clips per s, {row['kind']} {row['count']}"
+
+
+def _measured(
+    name: str,
+    old: Sequence[float] | None,
+    new: Sequence[float] | None,
+    tolerance: float,
+    more_is_better: bool,
+) -> Change:
+    """A figure with repeats: the ratio of medians, resampled in both runs."""
+    if old is None or new is None:
+        medians = [None if times is None else float(np.median(times)) for times in (old, new)]
+        return _present(name, *medians)
+    a, b = np.asarray(old, np.float64), np.asarray(new, np.float64)
+    ratios = _medians(b) / _medians(a)[::-1]  # the two draws must not be the same
+    bounds = percentile_interval(ratios)
+    ratio = float(np.median(b) / np.median(a))
+    worse, better = (1 / (1 + tolerance), 1.0) if more_is_better else (1 + tolerance, 1.0)
+    verdict = "same"
+    if bounds is not None:
+        low, high = bounds
+        if (ratio < worse and high < 1) if more_is_better else (ratio > worse and low > 1):
+            verdict = "regression"
+        elif (low > better) if more_is_better else (high < better):
+            verdict = "improvement"
+    return Change(
+        what=name,
+        before=float(np.median(a)),
+        after=float(np.median(b)),
+        ratio=ratio,
+        interval_95=bounds,
+        verdict=verdict,
+    )
+
+
+def _medians(values: FloatArray) -> FloatArray:
+    block = max(1, round(len(values) ** (1 / 3)))
+    medians: FloatArray = np.median(values[block_indices(len(values), block, _RESAMPLES)], axis=1)
+    return medians
+
+
+def _single(name: str, old: float | None, new: float | None, tolerance: float) -> Change:
+    """A figure without repeats, such as a peak."""
+    if old is None or new is None:
+        return _present(name, old, new)
+    ratio = new / old
+    verdict = "regression" if ratio > 1 + tolerance else "same"
+    if ratio < 1 / (1 + tolerance):
+        verdict = "improvement"
+    return Change(what=name, before=old, after=new, ratio=ratio, verdict=verdict)
+
+
+def _present(name: str, old: float | None, new: float | None) -> Change:
+    verdict = "same" if old is None and new is None else "new" if old is None else "gone"
+    return Change(what=name, before=old, after=new, verdict=verdict)

@@ -1,0 +1,197 @@
+"""SVG: charts of points and lines that stand in a page, in its colours, without a library.
+
+Colours, fonts and dark mode are the page's style sheet's: a series is class `s0` to `s5`, and has a
+shape of its own as well, so that nobody needs to tell colours apart. Everything that comes from
+outside is escaped.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+__all__ = ["Axis", "Series", "chart"]
+
+_WIDTH: Final = 400
+_HEIGHT: Final = 270
+_LEFT: Final = 54
+_RIGHT: Final = 12
+_TOP: Final = 10
+_BOTTOM: Final = 42
+_SHAPES: Final = (
+    "M-4,0a4,4 0 1,0 8,0a4,4 0 1,0 -8,0Z",
+    "M-3.6,-3.6h7.2v7.2h-7.2Z",
+    "M0,-4.6L4.4,3.4H-4.4Z",
+    "M0,-4.8L4.8,0L0,4.8L-4.8,0Z",
+    "M0,4.6L4.4,-3.4H-4.4Z",
+    "M-1.4,-4.4h2.8v3h3v2.8h-3v3h-2.8v-3h-3v-2.8h3Z",
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Series:
+    """Points of one name.
+
+    Attributes:
+        name: For the legend.
+        points: x, y and what to say when a point is pointed at.
+        joined: Whether a line joins them, in their order.
+    """
+
+    name: str
+    points: Sequence[tuple[float, float, str]]
+    joined: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Axis:
+    """One direction of a chart.
+
+    Attributes:
+        title: What it measures, with the unit.
+        log: Whether it is logarithmic; all values are then above zero.
+        zero: Whether a linear axis begins at zero.
+    """
+
+    title: str
+    log: bool = False
+    zero: bool = False
+
+
+@dataclass(slots=True)
+class _Scale:
+    """From values to positions."""
+
+    axis: Axis
+    values: Sequence[float]
+    start: float
+    end: float
+    low: float = field(init=False)
+    high: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        low, high = min(self.values), max(self.values)
+        if self.axis.log:
+            low, high = math.log10(low), math.log10(high)
+        room = 0.06 * (high - low) or (0.3 if self.axis.log else 0.05 * abs(high) or 0.5)
+        self.low, self.high = low - room, high + room
+        if self.axis.zero and not self.axis.log:
+            self.low = 0.0
+
+    def __call__(self, value: float) -> float:
+        """The position of a value."""
+        at = math.log10(value) if self.axis.log else value
+        return self.start + (at - self.low) / (self.high - self.low) * (self.end - self.start)
+
+    def ticks(self) -> list[float]:
+        """Round values within."""
+        if not self.axis.log:
+            return _linear_ticks(self.low, self.high)
+        decades = range(math.floor(self.low), math.ceil(self.high) + 1)
+        steps = (1, 2, 5) if self.high - self.low < 1.6 else (1,)
+        every = max(1, math.ceil((self.high - self.low) / 6))
+        found = [s * 10.0**d for d in decades for s in steps if d % every == 0 or every == 1]
+        found = [value for value in found if self.low <= math.log10(value) <= self.high]
+        # within a decade, there may be hardly a round one
+        return found if len(found) > 2 else _linear_ticks(10**self.low, 10**self.high)
+
+
+def _linear_ticks(low: float, high: float) -> list[float]:
+    raw = (high - low) / 5
+    magnitude = 10.0 ** math.floor(math.log10(raw))
+    step = next(s * magnitude for s in (1, 2, 5, 10) if s * magnitude >= raw)
+    first = math.ceil(low / step)
+    return [i * step for i in range(first, math.floor(high / step) + 1)]
+
+
+def chart(title: str, series: Sequence[Series], x: Axis, y: Axis, *, diagonal: bool = False) -> str:
+    """A figure with a caption and a legend, as HTML; empty where there is nothing to draw.
+
+    Args:
+        title: The caption.
+        series: What to draw; from the seventh on, colours and shapes repeat.
+        x: The horizontal axis.
+        y: The vertical axis.
+        diagonal: Whether to draw where y equals x.
+    """
+    points = [point for each in series for point in each.points]
+    if not points:
+        return ""
+    across = _Scale(x, [p[0] for p in points], _LEFT, _WIDTH - _RIGHT)
+    up = _Scale(y, [p[1] for p in points], _HEIGHT - _BOTTOM, _TOP)
+    parts = [
+        f"<figure><figcaption>{html.escape(title)}</figcaption>"
+        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img" aria-label="{html.escape(title)}">'
+    ]
+    parts += _grid(across, up)
+    if diagonal:
+        low, high = max(across.low, up.low), min(across.high, up.high)
+        if low < high:
+            parts.append(
+                f'<line class="diagonal" x1="{across(low):.1f}" y1="{up(low):.1f}" '
+                f'x2="{across(high):.1f}" y2="{up(high):.1f}"/>'
+            )
+    for i, each in enumerate(series):
+        parts.append(_drawn(each, i % len(_SHAPES), across, up))
+    parts.append("</svg>")
+    if len(series) > 1 or series[0].name:
+        parts.append('<ul class="legend">')
+        for i, each in enumerate(series):
+            shape = i % len(_SHAPES)
+            parts.append(
+                f'<li><svg class="key" viewBox="-6 -6 12 12" aria-hidden="true">'
+                f'<path class="s{shape}" d="{_SHAPES[shape]}"/></svg>{html.escape(each.name)}</li>'
+            )
+        parts.append("</ul>")
+    parts.append("</figure>")
+    return "".join(parts)
+
+
+def _grid(across: _Scale, up: _Scale) -> list[str]:
+    parts = []
+    bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
+    for value in across.ticks():
+        at = across(value)
+        parts.append(f'<line class="grid" x1="{at:.1f}" y1="{_TOP}" x2="{at:.1f}" y2="{bottom}"/>')
+        parts.append(
+            f'<text x="{at:.1f}" y="{bottom + 15}" text-anchor="middle">{_label(value)}</text>'
+        )
+    for value in up.ticks():
+        at = up(value)
+        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{at:.1f}" x2="{right}" y2="{at:.1f}"/>')
+        parts.append(
+            f'<text x="{_LEFT - 5}" y="{at + 4:.1f}" text-anchor="end">{_label(value)}</text>'
+        )
+    parts.append(
+        f'<text class="axis" x="{(_LEFT + right) / 2:.0f}" y="{_HEIGHT - 6}" '
+        f'text-anchor="middle">{html.escape(across.axis.title)}</text>'
+    )
+    middle = (_TOP + bottom) / 2
+    parts.append(
+        f'<text class="axis" transform="translate(12,{middle:.0f}) rotate(-90)" '
+        f'text-anchor="middle">{html.escape(up.axis.title)}</text>'
+    )
+    return parts
+
+
+def _drawn(series: Series, shape: int, across: _Scale, up: _Scale) -> str:
+    placed = [(across(x), up(y), text) for x, y, text in series.points]
+    parts = []
+    if series.joined and len(placed) > 1:
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y, _ in placed)
+        parts.append(f'<polyline class="l{shape}" points="{path}"/>')
+    parts += [
+        f'<path class="s{shape}" transform="translate({x:.1f},{y:.1f})" d="{_SHAPES[shape]}">'
+        f"<title>{html.escape(text)}</title></path>"
+        for x, y, text in placed
+    ]
+    return "".join(parts)
+
+
+def _label(value: float) -> str:
+    if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
+        return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.4g}"

@@ -1,0 +1,185 @@
+"""VoiceMOS: listeners' ratings, and how well predictions follow them, by the challenge's protocol.
+
+Utterance level compares clip by clip; system level compares the means over each system's clips.
+Track 1 of the VoiceMOS Challenge 2024 (arXiv 2409.07001) zooms in: the same figures on the best
+50, 25, 12 and 6 % of the systems, best in the listeners' eyes.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mosrt.errors import MosrtError
+
+from .metrics import METRICS, agreement, intervals
+
+__all__ = ["ZOOMS", "LabelError", "Rating", "protocol", "read_ratings"]
+
+FloatArray = npt.NDArray[np.float64]
+
+ZOOMS: Final = (100.0, 50.0, 25.0, 12.0, 6.0)
+_NAMES: Final = tuple(name for name in METRICS if name != "mae")
+
+
+class LabelError(MosrtError, ValueError):
+    """A file of ratings that cannot be used; the message names the line and the cure."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rating:
+    """What listeners said of one clip.
+
+    Attributes:
+        path: The clip, as the file of ratings has it.
+        mos: Mean opinion score.
+        system: What made it; None where the file does not say.
+        dataset: The listening test; "" where the file does not say.
+    """
+
+    path: str
+    mos: float
+    system: str | None = None
+    dataset: str = ""
+
+
+def read_ratings(file: Path) -> list[Rating]:
+    """Reads a CSV with a header of columns path and mos, and maybe system and dataset.
+
+    Raises:
+        LabelError: The file or a line cannot be used, or a path stands there twice.
+    """
+    try:
+        with file.open(encoding="utf-8-sig", newline="") as stream:
+            reader = csv.DictReader(stream, strict=True)
+            missing = {"path", "mos"} - set(reader.fieldnames or ())
+            if missing:
+                raise LabelError(
+                    f"{file}: no column {' and '.join(sorted(missing))}; the first line must be "
+                    "path,mos and may go on with system and dataset"
+                )
+            ratings = [_rating(row, f"{file}, line {reader.line_num}") for row in reader]
+    except (OSError, UnicodeDecodeError, csv.Error) as exc:
+        raise LabelError(f"{file}: cannot be read ({exc}); save it as CSV in UTF-8") from exc
+    if not ratings:
+        raise LabelError(f"{file}: no ratings below the header")
+    paths = [rating.path for rating in ratings]
+    if len(set(paths)) < len(paths):
+        twice = next(path for path in paths if paths.count(path) > 1)
+        raise LabelError(f"{file}: {twice} is rated twice; keep one line, with the mean")
+    return ratings
+
+
+def _rating(row: Mapping[str | None, Any], where: str) -> Rating:
+    try:
+        mos = float(row["mos"])
+    except (TypeError, ValueError):
+        mos = math.nan
+    if not math.isfinite(mos):
+        raise LabelError(f"{where}: mos is {row['mos']!r}, not a number")
+    if not row["path"]:
+        raise LabelError(f"{where}: no path")
+    return Rating(
+        path=row["path"],
+        mos=mos,
+        system=row.get("system") or None,
+        dataset=row.get("dataset") or "",
+    )
+
+
+def protocol(
+    ratings: Sequence[Rating], predicted: Mapping[str, float], *, resamples: int = 500
+) -> list[dict[str, Any]]:
+    """The challenge's table: a row per listening test, level and zoom.
+
+    Intervals are of a bootstrap over what a level compares: clips, or systems.
+
+    Args:
+        ratings: What listeners said.
+        predicted: Scores by path; ratings without one are left out, and a note says how many.
+        resamples: Of the bootstrap.
+
+    Returns:
+        Rows with "dataset", "level" ("utterance" or "system"), "zoom_percent", "n", "systems", the
+        metrics, "intervals" by metric and "notes".
+    """
+    rows = []
+    for dataset in dict.fromkeys(rating.dataset for rating in ratings):
+        of_set = [rating for rating in ratings if rating.dataset == dataset]
+        heard = [r for r in of_set if math.isfinite(predicted.get(r.path, math.nan))]
+        notes = []
+        if len(heard) < len(of_set):
+            notes.append(f"{len(of_set) - len(heard)} of {len(of_set)} rated clips have no score")
+        if not heard:
+            continue
+        systems = _by_system(heard)
+        for zoom in ZOOMS if systems else ZOOMS[:1]:
+            best = _best(systems, zoom)
+            chosen = [r for members in best.values() for r in members] if systems else heard
+            common = {"dataset": dataset, "zoom_percent": zoom, "systems": len(best)}
+            utterances = _compared(chosen, predicted, resamples)
+            rows.append({**common, "level": "utterance", **utterances})
+            rows[-1]["notes"] = [*notes, *rows[-1]["notes"]]
+            if systems:
+                rows.append({**common, "level": "system", **_by_mean(best, predicted, resamples)})
+                rows[-1]["notes"] = [*notes, *rows[-1]["notes"]]
+    return rows
+
+
+def _by_system(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
+    """Ratings by system; empty unless every clip has one."""
+    if any(rating.system is None for rating in ratings):
+        return {}
+    systems: dict[str, list[Rating]] = {}
+    for rating in ratings:
+        systems.setdefault(str(rating.system), []).append(rating)
+    return systems
+
+
+def _best(systems: Mapping[str, list[Rating]], percent: float) -> dict[str, list[Rating]]:
+    """The best systems in the listeners' eyes: rounded to a whole number, at least one."""
+    count = max(1, round(len(systems) * percent / 100))
+    ranked = sorted(systems, key=lambda name: (-_mean_mos(systems[name]), name))
+    return {name: systems[name] for name in ranked[:count]}
+
+
+def _mean_mos(ratings: Sequence[Rating]) -> float:
+    return float(np.mean([rating.mos for rating in ratings]))
+
+
+def _compared(
+    ratings: Sequence[Rating], predicted: Mapping[str, float], resamples: int
+) -> dict[str, Any]:
+    found = np.array([predicted[rating.path] for rating in ratings])
+    return _figures(found, np.array([rating.mos for rating in ratings]), resamples)
+
+
+def _by_mean(
+    systems: Mapping[str, Sequence[Rating]], predicted: Mapping[str, float], resamples: int
+) -> dict[str, Any]:
+    found = [float(np.mean([predicted[r.path] for r in members])) for members in systems.values()]
+    wanted = [_mean_mos(members) for members in systems.values()]
+    figures = _figures(np.array(found), np.array(wanted), resamples)
+    alone = sum(len(members) == 1 for members in systems.values())
+    if alone:
+        figures["notes"].append(f"{alone} of {len(systems)} systems have one clip only")
+    return figures
+
+
+def _figures(found: FloatArray, wanted: FloatArray, resamples: int) -> dict[str, Any]:
+    compared = agreement(found, wanted)
+    bounds = intervals(found, wanted, _NAMES, resamples=resamples)
+    figures = compared.to_dict()
+    return {
+        "n": compared.n,
+        **{name: figures[name] for name in _NAMES},
+        "intervals": {name: None if b is None else list(b) for name, b in bounds.items()},
+        "notes": list(compared.notes),
+    }

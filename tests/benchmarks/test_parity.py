@@ -152,17 +152,17 @@ def test_a_fallback_without_a_word_is_caught(monkeypatch: pytest.MonkeyPatch) ->
     the session names it first: just what a GPU that silently does nothing looks like."""
     if "AzureExecutionProvider" not in onnxruntime.get_available_providers():
         pytest.skip("this onnxruntime has no AzureExecutionProvider")
-    providers = {**mosrt.backends.ort.PROVIDERS, "cuda": "AzureExecutionProvider"}
+    providers = {**mosrt.backends.ort.PROVIDERS, "dml": "AzureExecutionProvider"}
     monkeypatch.setattr("mosrt.backends.ort.PROVIDERS", providers)
     monkeypatch.setattr("mosrt_bench.placement.PROVIDERS", providers)
-    request = Request(bundles=("nano",), providers=("cpu", "cuda"), audio=CLIPS[:1], speed=False)
+    request = Request(bundles=("nano",), providers=("cpu", "dml"), audio=CLIPS[:1], speed=False)
     report, _ = run_bench(request)
     rows = {row["provider"]: row for row in report["parity"]}
     assert rows["cpu"]["passed"]
     # the scores are the CPU's own, so that nothing else could tell
-    assert rows["cuda"]["max_abs"] == 0
-    assert not rows["cuda"]["passed"]
-    assert rows["cuda"]["problems"][0].startswith("cuda fell back: none of ")
+    assert rows["dml"]["max_abs"] == 0
+    assert not rows["dml"]["passed"]
+    assert rows["dml"]["problems"][0].startswith("dml fell back: none of ")
 
 
 def test_a_provider_that_is_not_here_is_a_row(planted: Path) -> None:

@@ -55,7 +55,9 @@ def test_every_variant_of_nano_scores(nano: Path, clips: list[Path]) -> None:
     assert list(opened.manifest.variants) == ["fp32", "fp16", "int8-cpu", "int8-trt"]
     with mosrt.load("nano") as scorer:
         expected = [scorer.score_file(clip).mos for clip in clips]
-    for name in opened.manifest.variants:
+    with pytest.raises(mosrt.ProviderError, match="made for tensorrt"):
+        mosrt.load(nano, variant="int8-trt", provider="cpu")
+    for name in ("fp32", "fp16", "int8-cpu"):
         with mosrt.load(nano, variant=name) as scorer:
             found = [scorer.score_file(clip).mos for clip in clips]
             again = [score.mos for score in scorer.score_many([*clips[::-1]])][::-1]

@@ -87,7 +87,7 @@ def test_missing_unexpected_and_misshapen_keys_are_named(tmp_path: Path) -> None
     message = str(caught.value)
     assert "1 missing: spec_long.weights;" in message
     assert "1 unexpected: spec_long.wieghts;" in message
-    assert "1 of another shape: ssl.weights (5,), expected (3,)" in message
+    assert "1 of another shape: ssl.weights (5,), expected (2,)" in message
     assert "model.pth" in message
 
 

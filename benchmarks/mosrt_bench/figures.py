@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import click
 
+from .drift_figures import drift_section
 from .embedded_figures import embedded_sections
 from .uncertainty_figures import uncertainty_sections
 from .variants_figures import variants_section
@@ -70,9 +71,8 @@ def render(results: Path) -> str:
         f"{machine['memory_gib']:.0f} GiB; Python {machine['python']}, {versions}.",
     ]
     sections = [
-        embedded_sections(results),
-        uncertainty_sections(results),
-        variants_section(results),
+        section(results)
+        for section in (embedded_sections, drift_section, uncertainty_sections, variants_section)
     ]
     return "\n".join([*itertools.chain(*sections), *lines])
 

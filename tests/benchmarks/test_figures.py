@@ -19,7 +19,7 @@ def test_the_readme_shows_the_raw_runs() -> None:
 def test_runs_say_where_they_come_from() -> None:
     for path in RESULTS.glob("*.json"):
         run = json.loads(path.read_text(encoding="utf-8"))
-        assert run["command"].startswith("python -m mosrt_bench.")
+        assert run["command"].startswith(("python -m mosrt_bench.", "mosrt bench "))
         assert run["machine"]["cpu"]
         assert run["machine"]["packages"]["onnxruntime"]
         for times in run.get("timings", {}).values():

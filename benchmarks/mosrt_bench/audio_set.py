@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from mosrt.audio import AUDIO_SUFFIXES
+from mosrt.whole_file import sha256_of
 
 from .contestants import BenchError
 from .voicemos import LabelError, Rating
@@ -89,12 +89,9 @@ def rated_files(
 
 
 def _audio_file(name: str, path: Path) -> AudioFile:
-    digest = hashlib.sha256()
     try:
-        with path.open("rb") as stream:
-            while chunk := stream.read(1 << 20):
-                digest.update(chunk)
+        sha256 = sha256_of(path)
         size = path.stat().st_size
     except OSError as exc:
         raise BenchError(f"{path}: cannot be read: {exc.strerror}") from exc
-    return AudioFile(name=name, path=path, sha256=digest.hexdigest(), n_bytes=size)
+    return AudioFile(name=name, path=path, sha256=sha256, n_bytes=size)

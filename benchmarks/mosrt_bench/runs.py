@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any, Final
 import click
 
 from mosrt.errors import MosrtError
+from mosrt.whole_file import replacing
 
 __all__ = ["PlainErrors", "finite", "save", "save_text", "table"]
 
@@ -39,13 +39,8 @@ def save(run: dict[str, Any], out: Path) -> None:
 
 def save_text(text: str, out: Path) -> None:
     """Writes a text file, complete or not at all."""
-    part = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
+    with replacing(out) as part:
         part.write_text(text, encoding="utf-8")
-        part.replace(out)
-    except BaseException:
-        part.unlink(missing_ok=True)
-        raise
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from mosrt.audio import AUDIO_SUFFIXES, FileSource
 from mosrt.errors import AudioError, MosrtError
 from mosrt.recording import Recording
+from mosrt.whole_file import sha256_of
 
 from .traits import Traits, traits
 
@@ -139,7 +140,7 @@ def _heard(path: Path, directory: Path, sample_rate_hz: int) -> Clip | None:
     return Clip(
         name=path.relative_to(directory).as_posix(),
         path=path,
-        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        sha256=sha256_of(path),
         traits=traits(samples[0], sample_rate_hz),
     )
 

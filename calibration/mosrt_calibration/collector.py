@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosrt.manifest import Member
+from mosrt.whole_file import replacing
 
 from .clips import Clip, list_sha256
 from .graph import Topology, digest, write_graph
@@ -171,11 +172,6 @@ def _restore(file: Path, seen: _Pass) -> int:
 
 def _keep(file: Path, seen: _Pass, done: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_name(f".{file.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as sink:
-            arrays: dict[str, Any] = {"done": np.array(done), **seen.arrays()}
-            np.savez(sink, **arrays)
-        part.replace(file)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(file) as part, part.open("wb") as sink:
+        arrays: dict[str, Any] = {"done": np.array(done), **seen.arrays()}
+        np.savez(sink, **arrays)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 import warnings
@@ -25,7 +24,6 @@ __all__ = [
     "load_safely",
     "load_strictly",
     "read_checkpoint",
-    "sha256_of",
     "tensors_of",
 ]
 
@@ -124,15 +122,6 @@ def load_strictly(
             f"{cure}"
         )
     model.load_state_dict(state)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hex."""
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def load_safely(

@@ -15,11 +15,12 @@ from mosrt.audio import AudioSource
 from mosrt.bundle import MODEL_CARD_NAME
 from mosrt.front_end_spec import MelSpec, SslSpec
 from mosrt.manifest import Manifest, Member, TensorSpec, Variant
+from mosrt.whole_file import sha256_of
 
 from . import hub
 from .canonical import BATCH
 from .card import model_card
-from .checkpoint import Checkpoint, CheckpointError, load_strictly, read_checkpoint, sha256_of
+from .checkpoint import Checkpoint, CheckpointError, load_strictly, read_checkpoint
 from .config import PUBLISHED_DOMAINS, ConfigError, Kind, ModelConfig
 from .fusion import Model, build, simplified
 from .graph import OPSET, write_graph

@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from .checkpoint import CheckpointError, sha256_of
+from mosrt.whole_file import sha256_of
+
+from .checkpoint import CheckpointError
 
 __all__ = [
     "FOLDS",

@@ -13,10 +13,9 @@ from typing import Final
 from mosrt.bundle import MANIFEST_NAME
 from mosrt.errors import MosrtError
 from mosrt.manifest import File, Manifest
+from mosrt.whole_file import sha256_of
 
-from .checkpoint import sha256_of
-
-__all__ = ["OutputError", "bundle_file", "check_target", "replacing", "staged", "write_manifest"]
+__all__ = ["OutputError", "bundle_file", "check_target", "staged", "write_manifest"]
 
 _JSON_INDENT: Final = 2
 
@@ -73,17 +72,6 @@ def staged(out: Path, *, force: bool) -> Iterator[Path]:
             if not out.exists():
                 previous.rename(out)
             shutil.rmtree(previous, ignore_errors=True)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A name beside `path`; the file written there takes its place if the block succeeds."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def bundle_file(path: Path) -> File:

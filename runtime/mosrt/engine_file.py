@@ -11,8 +11,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import mmap
-import os
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +18,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
+from . import whole_file
 from .cache import cache_directory
 from .errors import ProviderError
 from .manifest import Member
@@ -253,13 +252,8 @@ def replacing(path: Path) -> Iterator[Any]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
-        try:
-            with part.open("wb") as stream:
-                yield stream
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+        with whole_file.replacing(path) as part, part.open("wb") as stream:
+            yield stream
     except OSError as exc:
         raise ProviderError(
             f"{path}: cannot be written ({exc.strerror or exc}); make room, or set MOSRT_CACHE to "

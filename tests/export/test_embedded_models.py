@@ -10,7 +10,7 @@ import mosrt
 from mosrt.bundle import Bundle
 from mosrt.embedded import find_bundle
 from mosrt.stages import load_stages
-from mosrt_export.checkpoint import sha256_of
+from mosrt.whole_file import sha256_of
 from mosrt_export.clips import parity_clips
 from mosrt_export.nano.exporting import default_score
 from mosrt_export.nano.model import NanoGraph, load_nano

@@ -22,7 +22,7 @@ from mosrt.audio import FileSource
 from mosrt.bundle import Bundle
 from mosrt.cli import main
 from mosrt.mel import MelFrontEnd
-from mosrt_export.checkpoint import sha256_of
+from mosrt.whole_file import sha256_of
 from mosrt_export.nano import exporting
 from mosrt_export.nano.card import nano_card
 from mosrt_export.nano.dataset import LABELS

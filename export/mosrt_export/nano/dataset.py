@@ -17,8 +17,7 @@ import torch
 from numpy.typing import NDArray
 
 from mosrt.errors import MosrtError
-from mosrt_export.checkpoint import sha256_of
-from mosrt_export.writer import replacing
+from mosrt.whole_file import replacing, sha256_of
 
 from .clips import CLIP_SAMPLES, Clip, Pool, make_clip
 from .full_reference import fidelity

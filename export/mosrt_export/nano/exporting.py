@@ -15,9 +15,9 @@ from mosrt.audio import AudioSource
 from mosrt.bundle import MODEL_CARD_NAME
 from mosrt.front_end_spec import GridSpec, SslSpec
 from mosrt.manifest import Manifest, Member, TensorSpec, Variant
+from mosrt.whole_file import sha256_of
 from mosrt_export.batchnorm import fold_batch_norm
 from mosrt_export.canonical import BATCH
-from mosrt_export.checkpoint import sha256_of
 from mosrt_export.graph import OPSET, write_graph
 from mosrt_export.parity import TOLERANCE_MOS, Drift, ParityError, compare, make_views
 from mosrt_export.writer import bundle_file, staged, write_manifest

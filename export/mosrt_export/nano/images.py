@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mosrt.front_end_spec import MelSpec
 from mosrt.mel import MelFrontEnd
-from mosrt_export.writer import replacing
+from mosrt.whole_file import replacing
 
 from .clips import CLIP_SAMPLES
 from .voices import SAMPLE_RATE_HZ

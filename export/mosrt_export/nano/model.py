@@ -10,10 +10,10 @@ import torch
 from torch import nn
 
 from mosrt.errors import MosrtError
+from mosrt.whole_file import replacing
 from mosrt_export.config import Kind
 from mosrt_export.graph import OnnxModule
 from mosrt_export.wav2vec.model import Encoder
-from mosrt_export.writer import replacing
 
 from .dataset import LABELS
 from .images import MEL

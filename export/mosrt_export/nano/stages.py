@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mosrt.whole_file import replacing
 from mosrt_export.wav2vec.model import Wav2Vec
-from mosrt_export.writer import replacing
 
 from .dataset import LABELS
 from .model import Nano

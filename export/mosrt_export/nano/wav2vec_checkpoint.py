@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from mosrt.whole_file import replacing
 from mosrt_export.wav2vec.model import Wav2Vec
-from mosrt_export.writer import replacing
 
 __all__ = ["save_wav2vec"]
 

@@ -21,7 +21,7 @@ from mosrt.families.uncertainty import Stages
 from mosrt.manifest import Manifest, TensorSpec
 from mosrt.recording import Recording
 from mosrt.uncertainty_spec import ContrastSpec, UncertaintySpec, stages_in_use
-from mosrt_export.checkpoint import sha256_of
+from mosrt.whole_file import sha256_of
 from mosrt_export.dynamic_graph import example_of, write_dynamic_graph
 from mosrt_export.exporter import Step
 from mosrt_export.staged_bundle import (

@@ -35,7 +35,7 @@ _OUT: Final = click.Path(dir_okay=False, path_type=Path)
     metavar="NAME|PATH",
     help="Model to score with. [default: nano]",
 )
-@click.option("--variant", default="auto", show_default=True, help="Precision variant.")
+@click.option("--variant", help="Precision variant. [default: the reference, fp32]")
 @click.option(
     "--provider",
     default="cpu",
@@ -75,7 +75,7 @@ _OUT: Final = click.Path(dir_okay=False, path_type=Path)
 @click.option("--junit", type=_OUT, metavar="FILE", help="Write JUnit XML.")
 @click.option("--json", "json_file", type=_OUT, metavar="FILE", help="Write all figures.")
 def gate(
-    audio: tuple[Path, ...], file: Path, update: bool, model: str | None, variant: str,
+    audio: tuple[Path, ...], file: Path, update: bool, model: str | None, variant: str | None,
     provider: str, domain: str | None, views: int, threads: int | None, tolerance: float,
     clip_tolerance: float, alpha: float, junit: Path | None, json_file: Path | None,
 ) -> None:  # fmt: skip

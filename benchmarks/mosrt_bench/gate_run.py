@@ -19,7 +19,7 @@ def score_set(
     audio: Sequence[Path],
     *,
     model: str | None,
-    variant: str,
+    variant: str | None,
     provider: str,
     threads: int | None,
     views: int,

@@ -5,6 +5,7 @@ import hashlib
 import logging
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -277,11 +278,27 @@ def test_what_a_failed_start_took_is_given_back(machine: Machine, kind: str, nth
     assert machine.trt.released.count("engine") == machine.trt.released.count("runtime") == 2
 
 
-def test_no_memory_for_a_second_context(machine: Machine, caplog: pytest.LogCaptureFixture) -> None:
+def test_no_memory_for_a_second_context(
+    machine: Machine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Calls then wait for the first, as if there were one thread."""
     machine.put(variant(2))
     backend = machine.open(variant(2))
     check(backend, feeds(4))
+    synchronize = machine.cudart.cudaEventSynchronize
+    refused = threading.Event()
+
+    def busy(event: Any) -> int:
+        # Until another thread has asked for a context of its own, or they might come one by one.
+        assert refused.wait(60)
+        return synchronize(event)
+
+    def note(record: logging.LogRecord) -> bool:
+        refused.set()
+        return True
+
+    monkeypatch.setattr(machine.cudart, "cudaEventSynchronize", busy, raising=False)
+    monkeypatch.setattr(logging.getLogger("mosrt.backends.trt"), "filters", [note])
     for nth in range(1, 100):
         machine.cudart.failures["cudaMalloc", machine.cudart.calls.count("cudaMalloc") + nth] = 2
     with caplog.at_level(logging.INFO), ThreadPoolExecutor(8) as pool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ import scipy.signal
 from numpy.typing import NDArray
 
 from mosrt_export.nano import clips
-from mosrt_export.nano.clips import CLIP_SAMPLES, Pool, make_clip
+from mosrt_export.nano.clips import CLIP_SAMPLES, RUNGS, Pool, make_clip, make_ladder
 from mosrt_export.nano.degradations import DEGRADATIONS
 from mosrt_export.nano.resyntheses import RESYNTHESES
 from mosrt_export.nano.voices import Voice
@@ -72,7 +73,7 @@ def test_treatments_come_in_their_shares(monkeypatch: pytest.MonkeyPatch) -> Non
     """35 % clean, 33 % one resynthesis, 22 % one degradation, 10 % both; within 4 deviations."""
     plain = speech(0.1)
 
-    def spoken(_pool: Pool, _rng: np.random.Generator) -> tuple[Voice, Float32Array]:
+    def spoken(*_args: object) -> tuple[Voice, Float32Array]:
         return voice("flite slt"), plain
 
     def finish(samples: Float32Array, rng: np.random.Generator) -> Float32Array:
@@ -120,13 +121,52 @@ def test_treatments_come_in_their_shares(monkeypatch: pytest.MonkeyPatch) -> Non
     assert set(kinds) == {"clean", *RESYNTHESES, *DEGRADATIONS}
 
 
-def test_recordings_speak_most() -> None:
+def test_rungs_of_a_ladder_differ_in_severity_alone() -> None:
+    """Noise grows by its gain only: what is added on all rungs is one signal."""
+    pool = small_pool()
+    kinds: Counter[str] = Counter()
+    for number in range(6):
+        ladder, same = (make_ladder(pool, 3, number, loudness) for _ in range(2))
+        assert len(ladder) == len(same) == RUNGS
+        for rung, again in zip(ladder, same, strict=True):
+            np.testing.assert_array_equal(rung.waveform, again.waveform)
+            np.testing.assert_array_equal(rung.reference, ladder[0].waveform)
+            assert rung.voice == ladder[0].voice
+        assert [rung.treatment for rung in ladder] == ["clean", *[ladder[1].treatment] * 3]
+        severities = [rung.severity for rung in ladder]
+        assert severities[0] == 0
+        assert [int(3 * severity) for severity in severities[1:]] == [0, 1, 2]
+        kinds[ladder[1].treatment] += 1
+    assert len(kinds) > 1
+    assert set(kinds) <= {*RESYNTHESES, *DEGRADATIONS}
+
+
+def test_a_ladder_of_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips, "RESYNTHESES", {})
+    monkeypatch.setattr(clips, "DEGRADATIONS", {"white noise": DEGRADATIONS["white noise"]})
+    clean, *rungs = (clip.waveform.astype(np.float64) for clip in
+                     make_ladder(small_pool(), 3, 0, loudness))  # fmt: skip
+    noises = [rung - clean for rung in rungs]
+    for mild, severe in itertools.pairwise(noises):
+        assert mild.std() < severe.std()
+        # float32 keeps seven digits of the speech, noise begins 45 dB below it
+        assert np.corrcoef(mild, severe)[0, 1] > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("recorded", "shares"),
+    [
+        (0.6, {"recorded": 0.6, "flite": 0.12, "festival": 0.14, "espeak-ng": 0.14}),
+        (0.3, {"recorded": 0.3, "flite": 0.21, "festival": 0.245, "espeak-ng": 0.245}),
+    ],
+)
+def test_engines_speak_in_their_shares(recorded: float, shares: dict[str, float]) -> None:
     pool = small_pool()
     rng = np.random.default_rng(0)
-    drawn: Counter[str] = Counter(pool.voices[pool._choose(rng)].engine for _ in range(3000))
-    for engine, share in (
-        ("recorded", 0.6), ("flite", 0.12), ("festival", 0.14), ("espeak-ng", 0.14)
-    ):  # fmt: skip
+    drawn: Counter[str] = Counter(
+        pool.voices[pool._choose(rng, recorded)].engine for _ in range(3000)
+    )
+    for engine, share in shares.items():
         assert drawn[engine] / 3000 == pytest.approx(share, abs=0.04)
 
 

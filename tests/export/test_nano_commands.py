@@ -100,17 +100,19 @@ def test_held_out_voices_are_never_trained_on(
         return out / voice.name
 
     def generate(
-        voices: list[Voice], pools: list[Path], recipe: Any, chunks: range, out: Path, workers: int
-    ) -> Iterator[int]:
-        asked.update(voices=voices, pools=pools, recipe=recipe, chunks=chunks, workers=workers)
-        assert out == tmp_path / "data"
-        yield from chunks
+        voices: list[Voice], pools: list[Path], recipe: Any, chunks: range, ladders: range,
+        out: Path, workers: int,
+    ) -> Iterator[Path]:  # fmt: skip
+        asked.update(voices=voices, pools=pools, recipe=recipe, chunks=chunks, ladders=ladders)
+        assert (out, workers) == (tmp_path / "data", 1)
+        yield from (out / str(number) for number in (*chunks, *ladders))
 
     monkeypatch.setattr(commands, "missing_programs", lambda _voices: {})
     monkeypatch.setattr(commands, "build_pool", build_pool)
     monkeypatch.setattr(commands, "generate", generate)
     monkeypatch.setattr(commands, "record_recipe", lambda _recipe, _out: None)
-    result = generating(recordings, tmp_path, "--hours", 1, "--seed", 5, "--workers", 1)
+    result = generating(recordings, tmp_path, "--hours", 1, "--ladder-hours", 0.5, "--seed", 5,
+                        "--workers", 1)  # fmt: skip
     assert result.exit_code == 0, result.output
     assert {voice.engine for voice in spoken} == {"recorded", "flite", "festival", "espeak-ng"}
     assert not [voice.name for voice in asked["voices"] if voice.held_out]
@@ -118,7 +120,7 @@ def test_held_out_voices_are_never_trained_on(
     # pools in the order of their voices, though many were made at once
     assert [path.name for path in asked["pools"]] == [voice.name for voice in asked["voices"]]
     # an hour is 720 clips of 5 s
-    assert asked["chunks"] == range(8)
+    assert (asked["chunks"], asked["ladders"]) == (range(8), range(4))
     assert not asked["recipe"].held_out
     assert asked["recipe"].seed == 5
 
@@ -171,7 +173,7 @@ def test_pretraining_writes_what_export_reads(
     monkeypatch.setattr(dataset, "CHUNK_CLIPS", 2)
     rng = np.random.default_rng(0)
     dataset._save(
-        dataset._chunk_path(tmp_path, 0),
+        dataset._chunk_path(tmp_path, 0, ladders=False),
         {
             "waveforms": rng.integers(-999, 999, (2, CLIP_SAMPLES)).astype(np.int16),
             "labels": np.zeros((2, len(LABELS)), np.float32),

@@ -12,7 +12,7 @@ import pytest
 import soundfile as sf
 
 from mosrt_export.nano import clips, dataset
-from mosrt_export.nano.clips import CLIP_SAMPLES, Clip
+from mosrt_export.nano.clips import CLIP_SAMPLES, RUNGS, Clip
 from mosrt_export.nano.dataset import (
     LABELS,
     Dataset,
@@ -45,7 +45,7 @@ def write_chunk(folder: Path, chunk: int) -> dict[str, Any]:
         "labels": labels,
         "notes": np.array([f"voice{chunk}|clean|0.00{i}" for i in range(SIZE)]),
     }
-    dataset._save(dataset._chunk_path(folder, chunk), arrays)
+    dataset._save(dataset._chunk_path(folder, chunk, ladders=False), arrays)
     return arrays
 
 
@@ -108,9 +108,11 @@ def test_what_is_there_is_not_made_again(monkeypatch: pytest.MonkeyPatch, tmp_pa
         write_chunk(tmp_path, chunk)
     monkeypatch.setattr("concurrent.futures.ProcessPoolExecutor", no_work)
     recipe = Recipe(seed=0, teachers=tmp_path / "none")
-    assert list(generate([], [], recipe, range(3), tmp_path, 1)) == [0, 1, 2]
-    with pytest.raises(AssertionError, match="started a process"):
-        list(generate([], [], recipe, range(4), tmp_path, 1))
+    there = list(generate([], [], recipe, range(3), range(0), tmp_path, 1))
+    assert [path.name for path in there] == [f"chunk-0000{i}.npz" for i in range(3)]
+    for missing in ((range(4), range(0)), (range(3), range(1))):
+        with pytest.raises(AssertionError, match="started a process"):
+            list(generate([], [], recipe, *missing, tmp_path, 1))
 
 
 @pytest.fixture
@@ -132,7 +134,8 @@ def test_a_chunk_is_its_seed_and_number(worker: Any, tmp_path: Path) -> None:
     digests = []
     for folder, seed in (("a", 5), ("b", 5), ("c", 6)):
         recipe = Recipe(seed=seed, teachers=tmp_path)
-        dataset._make_chunk(7, recipe=recipe, out=tmp_path / folder)
+        path = dataset._chunk_path(tmp_path / folder, 7, ladders=False)
+        dataset._make_chunk(7, recipe=recipe, path=path)
         found = Dataset(tmp_path / folder)
         digests.append(found.digest())
         assert len(found) == SIZE
@@ -144,6 +147,31 @@ def test_a_chunk_is_its_seed_and_number(worker: Any, tmp_path: Path) -> None:
             assert row[0] == pytest.approx(heard.std(), rel=1e-3)
             assert row[1] == pytest.approx(np.abs(heard).max(), rel=1e-6)
     assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.mark.usefixtures("worker")
+def test_ladders_come_last(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """All of their clips have a fidelity, which falls where PESQ hears what was done."""
+    monkeypatch.setattr(dataset, "CHUNK_CLIPS", 2 * RUNGS)
+    for table in ("RESYNTHESES", "DEGRADATIONS"):
+        monkeypatch.setattr(clips, table, {"white noise": DEGRADATIONS["white noise"]})
+    recipe = Recipe(seed=5, teachers=tmp_path)
+    digests = []
+    for folder in (tmp_path / "a", tmp_path / "b"):
+        dataset._make_ladders(1, recipe=recipe, path=dataset._chunk_path(folder, 1, ladders=True))
+        digests.append(Dataset(folder).digest())
+    assert digests[0] == digests[1]
+    np.testing.assert_array_equal(Dataset(tmp_path / "a").ladders, [[0, 1, 2, 3], [4, 5, 6, 7]])
+    dataset._make_chunk(
+        0, recipe=recipe, path=dataset._chunk_path(tmp_path / "a", 0, ladders=False)
+    )
+    found = Dataset(tmp_path / "a")
+    np.testing.assert_array_equal(found.ladders, np.arange(8, 16).reshape(2, 4))
+    for ladder in found.ladders:
+        assert [found.notes[i].split("|")[1] for i in ladder] == ["clean", *["white noise"] * 3]
+        fidelities = found.labels[ladder, LABELS.index("fidelity")]
+        assert fidelities[0] == 5
+        assert (np.diff(fidelities) < 0).all()
 
 
 def a_clip(treatment: str) -> Clip:
@@ -158,11 +186,11 @@ def a_clip(treatment: str) -> Clip:
 
 @pytest.mark.usefixtures("worker")
 def test_labels() -> None:
-    """Clean clips are 5 by definition; of the others 16 in 100 are measured."""
+    """Clean clips are 5 by definition, whether or not the others are measured."""
     stored = np.full(CLIP_SAMPLES, 16_384, np.int16)
     clean, measured, unknown = (
-        dict(zip(LABELS, dataset._labels(a_clip(treatment), stored, number), strict=True))
-        for treatment, number in (("clean", 77), ("white noise", 215), ("white noise", 216))
+        dict(zip(LABELS, dataset._labels(a_clip(treatment), stored, measure), strict=True))
+        for treatment, measure in (("clean", False), ("white noise", True), ("white noise", False))
     )
     assert (clean["bvcc"], clean["p808"], clean["fidelity"]) == (0.0, 0.5, 5.0)
     assert clean["anchor"] == pytest.approx(3.2)
@@ -175,11 +203,21 @@ def test_labels() -> None:
     assert np.isnan([unknown["fidelity"], unknown["anchor"]]).all()
 
 
+@pytest.mark.parametrize(
+    ("treatment", "measured"), [("white noise", 50), ("MP3", 85), ("WORLD + Opus", 85)]
+)
+def test_codecs_are_measured_more_often(treatment: str, measured: int) -> None:
+    clip = a_clip(treatment)
+    assert [dataset._has_fidelity(clip, 200 + i) for i in range(100)] == [
+        i < measured for i in range(100)
+    ]
+
+
 def test_levels_are_random_and_never_clip() -> None:
     levels_db = []
     for number in range(200):
         loud = np.random.default_rng(number).normal(0, 3, 4000).astype(np.float32)
-        stored = dataset._stored(loud, 1, number).astype(np.float64) / 32_768
+        stored = dataset._stored(loud, [1, number]).astype(np.float64) / 32_768
         levels_db.append(20 * np.log10(stored.std()))
         assert np.abs(stored).max() < 1
     assert -32.1 < min(levels_db) < -30.5
@@ -187,8 +225,8 @@ def test_levels_are_random_and_never_clip() -> None:
     peaky = np.zeros(4000, np.float32)
     peaky[100] = 9.0
     for number in range(20):
-        assert 0 < dataset._stored(peaky, 1, number).max() <= np.ceil(0.99 * 32_767)
-    assert not dataset._stored(np.zeros(4000, np.float32), 1, 0).any()
+        assert 0 < dataset._stored(peaky, [1, number]).max() <= np.ceil(0.99 * 32_767)
+    assert not dataset._stored(np.zeros(4000, np.float32), [1, 0]).any()
 
 
 def test_a_recorded_pool(tmp_path: Path) -> None:

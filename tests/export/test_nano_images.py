@@ -25,11 +25,14 @@ def waveforms() -> np.ndarray:
 def test_images_are_drawn_once(tmp_path: Path, waveforms: np.ndarray) -> None:
     for chunk in range(2):
         np.savez(tmp_path / f"chunk-{chunk:05d}.npz", waveforms=waveforms[:, ::1] // (chunk + 1))
+    np.savez(tmp_path / "ladders-00000.npz", waveforms=waveforms)
     images._draw(tmp_path / "chunk-00001.npz")
-    drawn_before = image_paths(tmp_path)[0].stat().st_mtime_ns
-    assert list(draw_images(tmp_path, 1)) == [1, 1]
-    assert [path.name for path in image_paths(tmp_path)] == ["images-00000.npy", "images-00001.npy"]
-    assert image_paths(tmp_path)[1].stat().st_mtime_ns == drawn_before
+    names = ["images-00000.npy", "images-00001.npy", "images-ladders-00000.npy"]
+    assert [path.name for path in image_paths(tmp_path)] == names
+    drawn_before = (tmp_path / names[1]).stat().st_mtime_ns
+    assert list(draw_images(tmp_path, 1)) == [2, 1, 1]
+    assert all(path.exists() for path in image_paths(tmp_path))
+    assert (tmp_path / names[1]).stat().st_mtime_ns == drawn_before
     assert list(draw_images(tmp_path, 1)) == [0]
     assert not list(tmp_path.glob(".*"))
 

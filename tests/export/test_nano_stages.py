@@ -15,8 +15,9 @@ from mosrt_export.nano.pretraining import ARCHITECTURE
 from mosrt_export.nano.stages import Clips, Outcome, Plan, summary, train_nano
 from mosrt_export.wav2vec.model import Wav2Vec
 
-N = 140  # four clips to validate on
+N = 180  # of which 40 in ladders; four clips to validate on
 CPU = torch.device("cpu")
+NONE = np.empty((0, 4), np.int64)
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +30,9 @@ def clips() -> Clips:
     shape = (N, len(MEL.windows), MEL.image_height, 24)
     images = (0.5 * rng.random(shape) + 0.5 * quality[:, None, None, None]).astype(np.float16)
     waveforms = (rng.normal(0, 900, (N, 2400)) + 500).astype(np.int16)
-    return Clips(waveforms, [images[:50], images[50:100], images[100:]], labels)
+    # a batch of 24 has three ladders and twelve of the other clips
+    ladders = np.arange(N - 40, N).reshape(10, 4)
+    return Clips(waveforms, [images[i : i + 50] for i in range(0, N, 50)], labels, ladders)
 
 
 def quiet(_stage: str, _done: float, _loss: float) -> None:
@@ -64,14 +67,14 @@ def test_waveforms_are_normalised(clips: Clips) -> None:
     rows = clips.waveforms[chosen].astype(np.float64)
     wanted = (rows - rows.mean(axis=1, keepdims=True)) / rows.std(axis=1, keepdims=True)
     np.testing.assert_allclose(batch, wanted, atol=1e-5)
-    silent = Clips(np.full((1, 100), 7, np.int16), [], np.zeros((1, 4), np.float32))
+    silent = Clips(np.full((1, 100), 7, np.int16), [], np.zeros((1, 4), np.float32), NONE)
     assert not silent.waveform_batch(np.array([0]), CPU).any()
 
 
 def test_the_last_clips_validate(clips: Clips) -> None:
     chosen, held = clips.split()
-    assert [*chosen, *held] == list(range(N))
-    assert len(held) == int(0.03 * N)
+    assert [*chosen, *held] == list(range(N - 40))
+    assert len(held) == int(0.03 * (N - 40))
 
 
 def test_rare_labels_are_drawn_more_often() -> None:
@@ -79,7 +82,7 @@ def test_rare_labels_are_drawn_more_often() -> None:
     labels = np.full((200, len(LABELS)), 3.0, np.float32)
     labels[:8, 0] = 1.0
     labels[-2:, 0] = 4.5
-    weights = Clips(np.zeros((200, 1), np.int16), [], labels).draw_weights()
+    weights = Clips(np.zeros((200, 1), np.int16), [], labels, NONE).draw_weights()
     expected = np.repeat(1 / np.sqrt([8.0, 190.0, 2.0]), [8, 190, 2])
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 

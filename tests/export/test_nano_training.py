@@ -62,6 +62,37 @@ def test_ranking_alone_finds_the_order() -> None:
     assert min(spearman for _, spearman in after) > 0.99
 
 
+def test_ladders_alone_find_the_order() -> None:
+    """Labels that are noise say nothing; only the ladders know which way is up."""
+    rng = np.random.default_rng(5)
+    noise = rng.standard_normal(LABELS.shape).astype(np.float32)
+    by_quality = np.argsort(-X[:, 0]).reshape(4, N // 4).T  # 60 ladders, the best first
+    found = []
+    for climbing in (0.0, 5.0):
+        network = linear()
+        options = config(20, ranking=0.0, climbing=climbing)
+        for _ in train(network, inputs, noise, ALL, Standardisation.of(noise), options,
+                       ladders=by_quality):  # fmt: skip
+            pass
+        scores = network(torch.from_numpy(X)).detach().numpy()[by_quality]
+        found.append(float(np.mean(np.diff(scores, axis=1) < 0)))
+    assert found[0] < 0.8
+    assert found[1] > 0.95
+
+
+def test_the_climbing_loss_is_the_plain_mean() -> None:
+    scores = np.random.default_rng(6).standard_normal((3, 4, 2))
+    losses = [
+        math.log1p(math.exp(-8 * (scores[n, i, d] - scores[n, j, d]))) / 8
+        for n in range(3)
+        for d in range(2)
+        for i in range(4)
+        for j in range(i + 1, 4)
+    ]
+    found = float(training._climbing_loss(torch.from_numpy(scores)))
+    assert found == pytest.approx(np.mean(losses), rel=1e-12)
+
+
 def test_progress_ends_at_one_and_the_seed_decides() -> None:
     standard = Standardisation.of(LABELS)
     results = []

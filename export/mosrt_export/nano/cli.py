@@ -75,6 +75,13 @@ def nano() -> None:
     help="How much to make; more may be added later.",
 )
 @click.option(
+    "--ladder-hours",
+    default=8.0,
+    show_default=True,
+    type=click.FloatRange(min=0),
+    help="How much to make of clips in fours: one clean, three with ever more of one damage.",
+)
+@click.option(
     "--workers", default=2, show_default=True, type=click.IntRange(min=1), help="Processes."
 )
 @_seed

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -16,11 +16,12 @@ from .degradations import DEGRADATIONS, coloured_noise, reverberated
 from .resyntheses import RESYNTHESES
 from .voices import SAMPLE_RATE_HZ, Voice
 
-__all__ = ["CLIP_SAMPLES", "Clip", "Pool", "make_clip"]
+__all__ = ["CLIP_SAMPLES", "RUNGS", "Clip", "Pool", "make_clip", "make_ladder"]
 
 Float32Array = NDArray[np.float32]
 
 CLIP_SAMPLES: Final = 80_000
+RUNGS: Final = 4
 _RECORDED_SHARE: Final = 0.6
 _CLEAN_SHARE: Final = 0.35
 _RESYNTHESIS_SHARE: Final = 0.33
@@ -29,6 +30,9 @@ _ENGINE_SHARES: Final = {"flite": 0.3, "festival": 0.35, "espeak-ng": 0.35}
 _COSTLY: Final = {"WORLD": 0.4, "Griffin-Lim": 0.8}
 _STUDIO_SHARE: Final = 0.45
 _TAKES: Final = 4
+# Ladders are what teaches small differences, of voices in general: more voices, more codecs.
+_LADDER_RECORDED_SHARE: Final = 0.35
+_LADDER_WEIGHTS: Final = {**_COSTLY, "MP3": 4.0, "Opus": 4.0, "low-pass": 2.0, "Griffin-Lim": 2.0}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,9 +68,11 @@ class Pool:
     voices: Sequence[Voice]
     utterances: Sequence[Sequence[NDArray[np.int16]]]
 
-    def stretch(self, rng: np.random.Generator, n_samples: int) -> tuple[Voice, Float32Array]:
+    def stretch(
+        self, rng: np.random.Generator, n_samples: int, recorded_share: float = _RECORDED_SHARE
+    ) -> tuple[Voice, Float32Array]:
         """A voice and `n_samples` of its speech: utterances in a row, with pauses."""
-        index = self._choose(rng)
+        index = self._choose(rng, recorded_share)
         parts: list[Float32Array] = []
         length = 0
         offset = -1
@@ -85,8 +91,8 @@ class Pool:
             length += len(part) + len(pause)
         return self.voices[index], np.concatenate(parts)[:n_samples]
 
-    def _choose(self, rng: np.random.Generator) -> int:
-        if rng.random() < _RECORDED_SHARE:
+    def _choose(self, rng: np.random.Generator, recorded_share: float) -> int:
+        if rng.random() < recorded_share:
             engine = "recorded"
         else:
             engine = str(rng.choice(list(_ENGINE_SHARES), p=list(_ENGINE_SHARES.values())))
@@ -124,7 +130,7 @@ def make_clip(pool: Pool, seed: int, number: int, taste: Callable[[Float32Array]
     elif draw < _CLEAN_SHARE + _RESYNTHESIS_SHARE + _DEGRADATION_SHARE:
         tables = [DEGRADATIONS]
     for table in tables:
-        kind = _kind(list(table), rng)
+        kind = _kind(list(table), rng, _COSTLY)
         treated = table[kind](treated, severity, rng)
         kinds.append(kind)
     if not studio and rng.random() < 0.5:
@@ -132,15 +138,50 @@ def make_clip(pool: Pool, seed: int, number: int, taste: Callable[[Float32Array]
     return _clip(treated, speech, voice, " + ".join(kinds), severity)
 
 
-def _kind(names: list[str], rng: np.random.Generator) -> str:
-    weights = np.array([_COSTLY.get(name, 1.0) for name in names])
-    return str(rng.choice(names, p=weights / weights.sum()))
+def make_ladder(
+    pool: Pool, seed: int, number: int, taste: Callable[[Float32Array], float]
+) -> list[Clip]:
+    """Makes ladder `number` of the data set `seed`: a clean clip, then ever more of one treatment.
+
+    Args:
+        pool: Speech.
+        seed: Of the data set.
+        number: Of the ladder; the same seed, number and pool give the same ladder.
+        taste: As for `make_clip`.
+
+    Returns:
+        RUNGS clips. Whatever is random about the treatment is the same on all rungs, so that they
+        differ in severity alone.
+    """
+    rng = np.random.default_rng([seed, number, 2])
+    voice, speech = _spoken(pool, rng, _LADDER_RECORDED_SHARE)
+    if rng.random() < _STUDIO_SHARE:
+        takes = [_finish(_restored(speech, rng), rng) for _ in range(_TAKES)]
+        clean = max(takes, key=taste)
+    else:
+        clean = _finish(speech, rng)
+    table = {**RESYNTHESES, **DEGRADATIONS}
+    kind = _kind(list(table), rng, _LADDER_WEIGHTS)
+    state = int(rng.integers(2**32))
+    ladder = [_clip(clean, clean, voice, "clean", 0.0)]
+    for step in range(RUNGS - 1):
+        severity = (step + float(rng.random())) / (RUNGS - 1)
+        treated = table[kind](clean, severity, np.random.default_rng(state))
+        ladder.append(_clip(treated, clean, voice, kind, severity))
+    return ladder
 
 
-def _spoken(pool: Pool, rng: np.random.Generator) -> tuple[Voice, Float32Array]:
+def _kind(names: list[str], rng: np.random.Generator, weights: Mapping[str, float]) -> str:
+    shares = np.array([weights.get(name, 1.0) for name in names])
+    return str(rng.choice(names, p=shares / shares.sum()))
+
+
+def _spoken(
+    pool: Pool, rng: np.random.Generator, recorded_share: float = _RECORDED_SHARE
+) -> tuple[Voice, Float32Array]:
     """Speech of a voice that is often another one: faster or slower, so higher or lower."""
     factor = float(np.exp(rng.normal(0, 0.12))) if rng.random() < 0.7 else 1.0
-    voice, speech = pool.stretch(rng, int(CLIP_SAMPLES * factor) + 16)
+    voice, speech = pool.stretch(rng, int(CLIP_SAMPLES * factor) + 16, recorded_share)
     if factor != 1.0:
         speech = soxr.resample(speech, factor, 1.0)
     if rng.random() < 0.4:

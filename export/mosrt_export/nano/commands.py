@@ -40,8 +40,9 @@ _CLIP_S: Final = 5.0
 
 
 def run_generate(
-    *, speech: Path, teachers: Path, out: Path, hours: float, workers: int, seed: int, reduced: bool
-) -> None:
+    *, speech: Path, teachers: Path, out: Path, hours: float, ladder_hours: float, workers: int,
+    seed: int, reduced: bool,
+) -> None:  # fmt: skip
     """`mosrt nano generate`."""
     voices = recorded_voices(speech)
     voices += [voice for voice in synthetic_voices() if not voice.held_out]
@@ -61,10 +62,14 @@ def run_generate(
         finally:  # the first voice that fails is told at once, not after all others
             executor.shutdown(cancel_futures=True)
         pools = [future.result() for future in futures]
-    chunks = range(-(-int(hours * 3600 / _CLIP_S) // CHUNK_CLIPS))
-    with click.progressbar(length=len(chunks), label="clips", show_eta=True) as bar:
-        for _ in generate(voices, pools, recipe, chunks, out, workers):
+    chunks, ladders = _chunks(hours), _chunks(ladder_hours)
+    with click.progressbar(length=len(chunks) + len(ladders), label="clips", show_eta=True) as bar:
+        for _ in generate(voices, pools, recipe, chunks, ladders, out, workers):
             bar.update(1)
+
+
+def _chunks(hours: float) -> range:
+    return range(-(-int(hours * 3600 / _CLIP_S) // CHUNK_CLIPS))
 
 
 def run_pretrain(
@@ -121,7 +126,7 @@ def run_train(
     plan = Plan(mel_epochs=epochs, joint_epochs=joint_epochs, seed=seed, reduced=reduced)
     encoder = None if wav2vec is None else read_wav2vec(wav2vec).build()
     stages = _StageLines()
-    clips = Clips(dataset.waveforms, images, dataset.labels)
+    clips = Clips(dataset.waveforms, images, dataset.labels, dataset.ladders)
     resume = out.with_name(f"{out.name}.mel")
     outcome = train_nano(clips, encoder, plan, chosen, stages, resume)
     stages.close()
@@ -129,6 +134,7 @@ def run_train(
     provenance = {
         "seed": seed,
         "clips": len(dataset),
+        "ladders": len(dataset.ladders),
         "hours": hours,
         "data": dataset.recipe,
         "data_sha256": dataset.digest(),

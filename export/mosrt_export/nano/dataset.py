@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import functools
 import hashlib
 import json
 import multiprocessing
@@ -19,18 +18,28 @@ from numpy.typing import NDArray
 from mosrt.errors import MosrtError
 from mosrt.whole_file import replacing, sha256_of
 
-from .clips import CLIP_SAMPLES, Clip, Pool, make_clip
+from .clips import CLIP_SAMPLES, RUNGS, Clip, Pool, make_clip, make_ladder
 from .full_reference import fidelity
 from .teachers import DnsmosP808, DnsmosPro
 from .voices import Voice, VoiceError, recorded, synthesise
 
-__all__ = ["LABELS", "Dataset", "DatasetError", "Recipe", "build_pool", "generate", "record_recipe"]
+__all__ = [
+    "CHUNK_CLIPS",
+    "LABELS",
+    "Dataset",
+    "DatasetError",
+    "Recipe",
+    "build_pool",
+    "chunk_paths",
+    "generate",
+    "record_recipe",
+]
 
 LABELS: Final = ("bvcc", "p808", "fidelity", "anchor")
 CHUNK_CLIPS: Final = 100
 # Of treated clips, since PESQ costs more than all the rest; the teachers are deaf to codecs.
-_FIDELITY_SHARE: Final = 0.16
-_CODEC_FIDELITY_SHARE: Final = 0.6
+_FIDELITY_SHARE: Final = 0.5
+_CODEC_FIDELITY_SHARE: Final = 0.85
 _CODECS: Final = ("MP3", "Opus")
 _UTTERANCES: Final = {"recorded": 0, "flite": 60, "festival": 30, "espeak-ng": 8}  # 0: all
 _RECIPE: Final = "recipe.json"
@@ -131,30 +140,40 @@ def load_pool(voices: list[Voice], paths: list[Path]) -> Pool:
 
 
 def generate(
-    voices: list[Voice], pools: list[Path], recipe: Recipe, chunks: range, out: Path, workers: int
-) -> Iterator[int]:
-    """Makes the chunks that are not there yet.
+    voices: list[Voice],
+    pools: list[Path],
+    recipe: Recipe,
+    chunks: range,
+    ladders: range,
+    out: Path,
+    workers: int,
+) -> Iterator[Path]:
+    """Makes the chunks of clips, and those of ladders of clips, that are not there yet.
 
     Yields:
-        The number of a chunk as soon as it is there.
+        The file of a chunk as soon as it is there.
     """
     out.mkdir(parents=True, exist_ok=True)
     missing = []
-    for chunk in chunks:
-        if _chunk_path(out, chunk).exists():
-            yield chunk
-        else:
-            missing.append(chunk)
+    for make, numbers in ((_make_chunk, chunks), (_make_ladders, ladders)):
+        for number in numbers:
+            path = _chunk_path(out, number, ladders=make is _make_ladders)
+            if path.exists():
+                yield path
+            else:
+                missing.append((make, number, path))
     if not missing:
         return
-    work = functools.partial(_make_chunk, recipe=recipe, out=out)
     with concurrent.futures.ProcessPoolExecutor(
         workers,
         mp_context=multiprocessing.get_context("spawn"),
         initializer=_start_worker,
         initargs=(voices, pools, recipe),
     ) as executor:
-        futures = {executor.submit(work, chunk): chunk for chunk in missing}
+        futures = {
+            executor.submit(make, number, recipe=recipe, path=path): path
+            for make, number, path in missing
+        }
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
@@ -181,50 +200,85 @@ def _start_worker(voices: list[Voice], pools: list[Path], recipe: Recipe) -> Non
     _worker = _Worker(voices, pools, recipe)
 
 
-def _make_chunk(chunk: int, *, recipe: Recipe, out: Path) -> None:
+def _make_chunk(chunk: int, *, recipe: Recipe, path: Path) -> None:
     if _worker is None:
         raise RuntimeError("the worker was not started")
-    waveforms = np.empty((CHUNK_CLIPS, CLIP_SAMPLES), np.int16)
-    labels = np.full((CHUNK_CLIPS, len(LABELS)), np.nan, np.float32)
-    notes = []
-    for i in range(CHUNK_CLIPS):
-        number = chunk * CHUNK_CLIPS + i
+    waveforms, labels, notes = [], [], []
+    for number in range(chunk * CHUNK_CLIPS, (chunk + 1) * CHUNK_CLIPS):
         clip = make_clip(_worker.pool, recipe.seed, number, _worker.bvcc)
-        waveforms[i] = _stored(clip.waveform, recipe.seed, number)
-        labels[i] = _labels(clip, waveforms[i], number)
-        notes.append(f"{clip.voice}|{clip.treatment}|{clip.severity:.3f}")
+        waveforms.append(_stored(clip.waveform, [recipe.seed, number, 1]))
+        labels.append(_labels(clip, waveforms[-1], _has_fidelity(clip, number)))
+        notes.append(_note(clip))
+    _save_chunk(path, waveforms, labels, notes)
+
+
+def _make_ladders(chunk: int, *, recipe: Recipe, path: Path) -> None:
+    if _worker is None:
+        raise RuntimeError("the worker was not started")
+    waveforms, labels, notes = [], [], []
+    n_ladders = CHUNK_CLIPS // RUNGS
+    for number in range(chunk * n_ladders, (chunk + 1) * n_ladders):
+        for rung, clip in enumerate(make_ladder(_worker.pool, recipe.seed, number, _worker.bvcc)):
+            waveforms.append(_stored(clip.waveform, [recipe.seed, number, 3, rung]))
+            labels.append(_labels(clip, waveforms[-1], full_reference=True))
+            notes.append(_note(clip))
+    _save_chunk(path, waveforms, labels, notes)
+
+
+def _note(clip: Clip) -> str:
+    return f"{clip.voice}|{clip.treatment}|{clip.severity:.3f}"
+
+
+def _save_chunk(
+    path: Path,
+    waveforms: list[NDArray[np.int16]],
+    labels: list[list[float]],
+    notes: list[str],
+) -> None:
     _save(
-        _chunk_path(out, chunk),
-        {"waveforms": waveforms, "labels": labels, "notes": np.array(notes)},
+        path,
+        {
+            "waveforms": np.stack(waveforms),
+            "labels": np.array(labels, np.float32),
+            "notes": np.array(notes),
+        },
     )
 
 
-def _stored(waveform: NDArray[np.float32], seed: int, number: int) -> NDArray[np.int16]:
+def _stored(waveform: NDArray[np.float32], seed: list[int]) -> NDArray[np.int16]:
     """A clip at a random level between -32 and -16 dBFS RMS, less where it would overload."""
-    rng = np.random.default_rng([seed, number, 1])
+    rng = np.random.default_rng(seed)
     gain = 10 ** (rng.uniform(-32, -16) / 20) / max(float(waveform.std()), 1e-6)
     gain = min(gain, 0.99 / max(float(np.abs(waveform).max()), 1e-6))
     return np.round(waveform * gain * 32767).astype(np.int16)
 
 
-def _labels(clip: Clip, stored: NDArray[np.int16], number: int) -> list[float]:
+def _has_fidelity(clip: Clip, number: int) -> bool:
+    share = _CODEC_FIDELITY_SHARE if clip.treatment.endswith(_CODECS) else _FIDELITY_SHARE
+    return number % 100 < 100 * share
+
+
+def _labels(clip: Clip, stored: NDArray[np.int16], full_reference: bool) -> list[float]:
     if _worker is None:
         raise RuntimeError("the worker was not started")
     heard: NDArray[np.float32] = stored.astype(np.float32) / np.float32(32768)
     quality = float("nan")
     if clip.treatment == "clean":
         quality = 5.0
-    elif number % 100 < 100 * (
-        _CODEC_FIDELITY_SHARE if clip.treatment.endswith(_CODECS) else _FIDELITY_SHARE
-    ):
+    elif full_reference:
         quality = fidelity(clip.reference, clip.waveform)
     # what is wrong with a clip takes its share of what the voice had to lose
     anchor = 1 + (clip.anchor - 1) * (quality - 1) / 4
     return [_worker.bvcc(heard), _worker.p808(heard), quality, anchor]
 
 
-def _chunk_path(out: Path, chunk: int) -> Path:
-    return out / f"chunk-{chunk:05d}.npz"
+def chunk_paths(folder: Path) -> list[Path]:
+    """The files of a data set, in order: chunks of clips, then chunks of ladders."""
+    return sorted(folder.glob("chunk-*.npz")) + sorted(folder.glob("ladders-*.npz"))
+
+
+def _chunk_path(out: Path, number: int, *, ladders: bool) -> Path:
+    return out / f"{'ladders' if ladders else 'chunk'}-{number:05d}.npz"
 
 
 def _save(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
@@ -243,11 +297,13 @@ class Dataset:
         waveforms: (clips, CLIP_SAMPLES) int16.
         labels: (clips, len(LABELS)) float32; nan where a label is not known.
         notes: Voice, treatment and severity of each clip.
+        ladders: (ladders, RUNGS), the numbers of each ladder's clips, the clean one first; they
+            come after all other clips.
         recipe: What it was made from.
     """
 
     def __init__(self, folder: Path) -> None:
-        paths = sorted(folder.glob("chunk-*.npz"))
+        paths = chunk_paths(folder)
         if not paths:
             raise DatasetError(f"{folder}: no chunks of clips; run `generate` first")
         self.waveforms = np.empty((len(paths) * CHUNK_CLIPS, CLIP_SAMPLES), np.int16)
@@ -259,6 +315,10 @@ class Dataset:
                 notes += [str(note) for note in arrays["notes"]]
         self.labels: NDArray[np.float32] = np.concatenate(labels)
         self.notes = notes
+        n_single = CHUNK_CLIPS * sum(path.name.startswith("chunk-") for path in paths)
+        self.ladders: NDArray[np.int64] = np.arange(n_single, len(self.waveforms)).reshape(
+            -1, RUNGS
+        )
         recipe = folder / _RECIPE
         self.recipe: dict[str, Any] = (
             json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}

@@ -17,6 +17,7 @@ from mosrt.mel import MelFrontEnd
 from mosrt.whole_file import replacing
 
 from .clips import CLIP_SAMPLES
+from .dataset import chunk_paths
 from .voices import SAMPLE_RATE_HZ
 
 __all__ = ["MEL", "draw_images", "image_paths"]
@@ -39,7 +40,7 @@ MEL: Final = MelSpec(
 
 def image_paths(folder: Path) -> list[Path]:
     """The files of images of a data set that has been drawn, in the order of its clips."""
-    return sorted(folder.glob("images-*.npy"))
+    return [_image_path(chunk) for chunk in chunk_paths(folder)]
 
 
 def draw_images(folder: Path, workers: int) -> Iterator[int]:
@@ -50,8 +51,7 @@ def draw_images(folder: Path, workers: int) -> Iterator[int]:
     Yields:
         How many chunks there are, first; then once per chunk that is done.
     """
-    chunks = sorted(folder.glob("chunk-*.npz"))
-    missing = [path for path in chunks if not _image_path(path).exists()]
+    missing = [path for path in chunk_paths(folder) if not _image_path(path).exists()]
     yield len(missing)
     with concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn")
@@ -61,7 +61,7 @@ def draw_images(folder: Path, workers: int) -> Iterator[int]:
 
 
 def _image_path(chunk: Path) -> Path:
-    return chunk.with_name(chunk.name.replace("chunk-", "images-")).with_suffix(".npy")
+    return chunk.with_name(f"images-{chunk.stem.removeprefix('chunk-')}.npy")
 
 
 @functools.cache

@@ -47,15 +47,18 @@ class Clips:
         waveforms: (clips, samples) int16.
         images: Files of images, each of as many clips as the others, memory-mapped.
         labels: (clips, domains) float32, nan where unknown.
+        ladders: (ladders, rungs), numbers of clips that differ in severity alone, the best first;
+            they come after all other clips.
     """
 
     waveforms: NDArray[np.int16]
     images: list[NDArray[np.float16]]
     labels: Float32Array
+    ladders: IntArray
 
     def split(self) -> tuple[IntArray, IntArray]:
-        """Numbers of the clips to train on, and of the last ones, to validate on."""
-        n = len(self.waveforms)
+        """Numbers of the single clips to train on, and of the last ones, to validate on."""
+        n = len(self.waveforms) - self.ladders.size
         kept = n - max(1, int(n * VALIDATION_SHARE))
         return np.arange(kept), np.arange(kept, n)
 
@@ -150,8 +153,9 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
     def fit(name: str, network: torch.nn.Module, inputs: Inputs, validation: Inputs,
             config: TrainingConfig) -> None:  # fmt: skip
         for done, loss in train(
-            network, inputs, clips.labels, chosen, standard, config, clips.draw_weights()
-        ):
+            network, inputs, clips.labels, chosen, standard, config, clips.draw_weights(),
+            clips.ladders,
+        ):  # fmt: skip
             progress(name, done, loss)
         validate(name, network, validation)
 

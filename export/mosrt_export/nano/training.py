@@ -7,6 +7,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from torch import nn
 __all__ = ["Standardisation", "TrainingConfig", "correlations", "train"]
 
 Float32Array = NDArray[np.float32]
+_STEEPNESS: Final = 8.0
 Inputs = Callable[[NDArray[np.int64]], tuple[torch.Tensor, ...]]
 """Numbers of clips -> the network's inputs for them."""
 
@@ -32,6 +34,8 @@ class TrainingConfig:
         weight_decay: Of AdamW.
         ranking: Weight of the pairwise ranking loss beside the squared error.
         margin: Pairs whose standardised labels differ by less are not ranked.
+        ladders: Ladders in every batch.
+        climbing: Weight of the ranking loss within ladders.
         average: Share of the running average of the weights that a step keeps.
         seed: Of the order of clips.
         reduced: Whether convolutions run in bfloat16.
@@ -43,6 +47,8 @@ class TrainingConfig:
     weight_decay: float = 2e-2
     ranking: float = 0.3
     margin: float = 0.2
+    ladders: int = 3
+    climbing: float = 0.5
     average: float = 0.998
     seed: int = 0
     reduced: bool = True
@@ -69,6 +75,7 @@ def train(
     standard: Standardisation,
     config: TrainingConfig,
     weights: Float32Array | None = None,
+    ladders: NDArray[np.int64] | None = None,
 ) -> Iterator[tuple[float, float]]:
     """Trains a network in place; its weights end as their running average.
 
@@ -80,6 +87,8 @@ def train(
         standard: Of the labels.
         config: How.
         weights: (clips,), how often each clip is drawn, relative to the others; all alike if None.
+        ladders: (ladders, rungs), numbers of clips of the same speech, ever more damaged. Some are
+            in every batch, and whatever a domain's labels say, more damage must not score higher.
 
     Yields:
         After each step, the share that is done and the loss.
@@ -89,20 +98,33 @@ def train(
     optimiser = torch.optim.AdamW(parameters, weight_decay=config.weight_decay)
     targets = torch.from_numpy((labels - standard.mean) / standard.deviation)
     rng = np.random.default_rng(config.seed)
-    n_steps = max(1, int(config.epochs * len(chosen)) // config.batch)
+    if ladders is None or not len(ladders):
+        ladders = np.empty((0, 1), np.int64)
+    n_climbing = config.ladders if len(ladders) else 0
+    n_single = config.batch - n_climbing * ladders.shape[1]
+    n_steps = max(1, int(config.epochs * len(chosen)) // n_single)
     averaged = copy.deepcopy(network)
     network.train()
     shares = None
     if weights is not None:
         shares = weights[chosen].astype(np.float64)
         shares /= shares.sum()
-    batches = _batches(chosen, config.batch, n_steps, rng, shares)
+    singles = _batches(chosen, n_single, n_steps, rng, shares)
+    rows = _batches(np.arange(len(ladders)), n_climbing, n_steps, rng)
+    batches = (
+        np.concatenate([single, ladders[row].ravel()])
+        for single, row in zip(singles, rows, strict=True)
+    )
     for step, (batch, made) in enumerate(_ahead(batches, inputs)):
         for group in optimiser.param_groups:
             group["lr"] = config.rate * _schedule(step / n_steps)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.reduced):
             scores = network(*made)
-        loss = _loss(scores.float(), targets[torch.from_numpy(batch)].to(device), config)
+        scores = scores.float()
+        loss = _loss(scores, targets[torch.from_numpy(batch)].to(device), config)
+        if n_climbing:
+            climbing = scores[n_single:].reshape(n_climbing, ladders.shape[1], -1)
+            loss = loss + config.climbing * _climbing_loss(climbing)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 5.0)
@@ -169,6 +191,16 @@ def _loss(scores: torch.Tensor, targets: torch.Tensor, config: TrainingConfig) -
     wrong = torch.where(pairs, nn.functional.softplus(-3 * margin) / 3, torch.zeros_like(margin))
     ranked = (wrong.sum(dim=(0, 1)) / pairs.sum(dim=(0, 1)).clamp(min=1)).mean()
     return squared + config.ranking * ranked
+
+
+def _climbing_loss(scores: torch.Tensor) -> torch.Tensor:
+    """A logistic loss for rungs (ladders, rungs, domains) that score above a better one.
+
+    It is steep: small steps are enough, since how large they are is what the labels say.
+    """
+    better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], 1)
+    gap = scores[:, better] - scores[:, worse]
+    return (nn.functional.softplus(-_STEEPNESS * gap) / _STEEPNESS).mean()
 
 
 @torch.no_grad()

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from .cli_progress import extra_needed, steps
+from .cli_triton import triton
 from .cli_wav2vec import wav2vec
 from .cli_wav2vec2 import wav2vec2
 
@@ -202,5 +203,6 @@ def _sources(request: _Request, step: Step) -> list[Source]:
     return sources
 
 
+export.add_command(triton)
 export.add_command(wav2vec)
 export.add_command(wav2vec2)

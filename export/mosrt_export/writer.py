@@ -1,4 +1,4 @@
-"""Writer: a bundle directory that appears whole or not at all."""
+"""Writer: a directory, such as a bundle, that appears whole or not at all."""
 
 from __future__ import annotations
 
@@ -21,31 +21,43 @@ _JSON_INDENT: Final = 2
 
 
 class OutputError(MosrtError, OSError):
-    """The bundle cannot be written where it was asked for."""
+    """A directory cannot be written where it was asked for."""
 
 
-def check_target(out: Path, *, force: bool) -> None:
+def check_target(
+    out: Path, *, force: bool, kind: str = "bundle", mark: str = MANIFEST_NAME
+) -> None:
     """Refuses a target that must not be replaced, before minutes of work go into it.
 
+    Args:
+        out: The directory to be.
+        force: Whether an older one of its kind there is replaced.
+        kind: What it is called in messages.
+        mark: The file that tells one of its kind from anything else.
+
     Raises:
-        OutputError: `out` exists and `force` is off, or it is something else than a bundle.
+        OutputError: `out` exists and `force` is off, or it is something else than one of its kind.
     """
     if not (out.exists() or out.is_symlink()):
         return
     if not force:
         raise OutputError(f"{out} exists already; choose another --out, or replace it with --force")
     empty = out.is_dir() and not any(out.iterdir())
-    if out.is_symlink() or not (empty or (out / MANIFEST_NAME).is_file()):
-        raise OutputError(f"{out} is not a bundle, so --force does not replace it; move it away")
+    if out.is_symlink() or not (empty or (out / mark).is_file()):
+        raise OutputError(f"{out} is not a {kind}, so --force does not replace it; move it away")
 
 
 @contextmanager
-def staged(out: Path, *, force: bool) -> Iterator[Path]:
+def staged(
+    out: Path, *, force: bool, kind: str = "bundle", mark: str = MANIFEST_NAME
+) -> Iterator[Path]:
     """A directory beside `out` that takes its place if the block succeeds, else disappears.
 
     Args:
-        out: The bundle to be.
-        force: Whether an older bundle there is replaced.
+        out: The directory to be.
+        force: As for `check_target`.
+        kind: As for `check_target`.
+        mark: As for `check_target`.
 
     Yields:
         The directory to write into, on the same file system.
@@ -53,7 +65,7 @@ def staged(out: Path, *, force: bool) -> Iterator[Path]:
     Raises:
         OutputError: As `check_target`, or the directory cannot be made.
     """
-    check_target(out, force=force)
+    check_target(out, force=force, kind=kind, mark=mark)
     partial = out.with_name(f".{out.name}.{os.getpid()}.partial")
     previous = out.with_name(f".{out.name}.{os.getpid()}.previous")
     try:

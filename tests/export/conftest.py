@@ -11,6 +11,7 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from mosrt.backends.trt_module import TensorRt, find_tensorrt
 from mosrt_export.cli import export
 from mosrt_export.config import Kind
 from tests.conftest import DATA
@@ -94,3 +95,16 @@ def ssl_pair(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported
         *("--parity-audio", inputs, "--out", out),
     )
     return Exported(out, result)
+
+
+@pytest.fixture(scope="session")
+def rtx() -> TensorRt:
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
+    return find_tensorrt()
+
+
+@pytest.fixture
+def engine_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache of this test alone, whose engines no other test has built."""
+    monkeypatch.setenv("MOSRT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -19,8 +19,9 @@ from mosrt.backends.trt_module import TensorRt, find_tensorrt
 from mosrt_export.engine.builder import BuildSettings, build_engine
 from mosrt_export.engine.bundle_engines import target_of
 from mosrt_export.engine.errors import EngineError
-from tests.export.test_engine import X, Y, half
-from tests.runtime.fake_gpu import DataType, FakeCudart, ILogger, Severity
+from tests.export.engine_graphs import X, Y, half
+from tests.runtime.fake_cudart import FakeCudart
+from tests.runtime.fake_tensorrt import DataType, ILogger, Severity
 
 PROFILE = {"x": ((1, 3, 16, 16), (2, 3, 16, 16), (4, 3, 16, 16))}
 

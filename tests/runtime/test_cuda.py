@@ -7,7 +7,7 @@ import pytest
 import mosrt
 from mosrt.backends import _cuda
 from mosrt.backends._cuda import Cuda, DeviceBuffer, Event, HostBuffer, Stream
-from tests.runtime.fake_gpu import FakeCudart
+from tests.runtime.fake_cudart import FakeCudart
 
 
 @pytest.fixture

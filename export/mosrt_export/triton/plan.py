@@ -1,0 +1,226 @@
+"""Plan of a repository: which models a bundle becomes, and how they hang together."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mosrt.manifest import Manifest, Member, TensorSpec, Variant
+from mosrt.uncertainty_spec import STAGES
+from mosrt_export.engine.shapes import member_tensors, profile_of, size_ranges
+
+from .config import Network, Serving, Step, ensemble_config, network_config
+from .engines import ServedEngine
+from .errors import TritonError
+from .mean_graph import mean_tensors
+
+__all__ = ["Plan", "plan_repository"]
+
+_DEFAULT_MAX_BATCH: Final = 8
+# Inputs that a client picks from what an earlier graph gave, so that no ensemble can do it.
+_PICKED: Final = frozenset({"queries"})
+# A folder's name that no shell, URL or file system misreads.
+_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The models of a repository.
+
+    Attributes:
+        model: What answers a client that asks for the whole: a network or an ensemble; None if no
+            single model does.
+        networks: Those that a file of the bundle becomes, by the bundle's names.
+        mean: Averages the networks, if there is such a thing to do.
+        configs: All configurations by the model's name.
+    """
+
+    model: str | None
+    networks: Mapping[str, Network]
+    mean: Network | None
+    configs: Mapping[str, Mapping[str, Any]]
+
+
+def plan_repository(
+    manifest: Manifest,
+    variant: Variant,
+    *,
+    serving: Serving,
+    engines: Mapping[str, ServedEngine],
+    max_batch: int | None,
+) -> Plan:
+    """Plans a repository.
+
+    Args:
+        manifest: Of the bundle.
+        variant: The variant to serve.
+        serving: How the models are to be run.
+        engines: By network, for TensorRT; none for ONNX Runtime.
+        max_batch: Most views per run; by default 8, or what engines and variant allow.
+
+    Raises:
+        TritonError: The bundle cannot be served like that.
+    """
+    name = _checked_name(manifest.name)
+    limit = _max_batch(manifest, variant, engines, max_batch)
+    alone = len(variant.members) == 1
+    networks = {
+        member.name: _network(
+            name if alone else _checked_name(f"{name}_{member.name}"),
+            manifest,
+            member,
+            engine=engines.get(member.name),
+            max_batch=limit,
+        )
+        for member in variant.members
+    }
+    configs = {network.name: network_config(network, serving) for network in networks.values()}
+    if alone:
+        return Plan(model=name, networks=networks, mean=None, configs=configs)
+    if manifest.uncertainty is not None:
+        steps = _stage_steps(manifest, networks)
+        if len(steps) < 2:
+            return Plan(model=None, networks=networks, mean=None, configs=configs)
+        configs[name] = _stage_ensemble(name, manifest, steps)
+        return Plan(model=name, networks=networks, mean=None, configs=configs)
+    mean = _mean(f"{name}_mean", manifest, tuple(networks), limit)
+    if mean.name in configs:
+        raise TritonError(f"two models would be called {mean.name!r}; rename the network")
+    configs[mean.name] = network_config(mean, Serving(gpu=False, instances=serving.instances))
+    configs[name] = _mean_ensemble(name, manifest, networks, mean)
+    return Plan(model=name, networks=networks, mean=mean, configs=configs)
+
+
+def _checked_name(name: str) -> str:
+    if not _NAME.fullmatch(name):
+        raise TritonError(
+            f"{name!r} cannot be the name of a folder and a model; export the bundle again with "
+            "a --name of letters, digits, dots, dashes and underscores"
+        )
+    return name
+
+
+def _max_batch(
+    manifest: Manifest,
+    variant: Variant,
+    engines: Mapping[str, ServedEngine],
+    asked: int | None,
+) -> int:
+    if manifest.uncertainty is not None:
+        if asked is not None:
+            raise TritonError(
+                f"{manifest.name} hears one recording at a time; leave --max-batch out"
+            )
+        return 0
+    if engines:
+        limit = min(
+            largest[0] for engine in engines.values() for _, _, largest in engine.profile.values()
+        )
+        reason = "the engines take no more; build them with a larger `mosrt build --max-batch`"
+    elif variant.fixed_batch is not None:
+        limit = variant.fixed_batch
+        reason = "with more, what this variant says of a view depends on its company"
+    else:
+        return asked or _DEFAULT_MAX_BATCH
+    if asked is not None and asked > limit:
+        raise TritonError(f"--max-batch {asked} is over {limit}: {reason}")
+    return asked or limit
+
+
+def _network(
+    name: str,
+    manifest: Manifest,
+    member: Member,
+    *,
+    engine: ServedEngine | None,
+    max_batch: int,
+) -> Network:
+    inputs, outputs = member_tensors(manifest, member)
+    profile = profile_of(inputs, size_ranges(manifest)) if engine is None else engine.profile
+    usual = {name: middle for name, (_, middle, _) in profile.items()}
+    tuned = None
+    if engine is not None and max_batch:
+        tuned = min(max_batch, *(shape[0] for shape in usual.values()))
+    return Network(
+        name=name,
+        backend="onnxruntime" if engine is None else "tensorrt",
+        inputs=inputs,
+        outputs=outputs,
+        max_batch=max_batch,
+        usual_batch=tuned,
+        usual=usual,
+    )
+
+
+def _stage_steps(manifest: Manifest, networks: Mapping[str, Network]) -> list[Step]:
+    """Graphs that follow from one another without a client in between."""
+    picked = set(_PICKED)
+    steps = []
+    for stage, network in networks.items():
+        taken, given = STAGES[manifest.family][stage]
+        if picked & set(taken):
+            picked |= set(given)
+            continue
+        steps.append(_step(network))
+    return steps
+
+
+def _stage_ensemble(name: str, manifest: Manifest, steps: Sequence[Step]) -> dict[str, Any]:
+    """From the recording, and all that can be drawn beforehand, to what the last graph gives."""
+    tensors = {tensor.name: tensor for tensor in (*manifest.inputs, *manifest.outputs)}
+    given = {output for step in steps for output in step.outputs}
+    taken = dict.fromkeys(each for step in steps for each in step.inputs if each not in given)
+    return ensemble_config(
+        name,
+        steps,
+        inputs=[tensors[each] for each in taken],
+        outputs=[tensors[each] for each in steps[-1].outputs],
+        max_batch=0,
+    )
+
+
+def _mean(name: str, manifest: Manifest, networks: tuple[str, ...], max_batch: int) -> Network:
+    inputs, outputs = mean_tensors(manifest.outputs[0], list(networks))
+    ranges = {"batch": (1, 1, max_batch)}
+    return Network(
+        name=name,
+        backend="onnxruntime",
+        inputs=inputs,
+        outputs=outputs,
+        max_batch=max_batch,
+        usual={name: usual for name, (_, usual, _) in profile_of(inputs, ranges).items()},
+        joins=False,
+    )
+
+
+def _mean_ensemble(
+    name: str, manifest: Manifest, networks: Mapping[str, Network], mean: Network
+) -> dict[str, Any]:
+    """All networks on the same views, and then their mean."""
+    scores = manifest.outputs[0].name
+    steps = [
+        Step(
+            model=network.name,
+            inputs={tensor.name: tensor.name for tensor in network.inputs},
+            outputs={scores: into.name},
+        )
+        for network, into in zip(networks.values(), mean.inputs, strict=True)
+    ]
+    return ensemble_config(
+        name,
+        [*steps, _step(mean)],
+        inputs=manifest.inputs,
+        outputs=mean.outputs,
+        max_batch=mean.max_batch,
+    )
+
+
+def _step(network: Network) -> Step:
+    """A network whose tensors keep their names."""
+
+    def names(tensors: Sequence[TensorSpec]) -> dict[str, str]:
+        return {tensor.name: tensor.name for tensor in tensors}
+
+    return Step(model=network.name, inputs=names(network.inputs), outputs=names(network.outputs))

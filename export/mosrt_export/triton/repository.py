@@ -1,0 +1,169 @@
+"""Repository: the folder that Triton serves, with a guide and a client for those who ask it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Final
+
+from mosrt.bundle import MODEL_CARD_NAME, Bundle
+from mosrt.errors import ProviderError
+from mosrt.manifest import File, Member, Variant
+from mosrt.variants import check, reference
+from mosrt.whole_file import sha256_of
+from mosrt_export.writer import check_target, staged
+
+from .config import Network, Serving
+from .engines import ServedEngine, match_engines
+from .errors import TritonError
+from .guide import guide
+from .mean_graph import write_mean_graph
+from .pbtxt import to_text
+from .plan import Plan, plan_repository
+
+__all__ = ["MODEL_FACTS_NAME", "write_repository"]
+
+MODEL_FACTS_NAME: Final = "mosrt-model.json"
+"""What a client must know; also the mark of a folder that this module has made."""
+_KIND: Final = "model repository of mosrt"
+_VERSION: Final = "1"
+_ONNX: Final = "model.onnx"
+_TENSORRT: Final = "model.plan"
+_CLIENT: Final = "client.py"
+_WAYS: Final = {"--cpu": "cpu", "--gpu": "cuda", "--engine": "tensorrt"}
+
+
+def write_repository(
+    bundle: Bundle,
+    out: Path,
+    *,
+    variant: str | None,
+    serving: Serving,
+    engines: Sequence[Path],
+    max_batch: int | None,
+    force: bool,
+) -> Plan:
+    """Writes a model repository.
+
+    Args:
+        bundle: What is served.
+        out: The folder to be; it appears whole or not at all.
+        variant: Which precision; by default the reference.
+        serving: How the models are to be run.
+        engines: Files that `mosrt build` has made of the variant, for TensorRT; none to serve the
+            graphs with ONNX Runtime.
+        max_batch: Most views per run.
+        force: Whether an older repository at `out` is replaced.
+
+    Returns:
+        The models that it has.
+
+    Raises:
+        BundleError: There is no such variant, or a file is damaged.
+        TritonError: The bundle cannot be served like that.
+        OutputError: `out` must not or cannot be written.
+    """
+    check_target(out, force=force, kind=_KIND, mark=MODEL_FACTS_NAME)
+    manifest = bundle.manifest
+    provider = "tensorrt" if engines else "cuda" if serving.gpu else "cpu"
+    name = _variant(bundle, variant, provider)
+    chosen = bundle.variant(name)
+    matched = match_engines(manifest, chosen, engines) if engines else {}
+    plan = plan_repository(manifest, chosen, serving=serving, engines=matched, max_batch=max_batch)
+    with staged(out, force=force, kind=_KIND, mark=MODEL_FACTS_NAME) as directory:
+        for model, config in plan.configs.items():
+            # Triton wants a version of every model, of an ensemble an empty one.
+            (directory / model / _VERSION).mkdir(parents=True)
+            _write(directory / model / "config.pbtxt", to_text(config))
+        _write_networks(bundle, chosen, plan.networks, matched, directory)
+        if plan.mean is not None:
+            path = directory / plan.mean.name / _VERSION / _ONNX
+            write_mean_graph(plan.mean.inputs, plan.mean.outputs, path)
+        facts = {
+            "model": plan.model,
+            "variant": name,
+            "networks": {member: network.name for member, network in plan.networks.items()},
+            "manifest": manifest.to_dict(),
+        }
+        text = json.dumps(facts, indent=2, ensure_ascii=False)
+        _write(directory / MODEL_FACTS_NAME, f"{text}\n")
+        _write(directory / _CLIENT, Path(__file__).with_name(_CLIENT).read_text(encoding="utf-8"))
+        target = next(iter(matched.values())).target if matched else None
+        _write(directory / "README.md", guide(manifest, name, plan, serving, target))
+        if card := bundle.model_card():
+            _write(directory / MODEL_CARD_NAME, card)
+    return plan
+
+
+def _variant(bundle: Bundle, asked: str | None, provider: str) -> str:
+    """The name of the variant to serve."""
+    if asked is None:
+        return reference(tuple(bundle.manifest.variants), provider).variant
+    bundle.variant(asked)
+    if not _runs(asked, provider):
+        ways = " or ".join(way for way, place in _WAYS.items() if _runs(asked, place))
+        raise TritonError(
+            f"variant {asked!r} is not made for this way of serving; use {ways}, or choose another "
+            f"variant (there are {', '.join(bundle.manifest.variants)})"
+        )
+    return asked
+
+
+def _runs(variant: str, provider: str) -> bool:
+    try:
+        check(variant, provider)
+    except ProviderError:
+        return False
+    return True
+
+
+def _write_networks(
+    bundle: Bundle,
+    variant: Variant,
+    networks: Mapping[str, Network],
+    engines: Mapping[str, ServedEngine],
+    directory: Path,
+) -> None:
+    """Copies graphs with their weights, or engines, into the version folders."""
+    with bundle.extracted(variant) as source:
+        for member in variant.members:
+            version = directory / networks[member.name].name / _VERSION
+            if member.name in engines:
+                engines[member.name].write_plan(version / _TENSORRT)
+                continue
+            _copy(source, member.graph, version / _ONNX)
+            if member.weights is not None:
+                # The graph refers to its weights by a path from its own folder.
+                _copy(source, member.weights, version / _beside(member, member.weights))
+
+
+def _beside(member: Member, weights: File) -> PurePosixPath:
+    """Path of the weights from the graph's folder."""
+    folder = PurePosixPath(member.graph.path).parent
+    try:
+        beside = PurePosixPath(weights.path).relative_to(folder)
+    except ValueError:
+        raise TritonError(
+            f"{weights.path}: lies outside of the folder of {member.graph.path}, where ONNX "
+            "Runtime does not look; export the bundle again"
+        ) from None
+    if str(beside) == _ONNX:
+        raise TritonError(f"{weights.path}: has the name that Triton gives to graphs; export again")
+    return beside
+
+
+def _copy(source: Path, file: File, target: Path) -> None:
+    """Copies a file of a bundle, and compares the copy with the manifest."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source / file.path, target)
+    if sha256_of(target) != file.sha256:
+        raise TritonError(
+            f"{file.path}: its SHA-256 is not what the manifest says; the file is damaged or "
+            "replaced: copy or export the bundle again"
+        )
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding="utf-8", newline="\n")

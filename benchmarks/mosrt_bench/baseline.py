@@ -18,7 +18,7 @@ from mosrt_export.checkpoint import load_strictly, read_checkpoint
 from mosrt_export.config import ModelConfig
 from mosrt_export.fusion import build
 
-__all__ = ["TorchBaseline", "librosa_image", "torch_resize"]
+__all__ = ["TorchBaseline", "librosa_image", "published_inputs", "torch_resize"]
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -52,6 +52,42 @@ def torch_resize(image: Float32Array, spec: MelSpec, *, channels: int) -> Float3
     return np.asarray(resized[0])
 
 
+def published_inputs(
+    waveform: Float32Array,
+    sample_rate_hz: int,
+    plan: CropPlan,
+    view: int,
+    *,
+    ssl: SslSpec,
+    mel: MelSpec,
+) -> dict[str, Float32Array]:
+    """The inputs of one view of a clip (samples,) longer than a crop, as librosa makes them.
+
+    Returns:
+        "waveform" (samples,), normalised, and "images" (crops * windows, height, width), mixed if
+        the plan mixes.
+    """
+    crop = waveform[plan.ssl_starts[view] :][: ssl.crop_samples]
+    crop = (crop - crop.mean()) / np.sqrt(crop.var() + ssl.epsilon)
+
+    def image(start: int, window: int) -> Float32Array:
+        return librosa_image(
+            waveform[start : start + mel.crop_samples], window, mel, sample_rate_hz
+        )
+
+    images = []
+    for i, start in enumerate(plan.spec_starts[view]):
+        for j, window in enumerate(mel.windows):
+            drawn = image(start, window)
+            if plan.mix_starts is not None and plan.mix_lambdas is not None:
+                weight = np.float32(plan.mix_lambdas[view, i, j])
+                other = image(plan.mix_starts[view, i, j], window)
+                drawn = weight * drawn + (1 - weight) * other
+            # The published code resizes three equal channels.
+            images.append(torch_resize(drawn, mel, channels=3)[0])
+    return {"waveform": crop, "images": np.stack(images)}
+
+
 class TorchBaseline:
     """Scores a clip as the published code does, but for the random draws.
 
@@ -74,37 +110,13 @@ class TorchBaseline:
     ) -> float:
         """MOS of a clip (samples,) that is longer than a crop, the mean over the plan's views."""
         scores = []
+        one_hot = torch.zeros(1, self._n_domains)
+        one_hot[0, domain] = 1
         for view in range(plan.n_views):
-            crop = waveform[plan.ssl_starts[view] :][: self._ssl.crop_samples]
-            crop = (crop - crop.mean()) / np.sqrt(crop.var() + self._ssl.epsilon)
-            one_hot = torch.zeros(1, self._n_domains)
-            one_hot[0, domain] = 1
+            feeds = published_inputs(
+                waveform, sample_rate_hz, plan, view, ssl=self._ssl, mel=self._mel
+            )
             with torch.inference_mode():
-                inputs = {
-                    "waveform": torch.from_numpy(crop)[None],
-                    "images": torch.from_numpy(self._images(waveform, sample_rate_hz, plan, view)),
-                }
+                inputs = {name: torch.from_numpy(value)[None] for name, value in feeds.items()}
                 scores.append(float(self._model(inputs, one_hot)))
         return float(np.mean(scores))
-
-    def _images(
-        self, waveform: Float32Array, sample_rate_hz: int, plan: CropPlan, view: int
-    ) -> Float32Array:
-        """The images of one view, (1, crops * windows, height, width), mixed if the plan mixes."""
-        spec = self._mel
-
-        def image(start: int, window: int) -> Float32Array:
-            crop = waveform[start : start + spec.crop_samples]
-            return librosa_image(crop, window, spec, sample_rate_hz)
-
-        images = []
-        for crop, start in enumerate(plan.spec_starts[view]):
-            for i, window in enumerate(spec.windows):
-                drawn = image(start, window)
-                if plan.mix_starts is not None and plan.mix_lambdas is not None:
-                    weight = np.float32(plan.mix_lambdas[view, crop, i])
-                    other = image(plan.mix_starts[view, crop, i], window)
-                    drawn = weight * drawn + (1 - weight) * other
-                # The published code resizes three equal channels.
-                images.append(torch_resize(drawn, spec, channels=3)[0])
-        return np.stack(images)[None]

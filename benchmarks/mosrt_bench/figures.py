@@ -16,6 +16,7 @@ import click
 
 from .drift_figures import drift_section
 from .embedded_figures import embedded_sections
+from .gpu_figures import gpu_section
 from .uncertainty_figures import uncertainty_sections
 from .variants_figures import variants_section
 
@@ -72,7 +73,13 @@ def render(results: Path) -> str:
     ]
     sections = [
         section(results)
-        for section in (embedded_sections, drift_section, uncertainty_sections, variants_section)
+        for section in (
+            embedded_sections,
+            drift_section,
+            uncertainty_sections,
+            variants_section,
+            gpu_section,
+        )
     ]
     return "\n".join([*itertools.chain(*sections), *lines])
 

@@ -138,7 +138,16 @@ def run_bench(
             report["peers"] = peer_figures(request.peers, clips)
         if ratings:
             say("comparing with the listeners")
-            report["labels"] = _labels(ratings, rated, bundles, judged, report.get("peers", []))
+            predictions = _predictions(bundles, judged, report.get("peers", []))
+            report["labels"] = _labels(ratings, rated, bundles, predictions)
+            report["ratings"] = [
+                {
+                    **asdict(rating),
+                    "clip": rated[rating.path].name,
+                    "predicted": {n: p[rated[rating.path].name] for n, p in predictions.items()},
+                }
+                for rating in ratings
+            ]
         if request.estimator:
             report["estimator"] = list(_estimator(request, runnable, clips, say))
         if request.speed and runnable:
@@ -198,29 +207,47 @@ def _quietly() -> Iterator[None]:
         _LOG.setLevel(level)
 
 
+def _predictions(
+    bundles: Sequence[Bundle],
+    judged: Mapping[str, Judged],
+    peers: Sequence[Mapping[str, Any]],
+) -> dict[str, dict[str, float]]:
+    """What to hold to the listeners, by contestant and clip: the larger, the better."""
+    manifests = {bundle.manifest.name: bundle.manifest for bundle in bundles}
+    columns = {}
+    for name, by_clip in judged.items():
+        manifest = manifests[name.rsplit(" ", 2)[0]]
+        uncertainty = manifest.uncertainty
+        columns[name] = {
+            clip: figures[manifest.default_domain]
+            if uncertainty is None
+            else -figures["uncertainty"]
+            if uncertainty.mos_map is None
+            else uncertainty.mos_map(figures["uncertainty"])
+            for clip, figures in by_clip.items()
+        }
+    return {**columns, **{peer["peer"]: dict(peer["scores"]) for peer in peers}}
+
+
 def _labels(
     ratings: Sequence[Rating],
     rated: Mapping[str, AudioFile],
     bundles: Sequence[Bundle],
-    judged: Mapping[str, Judged],
-    peers: Sequence[Mapping[str, Any]],
+    predictions: Mapping[str, Mapping[str, float]],
 ) -> list[dict[str, Any]]:
     """The VoiceMOS table of every variant and provider, and of the peers."""
-    default = {bundle.manifest.name: bundle.manifest.default_domain for bundle in bundles}
-    columns: dict[str, dict[str, float]] = {}
-    for name, by_name in judged.items():
-        domain = default[name.rsplit(" ", 2)[0]]
-        columns[name] = {
-            # the larger an uncertainty, the worse
-            clip: -f["uncertainty"] if "uncertainty" in f else f[domain]
-            for clip, f in by_name.items()
-        }
-    for peer in peers:
-        columns[peer["peer"]] = dict(peer["scores"])
+    unmapped = {
+        bundle.manifest.name
+        for bundle in bundles
+        if bundle.manifest.uncertainty is not None and bundle.manifest.uncertainty.mos_map is None
+    }
     rows = []
-    for name, scores in columns.items():
+    for name, scores in predictions.items():
         predicted = {path: scores[clip.name] for path, clip in rated.items()}
-        rows += [{"contestant": name, **row} for row in protocol(ratings, predicted)]
+        on_scale = name.rsplit(" ", 2)[0] not in unmapped
+        rows += [
+            {"contestant": name, **row} for row in protocol(ratings, predicted, on_scale=on_scale)
+        ]
     return rows
 
 

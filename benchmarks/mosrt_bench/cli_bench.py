@@ -247,10 +247,11 @@ def run(
     type=click.FloatRange(min=0),
     default=0.05,
     show_default=True,
-    help="Slowdown, growth of memory or loss of throughput that is let pass, as a share.",
+    help="Slowdown, growth of memory or of error, or loss of throughput that is let pass, as a "
+    "share; likewise a correlation's drop.",
 )
 def compare(before: Path, after: Path, tolerance: float) -> None:
-    """Compare report.json BEFORE with AFTER: latency, throughput, memory, drift.
+    """Compare report.json BEFORE with AFTER: speed, memory, drift, agreement with listeners.
 
     A change counts as a regression if it is worse than --tolerance and its interval excludes no
     change. Exit status: 0 no regression, 1 a regression, or files that do not compare.

@@ -28,15 +28,19 @@ __all__ = [
     "MetricError",
     "agreement",
     "intervals",
+    "paired_draws",
     "rank_flips",
 ]
 
 FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
 
 CLOSE_MOS: Final = 0.1
 _MIN_CORRELATED: Final = 3
 _MIN_RESAMPLED: Final = 5
 _MAX_FLIP_CLIPS: Final = 4000
+# Beyond, a table of all pairs takes more memory than it saves time.
+_MAX_PAIRED: Final = 2000
 
 
 class MetricError(MosrtError, ValueError):
@@ -156,12 +160,66 @@ def intervals(
     if len(x) < _MIN_RESAMPLED:
         return dict.fromkeys(names)
     picked = block_indices(len(x), 1, resamples)
-    found_intervals = {}
-    for name in names:
-        values = [METRICS[name](x[rows], y[rows]) for rows in picked]
-        drawn = np.array([np.nan if value is None else value for value in values])
-        found_intervals[name] = percentile_interval(drawn)
-    return found_intervals
+    return {name: percentile_interval(_drawn(name, x, y, picked)) for name in names}
+
+
+def paired_draws(
+    before: npt.ArrayLike,
+    after: npt.ArrayLike,
+    wanted: npt.ArrayLike,
+    name: str,
+    *,
+    resamples: int = 500,
+) -> tuple[FloatArray, FloatArray] | None:
+    """A metric of two lists of scores of the same clips, each pair of values on one resample.
+
+    What is hard or easy about the clips drawn then concerns both alike, so that the interval of
+    their difference is that of the change, and not of the set of clips.
+
+    Returns:
+        (resamples,) of the first list, and of the second; nan where a correlation is not defined.
+        None below five clips.
+    """
+    (a, y), (b, _) = _checked(before, wanted), _checked(after, wanted)
+    if len(y) < _MIN_RESAMPLED:
+        return None
+    picked = block_indices(len(y), 1, resamples)
+    return _drawn(name, a, y, picked), _drawn(name, b, y, picked)
+
+
+def _drawn(name: str, x: FloatArray, y: FloatArray, picked: IntArray) -> FloatArray:
+    """A metric of each resample (resamples, n) of pairs, (resamples,); nan where not defined.
+
+    All resamples at once, since one by one they would take seconds per row of a table.
+    """
+    if name == "ktau" and len(x) <= _MAX_PAIRED:
+        return _ktau_drawn(x, y, picked)
+    a, b = x[picked], y[picked]
+    if name == "mae":
+        return np.asarray(np.abs(a - b).mean(axis=1))
+    if name == "mse":
+        return np.asarray(np.square(a - b).mean(axis=1))
+    if name == "ktau":
+        values = [_ktau(*pair) for pair in zip(a, b, strict=True)]
+        return np.array([np.nan if value is None else value for value in values])
+    constant = (np.ptp(a, axis=1) == 0) | (np.ptp(b, axis=1) == 0)
+    if name == "srcc":
+        a, b = (scipy.stats.rankdata(values, axis=1) for values in (a, b))
+    a, b = (values - values.mean(axis=1, keepdims=True) for values in (a, b))
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a list is constant
+        found = (a * b).sum(axis=1) / np.sqrt((a * a).sum(axis=1) * (b * b).sum(axis=1))
+    return np.where(constant, np.nan, found)
+
+
+def _ktau_drawn(x: FloatArray, y: FloatArray, picked: IntArray) -> FloatArray:
+    """Tau-b of each resample: sums over pairs of clips, each as often as both were drawn."""
+    counts = np.zeros((len(picked), len(x)))
+    np.add.at(counts, (np.arange(len(picked))[:, None], picked), 1.0)
+    signs = [np.sign(values[:, None] - values) for values in (x, y)]
+    pairs = [signs[0] * signs[1], np.abs(signs[0]), np.abs(signs[1])]
+    agreeing, of_x, of_y = ((counts @ each * counts).sum(axis=1) for each in pairs)
+    with np.errstate(invalid="ignore"):  # 0 / 0 where a list is constant
+        return np.asarray(agreeing / np.sqrt(of_x * of_y))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,8 +74,9 @@ def compare_scores(
 
     Returns:
         The metrics of the default domain with their intervals, "domains" with MAE and largest
-        difference of each, "flips", "worst" clips over all domains, "tolerance", "problems" (why
-        it fails; empty if it passes) and "passed".
+        difference of each, "flips", "worst" clips over all domains, "scale" (what a
+        difference is relative to), "tolerance", "problems" (why it fails; empty if it passes) and
+        "passed".
     """
     problems: list[str] = []
     lost = [clip for clip in wanted if _scored(wanted[clip]) and not _scored(found.get(clip, {}))]
@@ -88,7 +89,8 @@ def compare_scores(
     if not drifts:
         return {"passed": False, "problems": [*problems, "no clip that both score"]}
     headline = drifts.get(default_domain) or next(iter(drifts.values()))
-    tolerance = tolerance_mos(variant) * _scale(headline)
+    scale = _scale(headline)
+    tolerance = tolerance_mos(variant) * scale
     largest = {name: float(np.abs(d.found - d.wanted).max()) for name, d in drifts.items()}
     beyond = [name for name, value in largest.items() if value > tolerance]
     if beyond:
@@ -111,6 +113,7 @@ def compare_scores(
             for name, d in drifts.items()
         },
         "worst": _worst(drifts),
+        "scale": scale,
         "tolerance": tolerance,
         "problems": problems,
         "passed": not problems,

@@ -1,15 +1,15 @@
 """Comparing reports: what changed between two runs of `mosrt bench`, with intervals.
 
 Times of two runs were not taken in turn, so a change of the machine between them looks like a
-change of the program; a note says so where machine or load differ. A change is a regression if it
-is worse than the tolerance and its interval excludes no change at all.
+change of the program; a note says so where machine or load differ. Figures about listeners are
+compared on the same clips, resampled together. A change is a regression if it is worse than the
+tolerance and its interval excludes no change at all.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,37 +17,18 @@ import numpy as np
 import numpy.typing as npt
 
 from .bench import SCHEMA_VERSION
+from .change import Change, judged, present
 from .contestants import BenchError
-from .report_sections import figure
+from .listener_changes import listener_changes
+from .report_sections import between, figure
 from .resampling import block_indices, percentile_interval
 from .runs import table
 
-__all__ = ["Change", "compare_reports", "comparison_table", "read_report"]
+__all__ = ["compare_reports", "comparison_table", "read_report"]
 
 FloatArray = npt.NDArray[np.float64]
 
 _RESAMPLES: Final = 1000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
-    """One figure in two reports.
-
-    Attributes:
-        what: The contestant and the figure.
-        before: In the first report; None where it has none.
-        after: In the second; likewise.
-        ratio: After divided by before; None where that says nothing.
-        interval_95: Of the ratio, where both runs have repeats.
-        verdict: "regression", "improvement", "same", "gone", "new" or "note".
-    """
-
-    what: str
-    before: float | None
-    after: float | None
-    ratio: float | None = None
-    interval_95: tuple[float, float] | None = None
-    verdict: str = "same"
 
 
 def read_report(file: Path) -> dict[str, Any]:
@@ -78,10 +59,12 @@ def compare_reports(
     Args:
         before: The older report.
         after: The newer one.
-        tolerance: Share by which time, memory or throughput may become worse.
+        tolerance: Share by which time, memory, throughput or error may become worse, and by how
+            much a correlation may drop.
     """
     changes = list(_notes(before, after))
     changes += _parity(before, after)
+    changes += listener_changes(before, after, tolerance)
     for key, name_of, samples, more_is_better in (
         ("latency", _latency_name, "times_ms", False),
         ("throughput", _throughput_name, "clips_per_s_all", True),
@@ -110,19 +93,18 @@ def comparison_table(changes: Sequence[Change]) -> str:
             change.what,
             figure(change.before, 5),
             figure(change.after, 5),
-            figure(change.ratio),
-            "-" if change.interval_95 is None else
-            f"{change.interval_95[0]:.3f} to {change.interval_95[1]:.3f}",
+            figure(change.ratio) if change.difference is None else f"{change.difference:+.3f}",
+            between(change.interval_95),
             change.verdict,
         ]
         for change in ranked
-    ]  # fmt: skip
+    ]
     counts = ", ".join(
         f"{sum(c.verdict == rank for c in changes)} {rank}"
         for rank in ranks
         if any(c.verdict == rank for c in changes)
     )
-    header = ["figure", "before", "after", "ratio", "95 %", "verdict"]
+    header = ["figure", "before", "after", "ratio or ±", "95 %", "verdict"]
     return f"{table(header, rows)}\n{counts or 'nothing to compare'}"
 
 
@@ -193,19 +175,19 @@ def _measured(
     """A figure with repeats: the ratio of medians, resampled in both runs."""
     if old is None or new is None:
         medians = [None if times is None else float(np.median(times)) for times in (old, new)]
-        return _present(name, *medians)
+        return present(name, *medians)
     a, b = np.asarray(old, np.float64), np.asarray(new, np.float64)
     ratios = _medians(b) / _medians(a)[::-1]  # the two draws must not be the same
     bounds = percentile_interval(ratios)
     ratio = float(np.median(b) / np.median(a))
-    worse, better = (1 / (1 + tolerance), 1.0) if more_is_better else (1 + tolerance, 1.0)
     verdict = "same"
     if bounds is not None:
         low, high = bounds
-        if (ratio < worse and high < 1) if more_is_better else (ratio > worse and low > 1):
-            verdict = "regression"
-        elif (low > better) if more_is_better else (high < better):
-            verdict = "improvement"
+        verdict = (
+            judged(ratio < 1 / (1 + tolerance) and high < 1, low > 1)
+            if more_is_better
+            else judged(ratio > 1 + tolerance and low > 1, high < 1)
+        )
     return Change(
         what=name,
         before=float(np.median(a)),
@@ -225,14 +207,9 @@ def _medians(values: FloatArray) -> FloatArray:
 def _single(name: str, old: float | None, new: float | None, tolerance: float) -> Change:
     """A figure without repeats, such as a peak."""
     if old is None or new is None:
-        return _present(name, old, new)
+        return present(name, old, new)
     ratio = new / old
     verdict = "regression" if ratio > 1 + tolerance else "same"
     if ratio < 1 / (1 + tolerance):
         verdict = "improvement"
     return Change(what=name, before=old, after=new, ratio=ratio, verdict=verdict)
-
-
-def _present(name: str, old: float | None, new: float | None) -> Change:
-    verdict = "same" if old is None and new is None else "new" if old is None else "gone"
-    return Change(what=name, before=old, after=new, verdict=verdict)

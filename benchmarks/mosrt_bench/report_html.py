@@ -10,6 +10,7 @@ import base64
 import hashlib
 import html
 import io
+import math
 import re
 import string
 from collections.abc import Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from mosrt.audio import FileSource
 from mosrt.errors import AudioError
 
 from .audio_set import AudioFile
-from .report_sections import Section, sections
+from .report_sections import Section, estimator_title, sections
 from .svg import Axis, Series, chart
 
 __all__ = ["page"]
@@ -46,6 +47,7 @@ def page(report: Mapping[str, Any], clips: Sequence[AudioFile]) -> str:
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = string.Template((folder / "page.html").read_text(encoding="utf-8"))
     shown = sections(report)
+    charts = {estimator_title(study): _spread(study) for study in report.get("estimator", [])}
     return template.substitute(
         policy=f"default-src 'none'; style-src 'unsafe-inline'; media-src data:; img-src data:; "
         f"script-src 'sha256-{digest}'",
@@ -60,7 +62,7 @@ def page(report: Mapping[str, Any], clips: Sequence[AudioFile]) -> str:
             f'<a href="#{html.escape(s.key)}">{html.escape(_SHORT.sub("", s.title))}</a>'
             for s in {s.key: s for s in shown}.values()
         ),
-        sections="".join(map(_section, shown)),
+        sections="".join(_section(each, charts.get(each.title, "")) for each in shown),
         notes="".join(f"<li>{html.escape(note)}</li>" for note in report["notes"]),
     )
 
@@ -98,7 +100,7 @@ def _verdict(report: Mapping[str, Any]) -> str:
     return f'<div class="verdict fail"><p>Parity fails:</p><ul>{items}</ul></div>'
 
 
-def _section(section: Section) -> str:
+def _section(section: Section, chart_beside: str) -> str:
     head = "".join(
         f'<th scope="col"><button type="button">{html.escape(name)}</button></th>'
         for name in section.header
@@ -114,7 +116,7 @@ def _section(section: Section) -> str:
     return (
         f'<section id="{html.escape(section.key)}"><h2>{html.escape(section.title)}</h2>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-        f"</div>{f'<ul class=notes>{notes}</ul>' if notes else ''}</section>"
+        f"</div>{f'<ul class=notes>{notes}</ul>' if notes else ''}{chart_beside}</section>"
     )
 
 
@@ -142,7 +144,7 @@ def _plots(report: Mapping[str, Any]) -> Iterator[str]:
         yield chart(
             f"Throughput by {counted}",
             [Series(name=name, points=points, joined=True) for name, points in rates.items()],
-            Axis(title=counted),
+            Axis(title=counted, whole=True),
             Axis(title="clips of 5 s per s", zero=True),
         )
     yield from _score_against_score(report)
@@ -151,7 +153,7 @@ def _plots(report: Mapping[str, Any]) -> Iterator[str]:
 def _latency_and_drift(report: Mapping[str, Any]) -> str:
     """The median latency of a 5 s clip against the mean drift; no drift stands at the bottom."""
     drift = {
-        row["contestant"]: row["mae"]
+        row["contestant"]: row["mae"] / row["scale"]
         for row in report["parity"]
         if row.get("mae") is not None and row["against"] != "torch checkpoint"
     }
@@ -165,10 +167,39 @@ def _latency_and_drift(report: Mapping[str, Any]) -> str:
         text = f"{row['contestant']}: {p50:.1f} ms, drift {mae:.1e}"
         found.append(Series(name=row["contestant"], points=[(p50, max(mae, _FLOOR), text)]))
     return chart(
-        "Latency against drift (1e-8 and less at the bottom)",
+        "Latency against drift (1e-8 and less at the bottom; of uncertainties, their share)",
         found,
         Axis(title="p50 of 5 s, ms", zero=True),
         Axis(title="mean |Δ|", log=True),
+    )
+
+
+def _spread(study: Mapping[str, Any]) -> str:
+    """How far a score may be off what the public code converges to, against what it costs."""
+    reference = study["reference"]
+    draws = [
+        (
+            k * reference["ms"],
+            reference["sd"] / math.sqrt(k),
+            f"mean of {k} draws: sd {reference['sd'] / math.sqrt(k):.3f}, "
+            f"{k * reference['ms']:.1f} ms",
+        )
+        for k in range(1, len(study["grid"]) + 1)
+    ]
+    grid = [
+        (row["ms"], row["sd"], f"{row['views']} views: sd {row['sd']:.3f}, {row['ms']:.1f} ms")
+        for row in study["grid"]
+        if row["sd"] is not None
+    ]
+    counts = f"1 to {len(study['grid'])}"
+    return chart(
+        f"{study['model']}: spread against cost",
+        [
+            Series(name=f"reference, mean of {counts} draws", points=draws, joined=True),
+            Series(name=f"grid, {counts} views", points=grid, joined=True),
+        ],
+        Axis(title="ms per score", zero=True),
+        Axis(title="sd of the difference, MOS", zero=True),
     )
 
 

@@ -7,9 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
-__all__ = ["Section", "figure", "sections"]
+__all__ = ["Section", "between", "estimator_title", "figure", "sections"]
+
+_STAGES: Final = ("decode", "resample", "front_end", "model", "rest")
+# Providers that run elsewhere than where the audio is.
+_COPYING: Final = ("cuda", "tensorrt", "tensorrt-ep", "dml", "coreml")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +42,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         _worst(report),
         _labels(report),
         _latency(report),
+        _stages(report),
         _by_length(report),
         _throughput(report),
         _cold_start(report),
@@ -140,6 +145,8 @@ def _labels(report: Mapping[str, Any]) -> Section:
                 ),
             )
         )
+        if row["mse"] is None:
+            notes.append(f"{row['contestant']}: scores on a scale of their own, so there is no MSE")
         notes += [
             f"{row['dataset'] or 'all'}, {row['level']}, best {row['zoom_percent']:g} %: {note}"
             for note in row["notes"]
@@ -161,7 +168,6 @@ def _latency(report: Mapping[str, Any]) -> Section:
         if row["clip_s"] != 5.0:
             continue
         quantiles = row["quantiles"]
-        stages = ", ".join(f"{name} {ms:.2f}" for name, ms in row["stages_ms"].items())
         ratio = row["ratio_to_first"]
         rows.append(
             (
@@ -171,7 +177,6 @@ def _latency(report: Mapping[str, Any]) -> Section:
                 *(figure(quantiles[name]["ms"], 2) for name in ("p90", "p95", "p99")),
                 "1" if row["contestant"] == row["first"] else
                 f"{ratio['ratio']:.3f} ({between(ratio['interval_95'])})",
-                stages,
                 str(row["runs"]),
             )
         )  # fmt: skip
@@ -184,10 +189,26 @@ def _latency(report: Mapping[str, Any]) -> Section:
         key="latency",
         title="Latency of a clip of 5 s, from the file's bytes to the score, in ms",
         header=("contestant", "p50", "95 %", "p90", "p95", "p99", "relative to the first (95 %)",
-                "stages", "runs"),
+                "runs"),
         rows=tuple(rows),
-        notes=tuple(notes),
+        notes=_unique(notes),
     )  # fmt: skip
+
+
+def _stages(report: Mapping[str, Any]) -> Section:
+    headlines = [row for row in report.get("latency", []) if row["clip_s"] == 5.0]
+    copying = any(row["contestant"].rsplit(" ", 2)[1] in _COPYING for row in headlines)
+    rows = [
+        (row["contestant"], *(figure(row["stages_ms"].get(name), 2) for name in _STAGES))
+        for row in headlines
+    ]
+    return Section(
+        key="stages",
+        title="Stages of a clip of 5 s, medians in ms",
+        header=("contestant", *(name.replace("_", " ") for name in _STAGES)),
+        rows=tuple(rows),
+        notes=("on a GPU, model includes the copies to it and back",) if copying else (),
+    )
 
 
 def _by_length(report: Mapping[str, Any]) -> Section:
@@ -264,6 +285,11 @@ def _peers(report: Mapping[str, Any]) -> Section:
     )
 
 
+def estimator_title(study: Mapping[str, Any]) -> str:
+    """The heading of an estimator study."""
+    return f"Estimators of {study['model']}: {study['clips']} clips, {study['seeds']} seeds"
+
+
 def _estimators(report: Mapping[str, Any]) -> list[Section]:
     made = []
     for study in report.get("estimator", []):
@@ -283,16 +309,19 @@ def _estimators(report: Mapping[str, Any]) -> list[Section]:
             for row in study["grid"]
         ]  # fmt: skip
         wanted = f"an interval of ±{study['wanted_half_width']:g} MOS"
+        enough = study["recommended_views"]
         advice = (
-            f"{study['recommended_views']} views give {wanted} on half of the clips"
-            if study["recommended_views"]
-            else f"no number of views up to {len(study['grid'])} gives {wanted}"
+            f"recommended: {enough} views, the fewest with {wanted} or less on half of the clips; "
+            f"they cost {study['grid'][enough - 1]['ms']:.1f} ms, one view "
+            f"{study['grid'][0]['ms']:.1f} ms"
+            if enough
+            else f"recommended: none; even {len(study['grid'])} views give no half of the clips "
+            f"{wanted}"
         )
         made.append(
             Section(
                 key="estimator",
-                title=f"Estimators of {study['model']}: {study['clips']} clips, "
-                f"{study['seeds']} seeds",
+                title=estimator_title(study),
                 header=("estimator", "bias", "sd", "half-width", "ms"),
                 rows=tuple(rows),
                 notes=(

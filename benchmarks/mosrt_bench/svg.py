@@ -54,11 +54,13 @@ class Axis:
         title: What it measures, with the unit.
         log: Whether it is logarithmic; all values are then above zero.
         zero: Whether a linear axis begins at zero.
+        whole: Whether only whole numbers of a linear axis mean anything.
     """
 
     title: str
     log: bool = False
     zero: bool = False
+    whole: bool = False
 
 
 @dataclass(slots=True)
@@ -89,7 +91,8 @@ class _Scale:
     def ticks(self) -> list[float]:
         """Round values within."""
         if not self.axis.log:
-            return _linear_ticks(self.low, self.high)
+            found = _linear_ticks(self.low, self.high)
+            return [v for v in found if v == round(v)] if self.axis.whole else found
         decades = range(math.floor(self.low), math.ceil(self.high) + 1)
         steps = (1, 2, 5) if self.high - self.low < 1.6 else (1,)
         every = max(1, math.ceil((self.high - self.low) / 6))

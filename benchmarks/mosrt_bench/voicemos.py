@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -21,7 +21,7 @@ from mosrt.errors import MosrtError
 
 from .metrics import METRICS, agreement, intervals
 
-__all__ = ["ZOOMS", "LabelError", "Rating", "protocol", "read_ratings"]
+__all__ = ["ZOOMS", "LabelError", "Rating", "Slice", "protocol", "read_ratings", "slices"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -48,6 +48,33 @@ class Rating:
     mos: float
     system: str | None = None
     dataset: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """What one row of the challenge's table compares.
+
+    Attributes:
+        dataset: The listening test.
+        level: "utterance" or "system".
+        zoom_percent: Share of the systems that it is about, the best in the listeners' eyes.
+        systems: How many those are; 0 where the ratings name none.
+        units: Ratings of each clip or of each system; a unit counts by its mean.
+    """
+
+    dataset: str
+    level: str
+    zoom_percent: float
+    systems: int
+    units: tuple[tuple[Rating, ...], ...]
+
+    def wanted(self) -> FloatArray:
+        """The listeners' mean of each unit, (units,)."""
+        return np.array([_mean_mos(unit) for unit in self.units])
+
+    def found(self, predicted: Mapping[str, float]) -> FloatArray:
+        """The predictions' mean of each unit, (units,)."""
+        return np.array([np.mean([predicted[r.path] for r in unit]) for unit in self.units])
 
 
 def read_ratings(file: Path) -> list[Rating]:
@@ -95,7 +122,11 @@ def _rating(row: Mapping[str | None, Any], where: str) -> Rating:
 
 
 def protocol(
-    ratings: Sequence[Rating], predicted: Mapping[str, float], *, resamples: int = 500
+    ratings: Sequence[Rating],
+    predicted: Mapping[str, float],
+    *,
+    on_scale: bool = True,
+    resamples: int = 500,
 ) -> list[dict[str, Any]]:
     """The challenge's table: a row per listening test, level and zoom.
 
@@ -104,33 +135,60 @@ def protocol(
     Args:
         ratings: What listeners said.
         predicted: Scores by path; ratings without one are left out, and a note says how many.
+        on_scale: Whether scores are on the listeners' scale; if not, their MSE means nothing, and
+            is None.
         resamples: Of the bootstrap.
 
     Returns:
         Rows with "dataset", "level" ("utterance" or "system"), "zoom_percent", "n", "systems", the
         metrics, "intervals" by metric and "notes".
     """
+    heard = [r for r in ratings if math.isfinite(predicted.get(r.path, math.nan))]
+    lost = {}
+    for dataset in dict.fromkeys(rating.dataset for rating in ratings):
+        n, n_heard = (sum(r.dataset == dataset for r in each) for each in (ratings, heard))
+        lost[dataset] = [f"{n - n_heard} of {n} rated clips have no score"] if n_heard < n else []
     rows = []
+    for part in slices(heard):
+        figures = _figures(part.found(predicted), part.wanted(), resamples)
+        if not on_scale:
+            figures["mse"] = figures["intervals"]["mse"] = None
+        alone = sum(len(unit) == 1 for unit in part.units)
+        if part.level == "system" and alone:
+            figures["notes"].append(f"{alone} of {part.systems} systems have one clip only")
+        figures["notes"] = [*lost[part.dataset], *figures["notes"]]
+        rows.append(
+            {
+                "dataset": part.dataset,
+                "zoom_percent": part.zoom_percent,
+                "systems": part.systems,
+                "level": part.level,
+                **figures,
+            }
+        )
+    return rows
+
+
+def slices(ratings: Sequence[Rating]) -> Iterator[Slice]:
+    """What the challenge's table compares, row by row; systems only where every clip names one."""
     for dataset in dict.fromkeys(rating.dataset for rating in ratings):
         of_set = [rating for rating in ratings if rating.dataset == dataset]
-        heard = [r for r in of_set if math.isfinite(predicted.get(r.path, math.nan))]
-        notes = []
-        if len(heard) < len(of_set):
-            notes.append(f"{len(of_set) - len(heard)} of {len(of_set)} rated clips have no score")
-        if not heard:
-            continue
-        systems = _by_system(heard)
+        systems = _by_system(of_set)
         for zoom in ZOOMS if systems else ZOOMS[:1]:
             best = _best(systems, zoom)
-            chosen = [r for members in best.values() for r in members] if systems else heard
-            common = {"dataset": dataset, "zoom_percent": zoom, "systems": len(best)}
-            utterances = _compared(chosen, predicted, resamples)
-            rows.append({**common, "level": "utterance", **utterances})
-            rows[-1]["notes"] = [*notes, *rows[-1]["notes"]]
+            chosen = [r for members in best.values() for r in members] if systems else of_set
+            levels: dict[str, tuple[tuple[Rating, ...], ...]]
+            levels = {"utterance": tuple((rating,) for rating in chosen)}
             if systems:
-                rows.append({**common, "level": "system", **_by_mean(best, predicted, resamples)})
-                rows[-1]["notes"] = [*notes, *rows[-1]["notes"]]
-    return rows
+                levels["system"] = tuple(tuple(members) for members in best.values())
+            for level, units in levels.items():
+                yield Slice(
+                    dataset=dataset,
+                    level=level,
+                    zoom_percent=zoom,
+                    systems=len(best),
+                    units=units,
+                )
 
 
 def _by_system(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
@@ -152,25 +210,6 @@ def _best(systems: Mapping[str, list[Rating]], percent: float) -> dict[str, list
 
 def _mean_mos(ratings: Sequence[Rating]) -> float:
     return float(np.mean([rating.mos for rating in ratings]))
-
-
-def _compared(
-    ratings: Sequence[Rating], predicted: Mapping[str, float], resamples: int
-) -> dict[str, Any]:
-    found = np.array([predicted[rating.path] for rating in ratings])
-    return _figures(found, np.array([rating.mos for rating in ratings]), resamples)
-
-
-def _by_mean(
-    systems: Mapping[str, Sequence[Rating]], predicted: Mapping[str, float], resamples: int
-) -> dict[str, Any]:
-    found = [float(np.mean([predicted[r.path] for r in members])) for members in systems.values()]
-    wanted = [_mean_mos(members) for members in systems.values()]
-    figures = _figures(np.array(found), np.array(wanted), resamples)
-    alone = sum(len(members) == 1 for members in systems.values())
-    if alone:
-        figures["notes"].append(f"{alone} of {len(systems)} systems have one clip only")
-    return figures
 
 
 def _figures(found: FloatArray, wanted: FloatArray, resamples: int) -> dict[str, Any]:

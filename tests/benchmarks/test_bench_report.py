@@ -148,6 +148,38 @@ def test_the_page_is_safe_and_alone(measured: tuple[dict[str, Any], list[AudioFi
     assert "Parity fails" in found.text
 
 
+def test_the_estimator_study_is_drawn_and_told(
+    measured: tuple[dict[str, Any], list[AudioFile]],
+) -> None:
+    report, clips = measured
+    (study,) = report["estimator"]
+    html = page(report, clips)
+    section = html[html.index('<section id="estimator">') :]
+    section = section[: section.index("</section>")]
+    assert "nano: spread against cost" in section
+    # the mean of two draws is off by less than one draw, by the root of two
+    one, two = study["reference"]["sd"], study["reference"]["sd"] / 2**0.5
+    assert f"mean of 1 draws: sd {one:.3f}" in section
+    assert f"mean of 2 draws: sd {two:.3f}" in section
+    assert f"2 views: sd {study['grid'][1]['sd']:.3f}" in section
+    advised = copy.deepcopy(report)
+    for number, text in (
+        (2, "recommended: 2 views, the fewest with an interval of ±0.1 MOS or less"),
+        (None, "recommended: none; even 2 views give no half of the clips an interval of ±0.1"),
+    ):
+        advised["estimator"][0]["recommended_views"] = number
+        assert text in page(advised, [])
+
+
+def test_copies_to_a_gpu_are_said(measured: tuple[dict[str, Any], list[AudioFile]]) -> None:
+    report = copy.deepcopy(measured[0])
+    told = "on a GPU, model includes the copies to it and back"
+    assert told not in page(report, [])
+    for row in report["latency"]:
+        row["contestant"] = row["contestant"].replace(" cpu ", " cuda ")
+    assert page(report, []).count(told) == 1
+
+
 def test_clips_inside_are_the_recordings(
     measured: tuple[dict[str, Any], list[AudioFile]],
 ) -> None:

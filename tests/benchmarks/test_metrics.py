@@ -6,8 +6,8 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mosrt_bench.metrics import MetricError, agreement, intervals, rank_flips
-from mosrt_bench.resampling import interval_95
+from mosrt_bench.metrics import METRICS, MetricError, agreement, intervals, paired_draws, rank_flips
+from mosrt_bench.resampling import block_indices, interval_95
 
 
 def test_a_case_computed_by_hand() -> None:
@@ -96,3 +96,21 @@ def test_flips_of_close_pairs() -> None:
     assert (flips.pairs, flips.flipped) == (1, 1)
     assert (flips.all_pairs, flips.all_flipped) == (9, 3)
     assert flips.widest == 2.0
+
+
+@pytest.mark.parametrize("most", [0, 2000])
+def test_every_resample_is_scipys(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    """Ties included, and lists that a resample leaves with one value; for few clips and many."""
+    monkeypatch.setattr("mosrt_bench.metrics._MAX_PAIRED", most)
+    rng = np.random.default_rng(0)
+    wanted, before = rng.integers(1, 4, (2, 7)).astype(float)
+    after = before + rng.normal(0, 0.3, 7)
+    picked = block_indices(7, 1, 60)
+    for name, metric in METRICS.items():
+        drawn = paired_draws(before, after, wanted, name, resamples=60)
+        assert drawn is not None
+        for scores, found in zip((before, after), drawn, strict=True):
+            alone = [metric(scores[rows], wanted[rows]) for rows in picked]
+            expected = np.array([np.nan if value is None else value for value in alone])
+            np.testing.assert_allclose(found, expected, atol=1e-12, equal_nan=True)
+    assert paired_draws([1, 2], [1, 2], [1, 2], "mse") is None

@@ -57,6 +57,18 @@ def test_systems_of_one_clip_and_lost_clips_are_said() -> None:
     assert "1 of 4 rated clips have no score" in system["notes"]
 
 
+def test_scores_on_a_scale_of_their_own_have_no_mse() -> None:
+    ratings, predicted = ratings_of(4, 3)
+    shrunk = {path: 1e-3 * score for path, score in predicted.items()}
+    for row, plain in zip(
+        protocol(ratings, shrunk, on_scale=False, resamples=10),
+        protocol(ratings, predicted, resamples=10),
+        strict=True,
+    ):
+        assert row["mse"] is row["intervals"]["mse"] is None
+        assert (row["srcc"], row["ktau"]) == (plain["srcc"], plain["ktau"])
+
+
 def test_without_systems_there_is_one_row_per_dataset() -> None:
     ratings = [Rating(path=f"{d}{i}", mos=i, dataset=d) for d in ("a", "b") for i in (1, 2, 3)]
     table = protocol(ratings, {rating.path: rating.mos for rating in ratings}, resamples=10)

@@ -43,8 +43,8 @@ def trained(clips: Clips, resume: Path, *, gain: float, seed: int = 3) -> Outcom
     torch.manual_seed(99)
     encoder = Wav2Vec(ARCHITECTURE)
     plan = Plan(
-        mel_epochs=1.0, head_epochs=2.0, joint_epochs=0.2, batch=24, seed=seed, reduced=False,
-        gain=gain,
+        mel_epochs=1.0, tuning_epochs=0.2, tuning_ladders=3, head_epochs=2.0, joint_epochs=0.2,
+        batch=24, seed=seed, reduced=False, gain=gain,
     )  # fmt: skip
     return train_nano(clips, encoder, plan, CPU, quiet, resume)
 
@@ -94,12 +94,11 @@ def test_the_spectrogram_branch_alone(clips: Clips, tmp_path: Path) -> None:
     def progress(stage: str, done: float, _loss: float) -> None:
         seen.append((stage, done))
 
-    plan = Plan(mel_epochs=1.0, batch=24, reduced=False)
+    plan = Plan(mel_epochs=1.0, tuning_epochs=0.5, tuning_ladders=3, batch=24, reduced=False)
     first, again = (
         train_nano(clips, None, plan, CPU, progress, tmp_path / "kept") for _ in range(2)
     )
-    assert [done for _, done in seen].count(1.0) == 1
-    assert {stage for stage, _ in seen} == {"mel"}
+    assert [stage for stage, done in seen if done == 1.0] == ["mel", "mel, tuned"]
     state, kept = first.model.state_dict(), again.model.state_dict()
     assert all(torch.equal(value, kept[key]) for key, value in state.items())
     assert first.ablation == again.ablation
@@ -107,13 +106,13 @@ def test_the_spectrogram_branch_alone(clips: Clips, tmp_path: Path) -> None:
     labels[0, 0] += 0.25
     relabelled = dataclasses.replace(clips, labels=labels)
     train_nano(relabelled, None, plan, CPU, progress, tmp_path / "kept")
-    assert [done for _, done in seen].count(1.0) == 2
-    other = Plan(mel_epochs=0.5, batch=24, reduced=False)
+    assert [done for _, done in seen].count(1.0) == 4
+    other = dataclasses.replace(plan, mel_epochs=0.5)
     train_nano(relabelled, None, other, CPU, progress, tmp_path / "kept")
-    assert [done for _, done in seen].count(1.0) == 3
+    assert [stage for stage, done in seen if done == 1.0][4:] == ["mel", "mel, tuned"]
     assert first.model.kind == "spec"
     assert not first.model.training
-    assert list(first.ablation) == ["mel"]
+    assert list(first.ablation) == ["mel", "mel, tuned"]
     assert set(first.ablation["mel"]) == set(LABELS)
     chosen, _ = clips.split()
     np.testing.assert_allclose(first.standard.mean, np.nanmean(clips.labels[chosen], axis=0))
@@ -123,7 +122,7 @@ def test_a_branch_that_adds_nothing_is_dropped(clips: Clips, tmp_path: Path) -> 
     """More than two in correlation cannot be gained; the rows of the ablation stay."""
     outcome = trained(clips, tmp_path / "kept", gain=2.1)
     assert outcome.model.kind == "spec"
-    assert list(outcome.ablation) == ["mel", "ssl", "mel, new head", "fusion"]
+    assert list(outcome.ablation) == ["mel", "mel, tuned", "ssl", "mel, new head", "fusion"]
 
 
 def test_a_branch_that_earns_its_cost_is_kept_and_the_seed_decides(
@@ -133,7 +132,14 @@ def test_a_branch_that_earns_its_cost_is_kept_and_the_seed_decides(
         trained(clips, tmp_path / str(i), gain=-2.1, seed=seed) for i, seed in enumerate((3, 3, 4))
     )
     assert first.model.kind == "fusion"
-    assert list(first.ablation) == ["mel", "ssl", "mel, new head", "fusion", "all together"]
+    assert list(first.ablation) == [
+        "mel",
+        "mel, tuned",
+        "ssl",
+        "mel, new head",
+        "fusion",
+        "all together",
+    ]
     assert first.ablation == same.ablation
     states = [outcome.model.state_dict() for outcome in (first, same, other)]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())

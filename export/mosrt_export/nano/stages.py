@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from mosrt.whole_file import replacing
 from mosrt_export.wav2vec.model import Wav2Vec
 
 from .dataset import LABELS
+from .microphones import other_microphones
 from .model import Nano
 from .network import NanoHead
 from .training import (
@@ -62,6 +64,11 @@ class Clips:
         kept = n - max(1, int(n * VALIDATION_SHARE))
         return np.arange(kept), np.arange(kept, n)
 
+    def speeches(self, chosen: IntArray) -> IntArray:
+        """A number per clip, (clips,): the same for all clips of a ladder."""
+        n = len(self.waveforms) - self.ladders.size
+        return np.where(chosen < n, chosen, n + (chosen - n) // max(self.ladders.shape[1], 1))
+
     def draw_weights(self) -> Float32Array:
         """How often each clip is drawn, (clips,): more often where its first label is rare.
 
@@ -98,6 +105,10 @@ class Plan:
 
     Attributes:
         mel_epochs: The spectrogram branch alone.
+        tuning_epochs: The same again, as other microphones hear it and with more ladders.
+        tuning_rate: Its rate.
+        tuning_ladders: Ladders in a batch of it.
+        tuning_climbing: Weight of the loss within them.
         head_epochs: A head on frozen branches.
         joint_epochs: All together, at a small rate.
         joint_rate: That rate.
@@ -108,6 +119,10 @@ class Plan:
     """
 
     mel_epochs: float = 10.0
+    tuning_epochs: float = 1.2
+    tuning_rate: float = 1e-3
+    tuning_ladders: int = 6
+    tuning_climbing: float = 2.0
     head_epochs: float = 20.0
     joint_epochs: float = 1.0
     joint_rate: float = 3e-4
@@ -142,8 +157,8 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
         plan: How long.
         device: Where.
         progress: Told what happens.
-        resume: File in which the spectrogram branch is kept when it is done; the same plan on the
-            same labels goes on from there.
+        resume: File in which the spectrogram branch is kept when it is done, and with ".tuned"
+            added when it is tuned; the same plan on the same labels goes on from there.
     """
     torch.manual_seed(plan.seed)
     chosen, held = clips.split()
@@ -163,27 +178,7 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
         scores = predict(network, validation, held, standard, reduced=plan.reduced)
         ablation[name] = dict(zip(LABELS, correlations(scores, clips.labels[held]), strict=True))
 
-    rng = np.random.default_rng(plan.seed)
-
-    def rolled(numbers: IntArray) -> tuple[torch.Tensor, ...]:
-        # clips are excerpts, so that where one begins does not matter
-        images = clips.image_batch(numbers, device, reduced=plan.reduced)
-        return (images.roll(int(rng.integers(images.shape[3])), dims=3),)
-
-    def still(numbers: IntArray) -> tuple[torch.Tensor, ...]:
-        return (clips.image_batch(numbers, device, reduced=plan.reduced),)
-
-    config = TrainingConfig(
-        epochs=plan.mel_epochs, batch=plan.batch, seed=plan.seed, reduced=plan.reduced
-    )
-    mel = Nano(with_mel=True, with_ssl=False).to(device)
-    mel.to(memory_format=torch.channels_last)
-    if (saved := _resumed(resume, plan, clips.labels)) is not None:
-        mel.load_state_dict(saved)
-        validate("mel", mel, still)
-    else:
-        fit("mel", mel, rolled, still, config)
-        _keep(resume, mel, plan, clips.labels)
+    mel = _spectrogram_branch(clips, plan, device, resume, fit, validate)
     if wav2vec is None:
         return Outcome(mel.cpu().eval(), standard, ablation)
 
@@ -229,6 +224,56 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
     return Outcome(fusion.cpu().eval(), standard, ablation)
 
 
+def _spectrogram_branch(
+    clips: Clips,
+    plan: Plan,
+    device: torch.device,
+    resume: Path,
+    fit: Callable[[str, Nano, Inputs, Inputs, TrainingConfig], None],
+    validate: Callable[[str, Nano, Inputs], None],
+) -> Nano:
+    """The spectrogram branch with a head: trained, then tuned to other microphones."""
+    rng = np.random.default_rng(plan.seed)
+
+    def rolled(numbers: IntArray) -> tuple[torch.Tensor, ...]:
+        # clips are excerpts, so that where one begins does not matter
+        images = clips.image_batch(numbers, device, reduced=plan.reduced)
+        return (images.roll(int(rng.integers(images.shape[3])), dims=3),)
+
+    def retoned(numbers: IntArray) -> tuple[torch.Tensor, ...]:
+        images = clips.image_batch(numbers, torch.device("cpu"), reduced=False)
+        images = images.roll(int(rng.integers(images.shape[3])), dims=3)
+        images = other_microphones(images, clips.speeches(numbers), rng).to(device)
+        images = images.bfloat16() if plan.reduced else images
+        return (images.contiguous(memory_format=torch.channels_last),)
+
+    def still(numbers: IntArray) -> tuple[torch.Tensor, ...]:
+        return (clips.image_batch(numbers, device, reduced=plan.reduced),)
+
+    mel = Nano(with_mel=True, with_ssl=False).to(device)
+    mel.to(memory_format=torch.channels_last)
+    plain = TrainingConfig(
+        epochs=plan.mel_epochs, batch=plan.batch, seed=plan.seed, reduced=plan.reduced
+    )
+    tuning = TrainingConfig(
+        epochs=plan.tuning_epochs, batch=plan.batch, seed=plan.seed + 1, reduced=plan.reduced,
+        rate=plan.tuning_rate, ladders=plan.tuning_ladders, climbing=plan.tuning_climbing,
+    )  # fmt: skip
+    so_far = []
+    for name, path, inputs, config in (
+        ("mel", resume, rolled, plain),
+        ("mel, tuned", resume.with_name(f"{resume.name}.tuned"), retoned, tuning),
+    ):
+        so_far.append(config)
+        if (saved := _resumed(path, so_far, clips.labels)) is not None:
+            mel.load_state_dict(saved)
+            validate(name, mel, still)
+        else:
+            fit(name, mel, inputs, still, config)
+            _keep(path, mel, so_far, clips.labels)
+    return mel
+
+
 @torch.inference_mode()
 def _embed(model: Nano, clips: Clips, device: torch.device, plan: Plan,
            progress: Progress) -> Float32Array:  # fmt: skip
@@ -249,29 +294,29 @@ def _embed(model: Nano, clips: Clips, device: torch.device, plan: Plan,
     return np.concatenate(rows)
 
 
-def _key(plan: Plan, labels: Float32Array) -> dict[str, float | str]:
-    """What a kept branch must have been trained with."""
+def _key(stages: list[TrainingConfig], labels: Float32Array) -> dict[str, Any]:
+    """How a kept branch must have been trained, from its first stage on, and on what."""
     return {
-        "epochs": plan.mel_epochs,
-        "batch": plan.batch,
-        "seed": plan.seed,
+        "stages": [dataclasses.asdict(config) for config in stages],
         # other data, other labels, and they are far fewer bytes than the samples
         "labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
     }
 
 
-def _keep(path: Path, mel: Nano, plan: Plan, labels: Float32Array) -> None:
+def _keep(path: Path, mel: Nano, stages: list[TrainingConfig], labels: Float32Array) -> None:
     with replacing(path) as part:
-        torch.save({"key": _key(plan, labels), "state": mel.state_dict()}, part)
+        torch.save({"key": _key(stages, labels), "state": mel.state_dict()}, part)
 
 
-def _resumed(path: Path, plan: Plan, labels: Float32Array) -> dict[str, torch.Tensor] | None:
-    """The state of a branch trained before by the same plan on the same data, if there is one."""
+def _resumed(
+    path: Path, stages: list[TrainingConfig], labels: Float32Array
+) -> dict[str, torch.Tensor] | None:
+    """The state of a branch trained before in the same way on the same data, if there is one."""
     if not path.exists():
         return None
     saved = torch.load(path, map_location="cpu", weights_only=True)
     state: dict[str, torch.Tensor] = saved["state"]
-    return state if saved["key"] == _key(plan, labels) else None
+    return state if saved["key"] == _key(stages, labels) else None
 
 
 def _mean(row: dict[str, tuple[float, float]]) -> float:

@@ -123,6 +123,21 @@ def tiny_wav2vec() -> Path:
 
 
 @pytest.fixture(scope="session")
+def nano_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model `nano`, exported from its checkpoint with the front end in the graph."""
+    from click.testing import CliRunner
+
+    from mosrt_export.nano.cli import nano
+
+    out = tmp_path_factory.mktemp("graph") / "nano"
+    checkpoint = DATA / "checkpoints" / "nano.pt"
+    arguments = ["export", "--checkpoint", checkpoint, "--frontend", "graph", "--out", out]
+    result = CliRunner().invoke(nano, [*map(str, arguments)])
+    assert result.exit_code == 0, result.output
+    return out
+
+
+@pytest.fixture(scope="session")
 def clips() -> list[Path]:
     found = sorted(p for p in DATA.iterdir() if p.suffix in AUDIO_SUFFIXES)
     assert len(found) >= 7

@@ -18,6 +18,7 @@ from mosrt.errors import AudioError, MosrtError
 from mosrt.families.fusion import FusionFrontEnd
 from mosrt.plan_rule import PlanRule
 from mosrt.recording import Recording
+from mosrt_export.audio_graph import taking_features
 from mosrt_export.checkpoint import load_strictly, read_checkpoint
 from mosrt_export.config import ModelConfig
 from mosrt_export.fusion import build
@@ -61,7 +62,7 @@ def torch_figures(
                 f"{path}: {model.n_domains} domains, and {manifest.name} has "
                 f"{len(manifest.domains)}; it is another model's checkpoint"
             )
-    front_end = FusionFrontEnd(manifest)
+    front_end = FusionFrontEnd(taking_features(manifest))
     return {clip.name: _figures(clip, bundle, front_end, models) for clip in clips}
 
 

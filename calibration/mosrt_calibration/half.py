@@ -8,7 +8,7 @@ import onnx
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from .graph import Topology
-from .targets import heads
+from .targets import front_end, heads
 
 __all__ = ["to_half"]
 
@@ -40,7 +40,7 @@ def to_half(model: Any) -> Any:
 
     Norms and softmax stay float32, written as one operator or taken apart: arithmetic that reads
     or feeds a mean, a root or a reciprocal belongs to them. So do the heads, which make scores and
-    logits, and all that comes after.
+    logits, and all that comes after, and a front end where the graph has one.
 
     Args:
         model: Float32 onnx.ModelProto; left as it is.
@@ -48,14 +48,58 @@ def to_half(model: Any) -> Any:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     topology = Topology(copy)
-    kept = topology.after(heads(topology)) | _norms(topology)
-    return convert_float_to_float16(
+    in_front = front_end(topology)
+    kept = topology.after(heads(topology)) | _norms(topology) | in_front
+    half = convert_float_to_float16(
         copy,
         keep_io_types=True,
         disable_shape_infer=True,  # done by read_graph
         op_block_list=[*DEFAULT_OP_BLOCK_LIST, *_NORMS],
         node_block_list=sorted(kept),
     )
+    _drop_round_trips(half, in_front, Topology(model))
+    return half
+
+
+def _drop_round_trips(model: Any, nodes: set[str], before: Topology) -> None:
+    """Lets some float32 nodes read what others made, in place, and not its rounding to float16.
+
+    The converter puts a cast and its inverse on every edge between two nodes that it leaves alone,
+    and a cast behind constants, which it rounds where other nodes read them as well.
+
+    Args:
+        model: What the converter made.
+        nodes: Names of nodes that it left alone.
+        before: The float32 graph.
+    """
+    graph = model.graph
+    full = onnx.TensorProto.FLOAT
+    casts = {node.output[0]: node for node in graph.node if node.op_type == "Cast"}
+    kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
+    for node in graph.node:
+        for i, name in enumerate(node.input if node.name in nodes else ()):
+            if name not in casts or casts[name].attribute[0].i != full:
+                continue
+            source = casts[name].input[0]
+            if source in casts:
+                node.input[i] = casts[source].input[0]
+            elif kinds.get(source) == full:
+                node.input[i] = source
+            elif source in kinds:
+                node.input[i] = f"{source}_float32"
+                if node.input[i] not in kinds:
+                    copy = graph.initializer.add()
+                    copy.CopyFrom(before.initializers[source])
+                    copy.name = node.input[i]
+                    kinds[copy.name] = full
+    while True:
+        read = {name for node in graph.node for name in node.input}
+        read |= {value.name for value in graph.output}
+        unread = [n for n in graph.node if n.op_type == "Cast" and n.output[0] not in read]
+        if not unread:
+            return
+        for node in unread:
+            graph.node.remove(node)
 
 
 def _norms(topology: Topology) -> set[str]:

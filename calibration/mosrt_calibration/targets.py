@@ -7,9 +7,11 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final
 
+from mosrt.front_end_spec import FRONT_END_SCOPE
+
 from .graph import Topology
 
-__all__ = ["Targets", "blocks", "heads"]
+__all__ = ["Targets", "blocks", "front_end", "heads"]
 
 # What ONNX Runtime's CPU kernels run on bytes between two weighted nodes; all else (norms, softmax,
 # reductions, erf) would only go back and forth.
@@ -44,7 +46,7 @@ class Targets:
     """What INT8 is for in one graph.
 
     Attributes:
-        weighted: Names of nodes with constant weights, heads left out.
+        weighted: Names of nodes with constant weights, heads and a front end left out.
         between: Names of the cheap nodes whose inputs are all quantised, on the way to another
             weighted node or fused into the one before.
         block: Block of each of them, by name of the node.
@@ -57,7 +59,7 @@ class Targets:
     @classmethod
     def of(cls, topology: Topology) -> Targets:
         """The targets of a graph."""
-        left_out = heads(topology)
+        left_out = heads(topology) | front_end(topology)
         weighted = [
             name
             for name, node in topology.nodes.items()
@@ -97,6 +99,18 @@ class Targets:
                 if topology.is_float_activation(tensor):
                     found[tensor] = None
         return tuple(found)
+
+
+def front_end(topology: Topology) -> set[str]:
+    """Nodes that make out of audio what the networks read, where a graph has them.
+
+    They stay in float32: power spectra span more than what float16 or 256 steps can tell apart.
+    """
+    return {
+        name
+        for name in topology.nodes
+        if _scope(topology.nodes[name]).split(".")[0] == FRONT_END_SCOPE
+    }
 
 
 def heads(topology: Topology) -> set[str]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .cli_front_end import front_end_option
 from .cli_progress import extra_needed, steps
 from .cli_triton import triton
 from .cli_wav2vec import wav2vec
@@ -72,6 +73,7 @@ def export() -> None:
     type=click.Choice(["fusion", "spec", "ssl"]),
     help="Kind of model; by default read off the checkpoint.",
 )
+@front_end_option
 @click.option("--out", required=True, type=_PATH, metavar="DIR", help="Bundle directory to make.")
 @click.option("--force", is_flag=True, help="Replace an older bundle at --out.")
 @click.option("--name", help="What scores call the model; by default utmosv2.")
@@ -133,6 +135,7 @@ class _Request:
     revision: str | None
     config_file: Path | None
     kind: Kind | None
+    front_end: str
     out: Path
     force: bool
     name: str | None
@@ -169,7 +172,15 @@ def _run(request: _Request, config: ModelConfig) -> None:
     step = steps(len(request.folds) + n_steps(len(request.checkpoints) + len(request.folds)))
     sources = _sources(request, step)
     try:
-        drift = export_bundle(sources, config, out, clips=clips, step=step, force=force)
+        drift = export_bundle(
+            sources,
+            config,
+            out,
+            clips=clips,
+            step=step,
+            front_end=request.front_end,
+            force=force,
+        )
     except ParityError as exc:
         if exc.drift is not None:
             click.echo(exc.drift.table(), err=True)

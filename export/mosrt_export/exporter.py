@@ -18,12 +18,13 @@ from mosrt.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.whole_file import sha256_of
 
 from . import hub
+from .audio_graph import AudioGraph, taking_audio
 from .canonical import BATCH
 from .card import model_card
 from .checkpoint import Checkpoint, CheckpointError, load_strictly, read_checkpoint
 from .config import PUBLISHED_DOMAINS, ConfigError, Kind, ModelConfig
 from .fusion import Model, build, simplified
-from .graph import OPSET, write_graph
+from .graph import OPSET, OnnxModule, write_graph
 from .parity import TOLERANCE_MOS, Drift, ParityError, compare, make_views
 from .writer import bundle_file, check_target, staged, write_manifest
 
@@ -59,6 +60,36 @@ class _Plan:
     config: ModelConfig
     kind: Kind
     domains: tuple[str, ...]
+    front_end: str
+
+    @property
+    def ssl(self) -> SslSpec | None:
+        """What the waveform branch reads, if there is one, where the runtime makes it."""
+        if self.kind == "spec":
+            return None
+        ssl = self.config.ssl
+        return SslSpec(tensor="waveform", crop_samples=ssl.crop_samples, epsilon=ssl.epsilon)
+
+    @property
+    def mel(self) -> MelSpec | None:
+        """What the spectrogram branch reads, if there is one, where the runtime makes it."""
+        if self.kind == "ssl":
+            return None
+        spec = self.config.spectrogram
+        return MelSpec(
+            tensor="images",
+            crop_samples=spec.crop_samples,
+            n_crops=spec.n_crops,
+            n_fft=spec.n_fft,
+            hop_length=spec.hop_length,
+            n_mels=spec.n_mels,
+            windows=spec.windows,
+            f_min_hz=spec.f_min_hz,
+            f_max_hz=spec.f_max_hz,
+            floor_db=spec.floor_db,
+            image_height=spec.n_mels,
+            image_width=spec.image_width,
+        )
 
     def build(self, checkpoint: Checkpoint) -> Model:
         """The faithful module with a checkpoint's weights."""
@@ -79,6 +110,7 @@ def export_bundle(
     *,
     clips: Sequence[AudioSource],
     step: Step,
+    front_end: str = "numpy",
     force: bool = False,
 ) -> Drift:
     """Writes a bundle of one FP32 graph per checkpoint.
@@ -89,6 +121,7 @@ def export_bundle(
         out: The bundle's directory to be.
         clips: Audio on which graphs and torch modules are compared.
         step: Progress.
+        front_end: One of `mosrt.front_end_spec.FRONT_ENDS`.
         force: Whether an older bundle at `out` is replaced.
 
     Returns:
@@ -105,7 +138,7 @@ def export_bundle(
     digests: list[str] = []
     for source in sources:
         with step(f"reading {source.path.name}"):
-            plan = _plan(read_checkpoint(source.path), config, plan)
+            plan = _plan(read_checkpoint(source.path), config, front_end, plan)
             digest = sha256_of(source.path)
             if digest in digests:
                 twin = sources[digests.index(digest)].path
@@ -114,12 +147,14 @@ def export_bundle(
     if plan is None:
         raise CheckpointError("nothing to export: pass --checkpoint or --fold")
     with staged(out, force=force) as directory:
+        manifest = _manifest(plan, sources, digests)
         members = []
         for source in sources:
             with step(f"exporting {source.member}"):
-                member, outputs = _export_member(source, plan, directory)
+                member, outputs = _export_member(source, plan, manifest.inputs, directory)
                 members.append(member)
-        manifest = _manifest(plan, sources, digests, members, outputs)
+        variants = {"fp32": Variant(opset=OPSET, members=tuple(members))}
+        manifest = dataclasses.replace(manifest, outputs=outputs, variants=variants)
         views = make_views(manifest, clips)
         rows = []
         for source, member in zip(sources, members, strict=True):
@@ -145,7 +180,9 @@ def export_bundle(
     return drift
 
 
-def _plan(checkpoint: Checkpoint, config: ModelConfig, previous: _Plan | None) -> _Plan:
+def _plan(
+    checkpoint: Checkpoint, config: ModelConfig, front_end: str, previous: _Plan | None
+) -> _Plan:
     """Checks a checkpoint against the configuration and the checkpoints before it."""
     if config.kind is not None and config.kind != checkpoint.kind:
         raise CheckpointError(
@@ -153,7 +190,7 @@ def _plan(checkpoint: Checkpoint, config: ModelConfig, previous: _Plan | None) -
             f"{config.kind}; leave --kind (or `kind` in the configuration) out"
         )
     domains = _domains(checkpoint, config)
-    plan = _Plan(config=config, kind=checkpoint.kind, domains=domains)
+    plan = _Plan(config=config, kind=checkpoint.kind, domains=domains, front_end=front_end)
     if previous is not None and plan != previous:
         raise CheckpointError(
             f"{checkpoint.path}: a {plan.kind} model with {len(domains)} domains cannot join "
@@ -185,11 +222,14 @@ def _domains(checkpoint: Checkpoint, config: ModelConfig) -> tuple[str, ...]:
 
 
 def _export_member(
-    source: Source, plan: _Plan, directory: Path
+    source: Source, plan: _Plan, inputs: Sequence[TensorSpec], directory: Path
 ) -> tuple[Member, tuple[TensorSpec, ...]]:
     """Writes one network's graph and weights; tells what it puts out."""
-    model = simplified(plan.build(read_checkpoint(source.path)))
-    shapes = {tensor.name: tensor.shape[1:] for tensor in _inputs(plan)}
+    model: OnnxModule = simplified(plan.build(read_checkpoint(source.path)))
+    if plan.front_end == "graph":
+        rate_hz = plan.config.sample_rate_hz
+        model = AudioGraph(model, ssl=plan.ssl, mel=plan.mel, sample_rate_hz=rate_hz)
+    shapes = {tensor.name: tensor.shape[1:] for tensor in inputs}
     graph, weights = write_graph(
         model,
         {name: tuple(int(size) for size in shape) for name, shape in shapes.items()},
@@ -206,63 +246,33 @@ def _export_member(
     return member, outputs
 
 
-def _inputs(plan: _Plan) -> tuple[TensorSpec, ...]:
-    ssl, spec = plan.config.ssl, plan.config.spectrogram
-    inputs = []
-    if plan.kind != "spec":
-        inputs.append(TensorSpec(name="waveform", dtype="float32", shape=(BATCH, ssl.crop_samples)))
-    if plan.kind != "ssl":
-        n_images = spec.n_crops * len(spec.windows)
-        shape = (BATCH, n_images, spec.n_mels, spec.image_width)
-        inputs.append(TensorSpec(name="images", dtype="float32", shape=shape))
-    return tuple(inputs)
-
-
-def _manifest(
-    plan: _Plan,
-    sources: Sequence[Source],
-    digests: Sequence[str],
-    members: Sequence[Member],
-    outputs: tuple[TensorSpec, ...],
-) -> Manifest:
-    config, spec = plan.config, plan.config.spectrogram
+def _manifest(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) -> Manifest:
+    """The manifest, but for the networks and what they put out."""
+    config, ssl, mel = plan.config, plan.ssl, plan.mel
     default = config.default_domain
     if default is None:
         default = "sarulab" if "sarulab" in plan.domains else plan.domains[0]
-    return Manifest(
+    inputs = []
+    if ssl is not None:
+        shape: tuple[int | str, ...] = (BATCH, ssl.crop_samples)
+        inputs.append(TensorSpec(name=ssl.tensor, dtype="float32", shape=shape))
+    if mel is not None:
+        shape = (BATCH, mel.n_crops * len(mel.windows), mel.image_height, mel.image_width)
+        inputs.append(TensorSpec(name=mel.tensor, dtype="float32", shape=shape))
+    manifest = Manifest(
         name=config.name,
         family=plan.kind,
         sample_rate_hz=config.sample_rate_hz,
-        ssl=None
-        if plan.kind == "spec"
-        else SslSpec(
-            tensor="waveform",
-            crop_samples=config.ssl.crop_samples,
-            epsilon=config.ssl.epsilon,
-        ),
-        mel=None
-        if plan.kind == "ssl"
-        else MelSpec(
-            tensor="images",
-            crop_samples=spec.crop_samples,
-            n_crops=spec.n_crops,
-            n_fft=spec.n_fft,
-            hop_length=spec.hop_length,
-            n_mels=spec.n_mels,
-            windows=spec.windows,
-            f_min_hz=spec.f_min_hz,
-            f_max_hz=spec.f_max_hz,
-            floor_db=spec.floor_db,
-            image_height=spec.n_mels,
-            image_width=spec.image_width,
-        ),
+        ssl=ssl,
+        mel=mel,
         domains=plan.domains,
         default_domain=default,
-        inputs=_inputs(plan),
-        outputs=outputs,
-        variants={"fp32": Variant(opset=OPSET, members=tuple(members))},
+        inputs=tuple(inputs),
+        outputs=(),
+        variants={},
         provenance=_provenance(plan, sources, digests),
     )
+    return taking_audio(manifest) if plan.front_end == "graph" else manifest
 
 
 def _provenance(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from mosrt.plan_rule import PlanRule
 from mosrt.recording import Recording
 from mosrt.threads import usable_cores
 
+from .audio_graph import taking_features
 from .clips import parity_clips
 
 __all__ = [
@@ -71,10 +72,13 @@ class View:
     Attributes:
         clip: Name of the clip, for tables.
         feeds: Inputs of the graph by name, batch axis of 1 included, float32.
+        features: What the torch module reads by name, made in NumPy: the same, but for graphs that
+            take audio.
     """
 
     clip: str
     feeds: Mapping[str, NDArray[np.float32]]
+    features: Mapping[str, NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +178,7 @@ def make_views(manifest: Manifest, sources: Iterable[AudioSource]) -> list[View]
         ParityError: A clip cannot be scored.
     """
     front_end = FusionFrontEnd(manifest)
+    numpy_front_end = FusionFrontEnd(taking_features(manifest))
     views = []
     for source in sources:
         try:
@@ -181,10 +186,14 @@ def make_views(manifest: Manifest, sources: Iterable[AudioSource]) -> list[View]
         except AudioError as exc:
             raise ParityError(f"parity check: {exc}") from exc
         plan = PlanRule(kind="grid", views=1).plan(recording.n_samples, front_end.geometry)
-        for feeds in front_end.views(recording, plan):
-            batched = {name: value[np.newaxis] for name, value in feeds.items()}
-            views.append(View(clip=source.name, feeds=batched))
+        made = (each.views(recording, plan) for each in (front_end, numpy_front_end))
+        for feeds, features in zip(*made, strict=True):
+            views.append(View(clip=source.name, feeds=_batched(feeds), features=_batched(features)))
     return views
+
+
+def _batched(view: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+    return {name: value[np.newaxis] for name, value in view.items()}
 
 
 def compare(
@@ -235,7 +244,7 @@ def _torch_answer(
     model: Scored, view: View
 ) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
     """Scores of all domains, each by its own one-hot vector, and features."""
-    inputs = {name: torch.from_numpy(value) for name, value in view.feeds.items()}
+    inputs = {name: torch.from_numpy(value) for name, value in view.features.items()}
     with torch.inference_mode():
         features = model.features(inputs)
         n = model.n_domains

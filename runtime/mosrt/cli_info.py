@@ -7,7 +7,7 @@ import json
 import platform
 import sys
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import click
 import numpy as np
@@ -28,6 +28,11 @@ from .uncertainty_facts import uncertainty_facts
 from .variants import best_on_cpu
 
 __all__ = ["info"]
+
+_FRONT_ENDS: Final = {
+    "numpy": "in mosrt, which feeds the graph with what its networks read",
+    "graph": "in the graph, which takes crops of audio",
+}
 
 
 @click.command(short_help="Show what a model is, and what this machine can run.")
@@ -155,6 +160,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
             f"floor -{mel.floor_db:g} dB"
         )
     if manifest.uncertainty is None:
+        facts["front end"] = _FRONT_ENDS[manifest.front_end]
         grid = manifest.grid
         facts["views"] = (
             f"one per {grid.view_every_s:g} s, from {grid.min_views} to {grid.max_views}"

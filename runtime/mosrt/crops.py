@@ -39,6 +39,7 @@ class CropGeometry:
         view_every_samples: A grid takes one view per so many samples or part of them begun.
         min_views: Fewest views of a grid; two are needed for an interval.
         max_views: Most views of a grid.
+        can_mix: Whether images of two crops can be mixed; not where the graph makes them.
     """
 
     ssl_samples: int = 48_000
@@ -48,6 +49,7 @@ class CropGeometry:
     view_every_samples: int = 48_000
     min_views: int = 2
     max_views: int = 8
+    can_mix: bool = True
 
 
 UTMOSV2_GEOMETRY: Final = CropGeometry()
@@ -228,6 +230,11 @@ class CropPlan:
             raise PlanError(
                 f"the plan has {self.spec_starts.shape[1]} spectrogram crops per view, the model "
                 f"wants {geometry.n_crops}"
+            )
+        if self.mix_starts is not None and not geometry.can_mix:
+            raise PlanError(
+                "the plan mixes images, and this model's graph makes its own out of audio; take "
+                "plan grid, or export the model with --frontend numpy"
             )
         if self.mix_starts is not None and self.mix_starts.shape[2] != geometry.n_windows:
             raise PlanError(

@@ -8,7 +8,12 @@ from typing import Final
 from .errors import BundleError
 from .manifest_fields import Fields
 
-__all__ = ["GridSpec", "MelSpec", "SslSpec"]
+__all__ = ["FRONT_ENDS", "FRONT_END_SCOPE", "GridSpec", "MelSpec", "SslSpec"]
+
+FRONT_ENDS: Final = ("numpy", "graph")
+"""What turns crops of audio into what the networks read: the runtime, or their own graphs."""
+FRONT_END_SCOPE: Final = "front_end"
+"""First part of the names of nodes that are the front end in a graph; they stay float32."""
 
 _VIEW_EVERY_S: Final = (0.1, 3600.0)
 
@@ -18,7 +23,8 @@ class SslSpec:
     """What the waveform branch reads.
 
     Attributes:
-        tensor: Name of the graph's input, (batch, crop_samples) float32.
+        tensor: Name of the graph's input, (batch, crop_samples) float32: normalised, or as it is
+            in the recording where the front end is in the graph.
         crop_samples: Length of one crop in samples.
         epsilon: Added to the variance in `(x - mean) / sqrt(var + epsilon)`.
     """
@@ -43,8 +49,9 @@ class MelSpec:
     """What the spectrogram branch reads: several log-mel images of each of several crops.
 
     Attributes:
-        tensor: Name of the graph's input, (batch, n_crops * len(windows), image_height,
-            image_width) float32 in [0, 1]; crop-major, then window.
+        tensor: Name of the graph's input: images, (batch, n_crops * len(windows), image_height,
+            image_width) float32 in [0, 1], crop-major, then window; or, where the front end is in
+            the graph, the crops themselves, (batch, n_crops, crop_samples) float32 in [-1, 1].
         crop_samples: Length of one crop in samples.
         n_crops: Crops per view.
         n_fft: FFT size in samples, at least the largest window.

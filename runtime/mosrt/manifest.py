@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, Final
 
 from .errors import BundleError
-from .front_end_spec import GridSpec, MelSpec, SslSpec
+from .front_end_spec import FRONT_ENDS, GridSpec, MelSpec, SslSpec
 from .manifest_fields import Fields as _Fields
 from .uncertainty_spec import STAGES, UNCERTAINTY_FAMILIES, UncertaintySpec, stages_in_use
 
@@ -170,6 +170,9 @@ class Manifest:
         provenance: Source checkpoint, versions, licence and training data, for people to read.
         uncertainty: How a model scores by its own uncertainty, or None if it predicts MOS. The
             members of its variants are then the stages of `mosrt.uncertainty_spec.STAGES`.
+        front_end: One of `FRONT_ENDS`: "numpy", the runtime makes what the networks read, or
+            "graph", they take crops of audio at `sample_rate_hz` as `ssl` and `mel` describe them,
+            and normalise and draw by themselves. "numpy" if left out.
     """
 
     name: str
@@ -185,6 +188,7 @@ class Manifest:
     grid: GridSpec = field(default_factory=GridSpec)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     uncertainty: UncertaintySpec | None = None
+    front_end: str = "numpy"
     schema_version: int = SCHEMA_VERSION
 
     @classmethod
@@ -229,6 +233,7 @@ class Manifest:
             uncertainty=None
             if uncertainty is None
             else UncertaintySpec.from_dict(uncertainty, "uncertainty"),
+            front_end=fields.get("front_end", str, "numpy"),
             schema_version=version,
         )
         manifest._check()
@@ -253,20 +258,30 @@ class Manifest:
         if self.uncertainty is not None:
             self._check_stages(self.uncertainty)
             return
+        self._check_inputs()
+        if not self.outputs or self.outputs[0].shape[1:] != (len(self.domains),):
+            raise BundleError(
+                "manifest.json: the first output must be the scores, (batch, number of domains)"
+            )
+
+    def _check_inputs(self) -> None:
+        """Raises BundleError unless the graph takes what the front end makes, or the crops."""
+        if self.front_end not in FRONT_ENDS:
+            raise BundleError(
+                f"manifest.json: front_end {self.front_end!r} is unknown to this mosrt "
+                f"(known: {', '.join(FRONT_ENDS)}); upgrade with `pip install -U mosrt`"
+            )
         expected: dict[str, tuple[int | str, ...]] = {}
         if self.ssl is not None:
             expected[self.ssl.tensor] = (self.ssl.crop_samples,)
-        if self.mel is not None:
-            images = self.mel.n_crops * len(self.mel.windows)
-            expected[self.mel.tensor] = (images, self.mel.image_height, self.mel.image_width)
+        if (mel := self.mel) is not None:
+            images = (mel.n_crops * len(mel.windows), mel.image_height, mel.image_width)
+            crops = (mel.n_crops, mel.crop_samples)
+            expected[mel.tensor] = crops if self.front_end == "graph" else images
         declared = {tensor.name: tensor.shape[1:] for tensor in self.inputs}
         if declared != expected:
             raise BundleError(
                 f"manifest.json: inputs {declared} contradict the front end, which makes {expected}"
-            )
-        if not self.outputs or self.outputs[0].shape[1:] != (len(self.domains),):
-            raise BundleError(
-                "manifest.json: the first output must be the scores, (batch, number of domains)"
             )
 
     def _check_stages(self, uncertainty: UncertaintySpec) -> None:
@@ -293,6 +308,8 @@ class Manifest:
         plain = dataclasses.asdict(self)
         if self.uncertainty is None:
             del plain["uncertainty"]
+        if self.front_end == "numpy":
+            del plain["front_end"]
         for variant in plain["variants"].values():
             for name in ("kind", "calibration", "fixed_batch"):
                 if variant[name] is None:

@@ -12,11 +12,11 @@ import numpy.typing as npt
 from .front_end_spec import MelSpec
 from .mel_power import mel_power
 
-__all__ = ["MelFrontEnd"]
+__all__ = ["AMIN", "MelFrontEnd", "resize_weights"]
 
 Float32Array = npt.NDArray[np.float32]
 
-_AMIN: Final = 1e-10  # librosa.power_to_db: power below this is silence
+AMIN: Final = 1e-10  # librosa.power_to_db: power below this is silence
 _RESIZE_COLUMNS: Final = 32
 _RESIZE_ROWS: Final = 128
 
@@ -85,8 +85,8 @@ class MelFrontEnd:
 
 def _normalised_db(power: Float32Array, floor_db: float) -> Float32Array:
     """1 + (dB below the maximum) / floor_db, at least 0; overwrites `power`."""
-    peak = max(float(power.max()), _AMIN)
-    np.maximum(power, np.float32(max(peak * 10 ** (-floor_db / 10), _AMIN)), out=power)
+    peak = max(float(power.max()), AMIN)
+    np.maximum(power, np.float32(max(peak * 10 ** (-floor_db / 10), AMIN)), out=power)
     np.log10(power, out=power)
     scale = 10 / floor_db
     power *= np.float32(scale)

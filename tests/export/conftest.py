@@ -78,6 +78,14 @@ def fusion(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 @pytest.fixture(scope="package")
+def fusion_graph(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The model of both branches, which takes audio."""
+    out = tmp_path_factory.mktemp("fusion_graph") / "small"
+    arguments = ("--checkpoint", inputs / "fusion.pth", "--config", inputs / "small.toml")
+    return Exported(out, utmosv2(*arguments, "--frontend", "graph", "--out", out))
+
+
+@pytest.fixture(scope="package")
 def spec(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A model of the spectrogram branch alone."""
     out = tmp_path_factory.mktemp("spec") / "small"

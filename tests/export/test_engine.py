@@ -14,6 +14,10 @@ from mosrt.bundle import Bundle
 from mosrt.embedded import find_bundle
 from mosrt.engine_file import EngineFiles, Profile
 from mosrt.manifest import TensorSpec
+from mosrt_calibration.graph import Topology, read_graph, write_graph
+from mosrt_calibration.half import to_half
+from mosrt_calibration.integer import qdq_s8s8
+from mosrt_calibration.targets import Targets
 from mosrt_export.engine.builder import BuildSettings, build_engine
 from mosrt_export.engine.bundle_engines import plan_engines, target_of
 from mosrt_export.engine.errors import EngineError
@@ -55,6 +59,46 @@ def engine_weights(bundle: Bundle, name: str) -> int:
     (member,) = (each for each in bundle.variant("fp32").members if each.name == name)
     assert member.weights is not None
     return member.weights.bytes
+
+
+def test_a_front_end_in_the_graph_builds(rtx: TensorRt, nano_graph: Path, tmp_path: Path) -> None:
+    """From crops to scores, in float32 and with the networks in float16 or int8."""
+    manifest = Bundle.open(nano_graph).manifest
+    assert [tensor.name for tensor in manifest.inputs] == ["crops"]
+    profile = profile_of(manifest.inputs, size_ranges(manifest))
+    assert profile == {"crops": ((1, 1, 80_000), (4, 1, 80_000), (4, 1, 80_000))}
+    path = nano_graph / "model.fp32.onnx"
+    model = read_graph(path)
+    targets = Targets.of(Topology(model))
+    graphs = {"fp32": path}
+    spans = dict.fromkeys(targets.tensors(Topology(model)), (-4.0, 4.0))
+    for name, made in (
+        ("fp16", to_half(model)),
+        ("int8", qdq_s8s8(model, spans, targets.weighted)),
+    ):
+        graphs[name], _ = write_graph(made, tmp_path / f"{name}.onnx")
+    sizes = {
+        name: build_engine(
+            rtx,
+            graph,
+            profile,
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
+            settings=QUICK,
+        ).nbytes
+        for name, graph in graphs.items()
+    }
+    assert min(sizes.values()) > 500_000  # the front end's constants alone, whatever the precision
+    embedded = Bundle.open(find_bundle("nano")).manifest
+    with pytest.raises(mosrt.BundleError, match="the graph's input 'images'"):
+        build_engine(
+            rtx,
+            path,
+            profile,
+            inputs=embedded.inputs,
+            outputs=embedded.outputs,
+            settings=QUICK,
+        )
 
 
 def test_half_precision_and_symmetric_int8_build(rtx: TensorRt, tmp_path: Path) -> None:

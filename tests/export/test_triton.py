@@ -178,10 +178,10 @@ def test_a_variant_whose_views_need_to_be_alone(tiny: Path, tmp_path: Path) -> N
 
 
 def test_a_graph_that_takes_audio(tmp_path: Path) -> None:
-    """Shapes come from the manifest, and the guide sees from them who draws the images."""
+    """Shapes come from the manifest, and the guide knows from it who draws the images."""
     bundle = Bundle.open(find_bundle("nano"))
     crops = TensorSpec(name="images", dtype="float32", shape=("batch", 1, 80_000))
-    manifest = dataclasses.replace(bundle.manifest, inputs=(crops,))
+    manifest = dataclasses.replace(bundle.manifest, inputs=(crops,), front_end="graph")
     serving = Serving()
     plan = plan_repository(
         manifest, bundle.variant("fp32"), serving=serving, engines={}, max_batch=None

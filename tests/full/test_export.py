@@ -68,6 +68,33 @@ def test_exporting_again_gives_the_same_bytes(exported: Export, tmp_path: Path) 
         assert (again / file.path).read_bytes() == (exported.bundle / file.path).read_bytes()
 
 
+def test_front_end_in_the_graph(
+    exported: Export, scorer: mosrt.Scorer, clips: list[Path], tmp_path: Path
+) -> None:
+    """Full size: both branches fed with audio score as when NumPy makes what they read."""
+    from contextlib import nullcontext
+
+    audio = tmp_path / "audio"
+    export_bundle(
+        [Source(path=exported.checkpoint, member="fold0")],
+        ModelConfig(),
+        audio,
+        clips=audio_sources(None)[:1],
+        step=lambda _: nullcontext(),
+        front_end="graph",
+    )
+    with mosrt.load(audio) as taking_audio:
+        shapes = {tensor.name: tensor.shape for tensor in taking_audio.manifest.inputs}
+        assert shapes == {"waveform": ("batch", 48_000), "crops": ("batch", 2, 22_400)}
+        plan = mosrt.PlanRule(kind="grid", views=1)
+        for clip in clips[:3]:
+            found, wanted = (
+                each.score_file(clip, plan=plan, domain="all") for each in (taking_audio, scorer)
+            )
+            for domain in scorer.domains:
+                assert found[domain].mos == pytest.approx(wanted[domain].mos, abs=1e-4)
+
+
 def test_batches_change_nothing(scorer: mosrt.Scorer, clips: list[Path]) -> None:
     alone = [scorer.score_file(clip, plan="reference:1") for clip in clips[:3]]
     many = scorer.score_many(clips[:3], batch_size=3, plan="reference:1")

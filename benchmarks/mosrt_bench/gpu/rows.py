@@ -34,7 +34,6 @@ _ORDER: Final = (
     ("torch", "fp16", True),
     ("torch", "fp32", True),
 )
-_IMAGE_RANK: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,12 +70,8 @@ class Row:
 
 
 def front_end_of(manifest: Manifest) -> str:
-    """Which front end a bundle needs: one of `FRONT_ENDS`, as its input tensors say."""
-    mel = manifest.mel
-    if mel is None:
-        return FRONT_ENDS[0]
-    images = [t for t in manifest.inputs if t.name == mel.tensor and len(t.shape) >= _IMAGE_RANK]
-    return FRONT_ENDS[0] if images else FRONT_ENDS[1]
+    """Which front end a bundle needs: one of `FRONT_ENDS`."""
+    return FRONT_ENDS[1 if manifest.front_end == "graph" else 0]
 
 
 def titles(device: Device = "cuda") -> list[str]:

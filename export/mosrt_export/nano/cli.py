@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import click
 
+from mosrt_export.cli_front_end import front_end_option
 from mosrt_export.cli_progress import extra_needed
 
 __all__ = ["nano"]
@@ -180,6 +181,7 @@ def train(**options: Any) -> None:
     metavar="FILE.json",
     help="Object of measured figures, claim to figure, for the model card.",
 )
+@front_end_option
 @click.option("--force", is_flag=True, help="Replace an older bundle.")
 def export(**options: Any) -> None:
     """Write graph, manifest and model card, after comparing the graph with torch.

@@ -149,7 +149,9 @@ def run_train(
     click.echo(f"{out}: a {outcome.model.kind} model for {', '.join(LABELS)}")
 
 
-def run_export(*, checkpoint: Path, out: Path, evaluation: Path | None, force: bool) -> None:
+def run_export(
+    *, checkpoint: Path, out: Path, evaluation: Path | None, front_end: str, force: bool
+) -> None:
     """`mosrt nano export`."""
     figures = {}
     if evaluation is not None:
@@ -159,7 +161,14 @@ def run_export(*, checkpoint: Path, out: Path, evaluation: Path | None, force: b
             raise MosrtError(f"{evaluation}: not JSON ({exc})") from exc
         if not isinstance(figures, dict):
             raise MosrtError(f"{evaluation}: must be an object, claim to figure")
-    drift = export_nano(checkpoint, out, clips=audio_sources(None), evaluation=figures, force=force)
+    drift = export_nano(
+        checkpoint,
+        out,
+        clips=audio_sources(None),
+        evaluation=figures,
+        front_end=front_end,
+        force=force,
+    )
     click.echo(drift.table(), err=True)
     click.echo(f"{out}: written")
 

@@ -16,9 +16,10 @@ from mosrt.bundle import MODEL_CARD_NAME
 from mosrt.front_end_spec import GridSpec, SslSpec
 from mosrt.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.whole_file import sha256_of
+from mosrt_export.audio_graph import AudioGraph, taking_audio
 from mosrt_export.batchnorm import fold_batch_norm
 from mosrt_export.canonical import BATCH
-from mosrt_export.graph import OPSET, write_graph
+from mosrt_export.graph import OPSET, OnnxModule, write_graph
 from mosrt_export.parity import TOLERANCE_MOS, Drift, ParityError, compare, make_views
 from mosrt_export.writer import bundle_file, staged, write_manifest
 
@@ -51,6 +52,7 @@ def export_nano(
     *,
     clips: Sequence[AudioSource],
     evaluation: Mapping[str, str],
+    front_end: str = "numpy",
     force: bool = False,
 ) -> Drift:
     """Writes the bundle of a checkpoint that `mosrt nano train` made.
@@ -60,6 +62,7 @@ def export_nano(
         out: The bundle's directory to be.
         clips: Audio on which graph and torch module are compared.
         evaluation: Measured figures for the model card, by claim.
+        front_end: One of `mosrt.front_end_spec.FRONT_ENDS`.
         force: Whether an older bundle at `out` is replaced.
 
     Returns:
@@ -73,10 +76,35 @@ def export_nano(
     model, standard, training = load_nano(checkpoint)
     combination = default_score(standard)
     faithful = NanoGraph(model, standard, combination)
-    graph = folded(faithful)
-    inputs = _inputs(graph)
+    graph: OnnxModule = folded(faithful)
+    ssl = None
+    if model.ssl is not None:
+        ssl = SslSpec(tensor="waveform", crop_samples=CLIP_SAMPLES, epsilon=1e-7)
+    mel = None if model.mel is None else MEL
+    manifest = Manifest(
+        name=out.name,
+        family=faithful.kind,
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        ssl=ssl,
+        mel=mel,
+        domains=faithful.domains,
+        default_domain=OVERALL,
+        inputs=_inputs(faithful),
+        outputs=tuple(
+            TensorSpec(name=name, dtype="float32", shape=(BATCH, size))
+            for name, size in graph.output_sizes.items()
+        ),
+        variants={},
+        grid=GridSpec(view_every_s=CLIP_SAMPLES / SAMPLE_RATE_HZ, min_views=1, max_views=12),
+        provenance=_provenance(checkpoint, training, combination, evaluation),
+    )
+    if front_end == "graph":
+        graph = AudioGraph(graph, ssl=ssl, mel=mel, sample_rate_hz=SAMPLE_RATE_HZ)
+        manifest = taking_audio(manifest)
     with staged(out, force=force) as directory:
-        shapes = {tensor.name: tuple(int(size) for size in tensor.shape[1:]) for tensor in inputs}
+        shapes = {
+            tensor.name: tuple(int(size) for size in tensor.shape[1:]) for tensor in manifest.inputs
+        }
         files = write_graph(
             graph,
             shapes,
@@ -84,25 +112,8 @@ def export_nano(
             producer=f"mosrt {importlib.metadata.version('mosrt')}",
         )
         member = Member(name=_MEMBER, graph=bundle_file(files[0]), weights=bundle_file(files[1]))
-        manifest = Manifest(
-            name=out.name,
-            family=graph.kind,
-            sample_rate_hz=SAMPLE_RATE_HZ,
-            ssl=None
-            if model.ssl is None
-            else SslSpec(tensor="waveform", crop_samples=CLIP_SAMPLES, epsilon=1e-7),
-            mel=None if model.mel is None else MEL,
-            domains=graph.domains,
-            default_domain=OVERALL,
-            inputs=inputs,
-            outputs=tuple(
-                TensorSpec(name=name, dtype="float32", shape=(BATCH, size))
-                for name, size in graph.output_sizes.items()
-            ),
-            variants={"fp32": Variant(opset=OPSET, members=(member,))},
-            grid=GridSpec(view_every_s=CLIP_SAMPLES / SAMPLE_RATE_HZ, min_views=1, max_views=12),
-            provenance=_provenance(checkpoint, training, combination, evaluation),
-        )
+        variant = Variant(opset=OPSET, members=(member,))
+        manifest = dataclasses.replace(manifest, variants={"fp32": variant})
         views = make_views(manifest, clips)
         drift = Drift(rows=tuple(compare(directory, manifest, member, faithful, views)))
         if not drift.passed:
@@ -111,7 +122,7 @@ def export_nano(
                 "finite; nothing was written",
                 drift,
             )
-        variant = Variant(opset=OPSET, members=(member,), drift=drift.to_dict())
+        variant = dataclasses.replace(variant, drift=drift.to_dict())
         manifest = dataclasses.replace(manifest, variants={"fp32": variant})
         write_manifest(directory, manifest)
         (directory / MODEL_CARD_NAME).write_text(

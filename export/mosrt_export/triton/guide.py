@@ -157,7 +157,7 @@ def _view_duties(manifest: Manifest) -> Iterator[str]:
         "last, a single one sits in the middle; crops of spectrograms are dealt to the views in "
         "turn. A recording no longer than a crop is repeated first."
     )
-    in_graph = mel is not None and not _takes_images(manifest, mel)
+    in_graph = manifest.front_end == "graph"
     if ssl is not None:
         scaled = "" if in_graph else f", scaled to (x - mean) / sqrt(variance + {ssl.epsilon:g})"
         yield f"- {ssl.tensor}: a crop of {ssl.crop_samples} samples{scaled}."
@@ -185,14 +185,6 @@ def _view_duties(manifest: Manifest) -> Iterator[str]:
 
 def _crops(mel: MelSpec) -> str:
     return f"{mel.n_crops} {'crop' if mel.n_crops == 1 else 'crops'}"
-
-
-def _takes_images(manifest: Manifest, mel: MelSpec) -> bool:
-    """Whether spectrograms are drawn outside of the graph, as the input's shape tells."""
-    images = (mel.n_crops * len(mel.windows), mel.image_height, mel.image_width)
-    return any(
-        tensor.name == mel.tensor and tensor.shape[1:] == images for tensor in manifest.inputs
-    )
 
 
 def _uncertainty_duties(manifest: Manifest, spec: UncertaintySpec, plan: Plan) -> Iterator[str]:

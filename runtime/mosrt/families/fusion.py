@@ -27,6 +27,8 @@ _VIEWS_READ: Final = 64
 class FusionFrontEnd:
     """Makes a fusion model's inputs from a recording and a crop plan; holds constants only.
 
+    Where the front end is in the model's graph, the inputs are the crops as they are.
+
     Args:
         manifest: Of a bundle of family "fusion", "spec" or "ssl".
 
@@ -38,7 +40,10 @@ class FusionFrontEnd:
         ssl, mel = manifest.ssl, manifest.mel
         self._ssl = ssl
         self._mel = mel
-        self._mel_front_end = None if mel is None else MelFrontEnd(mel, manifest.sample_rate_hz)
+        self._in_graph = manifest.front_end == "graph"
+        self._mel_front_end = (
+            None if mel is None or self._in_graph else MelFrontEnd(mel, manifest.sample_rate_hz)
+        )
         self.geometry = CropGeometry(
             ssl_samples=0 if ssl is None else ssl.crop_samples,
             spec_samples=0 if mel is None else mel.crop_samples,
@@ -47,6 +52,7 @@ class FusionFrontEnd:
             view_every_samples=max(1, round(manifest.grid.view_every_s * manifest.sample_rate_hz)),
             min_views=manifest.grid.min_views,
             max_views=manifest.grid.max_views,
+            can_mix=not self._in_graph,
         )
 
     def views(
@@ -73,16 +79,24 @@ class FusionFrontEnd:
                 requests.append((np.array(starts, np.int64), self._mel.crop_samples))
             read = recording.gather(requests)
             for some in _runs(rows, at_once):
-                images = {}
+                crops: dict[int, Float32Array] = {}
+                images: dict[int, dict[int, Float32Array]] = {}
                 if self._mel is not None:
                     crops = dict(zip(starts, read[-1], strict=True))
                     images = self._draw(crops, _windows_by_start(plan, some, self._mel), crew)
                 for row in some:
                     feeds = {}
                     if self._ssl is not None:
-                        feeds[self._ssl.tensor] = normalised(read[0][row - rows[0]], self._ssl)
+                        crop = read[0][row - rows[0]]
+                        feeds[self._ssl.tensor] = (
+                            crop if self._in_graph else normalised(crop, self._ssl)
+                        )
                     if self._mel is not None:
-                        feeds[self._mel.tensor] = _view_images(plan, row, self._mel, images)
+                        feeds[self._mel.tensor] = (
+                            _view_crops(plan, row, crops)
+                            if self._in_graph
+                            else _view_images(plan, row, self._mel, images)
+                        )
                     yield feeds
 
     def _draw(
@@ -134,6 +148,11 @@ def _mixes(plan: CropPlan, row: int, crop: int, spec: MelSpec) -> Iterator[tuple
     starts = plan.mix_starts[row, crop].tolist()
     weights = plan.mix_lambdas[row, crop].tolist()
     yield from zip(spec.windows, starts, weights, strict=True)
+
+
+def _view_crops(plan: CropPlan, row: int, crops: Mapping[int, Float32Array]) -> Float32Array:
+    """The spectrogram crops of one view, (crops, samples)."""
+    return np.stack([crops[start] for start in plan.spec_starts[row].tolist()])
 
 
 def _view_images(

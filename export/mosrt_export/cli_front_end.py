@@ -1,0 +1,21 @@
+"""`--frontend`, an option of the commands that export MOS models."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import click
+
+from mosrt.front_end_spec import FRONT_ENDS
+
+__all__ = ["front_end_option"]
+
+front_end_option: Final = click.option(
+    "--frontend",
+    "front_end",
+    type=click.Choice(FRONT_ENDS),
+    default="numpy",
+    show_default=True,
+    help="What turns audio into what the networks read: the runtime, in NumPy, or the graph "
+    "itself, which then takes crops of audio. That suits a GPU, and programs in other languages.",
+)

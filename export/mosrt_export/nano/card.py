@@ -40,8 +40,9 @@ published quality models rather than from listeners. {architecture}
 - Ranking the best neural systems against one another: the top of the scale is learned from two
   recorded voices, and differences of less than about 0.2 in the mean of many clips mean nothing.
 - Claims in papers. Say "predicted by mosrt {name}", and run a listening test.
-- Mild MP3 and Opus coding of voices it does not know: neither the default score nor `fidelity`
-  reliably falls.
+- Mild damage to voices it does not know, by `fidelity` alone: it takes what a coder or an engine
+  did to such a voice before for damage, and a low pass or a little noise that hides it may even
+  raise the score. The default score does fall.
 - Singing, children, music, whispering: never heard in training.
 
 ## What it was trained on

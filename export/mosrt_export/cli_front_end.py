@@ -6,14 +6,15 @@ from typing import Final
 
 import click
 
-from mosrt.front_end_spec import FRONT_ENDS
-
 __all__ = ["front_end_option"]
+
+# Those of mosrt.front_end_spec, which would bring numpy and onnxruntime along.
+_FRONT_ENDS: Final = ("numpy", "graph")
 
 front_end_option: Final = click.option(
     "--frontend",
     "front_end",
-    type=click.Choice(FRONT_ENDS),
+    type=click.Choice(_FRONT_ENDS),
     default="numpy",
     show_default=True,
     help="What turns audio into what the networks read: the runtime, in NumPy, or the graph "

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 import soundfile
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 import mosrt
 from mosrt.bundle import Bundle
+from mosrt.front_end_spec import FRONT_ENDS
 from mosrt_export import hub, parity
 from mosrt_export.checkpoint import CheckpointError
 from mosrt_export.cli import export
@@ -313,3 +315,9 @@ def test_the_stand_in_is_made_of_its_keys() -> None:
     first, second = (small_model("spec", config).state_dict() for _ in range(2))
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert all(torch.equal(value, first[key]) for key, value in fill(first).items())
+
+
+def test_the_option_offers_what_manifests_may_say() -> None:
+    (option,) = (each for each in export.commands["utmosv2"].params if each.name == "front_end")
+    assert isinstance(option.type, click.Choice)
+    assert tuple(option.type.choices) == FRONT_ENDS

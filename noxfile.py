@@ -19,6 +19,8 @@ nox.needs_version = ">=2024.4.15"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 LOWEST_PYTHON = "3.10"
+# A file stays with one process, since its tests share what they export.
+IN_TWO = ("-n", "2", "--dist", "loadfile", "--durations", "15")
 
 
 def _interpreter(version: str) -> str:
@@ -47,7 +49,7 @@ def check(session: nox.Session) -> None:
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
-    session.run("pytest", *session.posargs)
+    session.run("pytest", *IN_TWO, *session.posargs)
 
 
 @nox.session(python=_interpreter(LOWEST_PYTHON))
@@ -63,9 +65,10 @@ def lowest(session: nox.Session) -> None:
         "pillow",
         "psutil",
         "pytest",
+        "pytest-xdist",
         "scipy",
         "threadpoolctl",
     )
     # Again, since what tests bring along may have asked for newer ones.
     session.install(*pinned)
-    session.run("pytest", "tests/runtime", "-m", "not full", *session.posargs)
+    session.run("pytest", "tests/runtime", "-m", "not full", *IN_TWO, *session.posargs)

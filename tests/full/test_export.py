@@ -55,19 +55,6 @@ def test_memory_and_progress(exported: Export) -> None:
     assert "[1/" in exported.stderr
 
 
-def test_exporting_again_gives_the_same_bytes(exported: Export, tmp_path: Path) -> None:
-    from contextlib import nullcontext
-
-    again = tmp_path / "again"
-    source = Source(path=exported.checkpoint, member="fold0")
-    config = ModelConfig()
-    export_bundle(
-        [source], config, again, clips=audio_sources(None)[:1], step=lambda _: nullcontext()
-    )
-    for file in Bundle.open(exported.bundle).manifest.variants["fp32"].files:
-        assert (again / file.path).read_bytes() == (exported.bundle / file.path).read_bytes()
-
-
 def test_front_end_in_the_graph(
     exported: Export, scorer: mosrt.Scorer, clips: list[Path], tmp_path: Path
 ) -> None:

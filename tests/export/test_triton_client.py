@@ -19,10 +19,9 @@ from mosrt.bundle import Bundle
 from mosrt.draws import Draws
 from mosrt.embedded import find_bundle
 from tests.conftest import DATA, known
-from tests.export.test_triton import made
 
 pytest.importorskip("tritonclient.grpc", reason="needs Triton's schema: tritonclient[grpc]")
-from tests.export.triton_standin import Repository, served
+from tests.export.triton_standin import Repository, made, served
 
 CLIP = DATA / "flite_slt_16k_mono.wav"
 # The same graphs, kernels and batch of one: nothing but the order of a sum could differ.

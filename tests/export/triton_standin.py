@@ -19,9 +19,13 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime
+from click.testing import CliRunner, Result
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2
+
+from mosrt_export.cli import export
 
 Array = npt.NDArray[Any]
 
@@ -183,3 +187,19 @@ def _answer(model: str, found: Mapping[str, Array]) -> tuple[bytes, int]:
     ]
     header = json.dumps({"model_name": model, "model_version": "1", "outputs": outputs}).encode()
     return header + b"".join(values.tobytes() for values in found.values()), len(header)
+
+
+def run(*args: object) -> Result:
+    return CliRunner().invoke(export, ["triton", *map(str, args)], catch_exceptions=False)
+
+
+def made(out: Path, *args: object) -> Repository:
+    result = run(*args, "--out", out)
+    assert result.exit_code == 0, result.output
+    return Repository(out)
+
+
+def graph_of(served: Repository, name: str) -> Any:
+    path = served.path / name / "1" / "model.onnx"
+    onnx.checker.check_model(path)  # with the weights beside it
+    return onnx.load(path, load_external_data=False).graph

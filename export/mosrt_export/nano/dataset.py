@@ -6,10 +6,10 @@ import concurrent.futures
 import hashlib
 import json
 import multiprocessing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -193,6 +193,8 @@ class _Worker:
 
 
 _worker: _Worker | None = None
+_Take: TypeAlias = tuple[Clip, list[int], bool]
+"""A clip, the seed of its level, and whether its fidelity is measured."""
 
 
 def _start_worker(voices: list[Voice], pools: list[Path], recipe: Recipe) -> None:
@@ -201,40 +203,33 @@ def _start_worker(voices: list[Voice], pools: list[Path], recipe: Recipe) -> Non
 
 
 def _make_chunk(chunk: int, *, recipe: Recipe, path: Path) -> None:
-    if _worker is None:
-        raise RuntimeError("the worker was not started")
-    waveforms, labels, notes = [], [], []
-    for number in range(chunk * CHUNK_CLIPS, (chunk + 1) * CHUNK_CLIPS):
-        clip = make_clip(_worker.pool, recipe.seed, number, _worker.bvcc)
-        waveforms.append(_stored(clip.waveform, [recipe.seed, number, 1]))
-        labels.append(_labels(clip, waveforms[-1], _has_fidelity(clip, number)))
-        notes.append(_note(clip))
-    _save_chunk(path, waveforms, labels, notes)
+    def clips(worker: _Worker) -> Iterator[_Take]:
+        for number in range(chunk * CHUNK_CLIPS, (chunk + 1) * CHUNK_CLIPS):
+            clip = make_clip(worker.pool, recipe.seed, number, worker.bvcc)
+            yield clip, [recipe.seed, number, 1], _has_fidelity(clip, number)
+
+    _save_chunk(path, clips)
 
 
 def _make_ladders(chunk: int, *, recipe: Recipe, path: Path) -> None:
+    def clips(worker: _Worker) -> Iterator[_Take]:
+        n_ladders = CHUNK_CLIPS // RUNGS
+        for number in range(chunk * n_ladders, (chunk + 1) * n_ladders):
+            ladder = make_ladder(worker.pool, recipe.seed, number, worker.bvcc)
+            for rung, clip in enumerate(ladder):
+                yield clip, [recipe.seed, number, 3, rung], True
+
+    _save_chunk(path, clips)
+
+
+def _save_chunk(path: Path, clips: Callable[[_Worker], Iterator[_Take]]) -> None:
     if _worker is None:
         raise RuntimeError("the worker was not started")
     waveforms, labels, notes = [], [], []
-    n_ladders = CHUNK_CLIPS // RUNGS
-    for number in range(chunk * n_ladders, (chunk + 1) * n_ladders):
-        for rung, clip in enumerate(make_ladder(_worker.pool, recipe.seed, number, _worker.bvcc)):
-            waveforms.append(_stored(clip.waveform, [recipe.seed, number, 3, rung]))
-            labels.append(_labels(clip, waveforms[-1], full_reference=True))
-            notes.append(_note(clip))
-    _save_chunk(path, waveforms, labels, notes)
-
-
-def _note(clip: Clip) -> str:
-    return f"{clip.voice}|{clip.treatment}|{clip.severity:.3f}"
-
-
-def _save_chunk(
-    path: Path,
-    waveforms: list[NDArray[np.int16]],
-    labels: list[list[float]],
-    notes: list[str],
-) -> None:
+    for clip, seed, full_reference in clips(_worker):
+        waveforms.append(_stored(clip.waveform, seed))
+        labels.append(_labels(clip, waveforms[-1], full_reference))
+        notes.append(f"{clip.voice}|{clip.treatment}|{clip.severity:.3f}")
     _save(
         path,
         {

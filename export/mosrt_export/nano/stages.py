@@ -67,7 +67,7 @@ class Clips:
     def speeches(self, chosen: IntArray) -> IntArray:
         """A number per clip, (clips,): the same for all clips of a ladder."""
         n = len(self.waveforms) - self.ladders.size
-        return np.where(chosen < n, chosen, n + (chosen - n) // max(self.ladders.shape[1], 1))
+        return np.where(chosen < n, chosen, n + (chosen - n) // self.ladders.shape[1])
 
     def draw_weights(self) -> Float32Array:
         """How often each clip is drawn, (clips,): more often where its first label is rare.

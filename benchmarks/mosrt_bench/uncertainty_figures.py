@@ -14,7 +14,12 @@ __all__ = ["uncertainty_sections"]
 def uncertainty_sections(results: Path) -> list[str]:
     """Lines of Markdown, a section for each run that is in `results`, and none for the others."""
     lines: list[str] = []
-    for name, section in (("uncertainty_ranking", _ranking), ("uncertainty_speed", _speed)):
+    sections = (
+        ("uncertainty_ranking", _ranking),
+        ("uncertainty_speed", _speed),
+        ("long_recording", _long),
+    )
+    for name, section in sections:
         path = results / f"{name}.json"
         if path.exists():
             lines += [*section(json.loads(path.read_text(encoding="utf-8"))), ""]
@@ -56,3 +61,16 @@ def _speed(run: dict[str, Any]) -> list[str]:
         cells.append(f"{peak_mb['mosrt']:.0f} MB")
         lines.append(f"| {' | '.join(cells)} |")
     return lines
+
+
+def _long(run: dict[str, Any]) -> list[str]:
+    machine = run["machine"]
+    found = [
+        f"{model['peak_mb']:.0f} MB with `{name}` (layouts {', '.join(model['layouts'])})"
+        for name, model in run["models"].items()
+    ]
+    return [
+        f"Peak memory of scoring a recording of {run['minutes']:g} minutes from its file, FP32, "
+        f"{run['threads']} thread{'s' if run['threads'] > 1 else ''} ({machine['cpu']}): "
+        f"{'; '.join(found)}. The limit is {run['limit_mb']} MB."
+    ]

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from .cli_uncertainty import EXIT_CODES, MEASURES, run_export, uncertainty_options
 
@@ -38,6 +39,14 @@ __all__ = ["wav2vec2"]
     help="Share of feature values that a pass drops; for --head ctc. 0 makes it one pass.",
 )
 @click.option(
+    "--mask-share",
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    default=0.65,
+    show_default=True,
+    help="Share of frames that the spans masked in a pass would cover if none overlapped; for "
+    "--head pretraining.",
+)
+@click.option(
     "--passes",
     "n_passes",
     type=click.IntRange(min=1),
@@ -55,6 +64,10 @@ def wav2vec2(**options: Any) -> None:
       mosrt export wav2vec2 --model facebook/wav2vec2-base-960h --out ctc
       mosrt export wav2vec2 --model facebook/wav2vec2-base --head pretraining --passes 1 --out pre
     """  # noqa: D301 - click reads the backspace
+    for name, head in (("dropout", "ctc"), ("mask_share", "pretraining")):
+        given = click.get_current_context().get_parameter_source(name)
+        if options["head"] != head and given is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} is for --head {head}")
     run_export(_export, options)
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import json
 import math
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import Final
@@ -14,10 +15,12 @@ from typing import Final
 import click
 
 from .bundle import MANIFEST_NAME, Bundle
+from .embedded import embedded_models, find_bundle
 from .errors import BundleError, CalibrationError, MosrtError
 from .loading import load
 from .manifest import Manifest
 from .mos_map import KINDS, MosMap
+from .whole_file import replacing
 
 __all__ = ["calibrate_mos"]
 
@@ -27,7 +30,17 @@ EXIT_UNUSABLE: Final = 3
 @click.command("calibrate-mos", short_help="Fit a map from uncertainty to MOS.")
 @click.argument("ratings", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option(
-    "--model", "-m", required=True, type=click.Path(path_type=Path), help="Bundle directory."
+    "--model",
+    "-m",
+    required=True,
+    metavar="NAME|PATH",
+    help="Bundle of an uncertainty model, or nano-uncertainty, which comes with mosrt.",
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Where to put a copy that has the map. [default: the model's own place]",
 )
 @click.option(
     "--kind",
@@ -39,25 +52,44 @@ EXIT_UNUSABLE: Final = 3
 @click.option("--description", help="What the recordings are. [default: the file's name]")
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to use. [default: all cores]")
 def calibrate_mos(
-    ratings: Path, model: Path, kind: str, description: str | None, threads: int | None
+    ratings: Path,
+    model: str,
+    out: Path | None,
+    kind: str,
+    description: str | None,
+    threads: int | None,
 ) -> None:
     """Fit a map from uncertainty to MOS to the recordings in RATINGS, and keep it in the bundle.
 
     RATINGS is a CSV file with columns path and mos; paths are relative to it. Scores of the bundle
     have a MOS afterwards, which is as good as these recordings are like yours: the leave-one-out
-    error is shown, and kept with the map. Fitting again replaces the map.
+    error is shown, and kept with the map. Fitting again replaces the map. An embedded model
+    (nano-uncertainty) is never changed where it lies: give it an --out.
+
+    \b
+      mosrt calibrate-mos ratings.csv --model ./wav2vec
+      mosrt calibrate-mos ratings.csv --model nano-uncertainty --out rated
+      mosrt score clips/ --model ./rated
 
     \b
     Exit status: 0 fitted, 1 no map fits, 2 wrong usage, 3 the model cannot be used here.
     """  # noqa: D301 - click reads the backspace
     rows = _read(ratings)
     try:
-        bundle = Bundle.open(model)
+        source = find_bundle(model)
+        bundle = Bundle.open(source)
         if bundle.manifest.uncertainty is None:
             raise BundleError(f"{model}: predicts MOS itself, and needs no map")
-        if not model.is_dir():
+        if not source.is_dir():
             raise BundleError(f"{model}: a zip is not rewritten; unpack it first")
-        scorer = load(model, threads=threads, on_bad_audio="nan")
+        if out is None and source in embedded_models().values():
+            raise BundleError(
+                f"{model}: comes with mosrt and is not changed where it lies; give the copy a "
+                "place with --out DIR"
+            )
+        if out is not None and (out.exists() or out.is_symlink()):
+            raise BundleError(f"{out}: exists already; choose another --out, or leave it out")
+        scorer = load(source, threads=threads, on_bad_audio="nan")
     except MosrtError as exc:
         click.echo(f"Error: {exc}", err=True)
         sys.exit(EXIT_UNUSABLE)
@@ -84,9 +116,13 @@ def calibrate_mos(
     except CalibrationError as exc:
         raise click.ClickException(f"{ratings}: {exc}") from exc
     spec = dataclasses.replace(bundle.manifest.uncertainty, mos_map=fitted)
-    _rewrite(model, dataclasses.replace(bundle.manifest, uncertainty=spec))
+    target = source if out is None else out
+    try:
+        _write(dataclasses.replace(bundle.manifest, uncertainty=spec), source, target)
+    except OSError as exc:
+        raise click.ClickException(f"{target}: cannot be written ({exc.strerror or exc})") from exc
     click.echo(
-        f"{model}: {kind} map from {fitted.n_clips} recordings; leave-one-out error "
+        f"{target}: {kind} map from {fitted.n_clips} recordings; leave-one-out error "
         f"{fitted.loo_rmse:.3f} MOS (root mean square)"
     )
 
@@ -109,15 +145,22 @@ def _read(ratings: Path) -> list[tuple[str, float]]:
     return rows
 
 
-def _rewrite(directory: Path, manifest: Manifest) -> None:
-    """Replaces manifest.json, whole or not at all, after reading the new one back."""
+def _write(manifest: Manifest, source: Path, target: Path) -> None:
+    """Puts a bundle with another manifest in place of `source`, or as a copy of it at `target`.
+
+    Either is there whole or not at all; the manifest is read back first.
+    """
     text = json.dumps(manifest.to_dict(), indent=2, ensure_ascii=False)
     Manifest.from_dict(json.loads(text))
-    partial = directory / f".{MANIFEST_NAME}.{os.getpid()}.partial"
+    if target == source:
+        with replacing(target / MANIFEST_NAME) as part:
+            part.write_text(f"{text}\n", encoding="utf-8", newline="\n")
+        return
+    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
-        partial.write_text(f"{text}\n", encoding="utf-8", newline="\n")
-        partial.replace(directory / MANIFEST_NAME)
-    except OSError as exc:
-        raise click.ClickException(f"{directory}: cannot be written ({exc.strerror})") from exc
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(source, partial)
+        (partial / MANIFEST_NAME).write_text(f"{text}\n", encoding="utf-8", newline="\n")
+        partial.rename(target)
     finally:
-        partial.unlink(missing_ok=True)
+        shutil.rmtree(partial, ignore_errors=True)

@@ -26,6 +26,7 @@ from tests.export.standin import GOLDEN
 from tests.export.wav2vec_standin import (
     LARGE,
     SMALL,
+    check_batch,
     check_operators,
     large_state_dict,
     save,
@@ -132,6 +133,13 @@ def test_graphs_hold_nothing_that_runtimes_get_wrong(
     assert len(graphs) == 3
     for path in graphs:
         check_operators(path)
+
+
+def test_a_batch_is_its_clips(small: Path) -> None:
+    """Norms span a clip's channels and time, and must not span clips."""
+    levels = np.array([[0.01], [0.1], [1.0]])
+    waveform = np.random.default_rng(2).normal(0, levels, (3, 4_000)).astype(np.float32)
+    check_batch(small / "encoder.fp32.onnx", {"waveform": waveform})
 
 
 def definition(matrix: FloatArray) -> FloatArray:

@@ -18,7 +18,7 @@ import mosrt
 from mosrt.cli import main
 from mosrt.draws import Draws
 from mosrt.families.masking import MaskingListener
-from tests.export.wav2vec_standin import check_operators
+from tests.export.wav2vec_standin import check_batch, check_operators
 
 FloatArray = npt.NDArray[np.float64]
 Waveform = npt.NDArray[np.float32]
@@ -173,6 +173,7 @@ def test_pretraining_equals_transformers(tmp_path: Path) -> None:
         spec = scorer.manifest.uncertainty
     assert spec is not None
     assert spec.masking is not None
+    assert spec.masking.probability == 0.65  # of the model's own training, whatever its files say
     listener, draws = MaskingListener(spec, spec.masking, {}), Draws(0, 0)
     for _ in range(2):
         spans, negatives = listener.draw(draws, n_frames)
@@ -199,6 +200,14 @@ def test_pretraining_equals_transformers(tmp_path: Path) -> None:
     matrix[np.isneginf(matrix)] = matrix[np.isfinite(matrix)].min()
     for path in bundle.glob("*.onnx"):
         check_operators(path)
+    check_batch(bundle / "convolutions.fp32.onnx", {"waveform": np.stack([samples, samples[::-1]])})
+    rng = np.random.default_rng(0)
+    feeds = {
+        "features": rng.standard_normal((2, n_frames, 16), np.float32),
+        "spans": np.stack([spans, spans[::-1]]),
+        "negatives": np.stack([negatives, negatives[::-1]]),
+    }
+    check_batch(bundle / "encoder.fp32.onnx", feeds)
     found = [score.measures[f"pretraining.{name}"] for name in MEASURES]
     np.testing.assert_allclose(found, definition(matrix), rtol=1e-4, atol=1e-5)
 
@@ -208,6 +217,8 @@ def test_pretraining_equals_transformers(tmp_path: Path) -> None:
     [
         ("group", ("--head", "pretraining"), "has no pretraining head"),
         (None, (), "no transformers model"),
+        (None, ("--mask-share", "0.5"), "--mask-share is for --head pretraining"),
+        (None, ("--head", "pretraining", "--dropout", "0.5"), "--dropout is for --head ctc"),
     ],
 )
 def test_refusals(tmp_path: Path, kind: str | None, options: tuple[str, ...], message: str) -> None:
@@ -217,6 +228,6 @@ def test_refusals(tmp_path: Path, kind: str | None, options: tuple[str, ...], me
         saved(kind, directory)
     command = ["export", "wav2vec2", "--model", str(directory), "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(main, [*command, *options])
-    assert result.exit_code == 1
+    assert result.exit_code == (2 if message.startswith("--") else 1)
     assert message in result.output
     assert not (tmp_path / "out").exists()

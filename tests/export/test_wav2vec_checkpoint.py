@@ -10,10 +10,14 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
+import scipy.special
+import scipy.stats
 import torch
 from click.testing import CliRunner
 
+import mosrt
 from mosrt.cli import main
+from mosrt.draws import Draws
 from mosrt.manifest import TensorSpec
 from mosrt_export.checkpoint import CheckpointError
 from mosrt_export.dynamic_graph import example_of, write_dynamic_graph
@@ -22,7 +26,13 @@ from mosrt_export.wav2vec.checkpoint import architecture_of, read_wav2vec
 from mosrt_export.wav2vec.contrast import Contrast
 from mosrt_export.wav2vec.graph_form import Wav2VecGraph
 from mosrt_export.wav2vec.model import JointNorm, Wav2Vec
-from tests.export.wav2vec_standin import LARGE, SMALL, save, small_state_dict
+from tests.export.wav2vec_standin import (
+    LARGE,
+    SMALL,
+    check_operators,
+    save,
+    small_state_dict,
+)
 
 HERE = Path("stand-in")
 GUMBEL = {
@@ -114,9 +124,41 @@ def test_kmeans_quantiser_chooses_the_nearest_code() -> None:
             assert torch.equal(found[:, 8 * group : 8 * group + 8].transpose(1, 2), codes[best])
 
 
-@pytest.mark.parametrize("options", [GUMBEL, KMEANS], ids=["gumbel", "kmeans"])
-def test_a_quantised_model_as_a_graph(options: dict[str, Any], tmp_path: Path) -> None:
-    model = built(options)
+def test_a_quantised_model_through_the_bundle(tmp_path: Path) -> None:
+    """vq-wav2vec's command, graphs and measures, against torch and float64."""
+    checkpoint = save(tmp_path / "vq-wav2vec.pt", GUMBEL, small_state_dict(GUMBEL))
+    out = tmp_path / "bundle"
+    command = ["export", "wav2vec", "--checkpoint", str(checkpoint), "--out", str(out)]
+    done = CliRunner().invoke(
+        main, [*command, "--layout", "contrastive", "--measure", "contrastive.entropy"]
+    )
+    assert done.exit_code == 0, done.output
+    assert {path.name for path in out.glob("*.onnx")} == {"encoder.fp32.onnx", "contrast.fp32.onnx"}
+    check_operators(out / "encoder.fp32.onnx")
+    model = built(GUMBEL)
+    rng = np.random.default_rng(0)
+    with mosrt.load(out, threads=1) as scorer:
+        for n_samples in (945, 5_000):
+            waveform = rng.normal(0, 0.1, n_samples).astype(np.float32)
+            with torch.inference_mode():
+                z, p = (x[0].double().numpy() for x in model(torch.from_numpy(waveform)[None]))
+            found = scorer.features(waveform, 16_000)["features"]
+            np.testing.assert_allclose(found.T, z, rtol=1e-4, atol=1e-5)
+            n_frames = z.shape[1]
+            negatives = Draws(0, 0).negatives(10, n_frames)
+            logits = [
+                np.stack([z[:, t + ahead] @ p[ahead - 3, t],
+                          *(z[:, negatives[:, t + ahead]].T @ p[ahead - 3, t])])
+                for ahead in range(3, min(15, n_frames))
+                for t in range(n_frames - ahead)
+            ]  # fmt: skip
+            entropy = scipy.stats.entropy(scipy.special.softmax(logits, axis=1), axis=1).mean()
+            score = scorer.score(waveform, 16_000)
+            assert score.measures["uncertainty"] == pytest.approx(entropy, rel=1e-5)
+
+
+def test_the_other_quantised_model_as_a_graph(tmp_path: Path) -> None:
+    model = built(KMEANS)
 
     def spec(name: str, *shape: int | str) -> TensorSpec:
         return TensorSpec(name=name, dtype="float32", shape=("batch", *shape))
@@ -129,6 +171,7 @@ def test_a_quantised_model_as_a_graph(options: dict[str, Any], tmp_path: Path) -
         path=tmp_path / "encoder.onnx",
         producer="mosrt 0.0",
     )
+    check_operators(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     for n_samples in (945, 5_000):
         waveform = np.random.default_rng(0).normal(0, 0.1, (1, n_samples)).astype(np.float32)
@@ -178,15 +221,19 @@ def test_a_pickle_that_wants_more_is_refused_by_name(tmp_path: Path) -> None:
         torch.load(harmless, weights_only=True)
 
 
-def test_wav2vec_small_is_sent_elsewhere(tmp_path: Path) -> None:
-    """wav2vec_small.pt is wav2vec 2.0, whatever its name."""
+@pytest.mark.parametrize("args", [argparse.Namespace(arch="wav2vec2"), None])
+@pytest.mark.parametrize("prefix", ["", "w2v_encoder.w2v_model."])
+def test_wav2vec_small_is_sent_elsewhere(
+    tmp_path: Path, args: argparse.Namespace | None, prefix: str
+) -> None:
+    """wav2vec_small.pt is wav2vec 2.0, whatever its name; fine-tuned ones have a prefix."""
     path = tmp_path / "wav2vec_small.pt"
     state = {
-        "mask_emb": torch.zeros(8),
-        "feature_extractor.conv_layers.0.0.weight": torch.zeros(8, 1, 10),
-        "encoder.layers.0.self_attn.k_proj.weight": torch.zeros(8, 8),
+        f"{prefix}mask_emb": torch.zeros(8),
+        f"{prefix}feature_extractor.conv_layers.0.0.weight": torch.zeros(8, 1, 10),
+        f"{prefix}encoder.layers.0.self_attn.k_proj.weight": torch.zeros(8, 8),
     }
-    torch.save({"args": argparse.Namespace(arch="wav2vec2"), "model": state}, path)
+    torch.save({"args": args, "model": state}, path)
     out = tmp_path / "out"
     command = ["export", "wav2vec", "--checkpoint", str(path), "--out", str(out)]
     result = CliRunner().invoke(main, command)

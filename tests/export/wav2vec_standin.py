@@ -1,13 +1,23 @@
-"""Stand-in wav2vec v1 checkpoints in the layouts they are published in."""
+"""Stand-in wav2vec v1 checkpoints in the layouts they are published in.
+
+    python -m tests.export.wav2vec_standin CHECKPOINT
+
+writes one of the full size.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import onnx
+import onnxruntime
 import torch
 
 from mosrt_export.wav2vec.checkpoint import architecture_of
@@ -68,3 +78,17 @@ def check_operators(path: Path) -> None:
     refused = {"GroupNormalization", "NonZero", "Dropout", "Bernoulli", "Compress", "If", "Loop"}
     assert not used & refused
     assert not [name for name in used if name.startswith("Random")]
+
+
+def check_batch(path: Path, feeds: Mapping[str, npt.NDArray[Any]]) -> None:
+    """Several clips at once give what each gives alone, but for the order of FP32 sums."""
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    together = session.run(None, dict(feeds))
+    for i in range(len(next(iter(feeds.values())))):
+        alone = session.run(None, {name: values[i : i + 1] for name, values in feeds.items()})
+        for all_clips, one in zip(together, alone, strict=True):
+            np.testing.assert_allclose(all_clips[i], one[0], rtol=1e-4, atol=1e-5)
+
+
+if __name__ == "__main__":
+    save(Path(sys.argv[1]), LARGE, large_state_dict())

@@ -8,8 +8,10 @@ import pytest
 
 import mosrt
 from mosrt import BundleError, embedded
+from mosrt.audio import FileSource
 from mosrt.bundle import Bundle
 from mosrt.embedded import DEFAULT_MODEL, embedded_models, find_bundle
+from mosrt.recording import Recording
 
 
 @pytest.fixture
@@ -106,3 +108,18 @@ def test_the_manifests_grid_decides_how_many_views(models: Path) -> None:
             score = scorer.score(noise[:n_samples], 16_000)
             assert len(score.windows) == views
             assert score.n_views == 2 * views  # two networks
+
+
+def test_uncertainty_grows_with_noise(clips: list[Path]) -> None:
+    """White noise at 40 to 0 dB below clean clips, mean over them: rising step by step."""
+    rng = np.random.default_rng(1)
+    means = []
+    with mosrt.load("nano-uncertainty", threads=1) as scorer:
+        recordings = [Recording(FileSource(clip), 16_000) for clip in clips[:5]]
+        spoken = [next(r.pieces([(0, min(r.n_samples, 32_000))])) for r in recordings]
+        noises = [rng.standard_normal(len(s)) * np.sqrt(np.mean(np.square(s))) for s in spoken]
+        for snr_db in (40, 30, 20, 10, 0):
+            noisy = [s + 10 ** (-snr_db / 20) * n for s, n in zip(spoken, noises, strict=True)]
+            scores = scorer.score_many([(x.astype(np.float32), 16_000) for x in noisy])
+            means.append(np.mean([score.measures["uncertainty"] for score in scores]))
+    assert np.all(np.diff(means) > 0), means

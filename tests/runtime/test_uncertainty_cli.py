@@ -12,6 +12,7 @@ from click.testing import CliRunner
 
 import mosrt
 from mosrt.cli import main
+from mosrt.embedded import find_bundle
 from tests.conftest import noise
 
 
@@ -87,3 +88,39 @@ def test_calibration(tiny: Path, tiny_wav2vec: Path, tmp_path: Path) -> None:
     ratings.write_text("\n".join(["path,mos", *lines]))
     refused = CliRunner().invoke(main, ["calibrate-mos", str(ratings), "--model", str(tiny)])
     assert refused.exit_code == 3
+
+
+def test_calibrating_a_copy(tmp_path: Path) -> None:
+    """What comes with mosrt stays as it is; the copy is whole and has the map."""
+    embedded = find_bundle("nano-uncertainty")
+    before = {file.name: file.read_bytes() for file in embedded.iterdir() if file.is_file()}
+    clips = [tmp_path / f"{i}.wav" for i in range(6)]
+    for i, clip in enumerate(clips):
+        soundfile.write(clip, noise(16_000 + 500 * i), 16_000)
+    with mosrt.load("nano-uncertainty") as scorer:
+        found = [scorer.score_file(clip).measures["uncertainty"] for clip in clips]
+    rated = [5 - value for value in found]
+    ratings = tmp_path / "ratings.csv"
+    lines = [f"{clip.name},{mos}" for clip, mos in zip(clips, rated, strict=True)]
+    ratings.write_text("\n".join(["path,mos", *lines]))
+    command = ["calibrate-mos", str(ratings), "--model", "nano-uncertainty", "--kind", "linear"]
+    refused = CliRunner().invoke(main, command)
+    assert refused.exit_code == 3
+    assert "comes with mosrt and is not changed where it lies" in refused.output
+    out = tmp_path / "new" / "rated"
+    done = CliRunner().invoke(main, [*command, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    assert {file.name for file in out.iterdir()} == set(before)
+    assert list(out.parent.iterdir()) == [out]
+    with mosrt.load(out) as scorer:
+        scores = [scorer.score_file(clip) for clip in clips]
+    assert [score.measures["uncertainty"] for score in scores] == found
+    assert [score.mos for score in scores] == pytest.approx(rated)
+    again = CliRunner().invoke(main, [*command, "--out", str(out)])
+    assert again.exit_code == 3
+    assert "exists already" in again.output
+    (tmp_path / "file").touch()
+    nowhere = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "file" / "rated")])
+    assert nowhere.exit_code == 1
+    assert "cannot be written" in nowhere.output
+    assert {f.name: f.read_bytes() for f in embedded.iterdir() if f.is_file()} == before

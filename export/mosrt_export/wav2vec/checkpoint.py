@@ -64,12 +64,12 @@ def read_wav2vec(path: Path) -> Wav2VecCheckpoint:
     loaded = load_safely(path, allowed=(argparse.Namespace,), cure=_CURE)
     if not isinstance(loaded, Mapping):
         raise CheckpointError(f"{path}: holds {type(loaded).__name__}, not a checkpoint")
-    options = _options(loaded, path)
     weights = loaded.get("model_weight", loaded.get("model"))
     if weights is None:
         raise CheckpointError(f"{path}: has no weights under 'model' or 'model_weight'")
     state = tensors_of(weights, path)
     _check_kind(state, path)
+    options = _options(loaded, path)
     return Wav2VecCheckpoint(path=path, state=state, architecture=architecture_of(options, path))
 
 
@@ -92,7 +92,7 @@ def _options(loaded: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 
 def _check_kind(state: Mapping[str, torch.Tensor], path: Path) -> None:
     heads = {key.split(".", 1)[0] for key in state}
-    if "mask_emb" in heads or any(key.startswith("encoder.layers.") for key in state):
+    if "mask_emb" in heads or any("encoder.layers." in key for key in state):
         raise CheckpointError(
             f"{path}: this is wav2vec 2.0, not wav2vec v1 (as wav2vec_small.pt is, whatever its "
             "name); export its transformers form with `mosrt export wav2vec2 --model "

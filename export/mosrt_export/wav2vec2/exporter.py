@@ -57,13 +57,16 @@ class Wav2Vec2Request(StagedRequest):
     Attributes:
         model: Name on Hugging Face, or a directory.
         head: "ctc" (or hidden units where there is no such head) or "pretraining".
-        dropout: Share of feature values that a pass drops.
+        dropout: Share of feature values that a pass drops; of head "ctc".
+        mask_share: Share of frames that a pass's spans are drawn to cover; of head "pretraining".
+            Not read from the model: what transformers' configurations say is for fine-tuning.
         n_passes: Passes of dropout or masking.
     """
 
     model: str
     head: Head
     dropout: float
+    mask_share: float
     n_passes: int
 
 
@@ -144,7 +147,7 @@ def _manifest(request: Wav2Vec2Request, source: Source) -> Manifest:
         )
     else:
         masking = MaskingSpec(
-            probability=float(config.mask_time_prob),
+            probability=request.mask_share,
             span_frames=int(config.mask_time_length),
             n_negatives=n_negatives,
             n_passes=request.n_passes,

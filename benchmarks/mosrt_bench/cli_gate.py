@@ -54,16 +54,14 @@ _OUT: Final = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    default=0.05,
-    show_default=True,
-    help="MOS by which the set's mean, median, 5th or 95th percentile may drop.",
+    help="By how much the set's mean, median, 5th or 95th percentile may drop: in MOS, or, for "
+    "models that score by their uncertainty, as a share of its recorded mean. "
+    "[default: 0.05 MOS, or a share of 0.02]",
 )
 @click.option(
     "--clip-tolerance",
     type=click.FloatRange(min=0),
-    default=0.2,
-    show_default=True,
-    help="MOS by which a single clip may drop.",
+    help="By how much a single clip may drop, likewise. [default: 0.2 MOS, or a share of 0.05]",
 )
 @click.option(
     "--alpha",
@@ -76,8 +74,8 @@ _OUT: Final = click.Path(dir_okay=False, path_type=Path)
 @click.option("--json", "json_file", type=_OUT, metavar="FILE", help="Write all figures.")
 def gate(
     audio: tuple[Path, ...], file: Path, update: bool, model: str | None, variant: str | None,
-    provider: str, domain: str | None, views: int, threads: int | None, tolerance: float,
-    clip_tolerance: float, alpha: float, junit: Path | None, json_file: Path | None,
+    provider: str, domain: str | None, views: int, threads: int | None, tolerance: float | None,
+    clip_tolerance: float | None, alpha: float, junit: Path | None, json_file: Path | None,
 ) -> None:  # fmt: skip
     """Compare AUDIO, files or folders, with recorded scores, under the model's own noise.
 
@@ -95,7 +93,8 @@ def gate(
     with extra_needed():
         from mosrt.errors import MosrtError  # noqa: PLC0415
 
-        from .gate import gate as decide  # noqa: PLC0415 - scipy
+        from .gate import Tolerances  # noqa: PLC0415 - scipy
+        from .gate import gate as decide  # noqa: PLC0415
         from .gate_baseline import Baseline  # noqa: PLC0415
         from .gate_report import gate_text, write_junit  # noqa: PLC0415
         from .gate_run import score_set  # noqa: PLC0415
@@ -118,9 +117,8 @@ def gate(
                 click.echo(f"{file}: recorded {len(after.clips)} clips", err=True)
                 return
             before.check(after, file)
-            verdict = decide(
-                before, after, tolerance=tolerance, clip_tolerance=clip_tolerance, alpha=alpha
-            )
+            tolerances = Tolerances.of(before, tolerance, clip_tolerance, alpha)
+            verdict = decide(before, after, tolerances)
             if junit is not None:
                 write_junit(verdict, junit)
             if json_file is not None:

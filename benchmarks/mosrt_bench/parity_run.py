@@ -92,6 +92,7 @@ def run_parity(
                     found,
                     figures_wanted,
                     variant=contestant.variant,
+                    provider=contestant.provider,
                     default_domain=bundle.manifest.default_domain,
                 )
                 if problem is not None:

@@ -34,15 +34,18 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 
     name = "numbers"
 
-    def __init__(self, kind: type[int] | type[float]) -> None:
+    def __init__(self, kind: type[int] | type[float], *, none: bool = False) -> None:
         self._kind = kind
+        self._none = none
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, ...]:
-        """The numbers, each above zero."""
+        """The numbers, each above zero; or none of them, where "none" may be said."""
         if isinstance(value, tuple):
             return value
+        if self._none and value == "none":
+            return ()
         try:
             numbers = tuple(self._kind(part) for part in str(value).split(","))
         except ValueError:
@@ -111,18 +114,18 @@ def bench() -> None:
 @click.option(
     "--batch",
     "batches",
-    type=_Numbers(int),
+    type=_Numbers(int, none=True),
     default="1,4",
     show_default=True,
-    metavar="N,…",
+    metavar="N,…|none",
     help="Recordings in hand at once, for throughput.",
 )
 @click.option(
     "--callers",
-    type=_Numbers(int),
+    type=_Numbers(int, none=True),
     default="1,2,4",
     show_default=True,
-    metavar="N,…",
+    metavar="N,…|none",
     help="Threads that share one scorer, for throughput.",
 )
 @click.option(
@@ -200,11 +203,12 @@ def run(
         from mosrt.errors import MosrtError  # noqa: PLC0415
         from mosrt.threads import usable_cores  # noqa: PLC0415
 
-        from .bench import Request, run_bench  # noqa: PLC0415 - scipy and psutil
+        from .bench import run_bench  # noqa: PLC0415 - scipy and psutil
         from .latency import Budget  # noqa: PLC0415
         from .rated_peers import parse_peer  # noqa: PLC0415
         from .report_files import write_report  # noqa: PLC0415
         from .report_text import terminal  # noqa: PLC0415
+        from .request import Request, shown  # noqa: PLC0415
 
         try:
             request = Request(
@@ -224,7 +228,7 @@ def run(
                 estimator=estimator,
                 half_width=half_width,
                 speed=not no_speed,
-                command=shlex.join(["mosrt", *sys.argv[1:]]),
+                command=shlex.join(["mosrt", *shown(sys.argv[1:])]),
             )
             report, clips = run_bench(request, lambda text: click.echo(f"{text} …", err=True))
             click.echo(terminal(report))

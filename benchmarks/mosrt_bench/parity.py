@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -214,8 +214,3 @@ def _worst(drifts: Mapping[str, Drift]) -> list[dict[str, Any]]:
                 }
     ranked = sorted(of_clip.values(), key=lambda row: -abs(row["difference"]))
     return list(itertools.islice(ranked, WORST))
-
-
-def by_clip(clips: Sequence[str], figures: Sequence[Mapping[str, float]]) -> Judged:
-    """Figures by the clip they are of."""
-    return dict(zip(clips, figures, strict=True))

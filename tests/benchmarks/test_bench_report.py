@@ -20,7 +20,7 @@ from click.testing import CliRunner
 
 from mosrt.embedded import find_bundle
 from mosrt_bench.audio_set import AudioFile, audio_files
-from mosrt_bench.bench import Request, run_bench
+from mosrt_bench.bench import run_bench
 from mosrt_bench.cli_bench import bench
 from mosrt_bench.contestants import BenchError
 from mosrt_bench.latency import Budget
@@ -29,6 +29,7 @@ from mosrt_bench.report_files import write_report
 from mosrt_bench.report_html import page
 from mosrt_bench.report_sections import sections
 from mosrt_bench.report_text import markdown
+from mosrt_bench.request import Request, shown
 from mosrt_bench.svg import Axis, Series, chart
 from tests.benchmarks.planted import one_weight_off, with_variants
 from tests.conftest import DATA
@@ -46,7 +47,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     (folder / "mos.csv").write_text("path,mos,system\nplain.wav,3,a\n")
     bundle = with_variants(find_bundle("nano"), folder / "nano", {"fp16-off": one_weight_off})
     request = Request(
-        bundles=(str(bundle),), providers=("cpu",), audio=(folder / "clips",),
+        bundles=(str(bundle),), providers=("cpu", "tensorrt"), audio=(folder / "clips",),
         labels=folder / "mos.csv", lengths_s=(1.0,), callers=(1, 2), batches=(1,), starts=1,
         budget=Budget(runs=5, seconds=0.0, warm_up_runs=1), estimator=True, seeds=3, max_views=2,
         command=f"mosrt bench {HOSTILE}",
@@ -81,6 +82,26 @@ def test_the_report_is_json_and_complete(
     (study,) = report["estimator"]
     assert [row["views"] for row in study["grid"]] == [1, 2]
     assert report["labels"][0]["n"] == 1
+
+
+def test_a_report_does_not_tell_where_things_are(
+    measured: tuple[dict[str, Any], list[AudioFile]],
+) -> None:
+    report, clips = measured
+    text = json.dumps(report)
+    assert report["settings"]["bundles"] == ["./nano"]
+    assert len(report["parity"]) == 4  # two of them do not run here, which has its own words
+    assert not [part for clip in clips for part in (str(clip.path.parent),) if part in text]
+    assert not re.search(r"/(tmp|home|root|private)/", text)
+
+
+def test_arguments_are_shown_without_their_place() -> None:
+    given = ["nano", "./utmosv2", "/a/b/utmosv2", "--audio", "/a/clips/", "--report=/a/rep",
+             "--peer", "onnx:/a/sig.onnx", "../mos.csv", "--lengths", "1,5"]  # fmt: skip
+    assert shown(given) == [
+        "nano", "./utmosv2", "./utmosv2", "--audio", "./clips", "--report=./rep",
+        "--peer", "onnx:./sig.onnx", "./mos.csv", "--lengths", "1,5",
+    ]  # fmt: skip
 
 
 def test_the_schema_document_names_every_entry(

@@ -14,10 +14,11 @@ import pytest
 import mosrt.backends.ort
 from mosrt.cpu_features import CpuFeatures
 from mosrt.embedded import find_bundle
-from mosrt_bench.bench import Request, run_bench
+from mosrt_bench.bench import run_bench
 from mosrt_bench.contestants import BenchError, contestants, open_bundle, providers_here
 from mosrt_bench.parity import compare_scores, provider_problem, tolerance_mos
 from mosrt_bench.placement import placement
+from mosrt_bench.request import Request
 from tests.benchmarks.planted import (
     one_weight_off,
     rounded_weights,

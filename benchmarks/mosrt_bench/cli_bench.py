@@ -74,7 +74,7 @@ def bench() -> None:
     default="all",
     show_default=True,
     metavar="all|NAME,…",
-    help="Execution providers; all means those of this machine.",
+    help="Execution providers; all means those of this machine, see mosrt info --machine.",
 )
 @click.option(
     "--audio",
@@ -141,6 +141,7 @@ def bench() -> None:
     type=click.IntRange(min=5),
     default=50,
     show_default=True,
+    metavar="N",
     help="Rounds of a timing that are enough.",
 )
 @click.option(
@@ -148,14 +149,17 @@ def bench() -> None:
     type=click.FloatRange(min=0),
     default=20.0,
     show_default=True,
-    help="Time per contestant of a timing that is enough, whatever the number of rounds.",
+    metavar="S",
+    help="Time per contestant of a timing that is enough, in seconds, once there are 5 rounds "
+    "(3 of throughput).",
 )
 @click.option(
     "--starts",
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="Fresh processes per contestant.",
+    metavar="N",
+    help="Fresh processes per contestant, for cold start and peak memory; 0 for none.",
 )
 @click.option("--estimator", is_flag=True, help="Also study how many views are enough.")
 @click.option(
@@ -163,6 +167,7 @@ def bench() -> None:
     type=click.FloatRange(min=0, min_open=True),
     default=0.1,
     show_default=True,
+    metavar="MOS",
     help="Interval wanted of that study, ± MOS.",
 )
 @click.option("--no-speed", is_flag=True, help="Parity only.")
@@ -191,8 +196,17 @@ def run(
     mosrt bench --audio clips/ --labels mos.csv --peer onnx:sig_bak_ovr.onnx
     mosrt bench compare before/report.json after/report.json
 
-    Drift is measured against the bundle's FP32 variant on the CPU. Contestants are timed in
-    turn, so that a busy machine cannot favour one; on a quiet one the intervals are narrower.
+    Drift is measured against the bundle's FP32 variant on the CPU. Contestants, each variant on
+    each provider, are all loaded and timed in turn, so that a busy machine cannot favour one; on a
+    quiet one the intervals are narrower.
+
+    \b
+    The time left is told on the way. A model that takes seconds per clip is measured within a
+    quarter of an hour by fewer lengths and less throughput:
+    mosrt bench ./utmosv2 --providers cpu --audio clips/ --lengths 5,10 --seconds 5 \\
+        --batch 1 --callers 2 --starts 2 --report report/
+
+    `mosrt bench compare --help` tells how two reports are compared.
 
     Exit status: 0 all within tolerance, 1 not, or something cannot be done, 2 wrong usage.
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
@@ -251,6 +265,7 @@ def run(
     type=click.FloatRange(min=0),
     default=0.05,
     show_default=True,
+    metavar="SHARE",
     help="Slowdown, growth of memory or of error, or loss of throughput that is let pass, as a "
     "share; likewise a correlation's drop.",
 )
@@ -258,7 +273,9 @@ def compare(before: Path, after: Path, tolerance: float) -> None:
     """Compare report.json BEFORE with AFTER: speed, memory, drift, agreement with listeners.
 
     A change counts as a regression if it is worse than --tolerance and its interval excludes no
-    change. Exit status: 0 no regression, 1 a regression, or files that do not compare.
+    change. Both reports are best of one machine; what differs between the machines is noted.
+
+    Exit status: 0 no regression, 1 a regression, or files that do not compare, 2 wrong usage.
     """
     with extra_needed():
         from mosrt.errors import MosrtError  # noqa: PLC0415

@@ -35,25 +35,30 @@ _OUT: Final = click.Path(dir_okay=False, path_type=Path)
     metavar="NAME|PATH",
     help="Model to score with. [default: nano]",
 )
-@click.option("--variant", help="Precision variant. [default: the reference, fp32]")
+@click.option("--variant", metavar="NAME", help="Precision variant. [default: the reference, fp32]")
 @click.option(
     "--provider",
     default="cpu",
     show_default=True,
+    metavar="NAME",
     help="Execution provider; others than the CPU round otherwise on every machine.",
 )
-@click.option("--domain", help="Data domain. [default: the model's]")
+@click.option("--domain", metavar="NAME", help="Data domain. [default: the model's]")
 @click.option(
     "--views",
     type=click.IntRange(min=2),
     default=8,
     show_default=True,
+    metavar="N",
     help="Views per clip, from whose spread the model's noise is measured.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads. [default: all cores]")
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads. [default: all cores]"
+)
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
+    metavar="MOS|SHARE",
     help="By how much the set's mean, median, 5th or 95th percentile may drop: in MOS, or, for "
     "models that score by their uncertainty, as a share of its recorded mean. "
     "[default: 0.05 MOS, or a share of 0.02]",
@@ -61,6 +66,7 @@ _OUT: Final = click.Path(dir_okay=False, path_type=Path)
 @click.option(
     "--clip-tolerance",
     type=click.FloatRange(min=0),
+    metavar="MOS|SHARE",
     help="By how much a single clip may drop, likewise. [default: 0.2 MOS, or a share of 0.05]",
 )
 @click.option(
@@ -68,6 +74,7 @@ _OUT: Final = click.Path(dir_okay=False, path_type=Path)
     type=click.FloatRange(min=0, max=0.5, min_open=True),
     default=0.05,
     show_default=True,
+    metavar="P",
     help="Chance of failing for nothing.",
 )
 @click.option("--junit", type=_OUT, metavar="FILE", help="Write JUnit XML.")
@@ -88,7 +95,8 @@ def gate(
     95th percentile and --tolerance. Tests are adjusted for their number by Holm's method. Another
     bundle, variant or provider, or another set of names, is an error and no comparison.
 
-    Exit status: 0 no worse, 1 worse, 2 wrong usage, 3 nothing to compare with.
+    Exit status: 0 no worse, 1 worse, 2 wrong usage, 3 nothing to compare with, or a clip or model
+    that cannot be used.
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
     with extra_needed():
         from mosrt.errors import MosrtError  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The README's table of a bench, made from a report of a small bundle with UTMOSv2's interface."""
+"""The README's table of a bench, made from a report of the embedded model."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from mosrt.embedded import find_bundle
 from mosrt_bench.bench import run_bench
 from mosrt_bench.bench_figures import bench_sections
 from mosrt_bench.latency import Budget
@@ -19,10 +20,9 @@ from tests.conftest import DATA
 
 
 @pytest.fixture(scope="module")
-def report(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    bundle = with_variants(
-        tiny, tmp_path_factory.mktemp("tiny") / "tiny", {"fp16": rounded_weights}
-    )
+def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("figures")
+    bundle = with_variants(find_bundle("nano"), folder / "nano", {"fp16": rounded_weights})
     request = Request(
         bundles=(str(bundle),), providers=("cpu", "tensorrt"),
         audio=(DATA / "flite_slt_16k_mono.wav", DATA / "flite_kal_8k_mono.wav"), lengths_s=(1.0,),
@@ -39,17 +39,17 @@ def test_a_row_for_each_that_runs(report: dict[str, Any], tmp_path: Path) -> Non
     report = copy.deepcopy(report)
     report["notes"] = ["device memory: no library", "energy of GPUs: none", "energy of GPUs: 1"]
     row = next(
-        r for r in report["latency"] if r["clip_s"] == 5.0 and r["contestant"] == "tiny fp16 cpu x1"
+        r for r in report["latency"] if r["clip_s"] == 5.0 and r["contestant"] == "nano fp16 cpu x1"
     )
     row["quantiles"]["p50"]["ms"], row["quantiles"]["p95"]["ms"] = 12.34, 1234.5
     row["ratio_to_first"] = {"ratio": 0.5, "interval_95": [0.4, 0.8]}
     for each in report["throughput"]:
         each["clips_per_s"] = 20.4 if each["kind"] == "callers" else 3.0
     report["cold_start"][1].update(process_ms=1234.0, peak_mb=99.6, device_peak_mb=12.0)
-    save(report, tmp_path / "bench_tiny.json")
+    save(report, tmp_path / "bench_nano.json")
     assert bench_sections(tmp_path / "nowhere") == []
     lines = bench_sections(tmp_path)
-    assert lines[0].startswith("`mosrt bench` of tiny: drift from the reference on 2 clips; ")
+    assert lines[0].startswith("`mosrt bench` of nano: drift from the reference on 2 clips; ")
     rows = [cells(line) for line in lines if line.startswith("| ")]
     assert len({len(row) for row in rows}) == 1
     assert [row[0] for row in rows[1:]] == ["fp32, cpu", "fp16, cpu"]
@@ -72,7 +72,7 @@ def test_parity_alone_and_failures(report: dict[str, Any], tmp_path: Path) -> No
         del report[key]
     row = next(r for r in report["parity"] if r["variant"] == "fp16")
     row.update(passed=False, scale=0.01, mae=0.002, max_abs=0.004, srcc=None)
-    (tmp_path / "bench_tiny.json").write_text(json.dumps(report))
+    (tmp_path / "bench_nano.json").write_text(json.dumps(report))
     (found,) = [line for line in bench_sections(tmp_path) if line.startswith("| fp16")]
     assert cells(found)[1:4] == ["0.2000 relative", "0.4000", "- (FAILS)"]
     assert cells(found)[7:] == ["-", "-", "-"]

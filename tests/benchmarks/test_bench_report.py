@@ -9,7 +9,6 @@ import io
 import json
 import re
 import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -229,59 +228,6 @@ def test_charts_escape_and_take_any_values() -> None:
     assert "<img" not in drawn
     assert "nan" not in drawn
     assert chart("none", [Series(name="", points=[])], Axis(title="x"), Axis(title="y")) == ""
-
-
-@pytest.mark.parametrize("width", [1280, 390])
-def test_page_in_a_browser(
-    measured: tuple[dict[str, Any], list[AudioFile]], tmp_path: Path, width: int
-) -> None:
-    """No console error, sorting works both ways, clips can be played, nothing is too wide."""
-    browser = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chrome"))), None)
-    if browser is None:
-        pytest.skip("no browser here: neither chromium nor google-chrome is on the path")
-    file = tmp_path / "report.html"
-    script = (
-        "const rows = () => [...document.querySelectorAll('#latency tbody tr')]"
-        ".map((row) => parseFloat(row.cells[1].textContent));"
-        "const button = document.querySelectorAll('#latency thead button')[1];"
-        "const found = {errors: window.found || [], injected: document.images.length};"
-        "button.click(); found.up = rows(); button.click(); found.down = rows();"
-        "found.wide = document.documentElement.scrollWidth - window.innerWidth;"
-        "const audio = [...document.querySelectorAll('audio')];"
-        "const done = () => { found.seconds = audio.map((a) => a.duration);"
-        "document.title = JSON.stringify(found); };"
-        "Promise.all(audio.map((a) => a.readyState ? 0 :"
-        " new Promise((go) => { a.onloadedmetadata = a.onerror = go; }))).then(done);"
-    )
-    # the test's own scripts need to be let in; the page's is let in by its hash as ever
-    html = page(*measured)
-    early = (
-        "window.found = []; window.onerror = (text) => { window.found.push(text); };"
-        "document.addEventListener('securitypolicyviolation',"
-        " (e) => window.found.push(e.violatedDirective + ' ' + e.blockedURI));"
-    )
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
-        for text in (early, script)
-    )
-    html = html.replace("script-src ", f"script-src {hashes} ", 1)
-    html = html.replace("<link ", f"<script>{early}</script><link ", 1)
-    html = html.replace("</body>", f"<script>{script}</script></body>", 1)
-    file.write_text(html, encoding="utf-8")
-    command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-               f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},900",
-               "--virtual-time-budget=10000", "--dump-dom", file.as_uri()]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
-    title = re.search(r"<title>(\{.*?\})</title>", done.stdout)
-    assert title is not None, done.stderr[-2000:]
-    found = json.loads(title[1].replace("&lt;", "<").replace("&amp;", "&").replace("&gt;", ">"))
-    assert found["errors"] == []
-    assert found["injected"] == 0
-    assert found["up"] == sorted(found["up"])
-    assert found["down"] == found["up"][::-1]
-    assert found["wide"] <= 0
-    assert found["seconds"] == pytest.approx([found["seconds"][0]] * 2)
-    assert found["seconds"][0] > 0.5
 
 
 def slower(report: dict[str, Any], factor: float) -> dict[str, Any]:

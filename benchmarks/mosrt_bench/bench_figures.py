@@ -56,6 +56,8 @@ def _section(report: Report) -> list[str]:
 def _drift(row: Row) -> str:
     if row["is_reference"]:
         return "reference | | "
+    if row.get("mae") is None:
+        return "- | - | - (FAILS)"
     unit = "" if row["scale"] == 1.0 else " relative"
     mean, largest = row["mae"] / row["scale"], row["max_abs"] / row["scale"]
     rank = "-" if row["srcc"] is None else f"{row['srcc']:.4f}"

@@ -181,10 +181,8 @@ def _latency(report: Mapping[str, Any]) -> Section:
             )
         )  # fmt: skip
         if not row["stable"]:
-            notes.append(
-                f"{row['contestant']}: times had not settled after {row['warm_up']} rounds of "
-                "warm-up"
-            )
+            rounds = f"{row['warm_up']} round{'' if row['warm_up'] == 1 else 's'}"
+            notes.append(f"{row['contestant']}: times had not settled after {rounds} of warm-up")
     return Section(
         key="latency",
         title="Latency of a clip of 5 s, from the file's bytes to the score, in ms",

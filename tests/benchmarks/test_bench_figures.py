@@ -50,6 +50,7 @@ def test_a_row_for_each_that_runs(report: dict[str, Any], tmp_path: Path) -> Non
     assert bench_sections(tmp_path / "nowhere") == []
     lines = bench_sections(tmp_path)
     assert lines[0].startswith("`mosrt bench` of nano: drift from the reference on 2 clips; ")
+    assert "speed on one of 5 s, 1 thread (" in lines[0]
     rows = [cells(line) for line in lines if line.startswith("| ")]
     assert len({len(row) for row in rows}) == 1
     assert [row[0] for row in rows[1:]] == ["fp32, cpu", "fp16, cpu"]

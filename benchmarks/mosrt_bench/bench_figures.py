@@ -30,8 +30,8 @@ def _section(report: Report) -> list[str]:
     lines = [
         f"`mosrt bench` of {' and '.join(b['name'] for b in report['bundles'])}: drift from the "
         f"reference on {len(report['audio'])} clips; speed on one of 5 s, "
-        f"{' or '.join(map(str, threads))} thread{'' if threads == [1] else 's'} ({machine['cpu']}, {machine['usable_cores']} "
-        f"cores).",
+        f"{' or '.join(map(str, threads))} thread{'' if threads == [1] else 's'} "
+        f"({machine['cpu']}, {machine['usable_cores']} cores).",
         "",
         "| variant, provider | mean drift | largest | SRCC | p50 | p95 | times as fast | clips/s "
         "| cold start | peak memory |",

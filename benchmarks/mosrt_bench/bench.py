@@ -9,15 +9,13 @@ import datetime as dt
 import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any, Final
 
 from mosrt.bundle import Bundle
 
 from .audio_set import AudioFile, audio_files, rated_files
-from .cold_start import cold_starts
 from .contestants import (
     BenchError,
     Contestant,
@@ -26,72 +24,22 @@ from .contestants import (
     open_bundle,
     reference_variant,
 )
-from .energy import counters, energy
 from .estimator import estimator_study
-from .latency import Budget, clip_of, latency_row, take_turns, timed
 from .machine import describe
 from .parity import Judged
 from .parity_run import run_parity
 from .rated_peers import peer_figures
+from .request import Request
 from .runs import finite
-from .throughput import throughput
+from .speed import measure_speed
 from .voicemos import Rating, protocol, read_ratings
 
-__all__ = ["LENGTHS_S", "SCHEMA_VERSION", "Request", "run_bench"]
+__all__ = ["SCHEMA_VERSION", "run_bench"]
 
 SCHEMA_VERSION: Final = 1
-LENGTHS_S: Final = (1.0, 3.0, 5.0, 10.0, 30.0)
-HEADLINE_S: Final = 5.0
 _LOG: Final = logging.getLogger("mosrt")
 
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
-    """What a bench is asked for.
-
-    Attributes:
-        bundles: Names or paths of models.
-        variants: Names, or "all".
-        providers: Names, or "all" for those of this machine.
-        audio: Files or folders.
-        labels: CSV of listeners' ratings, or None.
-        references: Torch checkpoints, one per network of the only bundle.
-        peers: ONNX files of DNSMOS models.
-        threads: Numbers of threads.
-        batches: Batch sizes, for throughput.
-        callers: Numbers of concurrent callers, for throughput.
-        lengths_s: Lengths of clips for latency, in seconds.
-        budget: Of each timing.
-        starts: Fresh processes per contestant; 0 for none.
-        estimator: Whether to study the number of views.
-        seeds: Draws of that study.
-        max_views: Most views of that study.
-        half_width: Interval wanted of it.
-        speed: Whether to time anything.
-        command: How it was called, for the report.
-    """
-
-    bundles: tuple[str, ...]
-    variants: tuple[str, ...] = ("all",)
-    providers: tuple[str, ...] = ("all",)
-    audio: tuple[Path, ...] = ()
-    labels: Path | None = None
-    references: tuple[Path, ...] = ()
-    peers: tuple[Path, ...] = ()
-    threads: tuple[int, ...] = (1,)
-    batches: tuple[int, ...] = (1, 4)
-    callers: tuple[int, ...] = (1, 2, 4)
-    lengths_s: tuple[float, ...] = LENGTHS_S
-    budget: Budget = field(default_factory=Budget)
-    starts: int = 5
-    estimator: bool = False
-    seeds: int = 24
-    max_views: int = 8
-    half_width: float = 0.1
-    speed: bool = True
-    command: str = ""
 
 
 def run_bench(
@@ -123,7 +71,7 @@ def run_bench(
         "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
         "command": request.command,
         "machine": describe(),
-        "settings": _settings(request),
+        "settings": request.settings(),
         "audio": [clip.to_dict() for clip in clips],
         "bundles": [_bundle(bundle) for bundle in bundles],
         "notes": [],
@@ -132,7 +80,10 @@ def run_bench(
         parity = run_parity(bundles, field_of, clips, references=request.references, say=say)
         judged, runnable = parity.judged, parity.runnable
         report["parity"] = parity.rows
-        report["scores"] = {name: dict(figures_by_clip) for name, figures_by_clip in judged.items()}
+        report["scores"] = {
+            name: {clip: _brief(figures) for clip, figures in by_clip.items()}
+            for name, by_clip in judged.items()
+        }
         if request.peers:
             say("hearing the peers")
             report["peers"] = peer_figures(request.peers, clips)
@@ -144,7 +95,9 @@ def run_bench(
                 {
                     **asdict(rating),
                     "clip": rated[rating.path].name,
-                    "predicted": {n: p[rated[rating.path].name] for n, p in predictions.items()},
+                    "predicted": _brief(
+                        {n: p[rated[rating.path].name] for n, p in predictions.items()}
+                    ),
                 }
                 for rating in ratings
             ]
@@ -152,7 +105,7 @@ def run_bench(
             report["estimator"] = list(_estimator(request, runnable, clips, say))
         if request.speed and runnable:
             source = _heard_by_all(clips, judged)
-            _speed(request, runnable, source, report, say)
+            measure_speed(request, runnable, source, parity.score_s, report, say)
     return finite(report), clips
 
 
@@ -171,13 +124,9 @@ def _clips(request: Request) -> tuple[list[Rating], dict[str, AudioFile], list[A
     return ratings, rated, list(known.values())
 
 
-def _settings(request: Request) -> dict[str, Any]:
-    settings = asdict(request)
-    for name in ("audio", "references", "peers"):
-        settings[name] = [path.name for path in settings[name]]
-    settings["labels"] = None if request.labels is None else request.labels.name
-    del settings["command"]
-    return settings
+def _brief(figures: Mapping[str, float]) -> dict[str, float]:
+    """Figures with the seven digits that float32 has, which keeps reports small."""
+    return {name: float(f"{value:.7g}") for name, value in figures.items()}
 
 
 def _bundle(bundle: Bundle) -> dict[str, Any]:
@@ -280,47 +229,3 @@ def _heard_by_all(clips: Sequence[AudioFile], judged: Mapping[str, Judged]) -> A
         ):
             return clip
     raise BenchError("no clip that every contestant can score; pass --audio other recordings")
-
-
-def _speed(
-    request: Request,
-    runnable: Sequence[Contestant],
-    source: AudioFile,
-    report: dict[str, Any],
-    say: Say,
-) -> None:
-    """Latency, throughput, energy and cold starts, all on clips made of one recording."""
-    report["timed_audio"] = source.name
-    lengths = sorted({*request.lengths_s, HEADLINE_S})
-    clip_by_length = {length_s: clip_of(source.path, length_s) for length_s in lengths}
-    headline = clip_by_length[HEADLINE_S]
-    with ExitStack() as stack:
-        scorers = {c.name: stack.enter_context(c.load()) for c in runnable}
-        first = next(iter(scorers))
-        report["latency"] = []
-        for length_s, clip in clip_by_length.items():
-            say(f"timing {len(scorers)} contestants on {length_s:g} s")
-            taken = take_turns(
-                {name: timed(scorer, clip) for name, scorer in scorers.items()}, request.budget
-            )
-            report["latency"] += [
-                {"contestant": name, "first": first, **latency_row(t, taken[first], length_s)}
-                for name, t in taken.items()
-            ]
-        say("throughput")
-        report["throughput"] = throughput(
-            scorers,
-            headline,
-            clip_s=HEADLINE_S,
-            batches=request.batches,
-            callers=request.callers,
-            budget=request.budget,
-        )
-        meters, notes = counters()
-        report["notes"] += notes
-        report["energy"] = energy(
-            {name: timed(scorer, headline) for name, scorer in scorers.items()}, meters
-        )
-    if request.starts:
-        say(f"{request.starts} fresh processes each")
-        report["cold_start"] = cold_starts(runnable, headline, runs=request.starts)

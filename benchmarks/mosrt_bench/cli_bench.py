@@ -34,15 +34,18 @@ class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since clic
 
     name = "numbers"
 
-    def __init__(self, kind: type[int] | type[float]) -> None:
+    def __init__(self, kind: type[int] | type[float], *, none: bool = False) -> None:
         self._kind = kind
+        self._none = none
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> tuple[float, ...]:
-        """The numbers, each above zero."""
+        """The numbers, each above zero; or none of them, where "none" may be said."""
         if isinstance(value, tuple):
             return value
+        if self._none and value == "none":
+            return ()
         try:
             numbers = tuple(self._kind(part) for part in str(value).split(","))
         except ValueError:
@@ -71,7 +74,7 @@ def bench() -> None:
     default="all",
     show_default=True,
     metavar="all|NAME,…",
-    help="Execution providers; all means those of this machine.",
+    help="Execution providers; all means those of this machine, see mosrt info --machine.",
 )
 @click.option(
     "--audio",
@@ -111,18 +114,18 @@ def bench() -> None:
 @click.option(
     "--batch",
     "batches",
-    type=_Numbers(int),
+    type=_Numbers(int, none=True),
     default="1,4",
     show_default=True,
-    metavar="N,…",
+    metavar="N,…|none",
     help="Recordings in hand at once, for throughput.",
 )
 @click.option(
     "--callers",
-    type=_Numbers(int),
+    type=_Numbers(int, none=True),
     default="1,2,4",
     show_default=True,
-    metavar="N,…",
+    metavar="N,…|none",
     help="Threads that share one scorer, for throughput.",
 )
 @click.option(
@@ -138,6 +141,7 @@ def bench() -> None:
     type=click.IntRange(min=5),
     default=50,
     show_default=True,
+    metavar="N",
     help="Rounds of a timing that are enough.",
 )
 @click.option(
@@ -145,14 +149,17 @@ def bench() -> None:
     type=click.FloatRange(min=0),
     default=20.0,
     show_default=True,
-    help="Time per contestant of a timing that is enough, whatever the number of rounds.",
+    metavar="S",
+    help="Time per contestant of a timing that is enough, in seconds, once there are 5 rounds "
+    "(3 of throughput).",
 )
 @click.option(
     "--starts",
     type=click.IntRange(min=0),
     default=5,
     show_default=True,
-    help="Fresh processes per contestant.",
+    metavar="N",
+    help="Fresh processes per contestant, for cold start and peak memory; 0 for none.",
 )
 @click.option("--estimator", is_flag=True, help="Also study how many views are enough.")
 @click.option(
@@ -160,6 +167,7 @@ def bench() -> None:
     type=click.FloatRange(min=0, min_open=True),
     default=0.1,
     show_default=True,
+    metavar="MOS",
     help="Interval wanted of that study, ± MOS.",
 )
 @click.option("--no-speed", is_flag=True, help="Parity only.")
@@ -188,8 +196,17 @@ def run(
     mosrt bench --audio clips/ --labels mos.csv --peer onnx:sig_bak_ovr.onnx
     mosrt bench compare before/report.json after/report.json
 
-    Drift is measured against the bundle's FP32 variant on the CPU. Contestants are timed in
-    turn, so that a busy machine cannot favour one; on a quiet one the intervals are narrower.
+    Drift is measured against the bundle's FP32 variant on the CPU. Contestants, each variant on
+    each provider, are all loaded and timed in turn, so that a busy machine cannot favour one; on a
+    quiet one the intervals are narrower.
+
+    \b
+    The time left is told on the way. A model that takes seconds per clip is measured within a
+    quarter of an hour by fewer lengths and less throughput:
+    mosrt bench ./utmosv2 --providers cpu --audio clips/ --lengths 5,10 --seconds 5 \\
+        --batch 1 --callers 2 --starts 2 --report report/
+
+    `mosrt bench compare --help` tells how two reports are compared.
 
     Exit status: 0 all within tolerance, 1 not, or something cannot be done, 2 wrong usage.
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
@@ -200,11 +217,12 @@ def run(
         from mosrt.errors import MosrtError  # noqa: PLC0415
         from mosrt.threads import usable_cores  # noqa: PLC0415
 
-        from .bench import Request, run_bench  # noqa: PLC0415 - scipy and psutil
+        from .bench import run_bench  # noqa: PLC0415 - scipy and psutil
         from .latency import Budget  # noqa: PLC0415
         from .rated_peers import parse_peer  # noqa: PLC0415
         from .report_files import write_report  # noqa: PLC0415
         from .report_text import terminal  # noqa: PLC0415
+        from .request import Request, shown  # noqa: PLC0415
 
         try:
             request = Request(
@@ -224,7 +242,7 @@ def run(
                 estimator=estimator,
                 half_width=half_width,
                 speed=not no_speed,
-                command=shlex.join(["mosrt", *sys.argv[1:]]),
+                command=shlex.join(["mosrt", *shown(sys.argv[1:])]),
             )
             report, clips = run_bench(request, lambda text: click.echo(f"{text} …", err=True))
             click.echo(terminal(report))
@@ -247,6 +265,7 @@ def run(
     type=click.FloatRange(min=0),
     default=0.05,
     show_default=True,
+    metavar="SHARE",
     help="Slowdown, growth of memory or of error, or loss of throughput that is let pass, as a "
     "share; likewise a correlation's drop.",
 )
@@ -254,7 +273,9 @@ def compare(before: Path, after: Path, tolerance: float) -> None:
     """Compare report.json BEFORE with AFTER: speed, memory, drift, agreement with listeners.
 
     A change counts as a regression if it is worse than --tolerance and its interval excludes no
-    change. Exit status: 0 no regression, 1 a regression, or files that do not compare.
+    change. Both reports are best of one machine; what differs between the machines is noted.
+
+    Exit status: 0 no regression, 1 a regression, or files that do not compare, 2 wrong usage.
     """
     with extra_needed():
         from mosrt.errors import MosrtError  # noqa: PLC0415

@@ -35,49 +35,54 @@ _OUT: Final = click.Path(dir_okay=False, path_type=Path)
     metavar="NAME|PATH",
     help="Model to score with. [default: nano]",
 )
-@click.option("--variant", help="Precision variant. [default: the reference, fp32]")
+@click.option("--variant", metavar="NAME", help="Precision variant. [default: the reference, fp32]")
 @click.option(
     "--provider",
     default="cpu",
     show_default=True,
+    metavar="NAME",
     help="Execution provider; others than the CPU round otherwise on every machine.",
 )
-@click.option("--domain", help="Data domain. [default: the model's]")
+@click.option("--domain", metavar="NAME", help="Data domain. [default: the model's]")
 @click.option(
     "--views",
     type=click.IntRange(min=2),
     default=8,
     show_default=True,
+    metavar="N",
     help="Views per clip, from whose spread the model's noise is measured.",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads. [default: all cores]")
+@click.option(
+    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads. [default: all cores]"
+)
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0),
-    default=0.05,
-    show_default=True,
-    help="MOS by which the set's mean, median, 5th or 95th percentile may drop.",
+    metavar="MOS|SHARE",
+    help="By how much the set's mean, median, 5th or 95th percentile may drop: in MOS, or, for "
+    "models that score by their uncertainty, as a share of its recorded mean. "
+    "[default: 0.05 MOS, or a share of 0.02]",
 )
 @click.option(
     "--clip-tolerance",
     type=click.FloatRange(min=0),
-    default=0.2,
-    show_default=True,
-    help="MOS by which a single clip may drop.",
+    metavar="MOS|SHARE",
+    help="By how much a single clip may drop, likewise. [default: 0.2 MOS, or a share of 0.05]",
 )
 @click.option(
     "--alpha",
     type=click.FloatRange(min=0, max=0.5, min_open=True),
     default=0.05,
     show_default=True,
+    metavar="P",
     help="Chance of failing for nothing.",
 )
 @click.option("--junit", type=_OUT, metavar="FILE", help="Write JUnit XML.")
 @click.option("--json", "json_file", type=_OUT, metavar="FILE", help="Write all figures.")
 def gate(
     audio: tuple[Path, ...], file: Path, update: bool, model: str | None, variant: str | None,
-    provider: str, domain: str | None, views: int, threads: int | None, tolerance: float,
-    clip_tolerance: float, alpha: float, junit: Path | None, json_file: Path | None,
+    provider: str, domain: str | None, views: int, threads: int | None, tolerance: float | None,
+    clip_tolerance: float | None, alpha: float, junit: Path | None, json_file: Path | None,
 ) -> None:  # fmt: skip
     """Compare AUDIO, files or folders, with recorded scores, under the model's own noise.
 
@@ -90,12 +95,14 @@ def gate(
     95th percentile and --tolerance. Tests are adjusted for their number by Holm's method. Another
     bundle, variant or provider, or another set of names, is an error and no comparison.
 
-    Exit status: 0 no worse, 1 worse, 2 wrong usage, 3 nothing to compare with.
+    Exit status: 0 no worse, 1 worse, 2 wrong usage, 3 nothing to compare with, or a clip or model
+    that cannot be used.
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
     with extra_needed():
         from mosrt.errors import MosrtError  # noqa: PLC0415
 
-        from .gate import gate as decide  # noqa: PLC0415 - scipy
+        from .gate import Tolerances  # noqa: PLC0415 - scipy
+        from .gate import gate as decide  # noqa: PLC0415
         from .gate_baseline import Baseline  # noqa: PLC0415
         from .gate_report import gate_text, write_junit  # noqa: PLC0415
         from .gate_run import score_set  # noqa: PLC0415
@@ -118,9 +125,8 @@ def gate(
                 click.echo(f"{file}: recorded {len(after.clips)} clips", err=True)
                 return
             before.check(after, file)
-            verdict = decide(
-                before, after, tolerance=tolerance, clip_tolerance=clip_tolerance, alpha=alpha
-            )
+            tolerances = Tolerances.of(before, tolerance, clip_tolerance, alpha)
+            verdict = decide(before, after, tolerances)
             if junit is not None:
                 write_junit(verdict, junit)
             if json_file is not None:

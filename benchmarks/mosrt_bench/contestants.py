@@ -8,11 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import onnxruntime
-
 import mosrt
-from mosrt.backends.ort import PROVIDERS
+from mosrt.backends import present_providers
 from mosrt.bundle import MANIFEST_NAME, Bundle
+from mosrt.cpu_features import CpuFeatures
 from mosrt.embedded import find_bundle
 from mosrt.errors import BundleError, MosrtError
 from mosrt.score import Score
@@ -111,10 +110,18 @@ def bundle_sha256(bundle: Bundle) -> str:
 
 
 def providers_here() -> tuple[str, ...]:
-    """Providers of the installed ONNX Runtime, as mosrt calls them, the CPU first."""
-    present = onnxruntime.get_available_providers()
-    here = [name for name, full in PROVIDERS.items() if full in present]
+    """Providers of this machine by their precise names, the CPU first."""
+    here = _unique(map(_precise, present_providers()))
+    if CpuFeatures.read().bf16 is None:
+        here = [name for name in here if name != "openvino-bf16"]
     return tuple(sorted(here, key=lambda name: name != REFERENCE_PROVIDER))
+
+
+def _precise(provider: str) -> str:
+    """What "openvino" stands for on this machine: scores name the precision, and so do reports."""
+    if provider != "openvino":
+        return provider
+    return "openvino-fp32" if CpuFeatures.read().bf16 is None else "openvino-bf16"
 
 
 def contestants(
@@ -148,7 +155,7 @@ def contestants(
             f"no bundle has the variant {', '.join(sorted(unknown))}; there are: "
             f"{', '.join(_unique(v for b in bundles for v in b.manifest.variants))}"
         )
-    chosen = providers_here() if ALL in providers else tuple(providers)
+    chosen = providers_here() if ALL in providers else _unique(map(_precise, providers))
     found = [
         Contestant(bundle=bundle, variant=variant, provider=provider, threads=count)
         for bundle in bundles

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Protocol
 
-__all__ = ["Counter", "Nvml", "Rapl", "counters", "energy"]
+from .nvml import Nvml
+from .power_rails import PowerRail, Sampling, rails
+
+__all__ = ["Counter", "GpuEnergy", "Rapl", "counters", "energy"]
 
 _POWERCAP: Final = Path("/sys/class/powercap")
 _MEASURED_S: Final = 2.0
@@ -57,33 +60,25 @@ class Rapl:
         return int(self._file.read_text(encoding="ascii"))
 
 
-class Nvml:
-    """A GPU's own count of its energy, by NVIDIA's management library.
+class GpuEnergy:
+    """A GPU's own count of its energy.
 
     Args:
-        index: The GPU's number.
-        library: The library, loaded and initialised.
+        gpu: Its number.
+        nvml: The library that asks it.
 
     Raises:
         OSError: This GPU does not count, or is not there.
     """
 
-    def __init__(self, index: int, library: Any) -> None:
-        self.name = f"GPU {index}"
-        self._library = library
-        self._device = ctypes.c_void_p()
-        if library.nvmlDeviceGetHandleByIndex_v2(index, ctypes.byref(self._device)):
-            raise OSError(f"no GPU {index}")
+    def __init__(self, gpu: int, nvml: Nvml) -> None:
+        self.name = f"GPU {gpu}"
+        self._gpu, self._nvml = gpu, nvml
         self.joules()
 
     def joules(self) -> float:
         """Energy since the driver was loaded."""
-        millijoules = ctypes.c_ulonglong()
-        if self._library.nvmlDeviceGetTotalEnergyConsumption(
-            self._device, ctypes.byref(millijoules)
-        ):
-            raise OSError(f"{self.name} does not count its energy")
-        return millijoules.value / 1e3
+        return self._nvml.joules(self._gpu)
 
 
 def counters(powercap: Path = _POWERCAP) -> tuple[list[Counter], list[str]]:
@@ -99,20 +94,17 @@ def counters(powercap: Path = _POWERCAP) -> tuple[list[Counter], list[str]]:
         except OSError as exc:
             notes.append(f"energy of the processor: {exc.filename or zone}: {exc.strerror or exc}")
     try:
-        library = ctypes.CDLL("libnvidia-ml.so.1")
-    except OSError:
-        notes.append("energy of GPUs: NVIDIA's management library is not here")
-        return found, notes
-    count = ctypes.c_uint()
-    if library.nvmlInit_v2() or library.nvmlDeviceGetCount_v2(ctypes.byref(count)):
-        notes.append("energy of GPUs: NVIDIA's management library does not answer")
-        return found, notes
-    for index in range(count.value):
-        try:
-            found.append(Nvml(index, library))
-        except OSError as exc:
-            notes.append(f"energy of GPUs: {exc}")
-    return found, notes
+        nvml = Nvml()
+    except OSError as exc:
+        notes.append(f"energy of GPUs: {exc}")
+    else:
+        for gpu in range(nvml.n_gpus):
+            try:
+                found.append(GpuEnergy(gpu, nvml))
+            except OSError as exc:
+                notes.append(f"energy of GPUs: {exc}")
+    board, missing = rails()
+    return [*found, *board], [*notes, *missing]
 
 
 def energy(
@@ -130,22 +122,26 @@ def energy(
     rows: list[dict[str, Any]] = []
     if not meters:
         return rows
-    for name, run in contestants.items():
-        before = [meter.joules() for meter in meters]
-        begun, runs = now(), 0
-        while runs == 0 or now() - begun < seconds:
-            run()
-            runs += 1
-        elapsed_s = now() - begun
-        for meter, first in zip(meters, before, strict=True):
-            used = meter.joules() - first
-            rows.append(
-                {
-                    "contestant": name,
-                    "part": meter.name,
-                    "joules": used / runs,
-                    "watts": used / elapsed_s,
-                    "runs": runs,
-                }
-            )
+    with ExitStack() as stack:
+        board = [meter for meter in meters if isinstance(meter, PowerRail)]
+        if board:
+            stack.enter_context(Sampling(board))
+        for name, run in contestants.items():
+            before = [meter.joules() for meter in meters]
+            begun, runs = now(), 0
+            while runs == 0 or now() - begun < seconds:
+                run()
+                runs += 1
+            elapsed_s = now() - begun
+            for meter, first in zip(meters, before, strict=True):
+                used = meter.joules() - first
+                rows.append(
+                    {
+                        "contestant": name,
+                        "part": meter.name,
+                        "joules": used / runs,
+                        "watts": used / elapsed_s,
+                        "runs": runs,
+                    }
+                )
     return rows

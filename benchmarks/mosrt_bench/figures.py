@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import click
 
+from .bench_figures import bench_sections
 from .drift_figures import drift_section
 from .embedded_figures import embedded_sections
 from .gpu_figures import gpu_section
@@ -76,6 +77,7 @@ def render(results: Path) -> str:
         for section in (
             embedded_sections,
             drift_section,
+            bench_sections,
             uncertainty_sections,
             variants_section,
             gpu_section,

@@ -13,6 +13,9 @@ every resampled difference also gets the noise of its views; four tests, adjuste
 Either fails only if it is also worse by more than its tolerance: what nobody hears is no
 regression, however certain. The noise of views is not that of rendering a sentence twice, which
 only whoever makes the speech can know, so a clip has a wider tolerance than the set.
+
+Models that score by their uncertainty have no MOS and no noise over views. Their scores are minus
+the uncertainty, and tolerances are shares of its mean over the recorded clips.
 """
 
 from __future__ import annotations
@@ -29,7 +32,7 @@ import scipy.stats
 from .gate_baseline import Baseline, ClipScore
 from .resampling import SEED, percentile_interval
 
-__all__ = ["ClipChange", "SetChange", "Verdict", "gate", "holm"]
+__all__ = ["ClipChange", "SetChange", "Tolerances", "Verdict", "gate", "holm"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -42,6 +45,44 @@ STATISTICS: Final[Mapping[str, Callable[[FloatArray], FloatArray]]] = {
     "p5": lambda scores: np.percentile(scores, 5, axis=-1),
     "p95": lambda scores: np.percentile(scores, 95, axis=-1),
 }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tolerances:
+    """What may pass.
+
+    Attributes:
+        of_set: By how much a figure of the set may drop: in MOS, or as a share of the mean
+            uncertainty of the baseline.
+        of_clip: By how much a clip may drop, likewise.
+        alpha: Chance of failing for nothing: of all clips together, and of all figures together.
+    """
+
+    of_set: float
+    of_clip: float
+    alpha: float
+
+    @classmethod
+    def of(
+        cls, baseline: Baseline, of_set: float | None, of_clip: float | None, alpha: float
+    ) -> Tolerances:
+        """What is given, and for what is None the default for the baseline's kind of scores."""
+        default_set, default_clip = (
+            UNCERTAINTY_TOLERANCES if baseline.of_uncertainty else MOS_TOLERANCES
+        )
+        return cls(
+            of_set=default_set if of_set is None else of_set,
+            of_clip=default_clip if of_clip is None else of_clip,
+            alpha=alpha,
+        )
+
+
+MOS_TOLERANCES: Final = (0.05, 0.2)
+"""Of the set and of a clip, in MOS."""
+
+UNCERTAINTY_TOLERANCES: Final = (0.02, 0.05)
+"""Of the set and of a clip, as shares. `nano-uncertainty` answers white noise 30 dB below the
+speech with 1 to 3 %, and noise 20 dB below it with 7 to 11 %, on the sample clips."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,17 +142,15 @@ class Verdict:
     Attributes:
         summary: The set's figures.
         clips: All clips, the largest drop first.
-        tolerance: MOS by which a figure of the set may drop.
-        clip_tolerance: MOS by which a clip may drop.
-        alpha: Chance of failing for nothing.
+        tolerances: What may pass.
+        scale: What a tolerance of 1 means on these scores.
         notes: What a reader must know.
     """
 
     summary: tuple[SetChange, ...]
     clips: tuple[ClipChange, ...]
-    tolerance: float
-    clip_tolerance: float
-    alpha: float
+    tolerances: Tolerances
+    scale: float
     notes: tuple[str, ...]
 
     @property
@@ -124,9 +163,10 @@ class Verdict:
         return {
             "kind": "mosrt gate",
             "passed": self.passed,
-            "tolerance": self.tolerance,
-            "clip_tolerance": self.clip_tolerance,
-            "alpha": self.alpha,
+            "tolerance": self.tolerances.of_set,
+            "clip_tolerance": self.tolerances.of_clip,
+            "alpha": self.tolerances.alpha,
+            "scale": self.scale,
             "summary": [asdict(change) for change in self.summary],
             "clips": [asdict(change) for change in self.clips],
             "listen_to": [change.clip for change in self.clips if change.failed],
@@ -134,18 +174,15 @@ class Verdict:
         }
 
 
-def gate(
-    before: Baseline, after: Baseline, *, tolerance: float, clip_tolerance: float, alpha: float
-) -> Verdict:
+def gate(before: Baseline, after: Baseline, tolerances: Tolerances) -> Verdict:
     """Compares a set with its baseline; both have the same clips.
 
     Args:
         before: The baseline.
         after: The same clips, made and scored again.
-        tolerance: MOS by which a figure of the set may drop.
-        clip_tolerance: MOS by which a clip may drop.
-        alpha: Chance of failing for nothing: of all clips together, and of all figures together.
+        tolerances: What may pass.
     """
+    scale, alpha = before.scale, tolerances.alpha
     names = list(before.clips)
     old = [before.clips[name] for name in names]
     new = [after.clips[name] for name in names]
@@ -161,17 +198,16 @@ def gate(
             error=_error(was, now) if was.sha256 != now.sha256 else 0.0,
             p=float(p),
             same_file=was.sha256 == now.sha256,
-            failed=bool(p < alpha and was.score - now.score > clip_tolerance),
+            failed=bool(p < alpha and was.score - now.score > tolerances.of_clip * scale),
         )
         for name, was, now, p in zip(names, old, new, adjusted, strict=True)
     ]
     return Verdict(
-        summary=tuple(_summary(clips, tolerance, alpha)),
+        summary=tuple(_summary(clips, tolerances.of_set * scale, alpha)),
         clips=tuple(sorted(clips, key=lambda change: change.delta)),
-        tolerance=tolerance,
-        clip_tolerance=clip_tolerance,
-        alpha=alpha,
-        notes=tuple(_notes(clips)),
+        tolerances=tolerances,
+        scale=scale,
+        notes=tuple(_notes(clips, before)),
     )
 
 
@@ -237,8 +273,13 @@ def _summary(clips: Sequence[ClipChange], tolerance: float, alpha: float) -> lis
     ]
 
 
-def _notes(clips: Sequence[ClipChange]) -> list[str]:
+def _notes(clips: Sequence[ClipChange], before: Baseline) -> list[str]:
     notes = []
+    if before.of_uncertainty:
+        notes.append(
+            "scores are minus the uncertainty; tolerances are shares of its mean over the recorded "
+            f"clips, {before.scale:.4g}"
+        )
     same = sum(clip.same_file for clip in clips)
     if same:
         notes.append(f"{same} of {len(clips)} clips are the recorded files themselves")

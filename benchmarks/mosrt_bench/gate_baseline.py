@@ -31,6 +31,7 @@ __all__ = ["Baseline", "ClipScore", "GateError", "Maker", "record"]
 
 SCHEMA_VERSION: Final = 1
 _KIND: Final = "mosrt gate baseline"
+UNCERTAINTY: Final = "uncertainty"
 
 
 class GateError(MosrtError):
@@ -81,6 +82,18 @@ class Baseline:
 
     maker: Maker
     clips: Mapping[str, ClipScore]
+
+    @property
+    def of_uncertainty(self) -> bool:
+        """Whether the scores are minus an uncertainty, which has a scale of its own, and no MOS."""
+        return self.maker.domain == UNCERTAINTY
+
+    @property
+    def scale(self) -> float:
+        """What a tolerance of 1 means: one MOS, or the mean uncertainty of the set."""
+        if not self.of_uncertainty:
+            return 1.0
+        return float(np.mean([abs(clip.score) for clip in self.clips.values()]))
 
     def write(self, file: Path) -> None:
         """Writes it, complete or not at all."""
@@ -148,18 +161,18 @@ class Baseline:
                 )
         for name, clip in new.clips.items():
             was = self.clips[name]
-            if clip.sha256 == was.sha256 and abs(clip.score - was.score) > _SAME_MOS:
+            if clip.sha256 == was.sha256 and abs(clip.score - was.score) > _SAME * self.scale:
                 raise GateError(
                     f"{file}: {name} is the very file that was recorded, and scores "
-                    f"{clip.score:.4f} instead of {was.score:.4f}: what measures has changed, not "
+                    f"{clip.score:.5g} instead of {was.score:.5g}: what measures has changed, not "
                     "the speech; use the recorded versions of mosrt and onnxruntime, or record "
                     "again with --update"
                 )
 
 
 # Other machines, threads and versions of ONNX Runtime round otherwise, by some 1e-6 on FP32 and
-# more on reduced precision.
-_SAME_MOS: Final = 0.01
+# more on reduced precision. In MOS, or as a share of the mean uncertainty.
+_SAME: Final = 0.01
 
 
 def record(
@@ -192,7 +205,7 @@ def record(
         bundle_sha256=bundle_sha256(bundle),
         variant=scorer.variant,
         provider=scorer.provider,
-        domain="uncertainty" if uncertain else domain or scorer.manifest.default_domain,
+        domain=UNCERTAINTY if uncertain else domain or scorer.manifest.default_domain,
         views=0 if uncertain else views,
     )
     return Baseline(maker=maker, clips=scored)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Final
@@ -19,13 +20,14 @@ _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U001
 
 def gate_text(verdict: Verdict) -> str:
     """The set's figures, and the clips to listen to."""
+    digits = _digits(verdict)
     rows = [
         [
             change.name,
-            f"{change.before:.3f}",
-            f"{change.after:.3f}",
-            f"{change.delta:+.3f}",
-            f"{change.low:+.3f} to {change.high:+.3f}",
+            f"{change.before:.{digits}f}",
+            f"{change.after:.{digits}f}",
+            f"{change.delta:+.{digits}f}",
+            f"{change.low:+.{digits}f} to {change.high:+.{digits}f}",
             f"{change.p:.3f}",
             "FAIL" if change.failed else "ok",
         ]
@@ -36,8 +38,8 @@ def gate_text(verdict: Verdict) -> str:
     if failed:
         lines += ["", "listen to:"]
         rows = [
-            [c.clip, f"{c.before:.3f}", f"{c.after:.3f}", f"{c.delta:+.3f}", f"{c.error:.3f}",
-             f"{c.p:.4f}"]
+            [c.clip, f"{c.before:.{digits}f}", f"{c.after:.{digits}f}", f"{c.delta:+.{digits}f}",
+             f"{c.error:.{digits}f}", f"{c.p:.4f}"]
             for c in failed[:_SHOWN]
         ]  # fmt: skip
         lines.append(table(["clip", "before", "after", "change", "error", "p"], rows))
@@ -67,9 +69,8 @@ def junit(verdict: Verdict) -> str:
                 suite, "testcase", classname=f"mosrt.gate.{name}", name=_xml(called)
             )
             if change.failed:
-                failure = ET.SubElement(
-                    case, "failure", type="regression", message=_xml(_message(called, change))
-                )
+                message = _xml(_message(called, change, _digits(verdict)))
+                failure = ET.SubElement(case, "failure", type="regression", message=message)
                 failure.text = "\n".join(verdict.notes)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
@@ -80,11 +81,16 @@ def write_junit(verdict: Verdict, file: Path) -> None:
     save_text(junit(verdict), file)
 
 
-def _message(called: str, change: ClipChange | SetChange) -> str:
+def _digits(verdict: Verdict) -> int:
+    """Decimals that show a thousandth of the scores' scale: uncertainties may be tiny."""
+    return max(3, 3 - math.floor(math.log10(verdict.scale))) if verdict.scale else 3
+
+
+def _message(called: str, change: ClipChange | SetChange, digits: int) -> str:
     verb = "listen to it" if isinstance(change, ClipChange) else "of the set"
     return (
-        f"{called} dropped by {-change.delta:.3f} from {change.before:.3f} to {change.after:.3f} "
-        f"(adjusted p = {change.p:.4f}); {verb}"
+        f"{called} dropped by {-change.delta:.{digits}f} from {change.before:.{digits}f} to "
+        f"{change.after:.{digits}f} (adjusted p = {change.p:.4f}); {verb}"
     )
 
 

@@ -20,7 +20,17 @@ from mosrt.scorer import Scorer
 
 from .resampling import interval_95
 
-__all__ = ["Budget", "Taken", "clip_of", "latency_row", "paired_ratio", "quantiles", "take_turns"]
+__all__ = [
+    "Budget",
+    "Taken",
+    "clip_of",
+    "expected_latency_s",
+    "latency_row",
+    "paired_ratio",
+    "quantiles",
+    "take_turns",
+    "timed",
+]
 
 FloatArray = npt.NDArray[np.float64]
 Timed = Callable[[], Mapping[str, float]]
@@ -30,6 +40,8 @@ QUANTILES: Final = (50.0, 90.0, 95.0, 99.0)
 _STABLE_WITHIN: Final = 0.05
 _STABLE_OVER: Final = 5
 _FEWEST: Final = 5
+# Of a measurement's time, for the warm-up: a call that takes seconds is warm after one or two.
+_WARM_UP_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +50,8 @@ class Budget:
 
     Attributes:
         runs: Rounds that are enough.
-        seconds: Time per contestant that is enough, once there are 5 rounds.
+        seconds: Time per contestant that is enough, once there are 5 rounds; a warm-up has a
+            quarter of it.
         warm_up_runs: Longest warm-up in rounds.
     """
 
@@ -92,7 +105,7 @@ def take_turns(
             warm[name].add(contestants[name]()["total"])
         if all(each.stable for each in warm.values()):
             break
-        if now() - begun > budget.seconds * len(names) and len(warm[names[0]].times) >= 1:
+        if now() - begun > _WARM_UP_SHARE * budget.seconds * len(names):
             break
     taken = {
         name: Taken(warm_up=len(each.times), stable=each.stable) for name, each in warm.items()
@@ -105,6 +118,21 @@ def take_turns(
         for name in names[first:] + names[:first]:
             taken[name].add(contestants[name]())
     return taken
+
+
+def expected_latency_s(round_s: float, n_contestants: int, budget: Budget) -> float:
+    """About how long `take_turns` takes, in seconds.
+
+    Args:
+        round_s: Of one round of all contestants.
+        n_contestants: How many there are.
+        budget: When it is enough.
+    """
+    if round_s <= 0:
+        return 0.0
+    rounds = budget.seconds * n_contestants / round_s
+    warm_up = min(budget.warm_up_runs, 2 * _STABLE_OVER, int(_WARM_UP_SHARE * rounds) + 1)
+    return (warm_up + min(budget.runs, max(_FEWEST, int(rounds) + 1))) * round_s
 
 
 @dataclass(slots=True)

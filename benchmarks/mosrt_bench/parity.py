@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -52,8 +52,10 @@ class Drift:
     wanted: FloatArray
 
 
-def tolerance_mos(variant: str) -> float:
-    """Largest |ΔMOS| that a variant may show."""
+def tolerance_mos(variant: str, provider: str = "cpu") -> float:
+    """Largest |ΔMOS| that a variant may show on a provider, which may compute in bfloat16."""
+    if provider.endswith("bf16"):
+        return max(TOLERANCES_MOS["bf16"], tolerance_mos(variant))
     for prefix, tolerance in TOLERANCES_MOS.items():
         if variant.startswith(prefix):
             return tolerance
@@ -61,7 +63,13 @@ def tolerance_mos(variant: str) -> float:
 
 
 def compare_scores(
-    found: Judged, wanted: Judged, *, variant: str, default_domain: str, resamples: int = 500
+    found: Judged,
+    wanted: Judged,
+    *,
+    variant: str,
+    provider: str = "cpu",
+    default_domain: str,
+    resamples: int = 500,
 ) -> dict[str, Any]:
     """A row of the parity table, JSON-ready.
 
@@ -69,6 +77,7 @@ def compare_scores(
         found: The contestant's figures.
         wanted: The reference's.
         variant: Of the contestant, for its tolerance.
+        provider: Likewise.
         default_domain: Domain of the headline figures, or the only one there is.
         resamples: Of the bootstrap.
 
@@ -90,7 +99,7 @@ def compare_scores(
         return {"passed": False, "problems": [*problems, "no clip that both score"]}
     headline = drifts.get(default_domain) or next(iter(drifts.values()))
     scale = _scale(headline)
-    tolerance = tolerance_mos(variant) * scale
+    tolerance = tolerance_mos(variant, provider) * scale
     largest = {name: float(np.abs(d.found - d.wanted).max()) for name, d in drifts.items()}
     beyond = [name for name, value in largest.items() if value > tolerance]
     if beyond:
@@ -205,8 +214,3 @@ def _worst(drifts: Mapping[str, Drift]) -> list[dict[str, Any]]:
                 }
     ranked = sorted(of_clip.values(), key=lambda row: -abs(row["difference"]))
     return list(itertools.islice(ranked, WORST))
-
-
-def by_clip(clips: Sequence[str], figures: Sequence[Mapping[str, float]]) -> Judged:
-    """Figures by the clip they are of."""
-    return dict(zip(clips, figures, strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,13 +11,13 @@ from typing import Any
 
 from mosrt.bundle import Bundle
 from mosrt.errors import MosrtError
-from mosrt.score import Score
-from mosrt.scorer import ALL_DOMAINS, Scorer
+from mosrt.scorer import ALL_DOMAINS
 
 from .audio_set import AudioFile
 from .contestants import BenchError, Contestant, figures, reference_variant
-from .parity import Judged, by_clip, compare_scores, provider_problem
+from .parity import Judged, compare_scores, provider_problem
 from .placement import placement
+from .schedule import duration
 
 __all__ = ["ParityRun", "run_parity"]
 
@@ -30,11 +32,30 @@ class ParityRun:
         judged: Figures by clip, by variant and provider ("MODEL VARIANT PROVIDER").
         rows: The parity table.
         runnable: Contestants that run here.
+        score_s: About how long each of them takes to score 5 s, by its full name.
     """
 
     judged: dict[str, Judged]
     rows: list[dict[str, Any]]
     runnable: list[Contestant]
+    score_s: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Answer:
+    """What one contestant says of the clips.
+
+    Attributes:
+        found: Figures by clip.
+        provider: The one that the scores name.
+        taken_s: How long it took.
+        score_s: About how long it takes for 5 s.
+    """
+
+    found: Judged
+    provider: str
+    taken_s: float
+    score_s: float
 
 
 def run_parity(
@@ -61,6 +82,7 @@ def run_parity(
     judged: dict[str, Judged] = {}
     rows = []
     runnable: list[Contestant] = []
+    score_s: dict[str, float] = {}
     wanted = _torch(references, bundles, clips, say)
     for bundle in bundles:
         name = bundle.manifest.name
@@ -70,21 +92,31 @@ def run_parity(
         )
         say(f"scoring {len(clips)} clips: {_short(reference)}, the reference")
         answer = _judge(reference, clips)
-        judged[_short(reference)] = answer[0]
+        judged[_short(reference)] = answer.found
         against = [(_short(reference), judged[_short(reference)])]
         if wanted is not None:
             against.append(("torch checkpoint", wanted))
         for contestant in own:
             if contestant != reference:
-                say(f"scoring {len(clips)} clips: {_short(contestant)}")
+                about = duration(answer.taken_s)
+                say(f"scoring {len(clips)} clips: {_short(contestant)} (about {about})")
             try:
-                found, provider = answer if contestant == reference else _judge(contestant, clips)
+                own_answer = answer if contestant == reference else _judge(contestant, clips)
             except MosrtError as exc:
                 rows.append(_unusable(contestant, str(exc)))
                 continue
-            judged[_short(contestant)] = found
-            runnable += [c for c in field_of if _short(c) == _short(contestant)]
-            problem, note = provider_problem(contestant.provider, provider, placement(contestant))
+            found = judged[_short(contestant)] = own_answer.found
+            for same in field_of:
+                if _short(same) == _short(contestant):
+                    runnable.append(same)
+                    # as if the work were shared out perfectly
+                    score_s[same.name] = own_answer.score_s * threads / same.threads
+            problem, note = provider_problem(
+                contestant.provider,
+                own_answer.provider,
+                # asking the profiler takes a session of its own, and the CPU runs what it is given
+                None if contestant.provider == "cpu" else placement(contestant),
+            )
             for held_to, figures_wanted in against:
                 if held_to == _short(contestant) and len(against) > 1:
                     continue
@@ -92,6 +124,7 @@ def run_parity(
                     found,
                     figures_wanted,
                     variant=contestant.variant,
+                    provider=contestant.provider,
                     default_domain=bundle.manifest.default_domain,
                 )
                 if problem is not None:
@@ -99,7 +132,7 @@ def run_parity(
                     row["passed"] = False
                 row["notes"] = [*row.get("notes", []), *([note] if note else [])]
                 rows.append({**_identity(contestant), "against": held_to, **row})
-    return ParityRun(judged=judged, rows=rows, runnable=runnable)
+    return ParityRun(judged=judged, rows=rows, runnable=runnable, score_s=score_s)
 
 
 def _torch(
@@ -115,16 +148,22 @@ def _torch(
     return torch_figures(bundles[0], references, clips)
 
 
-def _judge(contestant: Contestant, clips: Sequence[AudioFile]) -> tuple[Judged, str]:
-    """Figures by clip, and the provider that the scores name."""
+def _judge(contestant: Contestant, clips: Sequence[AudioFile]) -> _Answer:
+    found, fives = {}, 0.0
     with contestant.load() as scorer:
-        found = [_heard(scorer, clip) for clip in clips]
-        return by_clip([clip.name for clip in clips], found), scorer.provider
-
-
-def _heard(scorer: Scorer, clip: AudioFile) -> dict[str, float]:
-    scores: dict[str, Score] = scorer.score_file(clip.path, domain=ALL_DOMAINS)
-    return figures(scores)
+        begun = time.perf_counter()
+        for clip in clips:
+            scores = scorer.score_file(clip.path, domain=ALL_DOMAINS)
+            found[clip.name] = figures(scores)
+            duration_s = next(iter(scores.values())).duration_s
+            fives += max(1.0, duration_s / 5) if math.isfinite(duration_s) else 0.0
+        taken_s = time.perf_counter() - begun
+        return _Answer(
+            found=found,
+            provider=scorer.provider,
+            taken_s=taken_s,
+            score_s=taken_s / max(1.0, fives),
+        )
 
 
 def _short(contestant: Contestant) -> str:
@@ -145,6 +184,9 @@ def _unusable(contestant: Contestant, reason: str) -> dict[str, Any]:
     return {
         **_identity(contestant),
         "passed": None,
-        "problems": [f"does not run here: {reason}"],
+        # a report may be published, and need not say where on the machine a bundle is
+        "problems": [
+            f"does not run here: {reason.replace(str(contestant.bundle.path), contestant.model)}"
+        ],
         "notes": [],
     }

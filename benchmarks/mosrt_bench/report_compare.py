@@ -73,14 +73,19 @@ def compare_reports(
         new = {name_of(row): row[samples] for row in after.get(key, [])}
         for name in {**old, **new}:
             changes.append(_measured(name, old.get(name), new.get(name), tolerance, more_is_better))
-    peaks = [
-        {f"{row['contestant']} peak, MB": row["peak_mb"] for row in report.get("cold_start", [])}
-        for report in (before, after)
-    ]
-    changes += [
-        _single(name, peaks[0].get(name), peaks[1].get(name), tolerance)
-        for name in {**peaks[0], **peaks[1]}
-    ]
+    for key, what in (("peak_mb", "peak, MB"), ("device_peak_mb", "device peak, MB")):
+        peaks = [
+            {
+                f"{row['contestant']} {what}": row[key]
+                for row in report.get("cold_start", [])
+                if row.get(key) is not None
+            }
+            for report in (before, after)
+        ]
+        changes += [
+            _single(name, peaks[0].get(name), peaks[1].get(name), tolerance)
+            for name in {**peaks[0], **peaks[1]}
+        ]
     return changes
 
 

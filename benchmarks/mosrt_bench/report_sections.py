@@ -181,10 +181,8 @@ def _latency(report: Mapping[str, Any]) -> Section:
             )
         )  # fmt: skip
         if not row["stable"]:
-            notes.append(
-                f"{row['contestant']}: times had not settled after {row['warm_up']} rounds of "
-                "warm-up"
-            )
+            rounds = f"{row['warm_up']} round{'' if row['warm_up'] == 1 else 's'}"
+            notes.append(f"{row['contestant']}: times had not settled after {rounds} of warm-up")
     return Section(
         key="latency",
         title="Latency of a clip of 5 s, from the file's bytes to the score, in ms",
@@ -242,19 +240,24 @@ def _throughput(report: Mapping[str, Any]) -> Section:
 
 
 def _cold_start(report: Mapping[str, Any]) -> Section:
+    found = report.get("cold_start", [])
+    columns = {
+        "process, ms": "process_ms", "import, ms": "import_ms", "load, ms": "load_ms",
+        "first score, ms": "first_score_ms", "second score, ms": "second_score_ms",
+        "peak, MB": "peak_mb", "device peak, MB": "device_peak_mb",
+    }  # fmt: skip
+    if all(row["device_peak_mb"] is None for row in found):
+        del columns["device peak, MB"]
     rows = [
-        (row["contestant"], *(figure(row[name], 0) for name in (
-            "process_ms", "import_ms", "load_ms", "first_score_ms", "second_score_ms", "peak_mb")),
-         str(row["runs"]))
-        for row in report.get("cold_start", [])
-    ]  # fmt: skip
+        (row["contestant"], *(figure(row[name], 0) for name in columns.values()), str(row["runs"]))
+        for row in found
+    ]
     return Section(
         key="cold_start",
         title="Cold start of a fresh process, and its peak memory",
-        header=("contestant", "process, ms", "import, ms", "load, ms", "first score, ms",
-                "second score, ms", "peak, MB", "runs"),
+        header=("contestant", *columns, "runs"),
         rows=tuple(rows),
-    )  # fmt: skip
+    )
 
 
 def _energy(report: Mapping[str, Any]) -> Section:

@@ -11,12 +11,13 @@ import pytest
 
 from mosrt.bundle import Bundle
 from mosrt_bench.audio_set import AudioFile
-from mosrt_bench.bench import Request, run_bench
+from mosrt_bench.bench import run_bench
 from mosrt_bench.contestants import bundle_sha256
 from mosrt_bench.latency import Budget
 from mosrt_bench.report_compare import compare_reports
 from mosrt_bench.report_html import page
 from mosrt_bench.report_text import markdown
+from mosrt_bench.request import Request
 from tests.benchmarks.planted import rounded_weights, with_variants
 from tests.conftest import DATA
 

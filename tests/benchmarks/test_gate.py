@@ -14,13 +14,14 @@ import soundfile
 from click.testing import CliRunner
 
 from mosrt_bench.cli_gate import gate as command
-from mosrt_bench.gate import Verdict, gate, holm
+from mosrt_bench.gate import Tolerances, Verdict, gate, holm
 from mosrt_bench.gate_baseline import Baseline, ClipScore, GateError, Maker
 from mosrt_bench.gate_report import gate_text, junit
 from tests.conftest import DATA
 
 FloatArray = npt.NDArray[np.float64]
 
+USUAL = Tolerances(of_set=0.05, of_clip=0.2, alpha=0.05)
 MAKER = Maker(
     model="nano", bundle_sha256="ab" * 32, variant="fp32", provider="cpu", domain="overall", views=8
 )
@@ -36,7 +37,7 @@ def made(scores: FloatArray, *, take: str = "a", error: float = 0.03) -> Baselin
 
 
 def decided(before: FloatArray, after: FloatArray) -> Verdict:
-    return gate(made(before), made(after, take="b"), tolerance=0.05, clip_tolerance=0.2, alpha=0.05)
+    return gate(made(before), made(after, take="b"), USUAL)
 
 
 def test_holm_by_hand() -> None:
@@ -62,14 +63,14 @@ def test_p_values_are_welchs() -> None:
         )
         for views in (old, new)
     )  # fmt: skip
-    verdict = gate(before, after, tolerance=0.05, clip_tolerance=0.2, alpha=0.05)
+    verdict = gate(before, after, USUAL)
     wanted = scipy.stats.ttest_ind(new, old, equal_var=False, alternative="less").pvalue
     assert verdict.clips[0].p == pytest.approx(wanted, rel=1e-9)
 
 
 def test_the_same_files_pass_and_have_no_noise() -> None:
     scores = np.linspace(2, 4, 40)
-    verdict = gate(made(scores), made(scores), tolerance=0.0, clip_tolerance=0.0, alpha=0.05)
+    verdict = gate(made(scores), made(scores), Tolerances(of_set=0.0, of_clip=0.0, alpha=0.05))
     assert verdict.passed
     assert all(clip.delta == clip.error == 0 and clip.p == 1 for clip in verdict.clips)
     assert "40 of 40 clips are the recorded files themselves" in verdict.notes
@@ -83,7 +84,7 @@ def test_noise_alone_hardly_ever_fails() -> None:
     for _ in range(100):
         true = rng.uniform(2, 4, 40)
         before, after = (made(true + rng.normal(0, 0.03, 40), take=take) for take in "ab")
-        verdict = gate(before, after, tolerance=5.0, clip_tolerance=0.0, alpha=0.05)
+        verdict = gate(before, after, Tolerances(of_set=5.0, of_clip=0.0, alpha=0.05))
         failing += not verdict.passed
     assert failing <= 11
 
@@ -125,12 +126,52 @@ def test_a_better_set_passes() -> None:
     assert decided(before, before + 0.5).passed
 
 
+def uncertain(uncertainties: FloatArray, take: str = "a") -> Baseline:
+    baseline = made(-uncertainties, take=take, error=0.0)
+    return dataclasses.replace(
+        baseline, maker=dataclasses.replace(MAKER, domain="uncertainty", views=0)
+    )
+
+
+@pytest.mark.parametrize("scale", [1e-4, 1.7])
+def test_uncertainties_have_tolerances_of_their_own_scale(scale: float) -> None:
+    """4 % passes as a clip and 6 % fails, whatever the unit; so do 1 % and 3 % of a whole set."""
+    before = uncertain(np.full(20, scale))
+    tolerances = Tolerances.of(before, None, None, 0.05)
+    assert (tolerances.of_set, tolerances.of_clip) == (0.02, 0.05)
+    assert Tolerances.of(made(np.ones(2)), None, 0.3, 0.05).of_set == 0.05
+
+    def judged(factors: FloatArray) -> Verdict:
+        return gate(before, uncertain(scale * factors, "b"), tolerances)
+
+    one = np.ones(20)
+    one[3] = 1.04
+    assert judged(one).passed
+    one[3] = 1.06
+    verdict = judged(one)
+    assert verdict.to_dict()["listen_to"] == ["3.wav"]
+    assert f"{-1.06 * scale:.3g}" in gate_text(verdict)
+    assert any(note.endswith(f"recorded clips, {scale:.4g}") for note in verdict.notes)
+    assert judged(np.full(20, 1.01)).passed
+    worse = judged(np.full(20, 1.03))
+    assert [c.name for c in worse.summary if c.failed] == ["mean", "median", "p5", "p95"]
+    assert not any(clip.failed for clip in worse.clips)
+    assert judged(np.full(20, 0.5)).passed
+
+
+def test_the_same_file_with_another_uncertainty_is_an_error() -> None:
+    before = uncertain(np.full(3, 1e-4))
+    before.check(uncertain(np.full(3, 1.005e-4)), Path("base.json"))
+    with pytest.raises(GateError, match=r"0\.wav is the very file .* scores -0\.000102 instead"):
+        before.check(uncertain(np.full(3, 1.02e-4)), Path("base.json"))
+
+
 def test_a_model_without_noise_is_decided_by_the_tolerance() -> None:
     before, after = (
         made(np.full(3, -1.0), error=0.0),
         made(np.array([-1.0, -1.1, -1.3]), take="b", error=0.0),
     )
-    verdict = gate(before, after, tolerance=1.0, clip_tolerance=0.2, alpha=0.05)
+    verdict = gate(before, after, Tolerances(of_set=1.0, of_clip=0.2, alpha=0.05))
     assert [clip.clip for clip in verdict.clips if clip.failed] == ["2.wav"]
     assert any("the tolerance alone decides" in note for note in verdict.notes)
 
@@ -160,7 +201,7 @@ def test_other_clips_are_an_error() -> None:
 
 
 def test_the_same_file_with_another_score_is_an_error() -> None:
-    with pytest.raises(GateError, match=r"0\.wav is the very file .* scores 1\.5000 instead of 1"):
+    with pytest.raises(GateError, match=r"0\.wav is the very file .* scores 1\.5 instead of 1:"):
         made(np.ones(1)).check(made(np.ones(1) + 0.5), Path("base.json"))
     made(np.ones(1)).check(made(np.ones(1) + 1e-5), Path("base.json"))
 
@@ -206,7 +247,7 @@ def test_junit_holds_any_file_name() -> None:
         Baseline(maker=MAKER, clips={name: ClipScore(sha256=take, score=s, error=0.01, n_views=8)})
         for take, s in (("a", 4.0), ("b", 2.0))
     )
-    verdict = gate(before, after, tolerance=0.05, clip_tolerance=0.2, alpha=0.05)
+    verdict = gate(before, after, USUAL)
     root = ET.fromstring(junit(verdict))
     suites = {suite.get("name"): suite for suite in root}
     assert (suites["clips"].get("tests"), suites["clips"].get("failures")) == ("1", "1")

@@ -84,6 +84,8 @@ def test_time_ends_it_but_not_below_five_rounds() -> None:
     clock = Clock()
     slow = {"A": works(clock, lambda: 10_000.0)}
     assert len(take_turns(slow, Budget(runs=50, seconds=20), now=clock)["A"].total_ms) == 5
+    # three of warm-up for five of measurement at most
+    assert clock.now_s == 60.0
     fast = {"A": works(clock, lambda: 1000.0)}
     # 21 rounds: one is under way when 20 s have gone
     assert len(take_turns(fast, Budget(runs=50, seconds=20), now=clock)["A"].total_ms) == 21

@@ -12,11 +12,13 @@ import onnxruntime
 import pytest
 
 import mosrt.backends.ort
+from mosrt.cpu_features import CpuFeatures
 from mosrt.embedded import find_bundle
-from mosrt_bench.bench import Request, run_bench
-from mosrt_bench.contestants import BenchError, contestants, open_bundle
+from mosrt_bench.bench import run_bench
+from mosrt_bench.contestants import BenchError, contestants, open_bundle, providers_here
 from mosrt_bench.parity import compare_scores, provider_problem, tolerance_mos
 from mosrt_bench.placement import placement
+from mosrt_bench.request import Request
 from tests.benchmarks.planted import (
     one_weight_off,
     rounded_weights,
@@ -102,6 +104,30 @@ def test_uncertainties_have_a_scale_of_their_own() -> None:
 )
 def test_tolerances(variant: str, tolerance: float) -> None:
     assert tolerance_mos(variant) == tolerance
+    assert tolerance_mos(variant, "openvino-fp32") == tolerance
+    # whatever the graph's precision, bfloat16 has 8 bits
+    assert tolerance_mos(variant, "openvino-bf16") == max(tolerance, 0.1)
+
+
+def test_all_providers_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """OpenVINO by its precise names, since scores name them; bfloat16 where the CPU has it."""
+    here = ("coreml", "cpu", "openvino", "openvino-bf16", "openvino-fp32", "tensorrt")
+    monkeypatch.setattr("mosrt_bench.contestants.present_providers", lambda: here)
+    for flags, wanted, openvino in (
+        ((), ("cpu", "coreml", "openvino-fp32", "tensorrt"), "openvino-fp32"),
+        (
+            ("avx512_bf16",),
+            ("cpu", "coreml", "openvino-bf16", "openvino-fp32", "tensorrt"),
+            "openvino-bf16",
+        ),
+    ):
+        cpu = CpuFeatures(architecture="x86_64", flags=frozenset(flags))
+        monkeypatch.setattr(CpuFeatures, "read", lambda cpu=cpu: cpu)
+        assert providers_here() == wanted
+        found = contestants(
+            [open_bundle("nano")], variants=["fp32"], providers=["openvino", openvino], threads=[1]
+        )
+        assert [contestant.provider for contestant in found] == [openvino]
 
 
 def test_where_a_contestant_ran() -> None:

@@ -92,5 +92,5 @@ class MemoryPeak:
         while not self._ended.wait(_EVERY_S):
             try:
                 self._most = max(self._most, self._used_bytes())
-            except ProviderError:  # the device is lost; the contestant's own error says more
+            except (OSError, ProviderError):  # the device is lost; the contestant says more
                 return

@@ -14,10 +14,11 @@ from mosrt.manifest import Member
 from .bias_correction import correct_biases
 from .clips import Clip
 from .collector import Statistics, collect
+from .dynamic import dynamic_matmul
 from .equalisation import equalise
 from .graph import Topology, read_graph
 from .half import to_half
-from .integer import dynamic_matmul, qdq_s8s8, qdq_u8s8
+from .integer import qdq_s8s8, qdq_u8s8
 from .ranges import ranges
 from .recipe import Recipe
 from .smoothing import smooth

@@ -71,7 +71,7 @@ class Targets:
         return cls(
             weighted=tuple(weighted),
             between=tuple(between),
-            block=_merged({name: found[name] for name in (*weighted, *between)}),
+            block=_merged({name: found[name] for name in (*weighted, *between)}, weighted),
         )
 
     @property
@@ -177,13 +177,13 @@ def blocks(topology: Topology) -> dict[str, str]:
     return found
 
 
-def _merged(block: dict[str, str]) -> dict[str, str]:
+def _merged(block: dict[str, str], weighted: Collection[str]) -> dict[str, str]:
     """Blocks of large models put together, those deepest inside first, until there are few.
 
     Each block is measured alone where the budget does not hold at once; blocks of one stage make
     one then.
     """
-    while len(set(block.values())) > _MOST_BLOCKS:
+    while len({block[name] for name in weighted}) > _MOST_BLOCKS:
         depth = max(len(_numbered(name)) for name in block.values())
         if depth < 2:
             break

@@ -67,27 +67,40 @@ class Bench:
     def __init__(self, subject: Subject, progress: Progress) -> None:
         self.subject = subject
         self._progress = progress
-        self._references: dict[tuple[str, ...], Scored] = {}
+        self._references: dict[tuple[int | None, tuple[str, ...]], Scored] = {}
 
-    def reference(self, clips: Sequence[Clip]) -> Scored:
-        """What the float32 model says; worked out once for the same clips."""
-        key = tuple(clip.name for clip in clips)
+    def reference(self, clips: Sequence[Clip], views: int | None = None) -> Scored:
+        """What the float32 model says; worked out once for the same clips and views."""
+        key = views, tuple(clip.name for clip in clips)
         if key not in self._references:
-            found = self.subject.score(self.subject.reference, clips, "fp32", self._progress)
+            found = self.subject.score(
+                self.subject.reference, clips, "fp32", self._progress, views=views
+            )
             self._references[key] = found
         return self._references[key]
 
-    def measure(self, models: Models, clips: Sequence[Clip], label: str) -> Measurement:
-        """Writes graphs to a directory that goes again, and scores clips with them."""
+    def measure(
+        self, models: Models, clips: Sequence[Clip], label: str, *, views: int | None = None
+    ) -> Measurement:
+        """Writes graphs to a directory that goes again, and scores clips with them.
+
+        Args:
+            models: The graphs.
+            clips: What to score.
+            label: For the progress bar.
+            views: Views of each clip; None for as many as the runtime takes by default.
+        """
         root = self.subject.directory
         with TemporaryDirectory(prefix=".candidate-", dir=root) as temporary:
             variant = written(self.subject, models, Path(temporary), "candidate")
-            return self.measure_variant(variant, clips, label)
+            return self.measure_variant(variant, clips, label, views=views)
 
-    def measure_variant(self, variant: Variant, clips: Sequence[Clip], label: str) -> Measurement:
-        """Scores clips with a variant whose files are there."""
-        reference = self.reference(clips)
-        found = self.subject.score(variant, clips, label, self._progress)
+    def measure_variant(
+        self, variant: Variant, clips: Sequence[Clip], label: str, *, views: int | None = None
+    ) -> Measurement:
+        """Scores clips with a variant whose files are there; see `measure`."""
+        reference = self.reference(clips, views)
+        found = self.subject.score(variant, clips, label, self._progress, views=views)
         relative = self.subject.manifest.uncertainty is not None
         drifts = [
             Drift.between(one, other, relative=relative)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any, Final
 
 from mosrt.bundle import Bundle
+from mosrt.cpu_features import CpuFeatures
 from mosrt.errors import BundleError, MosrtError
 from mosrt.manifest import Variant
 
 from .bench import Bench, Measurement, written
-from .clips import Choice, choose, list_sha256
+from .clips import Choice, Clip, choose, list_sha256
 from .collector import default_cache
 from .comparison import Comparison, compare
 from .drift import Budget
@@ -30,7 +31,9 @@ __all__ = ["VARIANTS", "BudgetError", "Made", "Options", "Result", "calibrate_bu
 
 VARIANTS: Final = ("fp16", "int8-cpu", "int8-trt")
 _LIBRARIES: Final = ("mosrt", "onnx", "onnxruntime")
-_RANKING_CLIPS: Final = 16
+_SCREENING_CLIPS: Final = 16
+_SCREENING_CLIPS_LARGE: Final = 8
+_LARGE_BYTES: Final = 100_000_000
 _REFERENCE: Final = "fp32"
 
 
@@ -42,6 +45,7 @@ class Options:
         variants: Of `VARIANTS`.
         n_clips: Calibration clips.
         n_evaluation: Clips that the drift is measured on, at most.
+        views: Views of each of them; None for as many as the runtime takes by default.
         methods: Of `mosrt_calibration.ranges.METHODS`; the one that drifts least is taken.
         seed: Of the choice of clips.
         budget: What every variant must hold.
@@ -53,6 +57,7 @@ class Options:
     variants: tuple[str, ...] = VARIANTS
     n_clips: int = 32
     n_evaluation: int = 64
+    views: int | None = None
     methods: tuple[str, ...] = METHODS
     seed: int = 0
     budget: Budget = dataclasses.field(default_factory=Budget)
@@ -205,7 +210,14 @@ class _Job:
         self._options = options
         self._bench = Bench(subject, progress)
         found = [
-            Network(subject, member, choice.calibration, cache=options.cache, progress=progress)
+            Network(
+                subject,
+                member,
+                choice.calibration,
+                histograms=any(method != "min-max" for method in options.methods),
+                cache=options.cache,
+                progress=progress,
+            )
             for member in subject.reference.members
         ]
         self._networks = [network for network in found if network.has_weights]
@@ -219,14 +231,14 @@ class _Job:
         clips = self._choice.evaluation
         if name == "fp16":
             models = {network.member.name: network.half() for network in self._networks}
-            measured = self._bench.measure(models, clips, name)
+            measured = self._bench.measure(models, clips, name, views=self._options.views)
             holds = self._options.budget.holds(measured.drift)
             return Made(name=name, measured=measured, within_budget=holds), models, None
         symmetric = name == "int8-trt"
         comparison = compare(
             self._bench,
             self._networks,
-            self._choice.calibration,
+            self._screening,
             methods=self._options.methods,
             symmetric=symmetric,
             budget=self._options.budget,
@@ -236,11 +248,12 @@ class _Job:
             self._bench,
             self._networks,
             recipe,
-            ranking_clips=self._choice.calibration[:_RANKING_CLIPS],
+            ranking_clips=self._screening,
             clips=clips,
             symmetric=symmetric,
             budget=self._options.budget,
             curve=self._options.full_report,
+            views=self._options.views,
         )
         point = outcome.chosen or min(outcome.points, key=lambda p: p.measured.drift.mean_abs)
         models = {
@@ -256,6 +269,13 @@ class _Job:
         )
         return made, models, self._calibration(recipe, point.left_float)
 
+    @property
+    def _screening(self) -> tuple[Clip, ...]:
+        """Calibration clips that ways and blocks are compared on: fewer if every one is costly."""
+        size = sum(file.bytes for file in self._subject.reference.files)
+        n_clips = _SCREENING_CLIPS_LARGE if size > _LARGE_BYTES else _SCREENING_CLIPS
+        return self._choice.calibration[:n_clips]
+
     def finish(
         self, made: Made, models: dict[str, Any], calibration: dict[str, Any] | None
     ) -> tuple[Made, Variant]:
@@ -263,6 +283,7 @@ class _Job:
         variant = written(self._subject, models, self._subject.directory, made.name)
         batch = fixed_batch(self._subject, variant, self._choice.evaluation)
         measured = made.measured
+        cpu = CpuFeatures.read()
         folders = {name: one.to_dict() for name, one in measured.by_folder.items()}
         drift = {
             **measured.drift.to_dict(),
@@ -270,6 +291,8 @@ class _Job:
             **({"by_folder": folders} if folders else {}),
             "clips_sha256": list_sha256(self._choice.evaluation),
             "held_out": self._choice.held_out,
+            **({} if self._options.views is None else {"views": self._options.views}),
+            "cpu": {"architecture": cpu.architecture, "int8_dot": cpu.int8_dot},
         }
         kind = _kind(made)
         variant = dataclasses.replace(

@@ -71,6 +71,11 @@ class _VariantList(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
     help="Other clips, if there are, to measure the drift on.",
 )
 @click.option(
+    "--views",
+    type=click.IntRange(min=1),
+    help="Views of each of those; fewer are quicker, and drift more. [default: as in scoring]",
+)
+@click.option(
     "--method",
     type=click.Choice(("auto", *_METHODS)),
     default="auto",
@@ -165,6 +170,7 @@ class _Request:
     variants: tuple[str, ...]
     n_clips: int
     n_evaluation: int
+    views: int | None
     method: str
     seed: int
     max_drift: float
@@ -225,6 +231,7 @@ def _options(request: _Request) -> Options:
         variants=request.variants,
         n_clips=request.n_clips,
         n_evaluation=request.n_evaluation,
+        views=request.views,
         methods=_METHODS if request.method == "auto" else (request.method,),
         seed=request.seed,
         budget=Budget(max_drift=request.max_drift, min_srcc=request.min_srcc),

@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +19,13 @@ from mosrt.whole_file import replacing
 
 from .clips import Clip, list_sha256
 from .graph import Topology, digest, write_graph
-from .observation import BINS, Channels, Extrema, Histograms
+from .observation import BINS, Channels, Extrema, Histogram, Histograms
 from .subject import Progress, Subject
 from .tap import Tap, slices
 
 __all__ = ["Statistics", "collect", "default_cache"]
 
-_LAYOUT: Final = 1  # of the cache; a new number makes old files count for nothing
+_LAYOUT: Final = 2  # of the cache; a new number makes old files count for nothing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,19 +36,45 @@ class Statistics:
         low: Smallest value by tensor.
         high: Largest value by tensor.
         channels: Figures per channel, of the tensors that weighted nodes read.
-        histograms: (BINS,) int64 over [-largest, largest] by tensor; none if not asked for.
+        histograms: By tensor; none if not asked for.
     """
 
     low: Mapping[str, float]
     high: Mapping[str, float]
     channels: Mapping[str, Channels]
-    histograms: Mapping[str, NDArray[np.int64]]
+    histograms: Mapping[str, Histogram]
+
+    def updated(self, other: Statistics) -> Statistics:
+        """These, where the others have nothing to say of a tensor."""
+        return Statistics(
+            low={**self.low, **other.low},
+            high={**self.high, **other.high},
+            channels={**self.channels, **other.channels},
+            histograms={**self.histograms, **other.histograms},
+        )
 
 
-class _Pass(Protocol):
-    def see(self, name: str, values: NDArray[np.float32]) -> None: ...
-    def arrays(self) -> dict[str, NDArray[Any]]: ...
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None: ...
+class _Observers:
+    """All that looks at the tensors of a slice."""
+
+    def __init__(self, names: Sequence[str], axes: Mapping[str, int], *, histograms: bool) -> None:
+        self.extrema = Extrema(names, axes)
+        self.histograms = Histograms(names if histograms else ())
+
+    def see(self, name: str, values: NDArray[np.float32]) -> None:
+        """Takes in a tensor (batch, ...)."""
+        self.extrema.see(name, values)
+        if self.histograms.found:
+            self.histograms.see(name, values)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """Everything seen so far, for a file."""
+        return {**self.extrema.arrays(), **self.histograms.arrays()}
+
+    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Goes on from what `arrays` gave."""
+        self.extrema.load(arrays)
+        self.histograms.load(arrays)
 
 
 def default_cache() -> Path:
@@ -70,9 +96,8 @@ def collect(
 ) -> Statistics:
     """Runs clips through a network and takes in its activations.
 
-    Two passes: extrema and figures per channel, then histograms between them. Tensors come in
-    slices that bound memory, a run per slice and clip. What was seen is written to the cache after
-    every clip, so that a run that was broken off goes on where it was.
+    Tensors come in slices that bound memory, a run per slice and clip. What was seen is
+    written to the cache after every clip, so that a run that was broken off goes on where it was.
 
     Args:
         subject: The model.
@@ -80,7 +105,7 @@ def collect(
         model: Its graph (onnx.ModelProto), changed or not.
         tensors: Activations to look at.
         clips: What to hear.
-        histograms: Whether to do the second pass.
+        histograms: Whether to count values as well.
         cache: Directory of the cache.
         progress: Progress bar.
     """
@@ -100,17 +125,14 @@ def collect(
         low: dict[str, float] = {}
         high: dict[str, float] = {}
         channels: dict[str, Channels] = {}
-        counts: dict[str, NDArray[np.int64]] = {}
+        counts: dict[str, Histogram] = {}
         for names in slices(model, tensors):
-            extrema = Extrema(names, axes)
-            job.run("extrema", names, extrema)
-            low |= extrema.low
-            high |= extrema.high
-            channels |= extrema.channels
-            if histograms:
-                seen = Histograms({name: max(-low[name], high[name], 0.0) for name in names})
-                job.run("histograms", names, seen)
-                counts |= seen.counts
+            seen = _Observers(names, axes, histograms=histograms)
+            job.run(names, seen)
+            low |= seen.extrema.low
+            high |= seen.extrema.high
+            channels |= seen.extrema.channels
+            counts |= seen.histograms.found
     finally:
         graph.unlink()
         if weights is not None:
@@ -129,7 +151,7 @@ def _channel_axes(topology: Topology) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """Passes over the clips, with what they have in common."""
+    """Runs over the clips, with what they have in common."""
 
     subject: Subject
     member: Member
@@ -139,15 +161,15 @@ class _Job:
     key: Sequence[Any]
     progress: Progress
 
-    def run(self, kind: str, names: Sequence[str], seen: _Pass) -> None:
-        """One pass over one slice, from where the cache is."""
-        text = json.dumps([*self.key, kind, list(names)])
+    def run(self, names: Sequence[str], seen: _Observers) -> None:
+        """All clips for one slice, from where the cache is."""
+        text = json.dumps([*self.key, bool(seen.histograms.found), list(names)])
         file = self.cache / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.npz"
         done = _restore(file, seen)
         if done == len(self.clips):
             return
         tap = Tap(self.graph, names, seen.see, threads=self.subject.threads)
-        label = f"{self.member.name}: {kind}"
+        label = f"{self.member.name}: ranges"
         with (
             self.subject.tapped(self.member, tap) as scorer,
             self.progress(self.clips[done:], label) as each,
@@ -158,8 +180,8 @@ class _Job:
                 _keep(file, seen, done)
 
 
-def _restore(file: Path, seen: _Pass) -> int:
-    """Loads what a pass saw before; tells how many clips that were."""
+def _restore(file: Path, seen: _Observers) -> int:
+    """Loads what was seen before; tells how many clips that were."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = dict(archive)
@@ -170,7 +192,7 @@ def _restore(file: Path, seen: _Pass) -> int:
         return 0
 
 
-def _keep(file: Path, seen: _Pass, done: int) -> None:
+def _keep(file: Path, seen: _Observers, done: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as part, part.open("wb") as sink:
         arrays: dict[str, Any] = {"done": np.array(done), **seen.arrays()}

@@ -31,23 +31,25 @@ class _Pair:
 
     first: Any
     second: Any
+    between: tuple[str, ...]
 
 
-def equalise(model: Any) -> int:
+def equalise(model: Any) -> frozenset[str]:
     """Equalises a float32 graph in place, pair by pair, until it settles.
 
     Args:
         model: onnx.ModelProto whose batch norms are folded.
 
     Returns:
-        How many pairs of neighbouring layers there are; 0 leaves the graph as it was.
+        Activations between pairs of neighbouring layers, which have another scale now; none if
+        the graph is as it was.
     """
     topology = Topology(model)
     pairs = list(_pairs(topology))
     for _ in range(_ROUNDS):
         for pair in pairs:
             _scale(topology, pair)
-    return len(pairs)
+    return frozenset(name for pair in pairs for name in pair.between)
 
 
 def _pairs(topology: Topology) -> Iterator[_Pair]:
@@ -55,9 +57,11 @@ def _pairs(topology: Topology) -> Iterator[_Pair]:
     for first in topology.nodes.values():
         if first.op_type not in ("Conv", "Gemm") or not _alone(topology, first):
             continue
-        second = topology.only_reader(first.output[0])
+        between = [first.output[0]]
+        second = topology.only_reader(between[-1])
         while second is not None and second.op_type in _HOMOGENEOUS:
-            second = topology.only_reader(second.output[0])
+            between.append(second.output[0])
+            second = topology.only_reader(between[-1])
         if (
             second is not None
             and second.op_type == first.op_type
@@ -65,7 +69,7 @@ def _pairs(topology: Topology) -> Iterator[_Pair]:
             and _plain(first)
             and _plain(second)
         ):
-            yield _Pair(first, second)
+            yield _Pair(first, second, tuple(between))
 
 
 def _alone(topology: Topology, node: Any) -> bool:

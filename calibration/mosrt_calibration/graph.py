@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,9 +13,16 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import external_data_helper, numpy_helper, shape_inference
-from onnxruntime.quantization.quant_utils import add_infer_metadata
 
-__all__ = ["Topology", "digest", "read_graph", "replace_value", "write_graph"]
+__all__ = [
+    "Topology",
+    "digest",
+    "read_graph",
+    "rebuilt",
+    "replace_value",
+    "value_of",
+    "write_graph",
+]
 
 WEIGHTED_OPS: Final = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _INLINE_BYTES: Final = 1024
@@ -23,21 +31,49 @@ _PAGE_BYTES: Final = 4096
 
 
 def read_graph(path: Path) -> Any:
-    """Reads a graph with its weights, and infers the type of every tensor.
+    """Reads a graph, and infers the type of every tensor; weights beside it are left there.
 
-    Types are inferred before the weights are there, so that a graph of any size passes through.
+    A model of any size is a small thing to copy and to change then: it names the place of its
+    weights, and `value_of` and `write_graph` fetch them.
 
     Args:
-        path: The graph; weights may lie in a file beside it.
+        path: The graph; weights may lie in a file beside it, which has to stay.
 
     Returns:
-        An onnx.ModelProto that ONNX Runtime's quantisers take as it is.
+        An onnx.ModelProto whose nodes all have names.
     """
     model = shape_inference.infer_shapes(onnx.load(path, load_external_data=False), data_prop=True)
-    external_data_helper.load_external_data_for_model(model, str(path.parent))
-    add_infer_metadata(model)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = str(path.parent.resolve() / entry.value)
     _name_nodes(model)
     return model
+
+
+def value_of(tensor: Any) -> NDArray[Any]:
+    """A constant tensor's value; one that lies in a file is mapped, not read."""
+    if not external_data_helper.uses_external_data(tensor):
+        found: NDArray[Any] = numpy_helper.to_array(tensor)
+        return found
+    entries = {entry.key: entry.value for entry in tensor.external_data}
+    kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
+    shape = tuple(tensor.dims)
+    if 0 in shape:
+        return np.zeros(shape, kind)
+    offset = int(entries.get("offset", 0))
+    mapped = np.memmap(entries["location"], kind, "r", offset, (math.prod(shape),))
+    return np.asarray(mapped).reshape(shape)
+
+
+def fetched(model: Any) -> Any:
+    """A copy of a model that has all weights inside, for tools that want them there."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    for tensor in copy.graph.initializer:
+        if external_data_helper.uses_external_data(tensor):
+            replace_value(tensor, value_of(tensor))
+    return copy
 
 
 def _name_nodes(model: Any) -> None:
@@ -73,18 +109,19 @@ def write_graph(model: Any, path: Path) -> tuple[Path, Path | None]:
     weights = path.with_name(f"{path.name}.data")
     with weights.open("wb") as sink:
         for tensor in outer.graph.initializer:
-            content = numpy_helper.to_array(tensor).tobytes()
-            if len(content) < _INLINE_BYTES:
+            value = value_of(tensor)
+            if value.nbytes < _INLINE_BYTES:
+                tensor.CopyFrom(numpy_helper.from_array(value, tensor.name))
                 continue
-            alignment = _PAGE_BYTES if len(content) >= _PAGE_BYTES else _ALIGNMENT_BYTES
+            alignment = _PAGE_BYTES if value.nbytes >= _PAGE_BYTES else _ALIGNMENT_BYTES
             sink.write(b"\0" * (-sink.tell() % alignment))
             offset = sink.tell()
-            sink.write(content)
+            sink.write(value.tobytes())
             kept = onnx.TensorProto(
                 name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, raw_data=b"0"
             )
             external_data_helper.set_external_data(
-                kept, location=weights.name, offset=offset, length=len(content)
+                kept, location=weights.name, offset=offset, length=value.nbytes
             )
             kept.ClearField("raw_data")
             tensor.CopyFrom(kept)
@@ -141,8 +178,16 @@ class Topology:
 
     def value(self, name: str) -> NDArray[Any]:
         """A constant tensor's value."""
-        found: NDArray[Any] = numpy_helper.to_array(self.initializers[name])
-        return found
+        return value_of(self.initializers[name])
+
+    def output_axis(self, node: Any) -> int:
+        """Axis of a node's constant weights that its outputs are on."""
+        if node.op_type == "MatMul":
+            return max(0, len(self.initializers[node.input[1]].dims) - 1)
+        if node.op_type == "ConvTranspose":
+            return 1
+        turned = any(a.name == "transB" and a.i for a in node.attribute)
+        return 0 if node.op_type == "Conv" or turned else 1
 
     def is_float_activation(self, name: str) -> bool:
         """Whether a tensor is float32 and depends on the input."""
@@ -182,6 +227,22 @@ class Topology:
             for tensor in self.nodes[name].output:
                 pending.extend(node.name for node in self.consumers[tensor])
         return found
+
+
+def rebuilt(model: Any, nodes: Iterable[Any], constants: Iterable[Any]) -> Any:
+    """A model with other nodes, and of some constants those that they read."""
+    graph = onnx.GraphProto(name=model.graph.name)
+    graph.node.extend(nodes)
+    read = {name for node in graph.node for name in node.input}
+    read |= {value.name for value in model.graph.output}
+    graph.initializer.extend(tensor for tensor in constants if tensor.name in read)
+    graph.input.extend(model.graph.input)
+    graph.output.extend(model.graph.output)
+    present = {name for node in graph.node for name in node.output}
+    graph.value_info.extend(value for value in model.graph.value_info if value.name in present)
+    made = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
+    made.opset_import.extend(model.opset_import)
+    return made
 
 
 def replace_value(tensor: Any, value: NDArray[Any]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, Final
 import onnx
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from .graph import Topology
+from .graph import Topology, fetched
 from .targets import front_end, heads
 
 __all__ = ["to_half"]
@@ -45,8 +45,7 @@ def to_half(model: Any) -> Any:
     Args:
         model: Float32 onnx.ModelProto; left as it is.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = fetched(model)
     topology = Topology(copy)
     in_front = front_end(topology)
     kept = topology.after(heads(topology)) | _norms(topology) | in_front

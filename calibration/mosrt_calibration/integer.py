@@ -1,25 +1,56 @@
-"""Integer graphs: Q/DQ pairs and dynamic MatMul by ONNX Runtime's quantisers, on our ranges."""
+"""Integer graphs: Q/DQ pairs on our ranges.
+
+The pairs go where ONNX Runtime's quantiser puts them, and the bytes are the same (a test compares
+both). It is not used itself because it looks every tensor up in a list, copies all weights, and
+takes their channels one by one: minutes for 200 million weights, where this takes seconds.
+"""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
 
 import numpy as np
 import onnx
-from onnxruntime.quantization import CalibrationMethod, QuantType
-from onnxruntime.quantization.calibrate import TensorsData
-from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
-from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-from onnxruntime.quantization.quant_utils import QuantizationMode
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
-from .graph import WEIGHTED_OPS
+from .graph import WEIGHTED_OPS, Topology, rebuilt
+from .steps import (
+    Step,
+    rounded_bias,
+    rounded_constant,
+    rounded_weights,
+    scales_for_bias,
+    step,
+    stored,
+    stored_step,
+    weight_scales,
+)
 
-__all__ = ["dynamic_matmul", "qdq_s8s8", "qdq_u8s8"]
+__all__ = ["qdq_s8s8", "qdq_u8s8"]
 
 Ranges = Mapping[str, tuple[float, float]]
+
+# Operators that move values and make no new ones: what they give has the steps of what they read.
+_MOVES: Final = frozenset(
+    {
+        "AveragePool",
+        "Flatten",
+        "MaxPool",
+        "Pad",
+        "Reshape",
+        "Resize",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+_CLIPS: Final = ("Clip", "Relu")
+_BACK: Final = "_DequantizeLinear_Output"
 
 
 def qdq_u8s8(model: Any, ranges: Ranges, nodes: Sequence[str]) -> Any:
@@ -30,7 +61,7 @@ def qdq_u8s8(model: Any, ranges: Ranges, nodes: Sequence[str]) -> Any:
         ranges: Lowest and highest value of every activation that the nodes read or make.
         nodes: Names of the nodes to quantise, weighted or not.
     """
-    return _static(model, ranges, nodes, QuantType.QUInt8, {"ActivationSymmetric": False})
+    return _Insertion(model, ranges, nodes, symmetric=False).model()
 
 
 def qdq_s8s8(model: Any, ranges: Ranges, nodes: Sequence[str]) -> Any:
@@ -44,90 +75,213 @@ def qdq_s8s8(model: Any, ranges: Ranges, nodes: Sequence[str]) -> Any:
         ranges: Lowest and highest value of every activation that the nodes read.
         nodes: Names of the weighted nodes to quantise.
     """
-    options = {
-        "ActivationSymmetric": True,
-        "QuantizeBias": False,
-        "OpTypesToExcludeOutputQuantization": list(WEIGHTED_OPS),
-    }
-    return _static(model, ranges, nodes, QuantType.QInt8, options)
+    return _Insertion(model, ranges, nodes, symmetric=True).model()
 
 
-def dynamic_matmul(model: Any, nodes: Sequence[str]) -> Any:
-    """MatMul in bytes with weights per channel, activations scaled as they come at every run.
+@dataclass(frozen=True, slots=True)
+class _Bias:
+    """What decides the form of a bias: what the node reads, its weights, and a factor."""
 
-    Args:
-        model: onnx.ModelProto, float32 where the nodes are; left as it is.
-        nodes: Names of MatMul nodes with constant weights.
+    name: str
+    source: str
+    weights: str
+    factor: float
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What is to become bytes, and how.
+
+    Attributes:
+        steps: By activation.
+        shared: The activation whose steps another one has.
+        constants: Constants that are added or multiplied.
+        weights: Axis of the outputs by weights.
+        biases: By node.
+        dropped: What nodes give whose clipping the range does anyway, by what they read.
     """
-    copy = _copy(model)
-    if not nodes:
-        return copy
-    with _quiet():
-        quantiser = ONNXQuantizer(
-            copy,
-            True,  # per channel
-            False,  # all eight bits of the weights
-            QuantizationMode.IntegerOps,
-            False,  # not static
-            QuantType.QInt8,
-            QuantType.QUInt8,
-            None,
-            list(nodes),
-            [],
-            ["MatMul"],
-            {"MatMulConstBOnly": True},
-        )
-        quantiser.quantize_model()
-        quantiser.model.topological_sort()
-    return quantiser.model.model
+
+    steps: dict[str, Step | None] = field(default_factory=dict)
+    shared: dict[str, str] = field(default_factory=dict)
+    constants: dict[str, None] = field(default_factory=dict)
+    weights: dict[str, int] = field(default_factory=dict)
+    biases: dict[str, _Bias] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
 
 
-def _static(
-    model: Any, ranges: Ranges, nodes: Sequence[str], activation: Any, options: dict[str, Any]
-) -> Any:
-    copy = _copy(model)
-    if not nodes:  # the quantiser would take none for all
-        return copy
-    tensors = TensorsData(
-        CalibrationMethod.MinMax,
-        {name: (np.float32(low), np.float32(high)) for name, (low, high) in ranges.items()},
-    )
-    with _quiet():
-        quantiser = QDQQuantizer(
-            copy,
-            True,  # per channel
-            False,  # all eight bits of the weights
-            QuantType.QInt8,
-            activation,
-            tensors,
-            list(nodes),
-            [],
-            _op_types(copy, nodes),
-            {"WeightSymmetric": True, "MatMulConstBOnly": True, **options},
-        )
-        quantiser.quantize_model()
-        quantiser.model.topological_sort()
-    return quantiser.model.model
+class _Insertion:
+    """Q/DQ pairs put into one graph."""
+
+    def __init__(self, model: Any, ranges: Ranges, nodes: Sequence[str], *, symmetric: bool):
+        self._model = model
+        self._ranges = dict(ranges)
+        self._wanted = set(nodes)
+        self._symmetric = symmetric
+        self._topology = Topology(model)
+        self._plan = _Plan()
+        self._constants: list[Any] = []
+        # What nodes read instead of a tensor.
+        self._renamed: dict[str, str] = {}
+        # What a node reads as its bias.
+        self._bias_of: dict[str, str] = {}
+
+    def model(self) -> Any:
+        """The graph with its pairs."""
+        for node in self._model.graph.node:
+            if node.name in self._wanted:
+                self._look_at(node)
+        steps = {name: self._step(name) for name in self._plan.steps}
+        front = [*self._weights(steps), *self._small_constants()]
+        pairs = {name: self._pair(name, self._origin(name)) for name in steps}
+        for name, one in steps.items():
+            if self._origin(name) == name:
+                self._constants += stored_step(name, one)
+        made = front
+        for value in self._model.graph.input:
+            made += pairs.get(value.name, ())
+        for node in self._model.graph.node:
+            if node.output and node.output[0] in self._plan.dropped.values():
+                made += pairs.get(node.output[0], ())
+                continue
+            made.append(self._rewired(node))
+            for name in node.output:
+                made += pairs.get(name, ())
+        return rebuilt(self._model, made, [*self._model.graph.initializer, *self._constants])
+
+    def _look_at(self, node: Any) -> None:
+        """Notes what becomes bytes for a node."""
+        if node.op_type in WEIGHTED_OPS and node.input[1] in self._topology.initializers:
+            self._note(node.input[0])
+            self._plan.weights[node.input[1]] = self._topology.output_axis(node)
+            if not self._symmetric:
+                self._note(node.output[0])
+                self._note_bias(node)
+        elif node.op_type in _MOVES:
+            if node.input[0] in self._plan.steps:
+                for name in node.output:
+                    self._note(name)
+                    self._plan.shared[name] = node.input[0]
+        elif node.op_type in _CLIPS:
+            self._look_at_clip(node)
+        else:
+            for name in (*node.input, *node.output):
+                self._note(name)
+
+    def _look_at_clip(self, node: Any) -> None:
+        """A node that only clips goes away where the range of what it gives does the same."""
+        before, after = node.input[0], node.output[0]
+        if before not in self._plan.steps:
+            return
+        alone = self._topology.only_reader(before) is not None and before in self._topology.producer
+        if alone and not self._symmetric:
+            del self._plan.steps[before]
+            self._plan.dropped[before] = after
+        self._note(after)
+
+    def _note(self, name: str) -> None:
+        if self._topology.is_float_activation(name):
+            self._plan.steps.setdefault(name)
+            return
+        constant = self._topology.initializers.get(name)
+        if constant is not None and constant.data_type == TensorProto.FLOAT:
+            self._plan.constants[name] = None
+
+    def _note_bias(self, node: Any) -> None:
+        """A bias is added to products of bytes where there is one number for every output."""
+        bias = node.input[2] if len(node.input) > 2 else ""
+        if bias not in self._topology.initializers:
+            return
+        n_outputs = self._topology.initializers[node.input[1]].dims[
+            self._topology.output_axis(node)
+        ]
+        if list(self._topology.initializers[bias].dims) != [n_outputs]:
+            return
+        factor = next((a.f for a in node.attribute if a.name == "beta"), 1.0)
+        self._plan.biases[node.name] = _Bias(bias, node.input[0], node.input[1], factor)
+
+    def _origin(self, name: str) -> str:
+        """The activation whose steps a tensor has."""
+        while name in self._plan.shared:
+            name = self._plan.shared[name]
+        return name
+
+    def _step(self, name: str) -> Step:
+        low, high = self._ranges[self._origin(name)]
+        return step(low, high, symmetric=self._symmetric)
+
+    def _weights(self, steps: Mapping[str, Step]) -> Iterator[Any]:
+        """Weights and biases in their narrow form; gives the nodes that turn them back."""
+        scales: dict[str, NDArray[np.float32]] = {}
+        for weights, axis in self._plan.weights.items():
+            scales[weights] = weight_scales(self._topology.value(weights), axis)
+        for bias in self._plan.biases.values():
+            wanted = scales_for_bias(self._bias(bias), steps[bias.source][0], scales[bias.weights])
+            scales[bias.weights] = np.maximum(scales[bias.weights], wanted)
+        for weights, axis in self._plan.weights.items():
+            value = self._topology.value(weights)
+            self._constants += stored(weights, *rounded_weights(value, axis, scales[weights]))
+            self._renamed[weights] = f"{weights}{_BACK}"
+            yield _back(weights, axis=axis)
+        taken: set[str] = set()
+        for node, bias in self._plan.biases.items():
+            name = f"{node}_{bias.name}" if bias.name in taken else bias.name
+            taken.add(name)
+            found, scale = rounded_bias(
+                self._bias(bias), steps[bias.source][0], scales[bias.weights]
+            )
+            self._constants += stored(name, found, (scale, np.zeros(scale.shape, np.int32)))
+            self._bias_of[node] = f"{name}{_BACK}"
+            yield _back(name, axis=0)
+
+    def _bias(self, bias: _Bias) -> NDArray[np.float32]:
+        return (bias.factor * self._topology.value(bias.name)).astype(np.float32)
+
+    def _small_constants(self) -> Iterator[Any]:
+        for name in self._plan.constants:
+            found = rounded_constant(self._topology.value(name), symmetric=self._symmetric)
+            self._constants += stored(name, *found)
+            self._renamed[name] = f"{name}{_BACK}"
+            yield _back(name)
+
+    def _pair(self, name: str, steps_of: str) -> list[Any]:
+        """The pair behind an activation; a graph's output keeps its name."""
+        source, back = name, f"{name}{_BACK}"
+        if name in self._topology.outputs:
+            source, back = f"{name}_QuantizeLinear_Input", name
+        self._renamed[name] = back
+        steps = [f"{steps_of}_scale", f"{steps_of}_zero_point"]
+        between = f"{name}_QuantizeLinear_Output"
+        return [
+            helper.make_node(
+                "QuantizeLinear", [source, *steps], [between], f"{name}_QuantizeLinear"
+            ),
+            helper.make_node(
+                "DequantizeLinear", [between, *steps], [back], f"{name}_DequantizeLinear"
+            ),
+        ]
+
+    def _rewired(self, node: Any) -> Any:
+        """A node that reads what the pairs give."""
+        made = onnx.NodeProto()
+        made.CopyFrom(node)
+        for i, name in enumerate(node.input):
+            made.input[i] = self._renamed.get(name, name)
+        if node.name in self._bias_of:
+            made.input[2] = self._bias_of[node.name]
+        for i, name in enumerate(node.output):
+            kept = self._plan.dropped.get(name, name)
+            while kept in self._plan.dropped:
+                kept = self._plan.dropped[kept]
+            quantised = kept in self._plan.steps and kept in self._topology.outputs
+            made.output[i] = f"{kept}_QuantizeLinear_Input" if quantised else kept
+        for attribute in made.attribute:
+            if attribute.name == "beta" and node.name in self._plan.biases:
+                attribute.f = 1.0
+        return made
 
 
-def _op_types(model: Any, nodes: Collection[str]) -> list[str]:
-    wanted = set(nodes)
-    return sorted({node.op_type for node in model.graph.node if node.name in wanted})
-
-
-def _copy(model: Any) -> Any:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides the quantisers' remarks, which go to the root logger."""
-    root = logging.getLogger()
-    level = root.level
-    root.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        root.setLevel(level)
+def _back(name: str, **attributes: int) -> Any:
+    """The node that makes floats of a constant's narrow form."""
+    inputs = [f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"]
+    label = f"{name}_DequantizeLinear"
+    return helper.make_node("DequantizeLinear", inputs, [f"{name}{_BACK}"], label, **attributes)

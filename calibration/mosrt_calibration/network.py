@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from mosrt.manifest import Member
 from .bias_correction import correct_biases
 from .clips import Clip
 from .collector import Statistics, collect
+from .dynamic import dynamic_matmul
 from .equalisation import equalise
 from .graph import Topology, read_graph
 from .half import to_half
-from .integer import dynamic_matmul, qdq_s8s8, qdq_u8s8
+from .integer import qdq_s8s8, qdq_u8s8
 from .ranges import ranges
 from .recipe import Recipe
 from .smoothing import smooth
@@ -34,7 +36,7 @@ class _Prepared:
     model: Any
     topology: Topology
     targets: Targets
-    changed: bool
+    changed: frozenset[str]
 
 
 class Network:
@@ -44,6 +46,7 @@ class Network:
         subject: The model.
         member: The network.
         clips: Calibration clips.
+        histograms: Whether some method to come needs more than the smallest and largest values.
         cache: Directory of statistics.
         progress: Progress bar.
 
@@ -58,19 +61,22 @@ class Network:
         member: Member,
         clips: Sequence[Clip],
         *,
+        histograms: bool = True,
         cache: Path,
         progress: Progress,
     ) -> None:
         self.member = member
         self._subject = subject
         self._clips = clips
+        self._histograms = histograms
         self._cache = cache
         self._progress = progress
         self._model = read_graph(subject.directory / member.graph.path)
         self._topology = Topology(self._model)
         self.targets = Targets.of(self._topology)
         self._prepared: dict[tuple[bool, bool], _Prepared] = {}
-        self._statistics: dict[tuple[bool, bool, bool], Statistics] = {}
+        self._statistics: dict[tuple[bool, bool], Statistics] = {}
+        self._ranges: dict[tuple[bool, bool, str], dict[str, tuple[float, float]]] = {}
 
     @property
     def has_weights(self) -> bool:
@@ -111,7 +117,10 @@ class Network:
         if recipe.correct_biases:
             model = _copy(model)
             correct_biases(model, statistics.channels, chosen.weighted)
-        found = ranges(statistics, recipe.method)
+        key = (recipe.equalise, recipe.smooth, recipe.method)
+        if key not in self._ranges:
+            self._ranges[key] = ranges(statistics, recipe.method)
+        found = self._ranges[key]
         if symmetric:
             return qdq_s8s8(model, found, chosen.weighted)
         model = qdq_u8s8(model, found, [*chosen.weighted, *chosen.between])
@@ -119,18 +128,18 @@ class Network:
 
     def changes(self, recipe: Recipe) -> bool:
         """Whether equalisation and smoothing find anything to do, where the recipe has them."""
-        return self._prepare(recipe).changed
+        return bool(self._prepare(recipe).changed)
 
     def _prepare(self, recipe: Recipe) -> _Prepared:
         key = (recipe.equalise, recipe.smooth)
         if key not in self._prepared:
-            model, changed = _copy(self._model), False
+            model, changed = _copy(self._model), frozenset[str]()
             if recipe.equalise:
-                changed |= equalise(model) > 0
+                changed |= equalise(model)
             if recipe.smooth:
-                plain = Recipe(method="min-max", equalise=recipe.equalise)
-                statistics = self._statistic(plain, self._prepare(plain))
-                changed |= smooth(model, statistics.channels) > 0
+                before = dataclasses.replace(recipe, smooth=False)
+                statistics = self._statistic(before, self._prepare(before))
+                changed |= smooth(model, statistics.channels)
             topology = Topology(model)
             targets = Targets.of(topology)
             self._prepared[key] = _Prepared(
@@ -139,19 +148,26 @@ class Network:
         return self._prepared[key]
 
     def _statistic(self, recipe: Recipe, prepared: _Prepared) -> Statistics:
-        histograms = recipe.method != "min-max"
-        key = (recipe.equalise, recipe.smooth, histograms)
+        """What was seen of a prepared graph; of one that was changed, only the change is heard."""
+        key = (recipe.equalise, recipe.smooth)
         if key not in self._statistics:
-            self._statistics[key] = collect(
+            tensors = prepared.targets.tensors(prepared.topology)
+            before = None
+            if recipe.equalise or recipe.smooth:
+                plain = dataclasses.replace(recipe, equalise=False, smooth=False)
+                before = self._statistic(plain, self._prepare(plain))
+                tensors = tuple(n for n in tensors if n in prepared.changed or n not in before.low)
+            found = collect(
                 self._subject,
                 self.member,
                 prepared.model,
-                prepared.targets.tensors(prepared.topology),
+                tensors,
                 self._clips,
-                histograms=histograms,
+                histograms=self._histograms,
                 cache=self._cache,
                 progress=self._progress,
             )
+            self._statistics[key] = found if before is None else before.updated(found)
         return self._statistics[key]
 
 

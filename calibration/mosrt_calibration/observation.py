@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -11,10 +12,14 @@ from numpy.typing import NDArray
 
 from mosrt.errors import MosrtError
 
-__all__ = ["BINS", "Channels", "Extrema", "Histograms", "NonFiniteError"]
+__all__ = ["BINS", "Channels", "Extrema", "Histogram", "Histograms", "NonFiniteError"]
 
-BINS: Final = 4096
-"""Bins of every histogram, evenly over [-largest, largest] of its tensor."""
+BINS: Final = 8192
+"""Bins of every histogram; at least half of them lie within what its tensor takes."""
+
+_MOST_VALUES: Final = 1 << 18
+# What is smaller counts as zero.
+_TINY: Final = 1e-30
 
 FloatArray = NDArray[np.float64]
 
@@ -46,7 +51,7 @@ class Channels:
 
 
 class Extrema:
-    """First pass: smallest and largest value of each tensor, and figures per input channel.
+    """The smallest and largest value of each tensor, and figures per input channel.
 
     Args:
         names: Tensors to look at.
@@ -84,7 +89,9 @@ class Extrema:
     def _see_channels(self, name: str, values: NDArray[np.float32]) -> None:
         axis = self._axes[name] % values.ndim
         others = tuple(i for i in range(values.ndim) if i != axis)
-        largest = np.abs(values).max(axis=others).astype(np.float64)
+        # Not by np.abs, which would copy them.
+        high, low = values.max(axis=others), values.min(axis=others)
+        largest = np.maximum(high, -low).astype(np.float64)
         total = values.sum(axis=others, dtype=np.float64)
         count = values.size // values.shape[axis]
         before = self.channels.get(name)
@@ -122,31 +129,71 @@ class Extrema:
                 )
 
 
-class Histograms:
-    """Second pass: how often each tensor takes which values.
-
-    Args:
-        limits: Largest absolute value by tensor, from the first pass.
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """How often a tensor takes which values.
 
     Attributes:
-        counts: (BINS,) int64 by tensor.
+        counts: (BINS,) int64.
+        limit: The bins are spread evenly over [-limit, limit].
     """
 
-    def __init__(self, limits: Mapping[str, float]) -> None:
-        self._limits = limits
-        self.counts = {name: np.zeros(BINS, np.int64) for name in limits}
+    counts: NDArray[np.int64]
+    limit: float
+
+
+class Histograms:
+    """How often each tensor takes which values, in bins that grow with them.
+
+    The limit of each histogram is a power of two, and doubles when a larger value comes: pairs of
+    bins become one, so that nothing has to be known beforehand and no clip be heard twice. Of large
+    tensors evenly spaced values are counted, a quarter of a million a run.
+
+    Args:
+        names: Tensors to look at.
+
+    Attributes:
+        found: By tensor.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        self.found = {name: Histogram(np.zeros(BINS, np.int64), 0.0) for name in names}
 
     def see(self, name: str, values: NDArray[np.float32]) -> None:
         """Takes in a tensor (batch, ...)."""
-        limit = self._limits[name] or 1.0
+        flat = values.ravel()
+        # Odd, so that it does not hit the same columns of every row.
+        flat = flat[:: -(-flat.size // _MOST_VALUES) | 1]
+        largest = float(max(flat.max(), -flat.min()))
+        counts, limit = self.found[name].counts, self.found[name].limit
+        wanted = 2.0 ** math.frexp(largest)[1] if largest > _TINY else limit
+        if limit == 0.0 and wanted > 0.0:
+            # Zeros only so far, which are in the middle at any scale.
+            limit = wanted
+        while wanted > limit:
+            counts = _widened(counts)
+            limit *= 2.0
         # Four times as fast as np.histogram, which looks for bins that it could compute.
-        bins = ((values.ravel() + limit) * (BINS / (2.0 * limit))).astype(np.int32)
-        self.counts[name] += np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
+        scale = BINS / (2.0 * (limit or 1.0))
+        bins = (flat * np.float32(scale) + np.float32(BINS // 2)).astype(np.int32)
+        counts = counts + np.bincount(np.clip(bins, 0, BINS - 1), minlength=BINS)
+        self.found[name] = Histogram(counts, limit)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything seen so far, for a file."""
-        return {"counts": np.array(list(self.counts.values()))}
+        return {
+            "counts": np.array([one.counts for one in self.found.values()]),
+            "limits": np.array([one.limit for one in self.found.values()]),
+        }
 
     def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Goes on from what `arrays` gave."""
-        self.counts = dict(zip(self._limits, arrays["counts"].astype(np.int64), strict=True))
+        rows = zip(arrays["counts"].astype(np.int64), arrays["limits"].tolist(), strict=True)
+        self.found = {name: Histogram(*row) for name, row in zip(self.found, rows, strict=True)}
+
+
+def _widened(counts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The same counts over twice the interval."""
+    found = np.zeros_like(counts)
+    found[BINS // 4 : 3 * BINS // 4] = counts.reshape(-1, 2).sum(axis=1)
+    return found

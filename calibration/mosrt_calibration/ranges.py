@@ -34,9 +34,9 @@ def ranges(statistics: Statistics, method: str) -> dict[str, tuple[float, float]
     for name, low in statistics.low.items():
         high = statistics.high[name]
         if method != "min-max":
-            limit = max(-low, high, 0.0) or 1.0
+            seen = statistics.histograms[name]
             chosen = _percentile if method == "percentile" else _entropy
-            inner_low, inner_high = chosen(statistics.histograms[name], limit)
+            inner_low, inner_high = chosen(seen.counts, seen.limit or 1.0)
             low, high = max(low, inner_low), min(high, inner_high)  # noqa: PLW2901
         found[name] = (min(low, 0.0), max(high, 0.0))
     return found

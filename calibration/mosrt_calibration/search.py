@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from .bench import Bench, Measurement
 from .clips import Clip
@@ -13,6 +13,8 @@ from .network import Network
 from .recipe import Recipe
 
 __all__ = ["Outcome", "Point", "Sensitivity", "rank", "search"]
+
+_STEPS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,7 +88,7 @@ def rank(
     *,
     symmetric: bool,
 ) -> tuple[Sensitivity, ...]:
-    """Quantises each block alone; the worst first."""
+    """Quantises each block alone, and hears one view of each clip; the worst first."""
     names = block_names(networks)
     found = []
     for i, block in enumerate(names):
@@ -96,7 +98,8 @@ def rank(
             for network in networks
             if block in network.targets.names
         }
-        measured = bench.measure(models, clips, f"block {i + 1} of {len(names)}: {block}")
+        label = f"block {i + 1} of {len(names)}: {block}"
+        measured = bench.measure(models, clips, label, views=1)
         found.append(Sensitivity(block=block, drift=measured.drift))
     return tuple(sorted(found, key=lambda row: -row.drift.mean_abs))
 
@@ -111,8 +114,11 @@ def search(
     symmetric: bool,
     budget: Budget,
     curve: bool,
+    views: int | None = None,
 ) -> Outcome:
     """Leaves the worst blocks in float, one more at a time, until the budget holds.
+
+    Of more than sixteen blocks several more at a time, so that there are some sixteen steps.
 
     Args:
         bench: Measures.
@@ -123,6 +129,7 @@ def search(
         symmetric: For TensorRT.
         budget: What must hold.
         curve: Whether to rank blocks and go on along the curve even if the budget holds.
+        views: Views of each of `clips`; None for as many as the runtime takes by default.
     """
 
     def point(left_float: tuple[str, ...]) -> Point:
@@ -131,7 +138,9 @@ def search(
             for network in networks
         }
         label = f"{len(left_float)} of {n_blocks} blocks in float"
-        return Point(left_float=left_float, measured=bench.measure(models, clips, label))
+        return Point(
+            left_float=left_float, measured=bench.measure(models, clips, label, views=views)
+        )
 
     n_blocks = len(block_names(networks))
     points = [point(())]
@@ -140,7 +149,8 @@ def search(
         return Outcome(points=tuple(points), chosen=chosen, ranking=())
     ranking = rank(bench, networks, recipe, ranking_clips, symmetric=symmetric)
     order = [row.block for row in ranking]
-    count, stride = 1, 1
+    stride = max(1, n_blocks // _STEPS)
+    count = stride
     # With every block in float nothing would be quantised: that is no INT8 variant.
     while count < n_blocks and (chosen is None or curve):
         points.append(point(tuple(order[:count])))

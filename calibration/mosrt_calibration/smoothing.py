@@ -26,7 +26,7 @@ _ALPHA: Final = 0.5
 _TINY: Final = 1e-5
 
 
-def smooth(model: Any, channels: Mapping[str, Channels]) -> int:
+def smooth(model: Any, channels: Mapping[str, Channels]) -> frozenset[str]:
     """Smooths what MatMul nodes with constant weights read, in place.
 
     Args:
@@ -34,10 +34,10 @@ def smooth(model: Any, channels: Mapping[str, Channels]) -> int:
         channels: Figures per channel of what weighted nodes read, by tensor.
 
     Returns:
-        How many tensors were smoothed.
+        Activations that are new or have other scales now; none if the graph is as it was.
     """
     topology = Topology(model)
-    n_smoothed = 0
+    changed = set()
     for tensor, seen in channels.items():
         readers = [
             node
@@ -55,10 +55,11 @@ def smooth(model: Any, channels: Mapping[str, Channels]) -> int:
             value = topology.value(name) * scale[:, np.newaxis]
             replace_value(topology.initializers[name], value.astype(np.float32))
         whole = len(readers) == len(topology.consumers[tensor]) and tensor not in topology.outputs
-        if not (whole and _folded(topology, tensor, scale)):
-            _insert(model, tensor, readers, scale)
-        n_smoothed += 1
-    return n_smoothed
+        if whole and _folded(topology, tensor, scale):
+            changed.add(tensor)
+        else:
+            changed.add(_insert(model, tensor, readers, scale))
+    return frozenset(changed)
 
 
 def _folded(topology: Topology, tensor: str, scale: NDArray[np.float64]) -> bool:
@@ -80,8 +81,8 @@ def _folded(topology: Topology, tensor: str, scale: NDArray[np.float64]) -> bool
     return True
 
 
-def _insert(model: Any, tensor: str, readers: list[Any], scale: NDArray[np.float64]) -> None:
-    """Multiplies what some nodes read by 1 / scale."""
+def _insert(model: Any, tensor: str, readers: list[Any], scale: NDArray[np.float64]) -> str:
+    """Multiplies what some nodes read by 1 / scale; gives the tensor that they read now."""
     scope = str(readers[0].name).rpartition("/")[0]
     name = f"{scope}/Smooth" if scope else f"{readers[0].name}_Smooth"
     output, factor = f"{name}:0", f"{name}:in1"
@@ -99,3 +100,4 @@ def _insert(model: Any, tensor: str, readers: list[Any], scale: NDArray[np.float
         model.graph.value_info.append(value)
     for reader in readers:
         reader.input[0] = output
+    return output

@@ -112,14 +112,32 @@ class Subject:
         return self._uncertainty_scorer(stages)
 
     def score(
-        self, variant: Variant, clips: Sequence[Clip], label: str, progress: Progress
+        self,
+        variant: Variant,
+        clips: Sequence[Clip],
+        label: str,
+        progress: Progress,
+        *,
+        views: int | None = None,
     ) -> Scored:
-        """Scores clips with a variant, each as the runtime does by default."""
+        """Scores clips with a variant.
+
+        Args:
+            variant: Its files lie below `directory`.
+            clips: What to score.
+            label: For the progress bar.
+            progress: Makes it.
+            views: Views of each clip, where the model looks at views; None for as many as the
+                runtime takes by default.
+        """
+        options: dict[str, Any] = {}
+        if views is not None and self.manifest.uncertainty is None:
+            options["plan"] = PlanRule(kind="grid", views=views)
         values: list[list[float | None]] = []
         model_ms = []
         with self.scorer(variant) as scorer, progress(clips, label) as each:
             for clip in each:
-                scores = list(scorer.score_file(clip.path, domain="all").values())
+                scores = list(scorer.score_file(clip.path, domain="all", **options).values())
                 if self.manifest.uncertainty is not None:
                     values.append([scores[0].measures["uncertainty"]])
                 else:

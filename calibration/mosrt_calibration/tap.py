@@ -16,7 +16,8 @@ __all__ = ["Tap", "slices"]
 
 See = Callable[[str, NDArray[np.float32]], None]
 
-_SLICE_BYTES: Final = 256 * 1024 * 1024
+# With the copy that is handed out, twice as much is held.
+_SLICE_BYTES: Final = 1200 * 1024 * 1024
 # What a tensor is taken to need whose size depends on the recording.
 _UNKNOWN_BYTES: Final = 16 * 1024 * 1024
 _FLOAT_BYTES: Final = 4

@@ -39,6 +39,7 @@ _BETWEEN: Final = frozenset(
     }
 )
 _FUSED: Final = ("Clip", "Relu")
+_MOST_BLOCKS: Final = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +71,7 @@ class Targets:
         return cls(
             weighted=tuple(weighted),
             between=tuple(between),
-            block={name: found[name] for name in (*weighted, *between)},
+            block=_merged({name: found[name] for name in (*weighted, *between)}, weighted),
         )
 
     @property
@@ -174,6 +175,23 @@ def blocks(topology: Topology) -> dict[str, str]:
         begins = topology.weighted(node) or not feeding
         found[name] = name if begins else found.get(feeding[0], name)
     return found
+
+
+def _merged(block: dict[str, str], weighted: Collection[str]) -> dict[str, str]:
+    """Blocks of large models put together, those deepest inside first, until there are few.
+
+    Each block is measured alone where the budget does not hold at once; blocks of one stage make
+    one then.
+    """
+    while len({block[name] for name in weighted}) > _MOST_BLOCKS:
+        depth = max(len(_numbered(name)) for name in block.values())
+        if depth < 2:
+            break
+        block = {
+            node: _numbered(name)[-2] if len(_numbered(name)) == depth else name
+            for node, name in block.items()
+        }
+    return block
 
 
 def _scope(node: Any) -> str:

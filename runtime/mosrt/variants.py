@@ -88,5 +88,5 @@ def caution(variant: str, cpu: CpuFeatures) -> str | None:
         return None
     return (
         f"variant {variant!r} is slow on this CPU, which has no 8-bit dot products, and on x86-64 "
-        "its scores differ from those elsewhere: sums of 16 bits saturate"
+        "its scores with provider 'openvino' differ from those elsewhere: sums of 16 bits saturate"
     )

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto
 
 from mosrt.embedded import find_bundle
-from mosrt_calibration.graph import Topology, read_graph
+from mosrt_calibration.graph import Topology, fetched, read_graph
 from mosrt_calibration.half import to_half
 from mosrt_calibration.integer import qdq_u8s8
 from mosrt_calibration.targets import Targets, front_end
@@ -17,7 +17,7 @@ from mosrt_calibration.targets import Targets, front_end
 
 @pytest.fixture(scope="module")
 def model(nano_graph: Path) -> Any:
-    return read_graph(nano_graph / "model.fp32.onnx")
+    return fetched(read_graph(nano_graph / "model.fp32.onnx"))
 
 
 def constants(model: Any) -> dict[str, bytes]:

@@ -26,7 +26,9 @@ def _network(subject: Subject, choice: Choice, tmp_path: Path) -> Network:
 
 
 def _run(model: onnx.ModelProto, feed: Any) -> Any:
-    session = onnxruntime.InferenceSession(model.SerializeToString())
+    options = onnxruntime.SessionOptions()
+    options.add_session_config_entry("session.x64quantprecision", "1")  # as the runtime has it
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
     (name,) = (value.name for value in session.get_inputs())
     return session.run(["mos"], {name: feed})[0]
 

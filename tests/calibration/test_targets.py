@@ -111,3 +111,18 @@ def test_leaving_a_block_out_leaves_out_what_hangs_on_it() -> None:
     # it would add a float to bytes
     assert "net.blocks.1/Add" in targets.between
     assert SimpleNamespace(**left.block) == SimpleNamespace(**targets.block)
+
+
+def test_blocks_of_large_models_are_put_together_by_stage() -> None:
+    names = [
+        f"spec.nets.{net}.blocks.{stage}.{block}.{conv}/Conv"
+        for net in range(2)
+        for stage in range(4)
+        for block in range(10)
+        for conv in ("first", "second")
+    ]
+    names += [f"ssl.layers.{layer}.{n}/Conv" for layer in range(12) for n in ("query", "key")]
+    targets = Targets.of(_chain("front/Conv", *names))
+    assert len(targets.weighted) == len(names) + 1
+    stages = [f"spec.nets.{net}.blocks.{stage}" for net in range(2) for stage in range(4)]
+    assert targets.names == ("front", *stages, *(f"ssl.layers.{layer}" for layer in range(12)))

@@ -42,6 +42,9 @@ _OPTIMISED_ENTRIES: Final = {
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
     "session.save_external_prepacked_constant_initializers": "1",
 }
+# Sums of products of bytes are exact on every processor: without 8-bit dot products, x86-64 adds
+# pairs of them in 16 bits, which overflow. It costs such processors a little speed, others nothing.
+_EXACT_ENTRIES: Final = {"session.x64quantprecision": "1"}
 _CUDA_OPTIONS: Final = {
     # The precision of a variant is in its graph: TF32 would make 10 bits out of 23.
     "use_tf32": "0",
@@ -134,7 +137,10 @@ def _open(
                 "files": [file.sha256 for file in member.files],
                 "cpu": CpuFeatures.read().to_dict(),
             },
-            {"onnxruntime": onnxruntime.__version__, "options": _OPTIMISED_ENTRIES},
+            {
+                "onnxruntime": onnxruntime.__version__,
+                "options": {**_OPTIMISED_ENTRIES, **_EXACT_ENTRIES},
+            },
             make=lambda entry: _optimise(graph, graph_digest(member), entry),
             load=lambda entry: _load_optimised(entry, graph_digest(member), threads),
         )
@@ -156,6 +162,8 @@ def _options(threads: int) -> Any:
     options.add_session_config_entry("session.intra_op.allow_spinning", "1")
     options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
     options.add_session_config_entry("session.force_spinning_stop", "1")
+    for name, value in _EXACT_ENTRIES.items():
+        options.add_session_config_entry(name, value)
     return options
 
 

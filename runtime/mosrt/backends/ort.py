@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from mosrt.arithmetic import may_use_tf32
 from mosrt.cache import Cache, cache_directory
 from mosrt.cpu_features import CpuFeatures
 from mosrt.engine_file import graph_digest
@@ -186,7 +187,9 @@ def _with_options(provider: str, digest: str) -> list[Any]:
         return [cuda]
     if provider == "tensorrt-ep":
         # A folder per network: ONNX Runtime would take engines of the same graph, other weights.
-        directory = cache_directory() / "tensorrt-ep" / onnxruntime.__version__ / digest[:16]
+        # And per arithmetic, which is built into them.
+        name = f"{digest[:16]}-tf32" if may_use_tf32(provider) else digest[:16]
+        directory = cache_directory() / "tensorrt-ep" / onnxruntime.__version__ / name
         directory.mkdir(parents=True, exist_ok=True)
         kept = {
             "trt_engine_cache_enable": "1",

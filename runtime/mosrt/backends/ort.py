@@ -19,6 +19,7 @@ from mosrt.manifest import Member, TensorSpec, Variant
 
 from .base import check_tensors
 from .ort_binding import BoundSession
+from .ort_libraries import load_cuda_libraries
 
 __all__ = ["PROVIDERS", "OrtBackend"]
 
@@ -82,6 +83,8 @@ class OrtBackend:
         cache: Cache | None = None,
     ) -> None:
         _check_available(provider)
+        if provider in _BOUND:
+            load_cuda_libraries()
         sessions = [
             _open(directory, member, provider=provider, threads=threads, cache=cache)
             for member in variant.members
@@ -201,6 +204,18 @@ def _with_options(provider: str, digest: str) -> list[Any]:
     return [PROVIDERS[provider]]
 
 
+def _needs(provider: str) -> str:
+    """What a provider needs to start; ONNX Runtime logs what of it is missing, and nothing else."""
+    if provider not in _BOUND:
+        return ""
+    major = str(getattr(onnxruntime, "cuda_version", "")).split(".")[0]
+    more = " and TensorRT" if provider == "tensorrt-ep" else ""
+    return (
+        f"; it needs an NVIDIA GPU and its driver, CUDA {major} and cuDNN 9 (`pip install "
+        f"'onnxruntime-gpu[cuda,cudnn]'` brings both){more}"
+    )
+
+
 def _session(graph: Path, options: Any, provider: str, digest: str) -> Any:
     try:
         session = onnxruntime.InferenceSession(
@@ -215,7 +230,9 @@ def _session(graph: Path, options: Any, provider: str, digest: str) -> Any:
         ) from exc
     # A provider that cannot start is replaced by the CPU without a word.
     if session.get_providers()[0] != PROVIDERS[provider]:
-        raise ProviderError(f"provider {provider!r} could not start on this machine")
+        raise ProviderError(
+            f"provider {provider!r} could not start on this machine{_needs(provider)}"
+        )
     # Nor may one that fails later be.
     session.disable_fallback()
     return BoundSession(session, "cuda") if provider in _BOUND else session

@@ -18,10 +18,10 @@ from mosrt.backends.trt_module import TensorRt, dtype_name
 from mosrt.engine_file import Profile, replacing
 from mosrt.manifest import TensorSpec
 
-from .errors import EngineError
+from .errors import UNSERVED, EngineError
 from .zero_points import check_zero_points
 
-__all__ = ["BuildSettings", "build_engine"]
+__all__ = ["BuildSettings", "build_engine", "create_network"]
 
 _MAX_LINES: Final = 12
 # Where TensorRT-RTX has one it does nothing.
@@ -36,8 +36,7 @@ _CURES: Final = (
     ),
     (
         r"compute capability|unsupported (?:sm|gpu|device)|sm ?\d+ is not|no kernel image",
-        "this TensorRT does not serve this GPU: TensorRT-RTX is for GeForce and RTX cards, other "
-        "GPUs need the full TensorRT, old ones an old version of it",
+        UNSERVED,
     ),
     (
         r"cuda(?: initialization)? (?:error|failure)|cudaerror|no cuda-capable|driver version",
@@ -111,6 +110,16 @@ def build_engine(
     return engine
 
 
+def create_network(trt: Any, builder: Any) -> Any:
+    """An empty network whose tensors have the types that they are given, and no others."""
+    flags = 0
+    # Networks are always strongly typed from version 11 on, where the flag may be gone.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    if flag is not None:
+        flags = 1 << int(flag)
+    return builder.create_network(flags)
+
+
 def _from_bindings(exc: Exception) -> bool:
     """Whether an exception is none of mosrt's own."""
     return not type(exc).__module__.startswith("mosrt")
@@ -128,12 +137,7 @@ class _Build:
         """Reads the graph into a network."""
         trt, logger = self._tensorrt.module, self._tensorrt.logger
         self._builder = self._made(trt.Builder(logger), "start")
-        flags = 0
-        # Networks are always strongly typed from version 11 on, where the flag may be gone.
-        flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        if flag is not None:
-            flags = 1 << int(flag)
-        self._network = self._made(self._builder.create_network(flags), "make a network")
+        self._network = self._made(create_network(trt, self._builder), "make a network")
         # Parsers must outlive the network's build: they own constants that it refers to.
         self._parser = self._made(trt.OnnxParser(self._network, logger), "make a parser")
         if not self._parser.parse_from_file(str(self._graph)):

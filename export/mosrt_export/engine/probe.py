@@ -1,8 +1,4 @@
-"""Probe: whether this TensorRT serves this machine's GPU, found out before minutes are spent.
-
-TensorRT-RTX builds engines for cards that it lists, also on a machine with another one, and only
-loading them fails there.
-"""
+"""Probe: whether this TensorRT serves this machine's GPU, found out before minutes are spent."""
 
 from __future__ import annotations
 
@@ -10,7 +6,7 @@ from typing import Any
 
 from mosrt.backends.trt_module import TensorRt
 
-from .builder import create_network
+from .builder import aim_at_this_gpu, create_network
 from .errors import UNSERVED, EngineError
 
 __all__ = ["check_gpu"]
@@ -49,7 +45,7 @@ def _runs_here(tensorrt: TensorRt) -> bool:
         return False
     network: Any = create_network(trt, builder)
     config: Any = builder.create_builder_config()
-    if network is None or config is None:
+    if network is None or config is None or not aim_at_this_gpu(trt, config):
         return False
     x = network.add_input("x", trt.DataType.FLOAT, (1,))
     total = network.add_elementwise(x, x, trt.ElementWiseOperation.SUM)

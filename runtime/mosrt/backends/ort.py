@@ -209,9 +209,10 @@ def _needs(provider: str) -> str:
     if provider not in _BOUND:
         return ""
     major = str(getattr(onnxruntime, "cuda_version", "")).split(".")[0]
-    more = " and TensorRT" if provider == "tensorrt-ep" else ""
+    cuda = f"CUDA {major}" if major else "CUDA"
+    more = ", and TensorRT" if provider == "tensorrt-ep" else ""
     return (
-        f"; it needs an NVIDIA GPU and its driver, CUDA {major} and cuDNN 9 (`pip install "
+        f"; it needs an NVIDIA GPU and its driver, {cuda} and cuDNN 9 (`pip install "
         f"'onnxruntime-gpu[cuda,cudnn]'` brings both){more}"
     )
 

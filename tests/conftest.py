@@ -1,8 +1,10 @@
 """What all tests share: versions in the header, a cache of their own, sample clips, bundles."""
 
+import fcntl
 import importlib.metadata
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,6 +124,25 @@ def tiny_wav2vec() -> Path:
     return DATA / "tiny_wav2vec"
 
 
+def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
+    """A path that `make` writes to, in one of the processes that share a test run.
+
+    What takes long to export is exported by whichever needs it first; the others wait for it.
+    """
+    folder = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # the one that all of them see
+    made = folder / f"shared-{name}"
+    with (folder / f"shared-{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.exists():
+            part = folder / f"part-{name}"
+            shutil.rmtree(part, ignore_errors=True)
+            make(part)
+            part.rename(made)
+    return made
+
+
 @pytest.fixture(scope="session")
 def nano_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model `nano`, exported from its checkpoint with the front end in the graph."""
@@ -129,12 +150,13 @@ def nano_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from mosrt_export.nano.cli import nano
 
-    out = tmp_path_factory.mktemp("graph") / "nano"
-    checkpoint = DATA / "checkpoints" / "nano.pt"
-    arguments = ["export", "--checkpoint", checkpoint, "--frontend", "graph", "--out", out]
-    result = CliRunner().invoke(nano, [*map(str, arguments)])
-    assert result.exit_code == 0, result.output
-    return out
+    def export(out: Path) -> None:
+        checkpoint = DATA / "checkpoints" / "nano.pt"
+        arguments = ["export", "--checkpoint", checkpoint, "--frontend", "graph", "--out", out]
+        result = CliRunner().invoke(nano, [*map(str, arguments)])
+        assert result.exit_code == 0, result.output
+
+    return made_once(tmp_path_factory, "nano-graph", export)
 
 
 @pytest.fixture(scope="session")

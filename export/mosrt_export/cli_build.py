@@ -158,6 +158,7 @@ def _provide(
 ) -> None:
     """Builds what is missing in the cache, and says what is there."""
     from .engine.errors import EngineError  # noqa: PLC0415
+    from .engine.probe import check_gpu  # noqa: PLC0415
 
     faults = [(engine, engine.fault(files)) for engine in planned]
     missing = [(engine, fault) for engine, fault in faults if fault is not None]
@@ -168,6 +169,9 @@ def _provide(
             f"will do: {fault}; build it by leaving --no-build out"
         )
     if missing:
+        target = missing[0][0].key.target
+        if target.has_gpu:
+            check_gpu(tensorrt, target.compute_capability)
         step = steps(1 + len(missing))
         with step("checking the bundle's files"):
             bundle.verify()

@@ -56,12 +56,13 @@ class Target:
     version: str
     compute_capability: str
 
+    @property
+    def has_gpu(self) -> bool:
+        """Whether it was a machine with a GPU."""
+        return self.compute_capability != "none"
+
     def __str__(self) -> str:
-        gpu = (
-            "no GPU"
-            if self.compute_capability == "none"
-            else f"a GPU of compute capability {self.compute_capability}"
-        )
+        gpu = f"a GPU of compute capability {self.compute_capability}" if self.has_gpu else "no GPU"
         return f"{self.module} {self.version} and {gpu}"
 
 

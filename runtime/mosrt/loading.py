@@ -6,6 +6,7 @@ import logging
 import os
 from typing import Any, get_args
 
+from . import arithmetic
 from .backends import candidates, open_backend
 from .bundle import Bundle
 from .cache import Cache, cache_directory
@@ -94,6 +95,9 @@ def _load_on(
     name = _variant(opened, provider, variant)
     chosen = opened.variant(name)
     manifest = opened.manifest
+    provider = arithmetic.exact_provider(manifest.front_end, provider)
+    if (warning := arithmetic.caution(provider)) is not None:
+        _LOG.warning("%s", warning)
     engine: dict[str, Any] = {
         "provider": provider,
         "threads": common["threads"],

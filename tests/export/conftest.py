@@ -5,7 +5,8 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, Protocol
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from click.testing import CliRunner, Result
 from mosrt.backends.trt_module import TensorRt, find_tensorrt
 from mosrt_export.cli import export
 from mosrt_export.config import Kind
-from tests.conftest import DATA
+from tests.conftest import DATA, made_once
 from tests.export.standin import SMALL, small_model
 
 
@@ -31,17 +32,45 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+class Ended(Protocol):
+    """How a command ended, in this process or in another one."""
+
+    exit_code: int
+
+    @property
+    def output(self) -> str: ...
+
+    @property
+    def stdout(self) -> str: ...
+
+    @property
+    def stderr(self) -> str: ...
+
+
 @dataclass(frozen=True)
 class Exported:
     """A bundle, and how the command that made it ended."""
 
     bundle: Path
-    result: Result
+    result: Ended
 
 
 def utmosv2(*arguments: object) -> Result:
     """`mosrt export utmosv2`."""
     return CliRunner().invoke(export, ["utmosv2", *map(str, arguments)])
+
+
+def utmosv2_once(factory: pytest.TempPathFactory, name: str, *arguments: object) -> Exported:
+    """`mosrt export utmosv2` of a bundle that no test writes to; see `made_once`."""
+
+    def export_it(folder: Path) -> None:
+        result = utmosv2(*arguments, "--out", folder / "small")
+        told = {key: getattr(result, key) for key in ("exit_code", "output", "stdout", "stderr")}
+        (folder / "ended.json").write_text(json.dumps(told))
+
+    folder = made_once(factory, name, export_it)
+    ended = SimpleNamespace(**json.loads((folder / "ended.json").read_text()))
+    return Exported(folder / "small", ended)
 
 
 def toml(values: dict[str, Any], prefix: str = "") -> str:
@@ -72,17 +101,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def fusion(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A model of both branches."""
-    out = tmp_path_factory.mktemp("fusion") / "small"
     arguments = ("--checkpoint", inputs / "fusion.pth", "--config", inputs / "small.toml")
-    return Exported(out, utmosv2(*arguments, "--out", out))
+    return utmosv2_once(tmp_path_factory, "fusion", *arguments)
 
 
 @pytest.fixture(scope="package")
 def fusion_graph(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The model of both branches, which takes audio."""
-    out = tmp_path_factory.mktemp("fusion_graph") / "small"
     arguments = ("--checkpoint", inputs / "fusion.pth", "--config", inputs / "small.toml")
-    return Exported(out, utmosv2(*arguments, "--frontend", "graph", "--out", out))
+    return utmosv2_once(tmp_path_factory, "fusion-graph", *arguments, "--frontend", "graph")
 
 
 @pytest.fixture(scope="package")

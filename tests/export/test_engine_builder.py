@@ -35,6 +35,8 @@ class FakeBuilderModule(types.ModuleType):
         says: What it logs as an error at a call.
     """
 
+    ComputeCapability: types.SimpleNamespace  # of TensorRT-RTX alone
+
     def __init__(self, name: str = "tensorrt", version: str = "10.3.0") -> None:
         super().__init__(name)
         self.__version__ = version
@@ -88,6 +90,7 @@ class _Builder:
 
 class _Config:
     builder_optimization_level = 3
+    num_compute_capabilities = 0
 
     def __init__(self, trt: FakeBuilderModule) -> None:
         self._trt = trt
@@ -108,6 +111,10 @@ class _Config:
     def add_optimization_profile(self, profile: Any) -> int:
         assert profile is not None
         return int(self._trt.answer("add_optimization_profile", 0))
+
+    def set_compute_capability(self, capability: str, index: int) -> bool:
+        assert (capability, index, self.num_compute_capabilities) == ("current", 0, 1)
+        return bool(self._trt.answer("set_compute_capability", True))
 
     def create_timing_cache(self, content: bytes) -> bytes:
         return content
@@ -157,6 +164,7 @@ def make(
     tensorrt: TensorRt | None = None,
     settings: BuildSettings | None = None,
     timing: Path | None = None,
+    has_gpu: bool = False,
 ) -> bytes:
     engine = build_engine(
         tensorrt or find_tensorrt(),
@@ -166,6 +174,7 @@ def make(
         outputs=[Y],
         settings=settings or BuildSettings(),
         timing=timing,
+        has_gpu=has_gpu,
     )
     return bytes(engine)
 
@@ -179,6 +188,19 @@ def test_precision_is_in_the_graph(trt: FakeBuilderModule, graph: Path) -> None:
     assert config.builder_optimization_level == 5
     assert config.limits == {"workspace": 1 << 30}
     assert trt.seen["x"] == PROFILE["x"]
+
+
+def test_engines_are_for_the_gpu_that_is_here(trt: FakeBuilderModule, graph: Path) -> None:
+    """TensorRT-RTX would else build for many cards, but for none of Turing's."""
+    make(graph, has_gpu=True)  # full TensorRT needs no word about it
+    trt.ComputeCapability = types.SimpleNamespace(CURRENT="current")
+    make(graph)
+    assert trt.seen["config"].num_compute_capabilities == 0
+    make(graph, has_gpu=True)
+    assert trt.seen["config"].num_compute_capabilities == 1
+    trt.answers["set_compute_capability"] = False
+    with pytest.raises(EngineError, match="could not build for this GPU"):
+        make(graph, has_gpu=True)
 
 
 def test_version_11_is_always_strongly_typed(trt: FakeBuilderModule, graph: Path) -> None:

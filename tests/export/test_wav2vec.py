@@ -215,3 +215,13 @@ def test_layouts_of_checkpoints(tmp_path: Path, layout: str) -> None:
             checkpoint.build()(waveform), reference.build()(waveform), strict=True
         ):
             assert torch.equal(found, expected)
+
+
+def test_tensorrt_builds_the_large_model(
+    large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
+    monkeypatch.setenv("MOSRT_CACHE", str(tmp_path))
+    result = CliRunner().invoke(main, ["build", str(large), "--level", "0", "--max-seconds", "5"])
+    assert result.exit_code == 0, result.output
+    assert max(path.stat().st_size for path in tmp_path.glob("engines/*.engine")) > 130e6

@@ -1,12 +1,18 @@
 import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 import mosrt
+from mosrt.backends.trt_module import find_tensorrt
 from mosrt.bundle import Bundle
+from mosrt_calibration.graph import read_graph, write_graph
+from mosrt_calibration.half import to_half
 from mosrt_export.config import ModelConfig
+from mosrt_export.engine.builder import BuildSettings, build_engine
+from mosrt_export.engine.shapes import profile_of, size_ranges
 from mosrt_export.exporter import Source, export_bundle
 from mosrt_export.parity import audio_sources
 from tests.conftest import GoldenCase
@@ -55,31 +61,53 @@ def test_memory_and_progress(exported: Export) -> None:
     assert "[1/" in exported.stderr
 
 
-def test_front_end_in_the_graph(
-    exported: Export, scorer: mosrt.Scorer, clips: list[Path], tmp_path: Path
-) -> None:
-    """Full size: both branches fed with audio score as when NumPy makes what they read."""
-    from contextlib import nullcontext
-
-    audio = tmp_path / "audio"
+@pytest.fixture(scope="module")
+def taking_audio(exported: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle whose front end is in the graph."""
+    bundle = tmp_path_factory.mktemp("graph") / "audio"
     export_bundle(
         [Source(path=exported.checkpoint, member="fold0")],
         ModelConfig(),
-        audio,
+        bundle,
         clips=audio_sources(None)[:1],
         step=lambda _: nullcontext(),
         front_end="graph",
     )
-    with mosrt.load(audio) as taking_audio:
-        shapes = {tensor.name: tensor.shape for tensor in taking_audio.manifest.inputs}
+    return bundle
+
+
+def test_front_end_in_the_graph(
+    taking_audio: Path, scorer: mosrt.Scorer, clips: list[Path]
+) -> None:
+    """Full size: both branches fed with audio score as when NumPy makes what they read."""
+    with mosrt.load(taking_audio) as audio:
+        shapes = {tensor.name: tensor.shape for tensor in audio.manifest.inputs}
         assert shapes == {"waveform": ("batch", 48_000), "crops": ("batch", 2, 22_400)}
         plan = mosrt.PlanRule(kind="grid", views=1)
         for clip in clips[:3]:
             found, wanted = (
-                each.score_file(clip, plan=plan, domain="all") for each in (taking_audio, scorer)
+                each.score_file(clip, plan=plan, domain="all") for each in (audio, scorer)
             )
             for domain in scorer.domains:
                 assert found[domain].mos == pytest.approx(wanted[domain].mos, abs=1e-4)
+
+
+def test_tensorrt_builds_it(taking_audio: Path, tmp_path: Path) -> None:
+    """From audio to MOS in FP16, the front end in FP32, at full size."""
+    pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
+    manifest = Bundle.open(taking_audio).manifest
+    half = to_half(read_graph(taking_audio / "model.fold0.fp32.onnx"))
+    graph, weights = write_graph(half, tmp_path / "half.onnx")
+    assert weights is not None
+    engine = build_engine(
+        find_tensorrt(),
+        graph,
+        profile_of(manifest.inputs, size_ranges(manifest, batch=(1, 1, 1))),
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        settings=BuildSettings(level=0),
+    )
+    assert engine.nbytes > weights.stat().st_size > 400e6
 
 
 def test_batches_change_nothing(scorer: mosrt.Scorer, clips: list[Path]) -> None:

@@ -1,6 +1,7 @@
 """GPU providers of ONNX Runtime: what is asked of it, and binding, which the CPU has as well."""
 
 import os
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 import mosrt
 from mosrt.backends.ort_binding import BoundSession
+from mosrt.backends.ort_libraries import load_cuda_libraries
 
 NANO = Path(mosrt.__file__).parent / "models" / "nano" / "model.fp32.onnx"
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"
@@ -66,8 +68,11 @@ def test_options_that_keep_scores_the_same(
         return plain(path, options, providers=[CPU])
 
     monkeypatch.setattr(onnxruntime, "InferenceSession", remembers)
-    with pytest.raises(mosrt.ProviderError, match="could not start"):
+    looked: list[str] = []
+    monkeypatch.setattr(mosrt.backends.ort, "load_cuda_libraries", lambda: looked.append(provider))
+    with pytest.raises(mosrt.ProviderError, match="could not start.*needs an NVIDIA GPU"):
         mosrt.load(tiny, provider=provider)
+    assert looked == [provider]
     (chain,) = asked
     names = [name for name, _ in chain]
     assert names == ([CUDA] if provider == "cuda" else [TENSORRT, CUDA])
@@ -86,3 +91,24 @@ def test_missing_providers_are_errors(tiny: Path, monkeypatch: pytest.MonkeyPatc
     for provider in ("cuda", "tensorrt-ep"):
         with pytest.raises(mosrt.ProviderError, match=f"{provider!r} is not in the installed"):
             mosrt.load(tiny, provider=provider)
+
+
+def test_cuda_in_python_packages_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The system's loader does not look there; ONNX Runtime looks beside itself only."""
+    for name in ("one/nvidia/cu13/lib", "two/nvidia/cudnn/lib", "two/nvidia/cudnn/include"):
+        (tmp_path / name).mkdir(parents=True)
+    monkeypatch.setattr("sys.path", [str(tmp_path / "one"), str(tmp_path / "two")])
+    looked: list[str | None] = []
+
+    def preload(*, directory: str | None = None) -> None:
+        looked.append(directory and Path(directory).relative_to(tmp_path).as_posix())
+        sys.stdout.write("Failed to load libcublas")
+
+    monkeypatch.setattr(onnxruntime, "preload_dlls", preload, raising=False)
+    load_cuda_libraries()
+    assert looked == ["one/nvidia/cu13/lib", "two/nvidia/cudnn/lib", None]
+    assert capsys.readouterr().out == ""  # where scores go
+    monkeypatch.delattr(onnxruntime, "preload_dlls")  # as before version 1.21
+    load_cuda_libraries()

@@ -24,6 +24,8 @@ Launch = Callable[[Row], Conversation]
 
 # Less of the time than this is not enough for a row.
 _LEAST_SHARE: Final = 0.05
+# More is for none: one that hangs must not take the others' time.
+_LARGEST_SHARE: Final = 1 / 3
 
 
 class Contest:
@@ -106,13 +108,14 @@ class Contest:
             found: Where that goes.
             stack: Ends the baseline, which is needed to the last.
         """
+        limit = min(self._deadline, self._now() + _LARGEST_SHARE * self._total_s)
         with ExitStack() as own_stack:
             try:
                 wanted = self._reference(row)
                 memory = own_stack.enter_context(self._watched())
                 conversation = self._launch(row)
                 (stack if row.is_baseline else own_stack).callback(conversation.close)
-                own = Opponent(conversation=conversation, left_s=self._left_s)
+                own = Opponent(conversation=conversation, left_s=lambda: limit - self._now())
                 problems = self._ask(row, own, wanted, found, memory)
             except MosrtError as exc:
                 found["reason"] = str(exc)
@@ -121,7 +124,7 @@ class Contest:
         found["reason"] = "; ".join(problems) or None
         if row.is_baseline:
             best = found["throughput"]["best_batch"]
-            self._baseline = dataclasses.replace(own, best_size=best)
+            self._baseline = dataclasses.replace(own, best_size=best, left_s=self._left_s)
 
     def _ask(
         self,

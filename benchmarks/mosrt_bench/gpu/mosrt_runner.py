@@ -117,11 +117,12 @@ def _build(manifest: Manifest, variant: Variant, directory: Path) -> dict[str, A
     """Builds what engines are missing; tells by what, and how long that took."""
     from mosrt_export.engine.builder import BuildSettings  # noqa: PLC0415 - TensorRT's rows only
     from mosrt_export.engine.bundle_engines import plan_engines, target_of  # noqa: PLC0415
+    from mosrt_export.engine.probe import check_gpu  # noqa: PLC0415
     from mosrt_export.engine.shapes import size_ranges  # noqa: PLC0415
 
     tensorrt = find_tensorrt()
-    # TensorRT-RTX builds without a GPU too, for minutes and for nothing.
-    Cuda.open().compute_capability()
+    # TensorRT-RTX builds without a GPU and for others too, for minutes and for nothing.
+    check_gpu(tensorrt, Cuda.open().compute_capability())
     target = target_of(tensorrt)
     files = EngineFiles()
     planned = plan_engines(

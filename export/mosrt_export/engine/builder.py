@@ -18,16 +18,16 @@ from mosrt.backends.trt_module import TensorRt, dtype_name
 from mosrt.engine_file import Profile, replacing
 from mosrt.manifest import TensorSpec
 
-from .errors import EngineError
+from .errors import UNSERVED, EngineError
 from .zero_points import check_zero_points
 
-__all__ = ["BuildSettings", "build_engine"]
+__all__ = ["BuildSettings", "aim_at_this_gpu", "build_engine", "create_network"]
 
 _MAX_LINES: Final = 12
 # Where TensorRT-RTX has one it does nothing.
 _TIMED_MODULE: Final = "tensorrt"
 # What else fails has nothing to do with a GPU, though without one the log is full of it.
-_ON_THE_GPU: Final = ("start", "build an engine")
+_ON_THE_GPU: Final = ("start", "build for this GPU", "build an engine")
 _CURES: Final = (
     (
         r"out ?of ?memory|insufficient (?:\w+ )?memory|memoryallocation|failed to allocate",
@@ -36,8 +36,7 @@ _CURES: Final = (
     ),
     (
         r"compute capability|unsupported (?:sm|gpu|device)|sm ?\d+ is not|no kernel image",
-        "this TensorRT does not serve this GPU: TensorRT-RTX is for GeForce and RTX cards, other "
-        "GPUs need the full TensorRT, old ones an old version of it",
+        UNSERVED,
     ),
     (
         r"cuda(?: initialization)? (?:error|failure)|cudaerror|no cuda-capable|driver version",
@@ -69,6 +68,7 @@ def build_engine(
     outputs: Sequence[TensorSpec],
     settings: BuildSettings,
     timing: Path | None = None,
+    has_gpu: bool = False,
 ) -> Any:
     """Builds an engine.
 
@@ -81,6 +81,7 @@ def build_engine(
         settings: How hard to try.
         timing: File of kernel timings of earlier builds on this machine, used and added to where
             this TensorRT has such a thing.
+        has_gpu: Whether there is a GPU here, which the engine then is for.
 
     Returns:
         The serialised engine, an object with the buffer protocol.
@@ -96,7 +97,7 @@ def build_engine(
         try:
             build.parse()
             build.check(inputs, outputs)
-            config = build.configure(profile, settings)
+            config = build.configure(profile, settings, has_gpu=has_gpu)
             kernels = timing if tensorrt.name == _TIMED_MODULE else None
             if kernels is not None:
                 build.use_timings(config, kernels)
@@ -109,6 +110,29 @@ def build_engine(
                 raise
             raise build.error(f"stopped ({exc})") from exc
     return engine
+
+
+def create_network(trt: Any, builder: Any) -> Any:
+    """An empty network whose tensors have the types that they are given, and no others."""
+    flags = 0
+    # Networks are always strongly typed from version 11 on, where the flag may be gone.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    if flag is not None:
+        flags = 1 << int(flag)
+    return builder.create_network(flags)
+
+
+def aim_at_this_gpu(trt: Any, config: Any) -> bool:
+    """Makes an engine one for the GPU that is here; tells whether that could be done.
+
+    TensorRT-RTX builds for all cards from Ampere on unless it is told otherwise, and for none of
+    Turing's. Full TensorRT knows nothing but this GPU.
+    """
+    capabilities = getattr(trt, "ComputeCapability", None)
+    if capabilities is None:
+        return True
+    config.num_compute_capabilities = 1
+    return bool(config.set_compute_capability(capabilities.CURRENT, 0))
 
 
 def _from_bindings(exc: Exception) -> bool:
@@ -128,12 +152,7 @@ class _Build:
         """Reads the graph into a network."""
         trt, logger = self._tensorrt.module, self._tensorrt.logger
         self._builder = self._made(trt.Builder(logger), "start")
-        flags = 0
-        # Networks are always strongly typed from version 11 on, where the flag may be gone.
-        flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-        if flag is not None:
-            flags = 1 << int(flag)
-        self._network = self._made(self._builder.create_network(flags), "make a network")
+        self._network = self._made(create_network(trt, self._builder), "make a network")
         # Parsers must outlive the network's build: they own constants that it refers to.
         self._parser = self._made(trt.OnnxParser(self._network, logger), "make a parser")
         if not self._parser.parse_from_file(str(self._graph)):
@@ -151,12 +170,14 @@ class _Build:
             }
             check_tensors(f"{self._graph}: the graph's {kind}", wanted, found)
 
-    def configure(self, profile: Profile, settings: BuildSettings) -> Any:
+    def configure(self, profile: Profile, settings: BuildSettings, *, has_gpu: bool) -> Any:
         """A builder configuration."""
         trt = self._tensorrt.module
         config = self._made(self._builder.create_builder_config(), "make a configuration")
         # On by default; it would make float32 graphs something else than float32.
         config.clear_flag(trt.BuilderFlag.TF32)
+        if has_gpu and not aim_at_this_gpu(trt, config):
+            raise self.error("build for this GPU")
         config.builder_optimization_level = settings.level
         if config.builder_optimization_level != settings.level:
             raise self.error(f"take optimisation level {settings.level}")

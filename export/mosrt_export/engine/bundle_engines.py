@@ -71,6 +71,7 @@ class PlannedEngine:
             settings=self.settings,
             timing=files.directory
             / f"{target.module}-{target.version}-cc{target.compute_capability}.timing",
+            has_gpu=target.has_gpu,
         )
         facts = {
             **self._settings(),

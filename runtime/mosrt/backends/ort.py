@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
+from mosrt.arithmetic import may_use_tf32
 from mosrt.cache import Cache, cache_directory
 from mosrt.cpu_features import CpuFeatures
 from mosrt.engine_file import graph_digest
@@ -18,6 +19,7 @@ from mosrt.manifest import Member, TensorSpec, Variant
 
 from .base import check_tensors
 from .ort_binding import BoundSession
+from .ort_libraries import load_cuda_libraries
 
 __all__ = ["PROVIDERS", "OrtBackend"]
 
@@ -84,6 +86,8 @@ class OrtBackend:
         cache: Cache | None = None,
     ) -> None:
         _check_available(provider)
+        if provider in _BOUND:
+            load_cuda_libraries()
         sessions = [
             _open(directory, member, provider=provider, threads=threads, cache=cache)
             for member in variant.members
@@ -194,7 +198,9 @@ def _with_options(provider: str, digest: str) -> list[Any]:
         return [cuda]
     if provider == "tensorrt-ep":
         # A folder per network: ONNX Runtime would take engines of the same graph, other weights.
-        directory = cache_directory() / "tensorrt-ep" / onnxruntime.__version__ / digest[:16]
+        # And per arithmetic, which is built into them.
+        name = f"{digest[:16]}-tf32" if may_use_tf32(provider) else digest[:16]
+        directory = cache_directory() / "tensorrt-ep" / onnxruntime.__version__ / name
         directory.mkdir(parents=True, exist_ok=True)
         kept = {
             "trt_engine_cache_enable": "1",
@@ -204,6 +210,19 @@ def _with_options(provider: str, digest: str) -> list[Any]:
         }
         return [(PROVIDERS[provider], kept), cuda]
     return [PROVIDERS[provider]]
+
+
+def _needs(provider: str) -> str:
+    """What a provider needs to start; ONNX Runtime logs what of it is missing, and nothing else."""
+    if provider not in _BOUND:
+        return ""
+    major = str(getattr(onnxruntime, "cuda_version", "")).split(".")[0]
+    cuda = f"CUDA {major}" if major else "CUDA"
+    more = ", and TensorRT" if provider == "tensorrt-ep" else ""
+    return (
+        f"; it needs an NVIDIA GPU and its driver, {cuda} and cuDNN 9 (`pip install "
+        f"'onnxruntime-gpu[cuda,cudnn]'` brings both){more}"
+    )
 
 
 def _session(graph: Path, options: Any, provider: str, digest: str) -> Any:
@@ -220,7 +239,9 @@ def _session(graph: Path, options: Any, provider: str, digest: str) -> Any:
         ) from exc
     # A provider that cannot start is replaced by the CPU without a word.
     if session.get_providers()[0] != PROVIDERS[provider]:
-        raise ProviderError(f"provider {provider!r} could not start on this machine")
+        raise ProviderError(
+            f"provider {provider!r} could not start on this machine{_needs(provider)}"
+        )
     # Nor may one that fails later be.
     session.disable_fallback()
     return BoundSession(session, "cuda") if provider in _BOUND else session

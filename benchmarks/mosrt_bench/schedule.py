@@ -12,10 +12,8 @@ Say = Callable[[str], None]
 
 def duration(seconds: float) -> str:
     """A time to wait, as people say it."""
-    if seconds < 10:
-        return "some seconds"
     if seconds < 100:
-        return f"{round(seconds, -1):.0f} s"
+        return f"{max(10, round(seconds, -1)):.0f} s"
     if seconds < 100 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"

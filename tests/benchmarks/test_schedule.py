@@ -74,7 +74,7 @@ def test_what_is_left_is_corrected_by_what_was() -> None:
 
 @pytest.mark.parametrize(
     ("seconds", "said"),
-    [(3, "some seconds"), (44, "40 s"), (130, "2 min"), (5400, "90 min"), (9000, "2.5 h")],
+    [(3, "10 s"), (44, "40 s"), (130, "2 min"), (5400, "90 min"), (9000, "2.5 h")],
 )
 def test_durations(seconds: float, said: str) -> None:
     assert duration(seconds) == said

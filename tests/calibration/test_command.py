@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 import mosrt
 from mosrt.bundle import Bundle
+from mosrt.cpu_features import CpuFeatures
 from mosrt.embedded import find_bundle
 from mosrt.errors import BundleError
 from mosrt.manifest import Manifest
@@ -91,6 +92,9 @@ def test_the_manifest_says_how_each_variant_was_made_and_how_it_drifts(
         assert drift["held_out"] is True
         assert 0 < drift["mos_mean_abs"] <= drift["mos_p95_abs"] <= drift["mos_max_abs"] < 0.5
         assert drift["srcc"] > 0.9
+        assert "views" not in drift  # as many as scoring takes
+        cpu = CpuFeatures.read()
+        assert drift["cpu"] == {"architecture": cpu.architecture, "int8_dot": cpu.int8_dot}
         folders = drift["by_folder"]
         assert set(folders) <= {"clean", "noisy"}
         assert max(folder["mos_max_abs"] for folder in folders.values()) <= drift["mos_max_abs"]
@@ -167,7 +171,7 @@ def test_over_budget_writes_nothing(small: Path, recordings: Path, tmp_path: Pat
 
 
 def test_in_place_and_once_more(small: Path, recordings: Path, tmp_path: Path) -> None:
-    arguments = [small, "--audio", recordings, *QUICK, "--max-drift", 10]
+    arguments = [small, "--audio", recordings, *QUICK, "--max-drift", 10, "--views", 1]
     first = run(*arguments, "--variants", "int8-cpu", cache=tmp_path / "c")
     assert first.exit_code == 0, first.output
     once = contents(small)
@@ -177,7 +181,9 @@ def test_in_place_and_once_more(small: Path, recordings: Path, tmp_path: Path) -
     assert contents(small) == once
     other = run(*arguments, "--variants", "fp16", cache=tmp_path / "c")
     assert other.exit_code == 0
-    assert list(Bundle.open(small).manifest.variants) == ["fp32", "int8-cpu", "fp16"]
+    variants = Bundle.open(small).manifest.variants
+    assert list(variants) == ["fp32", "int8-cpu", "fp16"]
+    assert [variants[name].drift["views"] for name in ("int8-cpu", "fp16")] == [1, 1]
     assert (small / "model-card.md").read_text().count("## Variants") == 1
     assert list(small.parent.iterdir()) == [small]
 

@@ -45,7 +45,8 @@ def _interpreter(version: str) -> str:
 @nox.session
 def check(session: nox.Session) -> None:
     """Lint, types and tests."""
-    session.install("-e", ".[dev]")
+    # What is imported is compiled then; of torch and its like that is a small part.
+    session.install("--no-compile", "-e", ".[dev]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")

@@ -88,6 +88,7 @@ def test_a_small_model_is_trained_and_exported(recordings: Path, tmp_path: Path)
     run = CliRunner().invoke(main, [str(option) for option in options], catch_exceptions=False)
     assert run.exit_code == 0, run.output
     result = json.loads(out.with_suffix(".json").read_text())
+    assert result["command"].startswith("python -m mosrt_bench.distilled --speech … --out … ")
     assert len(result["scores"]) == len(result["targets"]) == 4
     error = np.abs(np.subtract(result["scores"], result["targets"])).mean()
     assert result["mean_abs_error_mos"] == pytest.approx(error, abs=1e-3)

@@ -81,10 +81,19 @@ def main(
     _follow(calibrate_norms(model, lessons, norm_clips, seed))
     _follow(fit_head(model, lessons, head_clips, seed))
     unseen = make_lessons(speech, held_out, config.spectrogram, seed + 1, held_out=True)
-    result = _result(model, unseen, seed) | {"clips": clips, "minutes": minutes, "seed": seed}
+    result = _result(model, unseen, seed)
     with replacing(out) as part:
         torch.save(model.state_dict(), part)
-    text = json.dumps({"machine": describe(), **result}, indent=2)
+    run = {
+        "question": "does a UTMOSv2 of full size, trained briefly, say what nano says?",
+        "command": "python -m mosrt_bench.distilled --speech … --out … "
+        f"--clips {clips} --held-out {held_out} --norm-clips {norm_clips} "
+        f"--head-clips {head_clips} --minutes {' '.join(f'{m:g}' for m in minutes)} "
+        f"--threads {threads} --seed {seed}",
+        "machine": describe(),
+        **result,
+    }
+    text = json.dumps(run, indent=2)
     with replacing(out.with_suffix(".json")) as part:
         part.write_text(f"{text}\n", encoding="utf-8")
     click.echo(text)

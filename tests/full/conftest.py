@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.conftest import made_once
 from tests.export.standin import fusion_state_dict
+
+CHECKPOINT = "fold0_s42_best_model.pth"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -31,20 +34,27 @@ class Export:
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Export:
-    directory = tmp_path_factory.mktemp("utmosv2")
-    checkpoint = directory / "fold0_s42_best_model.pth"
-    torch.save(fusion_state_dict(), checkpoint)
-    bundle = directory / "bundle"
+    directory = made_once(tmp_path_factory, "utmosv2", _export)
+    peak_kib = int((directory / "peak_kib").read_text())
+    progress = (directory / "stderr").read_text()
+    return Export(directory / CHECKPOINT, directory / "bundle", peak_kib * 1024, progress)
+
+
+def _export(directory: Path) -> None:
+    directory.mkdir()
+    torch.save(fusion_state_dict(), directory / CHECKPOINT)
     command = [
         sys.executable, "-c", "from mosrt.cli import main; main()",
-        "export", "utmosv2", "--checkpoint", str(checkpoint), "--out", str(bundle),
+        "export", "utmosv2", "--checkpoint", str(directory / CHECKPOINT),
+        "--out", str(directory / "bundle"),
     ]  # fmt: skip
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     # The largest child so far: this one, unless a larger one came before.
-    peak = max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, before)
-    return Export(checkpoint, bundle, peak * 1024, run.stderr)
+    peak_kib = max(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss, before)
+    (directory / "peak_kib").write_text(str(peak_kib))
+    (directory / "stderr").write_text(run.stderr)
 
 
 @pytest.fixture(scope="session")

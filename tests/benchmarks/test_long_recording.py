@@ -7,7 +7,10 @@ import numpy as np
 import soundfile
 from click.testing import CliRunner
 
+from mosrt_bench.figures import render
 from mosrt_bench.long_recording import main, write_recording
+
+RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
 
 def test_clips_one_after_the_other(tmp_path: Path) -> None:
@@ -37,3 +40,13 @@ def test_command(tiny: Path, tiny_wav2vec: Path, clips: list[Path], tmp_path: Pa
     refused = CliRunner().invoke(main, [*command, "--bundle", str(tiny), "--out", str(out)])
     assert refused.exit_code == 2
     assert "gives no uncertainty" in refused.output
+
+
+def test_an_hour_stays_within_its_limit() -> None:
+    """The committed run: an hour, and every model under the limit that the README names."""
+    run = json.loads((RESULTS / "long_recording.json").read_text())
+    assert run["minutes"] == 60
+    assert run["models"]["nano-uncertainty"]["pieces"] > 180
+    for name, model in run["models"].items():
+        assert model["peak_mb"] < run["limit_mb"] == 1500, name
+        assert f"{model['peak_mb']:.0f} MB" in render(RESULTS)

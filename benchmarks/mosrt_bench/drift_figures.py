@@ -49,7 +49,7 @@ def _distilled(path: Path) -> str:
     run = _read(path)
     return (
         " `utmosv2-distilled` has UTMOSv2's full size, but is not the published model: it was "
-        "trained for well under an hour to say what `nano` says (rank correlation "
+        "trained briefly to say what `nano` says (rank correlation "
         f"{run['srcc']:.2f} on {run['held_out_clips']} unseen clips)."
     )
 

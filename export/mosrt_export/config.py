@@ -36,6 +36,7 @@ from typing import (
 )
 
 from mosrt.errors import MosrtError
+from mosrt.front_end_spec import MelSpec
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -136,6 +137,24 @@ class SpectrogramConfig:
     f_max_hz: float = 8000.0
     floor_db: float = 80.0
     image_width: int = 512
+
+    @property
+    def images(self) -> MelSpec:
+        """The images as the runtime makes them."""
+        return MelSpec(
+            tensor="images",
+            crop_samples=self.crop_samples,
+            n_crops=self.n_crops,
+            n_fft=self.n_fft,
+            hop_length=self.hop_length,
+            n_mels=self.n_mels,
+            windows=self.windows,
+            f_min_hz=self.f_min_hz,
+            f_max_hz=self.f_max_hz,
+            floor_db=self.floor_db,
+            image_height=self.n_mels,
+            image_width=self.image_width,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -75,21 +75,7 @@ class _Plan:
         """What the spectrogram branch reads, if there is one, where the runtime makes it."""
         if self.kind == "ssl":
             return None
-        spec = self.config.spectrogram
-        return MelSpec(
-            tensor="images",
-            crop_samples=spec.crop_samples,
-            n_crops=spec.n_crops,
-            n_fft=spec.n_fft,
-            hop_length=spec.hop_length,
-            n_mels=spec.n_mels,
-            windows=spec.windows,
-            f_min_hz=spec.f_min_hz,
-            f_max_hz=spec.f_max_hz,
-            floor_db=spec.floor_db,
-            image_height=spec.n_mels,
-            image_width=spec.image_width,
-        )
+        return self.config.spectrogram.images
 
     def build(self, checkpoint: Checkpoint) -> Model:
         """The faithful module with a checkpoint's weights."""

@@ -11,7 +11,6 @@ import numpy as np
 import numpy.typing as npt
 
 import mosrt
-from mosrt.front_end_spec import MelSpec
 from mosrt.mel import MelFrontEnd
 from mosrt_bench.heldout import levelled
 from mosrt_export.config import SpectrogramConfig
@@ -84,7 +83,9 @@ def make_lessons(
     waveforms = np.stack([_damaged(_cut(voices, rng), rng) for _ in range(count)])
     with mosrt.load("nano") as nano:
         scores = [nano.score(waveform, SAMPLE_RATE_HZ).mos for waveform in waveforms]
-    return Lessons(waveforms, np.array(scores, np.float32), _front_end(spec), spec)
+    return Lessons(
+        waveforms, np.array(scores, np.float32), MelFrontEnd(spec.images, SAMPLE_RATE_HZ), spec
+    )
 
 
 def _cut(voices: Sequence[Sequence[Float32Array]], rng: np.random.Generator) -> Float32Array:
@@ -102,21 +103,3 @@ def _damaged(speech: Float32Array, rng: np.random.Generator) -> Float32Array:
         kind = _KINDS[int(rng.integers(len(_KINDS)))]
         loud = levelled(DEGRADATIONS[kind](loud, float(rng.beta(1.0, 1.3)), rng))
     return loud * np.float32(10 ** (rng.uniform(-10, 3) / 20))
-
-
-def _front_end(spec: SpectrogramConfig) -> MelFrontEnd:
-    geometry = MelSpec(
-        tensor="images",
-        crop_samples=spec.crop_samples,
-        n_crops=spec.n_crops,
-        n_fft=spec.n_fft,
-        hop_length=spec.hop_length,
-        n_mels=spec.n_mels,
-        windows=spec.windows,
-        f_min_hz=spec.f_min_hz,
-        f_max_hz=spec.f_max_hz,
-        floor_db=spec.floor_db,
-        image_height=spec.n_mels,
-        image_width=spec.image_width,
-    )
-    return MelFrontEnd(geometry, SAMPLE_RATE_HZ)

@@ -37,12 +37,13 @@ _GPU_BATCH: Final = 4
 # Smaller networks are optimised in milliseconds.
 _WORTH_CACHING_BYTES: Final = 16_000_000
 _OPTIMISED: Final = "optimised.onnx"
-# Weights go to a file beside the graph, those that kernels want in another order in that order,
-# so that they are mapped instead of copied, and sessions and processes share them.
+# Weights go to a file beside the graph, so that they are mapped instead of copied, and sessions and
+# processes share them. Not those that kernels pack for themselves, too: a float network gains
+# nothing by it, and ONNX Runtime 1.32 miscounts the bytes of packed 8-bit weights, so that the file
+# does not load.
 _OPTIMISED_ENTRIES: Final = {
     "session.optimized_model_external_initializers_file_name": f"{_OPTIMISED}.data",
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
-    "session.save_external_prepacked_constant_initializers": "1",
 }
 # Sums of products of bytes are exact on every processor: without 8-bit dot products, x86-64 adds
 # pairs of them in 16 bits, which overflow. It costs such processors a little speed, others nothing.

@@ -80,7 +80,13 @@ class Bench:
         return self._references[key]
 
     def measure(
-        self, models: Models, clips: Sequence[Clip], label: str, *, views: int | None = None
+        self,
+        models: Models,
+        clips: Sequence[Clip],
+        label: str,
+        *,
+        kind: str | None = None,
+        views: int | None = None,
     ) -> Measurement:
         """Writes graphs to a directory that goes again, and scores clips with them.
 
@@ -88,11 +94,12 @@ class Bench:
             models: The graphs.
             clips: What to score.
             label: For the progress bar.
+            kind: Arithmetic of the graphs, as the manifest has it.
             views: Views of each clip; None for as many as the runtime takes by default.
         """
         root = self.subject.directory
         with TemporaryDirectory(prefix=".candidate-", dir=root) as temporary:
-            variant = written(self.subject, models, Path(temporary), "candidate")
+            variant = written(self.subject, models, Path(temporary), "candidate", kind)
             return self.measure_variant(variant, clips, label, views=views)
 
     def measure_variant(
@@ -121,7 +128,9 @@ class Bench:
         )
 
 
-def written(subject: Subject, models: Models, directory: Path, name: str) -> Variant:
+def written(
+    subject: Subject, models: Models, directory: Path, name: str, kind: str | None
+) -> Variant:
     """Writes the graphs of a variant.
 
     Args:
@@ -129,6 +138,7 @@ def written(subject: Subject, models: Models, directory: Path, name: str) -> Var
         models: Graphs by network.
         directory: Where they go, the root or below.
         name: Of the variant, which takes the place of "fp32" in file names.
+        kind: Arithmetic of the graphs, as the manifest has it.
     """
     members = []
     for member in subject.reference.members:
@@ -147,7 +157,7 @@ def written(subject: Subject, models: Models, directory: Path, name: str) -> Var
                 weights=None if weights is None else _file(weights, subject.directory),
             )
         )
-    return Variant(opset=subject.reference.opset, members=tuple(members))
+    return Variant(opset=subject.reference.opset, members=tuple(members), kind=kind)
 
 
 def _file(path: Path, root: Path) -> File:

@@ -15,17 +15,21 @@ from numpy.typing import NDArray
 
 from .graph import Topology, replace_value
 from .observation import Channels
+from .steps import largest_weight
 
 __all__ = ["correct_biases", "rounded_weights"]
 
 
-def correct_biases(model: Any, channels: Mapping[str, Channels], nodes: Sequence[str]) -> int:
+def correct_biases(
+    model: Any, channels: Mapping[str, Channels], nodes: Sequence[str], *, weight_bits: int = 8
+) -> int:
     """Corrects the biases of a float32 graph in place, ahead of its quantisation.
 
     Args:
         model: onnx.ModelProto.
         channels: Figures per channel of what the nodes read, by tensor.
         nodes: Names of the weighted nodes that will be quantised per channel.
+        weight_bits: Of their weights.
 
     Returns:
         How many nodes have a bias of their own that could be corrected.
@@ -40,7 +44,7 @@ def correct_biases(model: Any, channels: Mapping[str, Channels], nodes: Sequence
         shared = len(topology.consumers[bias]) > 1
         if means is None or shared or bias not in topology.initializers:
             continue
-        shift = _shift(topology, node, means.mean)
+        shift = _shift(topology, node, means.mean, weight_bits)
         value = topology.value(bias).astype(np.float64)
         if value.shape != shift.shape:
             continue
@@ -49,20 +53,23 @@ def correct_biases(model: Any, channels: Mapping[str, Channels], nodes: Sequence
     return n_corrected
 
 
-def rounded_weights(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+def rounded_weights(weights: NDArray[np.float64], bits: int = 8) -> NDArray[np.float64]:
     """Weights (out, ...) as symmetric signed bytes with a scale per output give them back."""
     largest = np.abs(weights).reshape(len(weights), -1).max(axis=1)
-    scale = np.where(largest > 0, largest, 1.0).reshape(-1, *[1] * (weights.ndim - 1)) / 127.0
+    scale = np.where(largest > 0, largest, 1.0).reshape(-1, *[1] * (weights.ndim - 1))
+    scale /= largest_weight(bits)
     return np.round(weights / scale) * scale
 
 
-def _shift(topology: Topology, node: Any, mean: NDArray[np.float64]) -> NDArray[np.float64]:
+def _shift(
+    topology: Topology, node: Any, mean: NDArray[np.float64], weight_bits: int
+) -> NDArray[np.float64]:
     """What the mean output loses by rounding, per output (out,)."""
     weights = topology.value(node.input[1]).astype(np.float64)
     if node.op_type == "Gemm":
         turned = any(a.name == "transB" and a.i for a in node.attribute)
         weights = weights if turned else weights.T
-    lost = weights - rounded_weights(weights)
+    lost = weights - rounded_weights(weights, weight_bits)
     per_input = lost.reshape(*lost.shape[:2], -1).sum(axis=2)
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
     n_out, n_in = per_input.shape

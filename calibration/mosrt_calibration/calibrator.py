@@ -35,6 +35,7 @@ _SCREENING_CLIPS: Final = 16
 _SCREENING_CLIPS_LARGE: Final = 8
 _LARGE_BYTES: Final = 100_000_000
 _REFERENCE: Final = "fp32"
+_FLOAT16: Final = "float16"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +232,9 @@ class _Job:
         clips = self._choice.evaluation
         if name == "fp16":
             models = {network.member.name: network.half() for network in self._networks}
-            measured = self._bench.measure(models, clips, name, views=self._options.views)
+            measured = self._bench.measure(
+                models, clips, name, kind=_FLOAT16, views=self._options.views
+            )
             holds = self._options.budget.holds(measured.drift)
             return Made(name=name, measured=measured, within_budget=holds), models, None
         symmetric = name == "int8-trt"
@@ -280,7 +283,10 @@ class _Job:
         self, made: Made, models: dict[str, Any], calibration: dict[str, Any] | None
     ) -> tuple[Made, Variant]:
         """Writes a variant into the bundle, and says what it is."""
-        variant = written(self._subject, models, self._subject.directory, made.name)
+        kind = _FLOAT16
+        if made.comparison is not None:
+            kind = made.comparison.winner.kind(symmetric=made.name == "int8-trt")
+        variant = written(self._subject, models, self._subject.directory, made.name, kind)
         batch = fixed_batch(self._subject, variant, self._choice.evaluation)
         measured = made.measured
         cpu = CpuFeatures.read()
@@ -294,9 +300,8 @@ class _Job:
             **({} if self._options.views is None else {"views": self._options.views}),
             "cpu": {"architecture": cpu.architecture, "int8_dot": cpu.int8_dot},
         }
-        kind = _kind(made)
         variant = dataclasses.replace(
-            variant, drift=drift, kind=kind, calibration=calibration, fixed_batch=batch
+            variant, drift=drift, calibration=calibration, fixed_batch=batch
         )
         return dataclasses.replace(made, fixed_batch=batch), variant
 
@@ -310,11 +315,3 @@ class _Job:
             "clips_sha256": list_sha256(clips),
             "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         }
-
-
-def _kind(made: Made) -> str:
-    if made.comparison is None:
-        return "float16"
-    if made.name == "int8-trt":
-        return "qdq-s8s8"
-    return "qdq-u8s8+dynamic" if made.comparison.winner.dynamic else "qdq-u8s8"

@@ -13,12 +13,13 @@ from .steps import rounded_weights, stored, weight_scales
 __all__ = ["dynamic_matmul"]
 
 
-def dynamic_matmul(model: Any, nodes: Sequence[str]) -> Any:
+def dynamic_matmul(model: Any, nodes: Sequence[str], *, weight_bits: int = 8) -> Any:
     """MatMul in bytes with weights per channel, activations scaled as they come at every run.
 
     Args:
         model: onnx.ModelProto, float32 where the nodes are; left as it is.
         nodes: Names of MatMul nodes with constant weights.
+        weight_bits: Of weights, 8 or 7; see `mosrt_calibration.steps.weight_scales`.
     """
     topology = Topology(model)
     wanted = set(nodes)
@@ -37,7 +38,7 @@ def dynamic_matmul(model: Any, nodes: Sequence[str]) -> Any:
             made.append(helper.make_node("DynamicQuantizeLinear", [source], outputs, name))
         if f"{weights}_quantized" not in constants:
             value, axis = topology.value(weights), topology.output_axis(node)
-            found = rounded_weights(value, axis, weight_scales(value, axis))
+            found = rounded_weights(value, axis, weight_scales(value, axis, weight_bits))
             constants |= {tensor.name: tensor for tensor in stored(weights, *found)}
         made += _integer_product(node.name, source, weights, node.output[0])
     return rebuilt(model, made, [*model.graph.initializer, *constants.values()])

@@ -53,15 +53,16 @@ _CLIPS: Final = ("Clip", "Relu")
 _BACK: Final = "_DequantizeLinear_Output"
 
 
-def qdq_u8s8(model: Any, ranges: Ranges, nodes: Sequence[str]) -> Any:
+def qdq_u8s8(model: Any, ranges: Ranges, nodes: Sequence[str], *, weight_bits: int = 8) -> Any:
     """Q/DQ for CPUs: unsigned asymmetric activations, signed weights per channel, int32 biases.
 
     Args:
         model: Float32 onnx.ModelProto; left as it is.
         ranges: Lowest and highest value of every activation that the nodes read or make.
         nodes: Names of the nodes to quantise, weighted or not.
+        weight_bits: Of weights, 8 or 7; see `mosrt_calibration.steps.weight_scales`.
     """
-    return _Insertion(model, ranges, nodes, symmetric=False).model()
+    return _Insertion(model, ranges, nodes, symmetric=False, weight_bits=weight_bits).model()
 
 
 def qdq_s8s8(model: Any, ranges: Ranges, nodes: Sequence[str]) -> Any:
@@ -112,11 +113,20 @@ class _Plan:
 class _Insertion:
     """Q/DQ pairs put into one graph."""
 
-    def __init__(self, model: Any, ranges: Ranges, nodes: Sequence[str], *, symmetric: bool):
+    def __init__(
+        self,
+        model: Any,
+        ranges: Ranges,
+        nodes: Sequence[str],
+        *,
+        symmetric: bool,
+        weight_bits: int = 8,
+    ) -> None:
         self._model = model
         self._ranges = dict(ranges)
         self._wanted = set(nodes)
         self._symmetric = symmetric
+        self._weight_bits = weight_bits
         self._topology = Topology(model)
         self._plan = _Plan()
         self._constants: list[Any] = []
@@ -213,7 +223,7 @@ class _Insertion:
         """Weights and biases in their narrow form; gives the nodes that turn them back."""
         scales: dict[str, NDArray[np.float32]] = {}
         for weights, axis in self._plan.weights.items():
-            scales[weights] = weight_scales(self._topology.value(weights), axis)
+            scales[weights] = weight_scales(self._topology.value(weights), axis, self._weight_bits)
         for bias in self._plan.biases.values():
             wanted = scales_for_bias(self._bias(bias), steps[bias.source][0], scales[bias.weights])
             scales[bias.weights] = np.maximum(scales[bias.weights], wanted)

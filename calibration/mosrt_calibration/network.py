@@ -116,15 +116,17 @@ class Network:
         model = prepared.model
         if recipe.correct_biases:
             model = _copy(model)
-            correct_biases(model, statistics.channels, chosen.weighted)
+            bits = recipe.weight_bits
+            correct_biases(model, statistics.channels, chosen.weighted, weight_bits=bits)
         key = (recipe.equalise, recipe.smooth, recipe.method)
         if key not in self._ranges:
             self._ranges[key] = ranges(statistics, recipe.method)
         found = self._ranges[key]
         if symmetric:
             return qdq_s8s8(model, found, chosen.weighted)
-        model = qdq_u8s8(model, found, [*chosen.weighted, *chosen.between])
-        return dynamic_matmul(model, moving)
+        nodes = [*chosen.weighted, *chosen.between]
+        model = qdq_u8s8(model, found, nodes, weight_bits=recipe.weight_bits)
+        return dynamic_matmul(model, moving, weight_bits=recipe.weight_bits)
 
     def changes(self, recipe: Recipe) -> bool:
         """Whether equalisation and smoothing find anything to do, where the recipe has them."""

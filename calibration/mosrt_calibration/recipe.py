@@ -18,6 +18,7 @@ class Recipe:
         correct_biases: Whether the mean error of rounded weights is taken off biases.
         smooth: Whether outlier channels of MatMul inputs are moved into the weights.
         dynamic: Whether MatMul scales its input at every run instead of by a range.
+        weight_bits: Of whole numbers for weights, 8 or 7; graphs for TensorRT have 8.
     """
 
     method: str
@@ -25,6 +26,7 @@ class Recipe:
     correct_biases: bool = False
     smooth: bool = False
     dynamic: bool = False
+    weight_bits: int = 8
 
     def __str__(self) -> str:
         parts = [self.method]
@@ -32,7 +34,14 @@ class Recipe:
         parts += ["smoothed"] if self.smooth else []
         parts += ["biases corrected"] if self.correct_biases else []
         parts += ["dynamic MatMul"] if self.dynamic else []
+        parts += ["7-bit weights"] if self.weight_bits == 7 else []
         return ", ".join(parts)
+
+    def kind(self, *, symmetric: bool) -> str:
+        """Arithmetic of the graphs, as the manifest has it; `symmetric` for TensorRT."""
+        if symmetric:
+            return "qdq-s8s8"
+        return f"qdq-u8s{self.weight_bits}{'+dynamic' if self.dynamic else ''}"
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest's entries."""
@@ -42,4 +51,5 @@ class Recipe:
             "biases_corrected": self.correct_biases,
             "smoothed": self.smooth,
             "dynamic_matmul": self.dynamic,
+            "weight_bits": self.weight_bits,
         }

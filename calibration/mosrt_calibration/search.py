@@ -99,7 +99,8 @@ def rank(
             if block in network.targets.names
         }
         label = f"block {i + 1} of {len(names)}: {block}"
-        measured = bench.measure(models, clips, label, views=1)
+        kind = recipe.kind(symmetric=symmetric)
+        measured = bench.measure(models, clips, label, kind=kind, views=1)
         found.append(Sensitivity(block=block, drift=measured.drift))
     return tuple(sorted(found, key=lambda row: -row.drift.mean_abs))
 
@@ -138,9 +139,9 @@ def search(
             for network in networks
         }
         label = f"{len(left_float)} of {n_blocks} blocks in float"
-        return Point(
-            left_float=left_float, measured=bench.measure(models, clips, label, views=views)
-        )
+        kind = recipe.kind(symmetric=symmetric)
+        measured = bench.measure(models, clips, label, kind=kind, views=views)
+        return Point(left_float=left_float, measured=measured)
 
     n_blocks = len(block_names(networks))
     points = [point(())]

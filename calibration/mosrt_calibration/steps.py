@@ -11,6 +11,7 @@ from onnx import numpy_helper
 
 __all__ = [
     "Step",
+    "largest_weight",
     "rounded_bias",
     "rounded_constant",
     "rounded_weights",
@@ -22,6 +23,8 @@ __all__ = [
 ]
 
 _LARGEST: Final = 127
+# Of 7 bits: two products with unsigned bytes add up to no more than 2 * 255 * 64 < 2**15.
+_LARGEST_NARROW: Final = 64
 _INT32: Final = np.iinfo(np.int32)
 _MARGIN: Final = 1.0001
 
@@ -56,17 +59,25 @@ def rounded_constant(value: NDArray[np.float32], *, symmetric: bool) -> tuple[ND
     return found.astype(zero_point.dtype), (scale, zero_point)
 
 
-def weight_scales(value: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
-    """Scales (outputs,) that make signed bytes from -127 to 127 of weights.
+def largest_weight(bits: int) -> int:
+    """The largest whole number for weights of 8 or 7 bits; the smallest is minus that."""
+    return {8: _LARGEST, 7: _LARGEST_NARROW}[bits]
+
+
+def weight_scales(value: NDArray[np.float32], axis: int, bits: int = 8) -> NDArray[np.float32]:
+    """Scales (outputs,) that make signed bytes of weights.
 
     Args:
         value: Weights.
         axis: That of the outputs.
+        bits: 8 for whole numbers from -127 to 127; 7 for -64 to 64, whose products with unsigned
+            bytes add up in pairs without overflow in 16 bits, as CPUs add them that have no 8-bit
+            dot products.
     """
     others = tuple(i for i in range(value.ndim) if i != axis)
     # Not by np.abs, which would copy them.
     largest = np.maximum(value.max(axis=others), -value.min(axis=others)).astype(np.float64)
-    scales = largest / _LARGEST
+    scales = largest / largest_weight(bits)
     return np.where(scales < np.finfo(np.float32).tiny, 1.0, scales).astype(np.float32)
 
 

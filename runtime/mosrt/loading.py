@@ -115,16 +115,16 @@ def _load_on(
 
 def _variant(opened: Bundle, provider: str, asked: str | None) -> str:
     """The name of the variant to run on a provider."""
-    names = tuple(opened.manifest.variants)
+    variants = opened.manifest.variants
     if asked is None:
-        return reference(names, provider).variant
+        return reference(variants, provider).variant
     cpu = CpuFeatures.read()
     if asked == "auto":
-        choice = fastest(names, provider, cpu)
+        choice = fastest(variants, provider, cpu)
         _LOG.info("variant %s: %s", choice.variant, choice.reason)
         return choice.variant
-    opened.variant(asked)  # an unknown name is the bundle's error, not the provider's
+    found = opened.variant(asked)  # an unknown name is the bundle's error, not the provider's
     check(asked, provider)
-    if (warning := caution(asked, cpu)) is not None:
+    if (warning := caution(asked, found, cpu)) is not None:
         _LOG.warning("%s", warning)
     return asked

@@ -109,7 +109,8 @@ class Variant:
         opset: ONNX opset of the graphs.
         members: The networks of the ensemble; at least one.
         drift: Measured differences against the reference the variant was made from, by name.
-        kind: Arithmetic of the graphs, such as "float16" or "qdq-u8s8"; None for float32.
+        kind: Arithmetic of the graphs, such as "float16", "qdq-u8s8" or "qdq-u8s7" (weights of 7
+            bits); None for float32.
         calibration: What the variant was calibrated with, for people to read; None if it was not.
         fixed_batch: Views per run at which a view's result does not depend on its company, or
             None if it never does.
@@ -126,6 +127,11 @@ class Variant:
     def files(self) -> tuple[File, ...]:
         """All files of all members."""
         return tuple(file for member in self.members for file in member.files)
+
+    @property
+    def sums_fit(self) -> bool:
+        """Whether pairs of products of bytes add up in 16 bits, as older x86-64 CPUs add them."""
+        return self.kind is not None and self.kind.startswith("qdq-u8s7")
 
     @classmethod
     def from_dict(cls, value: object, where: str) -> Variant:

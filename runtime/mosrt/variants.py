@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from .cpu_features import CpuFeatures
 from .errors import ProviderError
+from .manifest import Variant
 
 __all__ = ["Choice", "best_on_cpu", "caution", "check", "fastest", "reference"]
 
 _REFERENCE: Final = "fp32"
 _INT8_CPU: Final = "int8-cpu"
+# x86-64 CPUs with it multiply and add 32 bytes at a time, in 16 bits.
+_WIDE_BYTES: Final = "avx2"
 _CPU_PROVIDERS: Final = ("cpu", "openvino", "openvino-bf16", "openvino-fp32")
 # Variants that are made for certain providers; every other runs on any.
 _MADE_FOR: Final = {_INT8_CPU: _CPU_PROVIDERS, "int8-trt": ("tensorrt",)}
@@ -57,15 +60,17 @@ def best_on_cpu(cpu: CpuFeatures) -> Choice:
     """The variant that suits a processor best, whether or not a bundle has it."""
     if cpu.int8_dot is not None:
         return Choice(_INT8_CPU, f"the CPU has 8-bit dot products ({cpu.int8_dot})")
+    if _WIDE_BYTES in cpu.flags:
+        return Choice(_INT8_CPU, "the CPU has AVX2; it is fp32 where INT8 weights have all 8 bits")
     known = "" if cpu.flags else " that this system tells of"
     return Choice(_REFERENCE, f"the CPU has no 8-bit dot products{known}")
 
 
-def fastest(variants: Collection[str], provider: str, cpu: CpuFeatures) -> Choice:
+def fastest(variants: Mapping[str, Variant], provider: str, cpu: CpuFeatures) -> Choice:
     """The variant that "auto" means on a machine.
 
     Args:
-        variants: Names of those that the bundle has.
+        variants: Those that the bundle has, by name.
         provider: What will run it.
         cpu: The machine's processor.
 
@@ -76,17 +81,21 @@ def fastest(variants: Collection[str], provider: str, cpu: CpuFeatures) -> Choic
         exact = reference(variants, provider)
         return Choice(exact.variant, f"{exact.reason}; others were not measured on {provider}")
     best = best_on_cpu(cpu)
-    if best.variant in variants:
+    found = variants.get(best.variant)
+    if found is not None and caution(best.variant, found, cpu) is None:
         return best
     exact = reference(variants, provider)
-    return Choice(exact.variant, f"{exact.reason}; the bundle has no {best.variant}")
+    reason = f"the bundle has no {best.variant}" if found is None else "8 bits are slow on this CPU"
+    return Choice(exact.variant, f"{exact.reason}; {reason}")
 
 
-def caution(variant: str, cpu: CpuFeatures) -> str | None:
+def caution(name: str, variant: Variant, cpu: CpuFeatures) -> str | None:
     """What there is to say against a variant that was asked for by name, if anything."""
-    if variant != _INT8_CPU or cpu.int8_dot is not None or not cpu.flags:
+    if name != _INT8_CPU or cpu.int8_dot is not None or not cpu.flags:
+        return None
+    if variant.sums_fit and _WIDE_BYTES in cpu.flags:
         return None
     return (
-        f"variant {variant!r} is slow on this CPU, which has no 8-bit dot products, and on x86-64 "
+        f"variant {name!r} is slow on this CPU, which has no 8-bit dot products, and on x86-64 "
         "its scores with provider 'openvino' differ from those elsewhere: sums of 16 bits saturate"
     )

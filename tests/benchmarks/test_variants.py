@@ -42,7 +42,8 @@ def test_clips(clips: list[Path]) -> None:
 
 def test_peaks_are_those_of_the_products() -> None:
     peaks = peaks_gflops(threads=1, size=128)
-    assert set(peaks) == {"fp32", "bf16", "int8"}
+    assert set(peaks) - {"bf16"} == {"fp32", "int8"}
+    assert ("bf16" in peaks) == (CpuFeatures.read().bf16 is not None)
     # In units of 1e9 per second: a mistake of one prefix is noticed.
     assert all(0.01 < peak < 20_000 for peak in peaks.values())
 

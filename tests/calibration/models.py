@@ -126,7 +126,7 @@ def relu_chain() -> onnx.ModelProto:
     flat = net.node("net/Flatten", [net.node("net/GlobalAveragePool", [x])], axis=1)
     net.head(flat, CHANNELS)
     model = net.model({"images": (1, SIZE, SIZE)})
-    for channel, factor in enumerate(2.0 ** np.arange(-4, 4)):
+    for channel, factor in enumerate(4.0 ** np.arange(-4, 4)):
         scale(model, "net.0.weight", 0, float(factor), channel)
         scale(model, "net.0.bias", 0, float(factor), channel)
         scale(model, "net.1.weight", 1, float(1.0 / factor), channel)

@@ -103,11 +103,27 @@ def test_equalisation_wins_where_channels_are_uneven(choice: Choice, tmp_path: P
         budget=Budget(),
     )
     names = [str(recipe) for recipe, _ in comparison.rows]
-    assert names[:2] == ["min-max", "percentile"]
+    assert names[:2] == ["min-max, 7-bit weights", "percentile, 7-bit weights"]
     assert comparison.winner.equalise
     drifts = {recipe: measured.drift.mean_abs for recipe, measured in comparison.rows}
     assert drifts[comparison.winner] == min(drifts.values())
     assert comparison.table().count("<- taken") == 1
+
+
+@pytest.mark.parametrize(("max_drift", "tried"), [(10.0, {7}), (1e-9, {7, 8})])
+def test_weights_have_7_bits_unless_those_drift_too_far(
+    conv_subject: Subject, choice: Choice, tmp_path: Path, max_drift: float, tried: set[int]
+) -> None:
+    comparison = compare(
+        Bench(conv_subject, silent),
+        _networks(conv_subject, choice, tmp_path),
+        choice.calibration,
+        methods=("min-max",),
+        symmetric=False,
+        budget=Budget(max_drift=max_drift, min_srcc=-1.0),
+    )
+    assert {recipe.weight_bits for recipe, _ in comparison.rows} == tried
+    assert comparison.winner.kind(symmetric=False) == f"qdq-u8s{comparison.winner.weight_bits}"
 
 
 def test_transformers_are_tried_static_smoothed_and_dynamic(
@@ -134,14 +150,14 @@ def test_a_dynamic_scale_hears_the_whole_batch(
     root = transformer_subject.directory
     recipe = Recipe(method="min-max", dynamic=True)
     models = {"fold0": network.integer(recipe, (), symmetric=False)}
-    variant = written(transformer_subject, models, root, "dynamic")
+    variant = written(transformer_subject, models, root, "dynamic", None)
     assert fixed_batch(transformer_subject, variant, choice.evaluation) == 1
 
 
 def test_static_bytes_do_not(conv_subject: Subject, choice: Choice, tmp_path: Path) -> None:
     (network,) = _networks(conv_subject, choice, tmp_path)
     models = {"fold0": network.integer(PLAIN, (), symmetric=False)}
-    variant = written(conv_subject, models, conv_subject.directory, "static")
+    variant = written(conv_subject, models, conv_subject.directory, "static", None)
     assert fixed_batch(conv_subject, variant, choice.evaluation) is None
 
 

@@ -10,10 +10,18 @@ from click.testing import CliRunner
 import mosrt
 from mosrt.cli import main
 from mosrt.cpu_features import CpuFeatures
+from mosrt.manifest import Variant
 from mosrt.variants import fastest, reference
 from tests.runtime.variants_standin import with_variants
 
 ALL = ("fp32", "fp16", "int8-cpu", "int8-trt")
+
+
+def variants(*names: str, int8: str = "qdq-u8s8") -> dict[str, Variant]:
+    """Variants by name, with the arithmetic that `mosrt calibrate` would say they have."""
+    kinds = {"fp16": "float16", "int8-cpu": int8, "int8-trt": "qdq-s8s8"}
+    return {name: Variant(opset=18, members=(), kind=kinds.get(name)) for name in names}
+
 
 # Cut from real machines' /proc/cpuinfo: Sapphire Rapids, Cascade Lake, Alder Lake, Haswell; a
 # Neoverse N1, a Cortex-A72 (Raspberry Pi 4).
@@ -56,16 +64,18 @@ def test_features(
     found = cpu(tmp_path, name, architecture)
     assert (found.int8_dot, found.bf16) == (int8_dot, bf16)
     expected = "int8-cpu" if int8_dot else "fp32"
+    narrow = "int8-cpu" if int8_dot or "avx2" in found.flags else "fp32"
     for provider in ("cpu", "openvino", "openvino-bf16"):
-        assert fastest(ALL, provider, found).variant == expected
-        assert fastest(("fp32", "fp16", "int8-trt"), provider, found).variant == "fp32"
-    assert fastest(ALL, "cuda", found).variant == "fp32"
+        assert fastest(variants(*ALL), provider, found).variant == expected
+        assert fastest(variants(*ALL, int8="qdq-u8s7"), provider, found).variant == narrow
+        assert fastest(variants("fp32", "fp16", "int8-trt"), provider, found).variant == "fp32"
+    assert fastest(variants(*ALL), "cuda", found).variant == "fp32"
 
 
 def test_a_system_without_cpuinfo(tmp_path: Path) -> None:
     found = CpuFeatures.read(tmp_path / "none", "x86_64")
     assert found == CpuFeatures(architecture="x86_64")
-    choice = fastest(ALL, "cpu", found)
+    choice = fastest(variants(*ALL), "cpu", found)
     assert choice.variant == "fp32"
     assert "that this system tells of" in choice.reason
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,7 +47,8 @@ _OPTIMISED_ENTRIES: Final = {
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
 }
 # Sums of products of bytes are exact on every processor: without 8-bit dot products, x86-64 adds
-# pairs of them in 16 bits, which overflow. It costs such processors a little speed, others nothing.
+# pairs of them in 16 bits, which overflow but for weights of 7 bits. It costs such processors a
+# third of their speed, others nothing.
 _EXACT_ENTRIES: Final = {"session.x64quantprecision": "1"}
 _CUDA_OPTIONS: Final = {
     # The precision of a variant is in its graph: TF32 would make 10 bits out of 23.
@@ -89,10 +91,13 @@ class OrtBackend:
         _check_available(provider)
         if provider in _BOUND:
             load_cuda_libraries()
-        sessions = [
-            _open(directory, member, provider=provider, threads=threads, cache=cache)
-            for member in variant.members
-        ]
+        engine = _Engine(
+            provider=provider,
+            threads=threads,
+            entries={} if variant.sums_fit else _EXACT_ENTRIES,
+            cache=cache,
+        )
+        sessions = [engine.open(directory, member) for member in variant.members]
         for session in sessions:
             for kind, wanted, present in (
                 ("input", inputs, session.get_inputs()),
@@ -129,62 +134,74 @@ def _check_available(provider: str) -> None:
         )
 
 
-def _open(
-    directory: Path, member: Member, *, provider: str, threads: int, cache: Cache | None
-) -> Any:
-    """A network's session, from the cache where that is quicker."""
-    graph = directory / member.graph.path
-    size = sum(file.bytes for file in member.files)
-    if cache is not None and provider == "cpu" and size >= _WORTH_CACHING_BYTES:
-        session = cache.get(
-            {
-                "engine": "onnxruntime",
-                "files": [file.sha256 for file in member.files],
-                "cpu": CpuFeatures.read().to_dict(),
-            },
-            {
-                "onnxruntime": onnxruntime.__version__,
-                "options": {**_OPTIMISED_ENTRIES, **_EXACT_ENTRIES},
-            },
-            make=lambda entry: _optimise(graph, graph_digest(member), entry),
-            load=lambda entry: _load_optimised(entry, graph_digest(member), threads),
-        )
-        if session is not None:
-            return session
-    return _session(graph, _options(threads), provider, graph_digest(member))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Engine:
+    """How networks are run.
 
+    Attributes:
+        provider: A key of `PROVIDERS`.
+        threads: Threads for one call.
+        entries: Session options by name, beside those that all have.
+        cache: Where optimised graphs are kept for the CPU, if anywhere.
+    """
 
-def _options(threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    # Planning memory ahead costs a sixth more of it and gains no time on these graphs.
-    options.enable_mem_pattern = False
-    # Workers that wait for the next node spin, which gains a tenth, but for less than a
-    # millisecond, or processes that share the cores would take them from each other, and not
-    # beyond the run: the front end of the next clip needs them.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-    options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    for name, value in _EXACT_ENTRIES.items():
-        options.add_session_config_entry(name, value)
-    return options
+    provider: str
+    threads: int
+    entries: Mapping[str, str]
+    cache: Cache | None
 
+    def open(self, directory: Path, member: Member) -> Any:
+        """A network's session, from the cache where that is quicker."""
+        graph, digest = directory / member.graph.path, graph_digest(member)
+        size = sum(file.bytes for file in member.files)
+        if self.cache is not None and self.provider == "cpu" and size >= _WORTH_CACHING_BYTES:
+            session = self.cache.get(
+                {
+                    "engine": "onnxruntime",
+                    "files": [file.sha256 for file in member.files],
+                    "cpu": CpuFeatures.read().to_dict(),
+                },
+                {
+                    "onnxruntime": onnxruntime.__version__,
+                    "options": {**_OPTIMISED_ENTRIES, **self.entries},
+                },
+                make=lambda entry: self._optimise(graph, digest, entry),
+                load=lambda entry: self._load_optimised(entry, digest),
+            )
+            if session is not None:
+                return session
+        return _session(graph, self._options(), self.provider, digest)
 
-def _optimise(graph: Path, digest: str, entry: Path) -> None:
-    """Writes the graph as ONNX Runtime optimises it for this CPU."""
-    options = _options(1)
-    options.optimized_model_filepath = str(entry / _OPTIMISED)
-    for name, value in _OPTIMISED_ENTRIES.items():
-        options.add_session_config_entry(name, value)
-    _session(graph, options, "cpu", digest)
+    def _options(self) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Planning memory ahead costs a sixth more of it and gains no time on these graphs.
+        options.enable_mem_pattern = False
+        # Workers that wait for the next node spin, which gains a tenth, but for less than a
+        # millisecond, or processes that share the cores would take them from each other, and not
+        # beyond the run: the front end of the next clip needs them.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        for name, value in self.entries.items():
+            options.add_session_config_entry(name, value)
+        return options
 
+    def _optimise(self, graph: Path, digest: str, entry: Path) -> None:
+        """Writes the graph as ONNX Runtime optimises it for this CPU."""
+        options = self._options()
+        options.intra_op_num_threads = 1
+        options.optimized_model_filepath = str(entry / _OPTIMISED)
+        for name, value in _OPTIMISED_ENTRIES.items():
+            options.add_session_config_entry(name, value)
+        _session(graph, options, "cpu", digest)
 
-def _load_optimised(entry: Path, digest: str, threads: int) -> Any:
-    options = _options(threads)
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    return _session(entry / _OPTIMISED, options, "cpu", digest)
+    def _load_optimised(self, entry: Path, digest: str) -> Any:
+        options = self._options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return _session(entry / _OPTIMISED, options, "cpu", digest)
 
 
 def _with_options(provider: str, digest: str) -> list[Any]:

@@ -38,6 +38,8 @@ class Measurement:
         times_as_fast: Median over clips of the float32 graphs' time over the candidate's; of one
             run each, so a rough figure on a machine that does other things too.
         n_bytes: Size of its files.
+        offsets: By domain, what the scores were corrected by ahead of the comparison; zeros if by
+            nothing.
     """
 
     drift: Drift
@@ -45,6 +47,7 @@ class Measurement:
     worst_domain: float
     times_as_fast: float
     n_bytes: int
+    offsets: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
         """Figures for a report."""
@@ -87,6 +90,7 @@ class Bench:
         *,
         kind: str | None = None,
         views: int | None = None,
+        offset_clips: Sequence[Clip] = (),
     ) -> Measurement:
         """Writes graphs to a directory that goes again, and scores clips with them.
 
@@ -96,36 +100,56 @@ class Bench:
             label: For the progress bar.
             kind: Arithmetic of the graphs, as the manifest has it.
             views: Views of each clip; None for as many as the runtime takes by default.
+            offset_clips: Where there are some, MOS are corrected by their mean error on one view of
+                these, for each domain: clipped and rounded activations err to one side.
         """
         root = self.subject.directory
         with TemporaryDirectory(prefix=".candidate-", dir=root) as temporary:
             variant = written(self.subject, models, Path(temporary), "candidate", kind)
-            return self.measure_variant(variant, clips, label, views=views)
+            return self.measure_variant(
+                variant, clips, label, views=views, offset_clips=offset_clips
+            )
 
     def measure_variant(
-        self, variant: Variant, clips: Sequence[Clip], label: str, *, views: int | None = None
+        self,
+        variant: Variant,
+        clips: Sequence[Clip],
+        label: str,
+        *,
+        views: int | None = None,
+        offset_clips: Sequence[Clip] = (),
     ) -> Measurement:
         """Scores clips with a variant whose files are there; see `measure`."""
         reference = self.reference(clips, views)
         found = self.subject.score(variant, clips, label, self._progress, views=views)
+        offsets = np.zeros(found.values.shape[1])
+        if offset_clips and self.subject.manifest.uncertainty is None:
+            same = views == 1 and list(offset_clips) == list(clips)
+            heard = found if same else self._heard(variant, offset_clips, label)
+            offsets = (self.reference(offset_clips, 1).values - heard.values).mean(axis=0)
+        values = found.values + offsets
         relative = self.subject.manifest.uncertainty is not None
         drifts = [
             Drift.between(one, other, relative=relative)
-            for one, other in zip(reference.values.T, found.values.T, strict=True)
+            for one, other in zip(reference.values.T, values.T, strict=True)
         ]
         column = self.subject.column
         return Measurement(
             drift=drifts[column],
             by_folder={
                 folder: Drift.between(
-                    reference.values[rows, column], found.values[rows, column], relative=relative
+                    reference.values[rows, column], values[rows, column], relative=relative
                 )
                 for folder, rows in _folders(clips).items()
             },
             worst_domain=max(drift.mean_abs for drift in drifts),
             times_as_fast=_ratio(reference.model_ms, found.model_ms),
             n_bytes=sum(file.bytes for file in variant.files),
+            offsets=tuple(offsets.tolist()),
         )
+
+    def _heard(self, variant: Variant, clips: Sequence[Clip], label: str) -> Scored:
+        return self.subject.score(variant, clips, f"{label}, mean", self._progress, views=1)
 
 
 def written(

@@ -21,9 +21,10 @@ from .comparison import Comparison, compare
 from .drift import Budget
 from .independence import fixed_batch
 from .network import Network
+from .offsets import with_offsets
 from .ranges import METHODS
 from .recipe import Recipe
-from .search import Outcome, search
+from .search import Outcome, Point, search
 from .subject import Progress, Subject
 from .update import staged, write_card, write_manifest
 
@@ -263,6 +264,11 @@ class _Job:
             network.member.name: network.integer(recipe, point.left_float, symmetric=symmetric)
             for network in self._networks
         }
+        if any(point.measured.offsets):
+            models = {
+                network: with_offsets(model, point.measured.offsets)
+                for network, model in models.items()
+            }
         made = Made(
             name=name,
             measured=point.measured,
@@ -270,7 +276,7 @@ class _Job:
             comparison=comparison,
             outcome=outcome,
         )
-        return made, models, self._calibration(recipe, point.left_float)
+        return made, models, self._calibration(recipe, point)
 
     @property
     def _screening(self) -> tuple[Clip, ...]:
@@ -305,11 +311,12 @@ class _Job:
         )
         return dataclasses.replace(made, fixed_batch=batch), variant
 
-    def _calibration(self, recipe: Recipe, left_float: Sequence[str]) -> dict[str, Any]:
+    def _calibration(self, recipe: Recipe, point: Point) -> dict[str, Any]:
         clips = self._choice.calibration
         return {
             **recipe.to_dict(),
-            "float_blocks": list(left_float),
+            "float_blocks": list(point.left_float),
+            "offsets": [float(f"{offset:.3g}") for offset in point.measured.offsets],
             "seed": self._choice.seed,
             "clips": [clip.to_dict() for clip in clips],
             "clips_sha256": list_sha256(clips),

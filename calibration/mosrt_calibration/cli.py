@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["calibrate"]
 
 _VARIANTS: Final = ("fp16", "int8-cpu", "int8-trt")
-_METHODS: Final = ("min-max", "percentile", "entropy")
+_METHODS: Final = ("min-max", "percentile", "entropy", "mse")
 _LIBRARIES: Final = frozenset(("matplotlib", "onnx", "packaging"))
 
 

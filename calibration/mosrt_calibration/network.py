@@ -13,6 +13,7 @@ import onnx
 from mosrt.manifest import Member
 
 from .bias_correction import correct_biases
+from .byte_weights import byte_weights
 from .clips import Clip
 from .collector import Statistics, collect
 from .dynamic import dynamic_matmul
@@ -98,7 +99,8 @@ class Network:
 
         Args:
             recipe: How it is made.
-            left_float: Blocks that stay float32.
+            left_float: Blocks that compute in float32; their weights are bytes all the same where
+                the graph is for CPUs.
             symmetric: S8S8 for TensorRT instead of U8S8 for CPUs.
         """
         prepared = self._prepare(recipe)
@@ -126,7 +128,9 @@ class Network:
             return qdq_s8s8(model, found, chosen.weighted)
         nodes = [*chosen.weighted, *chosen.between]
         model = qdq_u8s8(model, found, nodes, weight_bits=recipe.weight_bits)
-        return dynamic_matmul(model, moving, weight_bits=recipe.weight_bits)
+        model = dynamic_matmul(model, moving, weight_bits=recipe.weight_bits)
+        floating = [name for name in prepared.targets.weighted if name not in wanted]
+        return byte_weights(model, floating)
 
     def changes(self, recipe: Recipe) -> bool:
         """Whether equalisation and smoothing find anything to do, where the recipe has them."""

@@ -100,7 +100,7 @@ def rank(
         }
         label = f"block {i + 1} of {len(names)}: {block}"
         kind = recipe.kind(symmetric=symmetric)
-        measured = bench.measure(models, clips, label, kind=kind, views=1)
+        measured = bench.measure(models, clips, label, kind=kind, views=1, offset_clips=clips)
         found.append(Sensitivity(block=block, drift=measured.drift))
     return tuple(sorted(found, key=lambda row: -row.drift.mean_abs))
 
@@ -125,7 +125,7 @@ def search(
         bench: Measures.
         networks: Of the model.
         recipe: How integer graphs are made.
-        ranking_clips: What blocks are ranked on.
+        ranking_clips: What blocks are ranked on, and the mean error of MOS is taken from.
         clips: What the budget must hold on.
         symmetric: For TensorRT.
         budget: What must hold.
@@ -140,7 +140,9 @@ def search(
         }
         label = f"{len(left_float)} of {n_blocks} blocks in float"
         kind = recipe.kind(symmetric=symmetric)
-        measured = bench.measure(models, clips, label, kind=kind, views=views)
+        measured = bench.measure(
+            models, clips, label, kind=kind, views=views, offset_clips=ranking_clips
+        )
         return Point(left_float=left_float, measured=measured)
 
     n_blocks = len(block_names(networks))

@@ -149,7 +149,7 @@ def transformer(width: int = 16, outlier: float = 1.0) -> onnx.ModelProto:
     mixed = net.node(f"{layer}.mixed/MatMul", [weights, value])
     y = net.norm(
         f"{layer}.middle",
-        net.node(f"{layer}/Add", [x, net.matmul(f"{layer}.out", mixed, 16, 16)]),
+        net.node(f"{layer}/Add", [x, net.matmul(f"{layer}.out", mixed, width, width)]),
         width,
     )  # read by the next MatMul and by the residual
     wide = net.node(f"{layer}/Relu", [net.matmul(f"{layer}.up", y, width, 2 * width)])

@@ -123,8 +123,12 @@ def test_blocks_left_in_float_keep_their_weights(
     quantised = {t.name for t in model.graph.initializer if t.name.endswith("_quantized")}
     assert quantised == {"net.frames.weight_quantized"}
     everything = network.integer(recipe, network.targets.names, symmetric=False)
-    assert [n.op_type for n in everything.graph.node] == [
+    # for CPUs large weights are bytes all the same, which engines unfold: those of the frames
+    assert [n.op_type for n in everything.graph.node if not n.name.startswith("net.frames.w")] == [
         n.op_type for n in read_graph(network_graph(transformer_subject)).graph.node
+    ]
+    assert [t.name for t in everything.graph.initializer if t.data_type == TensorProto.INT8] == [
+        "net.frames.weight_bytes"
     ]
 
 

@@ -18,6 +18,7 @@ from mosrt_calibration.collector import Statistics, collect
 from mosrt_calibration.graph import Topology, read_graph
 from mosrt_calibration.observation import BINS, Extrema, Histogram, Histograms, NonFiniteError
 from mosrt_calibration.ranges import METHODS, ranges
+from mosrt_calibration.steps import step
 from mosrt_calibration.subject import Subject
 from mosrt_calibration.tap import Tap, slices
 from mosrt_calibration.targets import Targets
@@ -129,6 +130,36 @@ def test_entropy_cuts_outliers_and_keeps_what_is_common() -> None:
     low, high = ranges(statistics, "entropy")["x"]
     assert 3.0 < high < 10.0
     assert low == pytest.approx(float(values.min()), abs=1e-6) or low == -high
+
+
+@pytest.mark.parametrize("kind", ["normal", "silu", "outlier"])
+def test_mse_errs_least_of_all(kind: str) -> None:
+    """Against values that were really rounded, for ends from a grid of its own."""
+    values = np.random.default_rng(0).standard_normal(100_000)
+    if kind == "silu":
+        values = 3 * values / (1 + np.exp(-3 * values))
+    if kind == "outlier":
+        values[0] = 300.0
+    limit = float(np.abs(values).max())
+    counts, _ = np.histogram(values, BINS, (-limit, limit))
+    statistics = Statistics(
+        low={"x": float(values.min())},
+        high={"x": float(values.max())},
+        channels={},
+        histograms={"x": Histogram(counts.astype(np.int64), limit)},
+    )
+
+    def error(low: float, high: float) -> float:
+        scale, zero_point = step(low, high, symmetric=False)
+        rounded = np.clip(np.round(values / scale) + zero_point, 0, 255)
+        return float(np.mean((values - (rounded - zero_point) * scale) ** 2))
+
+    errors = {method: error(*ranges(statistics, method)["x"]) for method in METHODS}
+    # Its ends are a few percent apart, and a histogram knows values to a bin only.
+    assert errors["mse"] <= 1.02 * min(errors.values())
+    ends = np.linspace(0.05, 1.0, 20)
+    tried = min(error(a * values.min(), b * values.max()) for a in ends for b in ends)
+    assert errors["mse"] <= 1.02 * tried
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -96,7 +96,13 @@ class _Contest:
     """The rows that can be run here, and what each costs."""
 
     def __init__(
-        self, bundle: str, checkpoint: str | None, clips: Path, n_clips: int, threads: int
+        self,
+        bundle: str,
+        checkpoint: str | None,
+        clips: Path,
+        n_clips: int,
+        threads: int,
+        skipped: Sequence[str],
     ) -> None:
         manifest = Bundle.open(bundle).manifest
         self.left_out = left_out(manifest, CpuFeatures.read(), present_providers())
@@ -112,6 +118,9 @@ class _Contest:
             name = row_name(variant, provider)
             if name not in self.left_out:
                 self._options[name] = {**common, "variant": variant, "provider": provider}
+        for name in skipped:
+            if self._options.pop(name, None) is not None:
+                self.left_out[name] = "not asked for"
         self.names = list(self._options)
 
     def _worker(self, name: str, threads: int) -> Worker:
@@ -178,6 +187,7 @@ class _Contest:
     help="Speech that clips are cut from; may be repeated.",
 )
 @click.option("--clips", default=100, show_default=True, type=click.IntRange(min=15))
+@click.option("--skip", "skipped", multiple=True, help="A row to leave out; may be repeated.")
 @click.option("--threads", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(min=1))
 @click.option("--starts", default=5, show_default=True, type=click.IntRange(min=1))
@@ -191,6 +201,7 @@ def main(
     checkpoint: str | None,
     audio: tuple[Path, ...],
     clips: int,
+    skipped: tuple[str, ...],
     threads: int,
     workers: int,
     starts: int,
@@ -203,7 +214,7 @@ def main(
     with TemporaryDirectory() as temporary:
         file = Path(temporary, "clips.npy")
         np.save(file, clips_of(audio, clips))
-        contest = _Contest(bundle, checkpoint, file, clips, threads)
+        contest = _Contest(bundle, checkpoint, file, clips, threads, skipped)
         if not contest.names:
             raise click.UsageError(f"nothing to run: {contest.left_out}")
         cold: dict[str, list[dict[str, float]]] = {name: [] for name in contest.names}
@@ -249,7 +260,7 @@ def main(
         "question": "waveform in memory to score, one view of a 4 s clip, by variant",
         "command": f"python -m mosrt_bench.variants --bundle … "
         f"{'' if checkpoint is None else '--checkpoint … '}--audio … --clips {clips} "
-        f"--threads {threads} --workers {workers} --starts {starts} --gflop {gflop:g}",
+        f"{''.join(f'--skip {name!r} ' for name in skipped)}--threads {threads} --workers {workers} --starts {starts} --gflop {gflop:g}",
         "weights": weights,
         "clips": clips,
         "threads": threads,

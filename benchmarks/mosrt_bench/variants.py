@@ -238,6 +238,7 @@ def main(
         for name, variant in manifest.variants.items()
     }
     reference = contest.names[0]
+    rows_skipped = "".join(f"--skip '{name}' " for name in skipped)
     floors_ms = {kind: 1e3 * gflop / peak for kind, peak in peaks.items()}
     kinds = {row_name(variant, provider): kind for variant, provider, kind in ROWS}
     rows = {
@@ -260,7 +261,8 @@ def main(
         "question": "waveform in memory to score, one view of a 4 s clip, by variant",
         "command": f"python -m mosrt_bench.variants --bundle … "
         f"{'' if checkpoint is None else '--checkpoint … '}--audio … --clips {clips} "
-        f"{''.join(f'--skip {name!r} ' for name in skipped)}--threads {threads} --workers {workers} --starts {starts} --gflop {gflop:g}",
+        f"{rows_skipped}--threads {threads} --workers {workers} --starts {starts} "
+        f"--gflop {gflop:g}",
         "weights": weights,
         "clips": clips,
         "threads": threads,

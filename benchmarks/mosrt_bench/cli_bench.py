@@ -29,6 +29,15 @@ class _BenchOrCompare(click.Group):
         return super().parse_args(ctx, args)
 
 
+class _Unnamed(click.Command):
+    """A command whose name nobody writes, nor its usage line."""
+
+    def format_usage(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Writes the line as it is typed."""
+        path = ctx.command_path if ctx.parent is None else ctx.parent.command_path
+        formatter.write_usage(path, " ".join(self.collect_usage_pieces(ctx)))
+
+
 class _Numbers(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
     """Numbers separated by commas."""
 
@@ -60,7 +69,7 @@ def bench() -> None:
     """Measure models on this machine, or compare two measurements."""
 
 
-@bench.command(short_help="Measure (the default).")
+@bench.command(cls=_Unnamed, short_help="Measure (the default).")
 @click.argument("bundles", nargs=-1)
 @click.option(
     "--variants",

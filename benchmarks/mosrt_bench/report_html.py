@@ -122,7 +122,8 @@ def _section(section: Section, chart_beside: str) -> str:
 
 def _plots(report: Mapping[str, Any]) -> Iterator[str]:
     latency = report.get("latency", [])
-    yield _latency_and_drift(report)
+    places = _places(report)
+    yield _latency_and_drift(report, places)
     by_name: dict[str, list[tuple[float, float, str]]] = {}
     for row in latency:
         p50 = row["quantiles"]["p50"]["ms"]
@@ -130,7 +131,7 @@ def _plots(report: Mapping[str, Any]) -> Iterator[str]:
         by_name.setdefault(row["contestant"], []).append((row["clip_s"], p50, text))
     yield chart(
         "Latency by length",
-        [Series(name=name, points=points, joined=True) for name, points in by_name.items()],
+        _lines(by_name, places),
         Axis(title="clip, s", log=True),
         Axis(title="p50, ms", log=True),
     )
@@ -143,14 +144,38 @@ def _plots(report: Mapping[str, Any]) -> Iterator[str]:
                 rates.setdefault(row["contestant"], []).append(point)
         yield chart(
             f"Throughput by {counted}",
-            [Series(name=name, points=points, joined=True) for name, points in rates.items()],
+            _lines(rates, places),
             Axis(title=counted, whole=True),
             Axis(title="clips of 5 s per s", zero=True),
         )
-    yield from _score_against_score(report)
+    yield from _score_against_score(report, places)
 
 
-def _latency_and_drift(report: Mapping[str, Any]) -> str:
+def _places(report: Mapping[str, Any]) -> dict[str, int]:
+    """Colours of contestants, the same in all charts; those of all thread counts by name alone."""
+    places: dict[str, int] = {}
+    for row in (*report.get("latency", []), *report.get("throughput", [])):
+        places.setdefault(row["contestant"], len(places))
+    for name in (*places, *report["scores"]):
+        places.setdefault(_untied(name), places.get(name, len(places)))
+    return places
+
+
+def _untied(contestant: str) -> str:
+    """A contestant's name without its number of threads."""
+    return contestant.rsplit(" x", 1)[0]
+
+
+def _lines(
+    by_name: Mapping[str, Sequence[tuple[float, float, str]]], places: Mapping[str, int]
+) -> list[Series]:
+    return [
+        Series(name=name, points=points, joined=True, place=places[name])
+        for name, points in by_name.items()
+    ]
+
+
+def _latency_and_drift(report: Mapping[str, Any], places: Mapping[str, int]) -> str:
     """The median latency of a 5 s clip against the mean drift; no drift stands at the bottom."""
     drift = {
         row["contestant"]: row["mae"] / row["scale"]
@@ -159,13 +184,15 @@ def _latency_and_drift(report: Mapping[str, Any]) -> str:
     }
     found = []
     for row in report.get("latency", []):
-        name = row["contestant"].rsplit(" x", 1)[0]
+        name = _untied(row["contestant"])
         if row["clip_s"] != 5.0:
             continue
         mae = drift.get(name, 0.0)
         p50 = row["quantiles"]["p50"]["ms"]
         text = f"{row['contestant']}: {p50:.1f} ms, drift {mae:.1e}"
-        found.append(Series(name=row["contestant"], points=[(p50, max(mae, _FLOOR), text)]))
+        points = [(p50, max(mae, _FLOOR), text)]
+        place = places[row["contestant"]]
+        found.append(Series(name=row["contestant"], points=points, place=place))
     return chart(
         "Latency against drift (1e-8 and less at the bottom; of uncertainties, their share)",
         found,
@@ -203,7 +230,7 @@ def _spread(study: Mapping[str, Any]) -> str:
     )
 
 
-def _score_against_score(report: Mapping[str, Any]) -> Iterator[str]:
+def _score_against_score(report: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
     """Each bundle's reference against its other variants, and against the peers."""
     for bundle in report["bundles"]:
         reference = report["scores"].get(bundle["reference"])
@@ -216,15 +243,20 @@ def _score_against_score(report: Mapping[str, Any]) -> Iterator[str]:
         }
         domain = _domain(bundle, reference)
         drawn = [
-            Series(name=name, points=_pairs(reference, scores, domain, domain))
+            Series(
+                name=name,
+                points=_pairs(reference, scores, domain, domain),
+                place=places[_untied(name)],
+            )
             for name, scores in others.items()
         ]
         drawn += [
             Series(
                 name=peer["peer"],
                 points=_pairs(reference, {c: {"": s} for c, s in peer["scores"].items()}, domain),
+                place=len(places) + i,
             )
-            for peer in report.get("peers", [])
+            for i, peer in enumerate(report.get("peers", []))
         ]
         yield chart(
             f"Scores against those of {bundle['reference']}",

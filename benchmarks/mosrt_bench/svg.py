@@ -39,11 +39,13 @@ class Series:
         name: For the legend.
         points: x, y and what to say when a point is pointed at.
         joined: Whether a line joins them, in their order.
+        place: Says which colour and shape it has; its position among the others if left out.
     """
 
     name: str
     points: Sequence[tuple[float, float, str]]
     joined: bool = False
+    place: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ def chart(title: str, series: Sequence[Series], x: Axis, y: Axis, *, diagonal: b
 
     Args:
         title: The caption.
-        series: What to draw; from the seventh on, colours and shapes repeat.
+        series: What to draw; from the seventh place on, colours and shapes repeat.
         x: The horizontal axis.
         y: The vertical axis.
         diagonal: Whether to draw where y equals x.
@@ -137,13 +139,15 @@ def chart(title: str, series: Sequence[Series], x: Axis, y: Axis, *, diagonal: b
                 f'<line class="diagonal" x1="{across(low):.1f}" y1="{up(low):.1f}" '
                 f'x2="{across(high):.1f}" y2="{up(high):.1f}"/>'
             )
-    for i, each in enumerate(series):
-        parts.append(_drawn(each, i % len(_SHAPES), across, up))
+    shapes = [
+        (i if each.place is None else each.place) % len(_SHAPES) for i, each in enumerate(series)
+    ]
+    for each, shape in zip(series, shapes, strict=True):
+        parts.append(_drawn(each, shape, across, up))
     parts.append("</svg>")
     if len(series) > 1 or series[0].name:
         parts.append('<ul class="legend">')
-        for i, each in enumerate(series):
-            shape = i % len(_SHAPES)
+        for each, shape in zip(series, shapes, strict=True):
             parts.append(
                 f'<li><svg class="key" viewBox="-6 -6 12 12" aria-hidden="true">'
                 f'<path class="s{shape}" d="{_SHAPES[shape]}"/></svg>{html.escape(each.name)}</li>'

@@ -191,6 +191,21 @@ def test_the_estimator_study_is_drawn_and_told(
         assert text in page(advised, [])
 
 
+def test_a_contestant_has_one_colour_in_all_charts(
+    measured: tuple[dict[str, Any], list[AudioFile]],
+) -> None:
+    html = page(*measured)
+    legends = re.findall(r'<path class="(s\d)" d="[^"]+"/></svg>([^<]+)</li>', html)
+    found: dict[str, list[str]] = {}
+    for colour, name in legends:
+        found.setdefault(name.rsplit(" x", 1)[0], []).append(colour)
+    contestants = [name for name in found if name.startswith("nano fp16-off")]
+    assert contestants
+    for name in contestants:
+        assert len(found[name]) >= 3  # by length, by throughput, against the reference
+        assert len(set(found[name])) == 1
+
+
 def test_copies_to_a_gpu_are_said(measured: tuple[dict[str, Any], list[AudioFile]]) -> None:
     report = copy.deepcopy(measured[0])
     told = "on a GPU, model includes the copies to it and back"
@@ -326,7 +341,9 @@ def test_wrong_usage_is_told(arguments: list[str], code: int, message: str) -> N
 
 def test_help_of_both_commands() -> None:
     runner = CliRunner()
-    assert "mosrt bench compare before/report.json" in runner.invoke(bench, ["--help"]).output
+    told = runner.invoke(bench, ["--help"], prog_name="mosrt bench").output
+    assert told.startswith("Usage: mosrt bench [OPTIONS] [BUNDLES]")
+    assert "mosrt bench compare before/report.json" in told
     assert "--tolerance" in runner.invoke(bench, ["compare", "--help"]).output
 
 

@@ -34,6 +34,7 @@ VARIANTS: Final = ("fp16", "int8-cpu", "int8-trt")
 _LIBRARIES: Final = ("mosrt", "onnx", "onnxruntime")
 _SCREENING_CLIPS: Final = 16
 _SCREENING_CLIPS_LARGE: Final = 8
+_RANKING_CLIPS_LARGE: Final = 4
 _LARGE_BYTES: Final = 100_000_000
 _REFERENCE: Final = "fp32"
 _FLOAT16: Final = "float16"
@@ -252,7 +253,8 @@ class _Job:
             self._bench,
             self._networks,
             recipe,
-            ranking_clips=self._screening,
+            ranking_clips=self._screening[: self._n_ranking],
+            offset_clips=self._screening,
             clips=clips,
             symmetric=symmetric,
             budget=self._options.budget,
@@ -284,6 +286,12 @@ class _Job:
         size = sum(file.bytes for file in self._subject.reference.files)
         n_clips = _SCREENING_CLIPS_LARGE if size > _LARGE_BYTES else _SCREENING_CLIPS
         return self._choice.calibration[:n_clips]
+
+    @property
+    def _n_ranking(self) -> int:
+        """How many of those blocks are ranked on, which differ more than ways do."""
+        size = sum(file.bytes for file in self._subject.reference.files)
+        return _RANKING_CLIPS_LARGE if size > _LARGE_BYTES else _SCREENING_CLIPS
 
     def finish(
         self, made: Made, models: dict[str, Any], calibration: dict[str, Any] | None

@@ -111,6 +111,7 @@ def search(
     recipe: Recipe,
     *,
     ranking_clips: Sequence[Clip],
+    offset_clips: Sequence[Clip],
     clips: Sequence[Clip],
     symmetric: bool,
     budget: Budget,
@@ -125,7 +126,8 @@ def search(
         bench: Measures.
         networks: Of the model.
         recipe: How integer graphs are made.
-        ranking_clips: What blocks are ranked on, and the mean error of MOS is taken from.
+        ranking_clips: What blocks are ranked on.
+        offset_clips: What the mean error of MOS is taken from.
         clips: What the budget must hold on.
         symmetric: For TensorRT.
         budget: What must hold.
@@ -141,7 +143,7 @@ def search(
         label = f"{len(left_float)} of {n_blocks} blocks in float"
         kind = recipe.kind(symmetric=symmetric)
         measured = bench.measure(
-            models, clips, label, kind=kind, views=views, offset_clips=ranking_clips
+            models, clips, label, kind=kind, views=views, offset_clips=offset_clips
         )
         return Point(left_float=left_float, measured=measured)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -40,6 +41,8 @@ _BETWEEN: Final = frozenset(
 )
 _FUSED: Final = ("Clip", "Relu")
 _MOST_BLOCKS: Final = 64
+# The outermost number of a block that has a name of its own inside the numbered module.
+_BRANCH: Final = re.compile(r"^([^0-9]*\.)[0-9]+(\..+)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,11 +181,14 @@ def blocks(topology: Topology) -> dict[str, str]:
 
 
 def _merged(block: dict[str, str], weighted: Collection[str]) -> dict[str, str]:
-    """Blocks of large models put together, those deepest inside first, until there are few.
+    """Blocks of large models put together until there are few.
 
-    Each block is measured alone where the budget does not hold at once; blocks of one stage make
-    one then.
+    Each block is measured alone where the budget does not hold at once. First those at one place
+    of several like branches make one ("backbones.*.blocks.3.1"), then those deepest inside, so that
+    blocks of one stage do.
     """
+    if len({block[name] for name in weighted}) > _MOST_BLOCKS:
+        block = {node: _BRANCH.sub(r"\1*\2", name, count=1) for node, name in block.items()}
     while len({block[name] for name in weighted}) > _MOST_BLOCKS:
         depth = max(len(_numbered(name)) for name in block.values())
         if depth < 2:

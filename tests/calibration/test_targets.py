@@ -113,16 +113,25 @@ def test_leaving_a_block_out_leaves_out_what_hangs_on_it() -> None:
     assert SimpleNamespace(**left.block) == SimpleNamespace(**targets.block)
 
 
-def test_blocks_of_large_models_are_put_together_by_stage() -> None:
+@pytest.mark.parametrize(("n_stages", "by_stage"), [(2, None), (4, False), (6, True)])
+def test_blocks_of_large_models_are_put_together(n_stages: int, by_stage: bool | None) -> None:
+    """Those of like branches first, and then by stage."""
     names = [
         f"spec.nets.{net}.blocks.{stage}.{block}.{conv}/Conv"
         for net in range(2)
-        for stage in range(4)
+        for stage in range(n_stages)
         for block in range(10)
         for conv in ("first", "second")
     ]
     names += [f"ssl.layers.{layer}.{n}/Conv" for layer in range(12) for n in ("query", "key")]
     targets = Targets.of(_chain("front/Conv", *names))
     assert len(targets.weighted) == len(names) + 1
-    stages = [f"spec.nets.{net}.blocks.{stage}" for net in range(2) for stage in range(4)]
-    assert targets.names == ("front", *stages, *(f"ssl.layers.{layer}" for layer in range(12)))
+    branches = ("0", "1") if by_stage is None else ("*",)
+    blocks = [
+        f"spec.nets.{net}.blocks.{stage}{'' if by_stage else f'.{block}'}"
+        for net in branches
+        for stage in range(n_stages)
+        for block in range(10)
+    ]
+    layers = [f"ssl.layers.{layer}" for layer in range(12)]
+    assert targets.names == ("front", *dict.fromkeys(blocks), *layers)

@@ -15,6 +15,7 @@ from typing import Any, Final
 import click
 
 from .bench_figures import bench_sections
+from .calibration_figures import calibration_section
 from .drift_figures import drift_section
 from .embedded_figures import embedded_sections
 from .gpu_figures import gpu_section
@@ -77,6 +78,7 @@ def render(results: Path) -> str:
         for section in (
             embedded_sections,
             drift_section,
+            calibration_section,
             bench_sections,
             uncertainty_sections,
             variants_section,

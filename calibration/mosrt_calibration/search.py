@@ -19,7 +19,7 @@ _STEPS: Final = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
-    """How far the score drifts when one block is quantised and no other.
+    """How far the score drifts when one block is quantised and no other computes in bytes.
 
     Attributes:
         block: The block.
@@ -88,7 +88,11 @@ def rank(
     *,
     symmetric: bool,
 ) -> tuple[Sensitivity, ...]:
-    """Quantises each block alone, and hears one view of each clip; the worst first."""
+    """Quantises each block alone, and hears one view of each clip; the worst first.
+
+    In graphs for CPUs the weights of the other blocks are bytes, as they will be when those compute
+    in float.
+    """
     names = block_names(networks)
     found = []
     for i, block in enumerate(names):

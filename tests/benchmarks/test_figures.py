@@ -19,7 +19,8 @@ def test_the_readme_shows_the_raw_runs() -> None:
 def test_runs_say_where_they_come_from() -> None:
     for path in RESULTS.glob("*.json"):
         run = json.loads(path.read_text(encoding="utf-8"))
-        assert run["command"].startswith(("python -m mosrt_bench.", "mosrt bench "))
+        commands = ("python -m mosrt_bench.", "mosrt bench ", "mosrt calibrate ")
+        assert run["command"].startswith(commands)
         assert run["machine"]["cpu"]
         assert run["machine"]["packages"]["onnxruntime"]
         for times in run.get("timings", {}).values():

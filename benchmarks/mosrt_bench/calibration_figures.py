@@ -1,0 +1,51 @@
+"""The README's figures of a calibration: what leaving blocks in float buys, and which blocks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Final
+
+__all__ = ["calibration_section"]
+
+_VARIANT: Final = "int8-cpu"
+_WORST: Final = 8
+
+
+def calibration_section(results: Path) -> list[str]:
+    """Lines of Markdown of the report `calibration_utmosv2` in `results`; none without it."""
+    path = results / "calibration_utmosv2.json"
+    if not path.exists():
+        return []
+    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    found = run["variants"][_VARIANT]
+    budget, machine = run["budget"], run["machine"]
+    lines = [
+        f"`{_VARIANT}` of `utmosv2-distilled`, by the number of blocks that compute in float (of "
+        f"{len(found['sensitivity'])}): {len(run['evaluation_clips'])} clips, one view; budget "
+        f"{budget['max_drift']:g} MOS and rank correlation {budget['min_srcc']:g} "
+        f"({machine['cpu']}, {machine['usable_cores']} cores).",
+        "",
+        "| in float | mean drift | largest | SRCC | times as fast as fp32 | size, fp32 = 1 |",
+        "|---|---|---|---|---|---|",
+    ]
+    for point in found["trade_off"]:
+        drift = point["drift"]
+        taken = point["left_float"] == found["left_float"]
+        mark = "**" if taken else ""
+        lines.append(
+            f"| {mark}{len(point['left_float'])}{mark}{' (taken)' if taken else ''} "
+            f"| {drift['mos_mean_abs']:.3f} MOS | {drift['mos_max_abs']:.3f} | {drift['srcc']:.3f} "
+            f"| {point['times_as_fast']:.2f} | {point['bytes'] / run['fp32_bytes']:.3f} |"
+        )
+    worst = ", ".join(
+        f"`{row['block']}` {row['drift']['mos_mean_abs']:.3f}"
+        for row in found["sensitivity"][:_WORST]
+    )
+    return [
+        *lines,
+        "",
+        "Mean drift with one block quantised and of all others the weights alone, the worst: "
+        f"{worst}.",
+        "",
+    ]

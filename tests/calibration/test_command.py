@@ -143,7 +143,7 @@ def test_the_report_ranks_blocks_and_draws_the_curve(
     assert [len(point["left_float"]) for point in made["trade_off"]] == [0, 1]
     assert made["trade_off"][1]["left_float"] == [made["sensitivity"][0]["block"]]
     recipes = {row["recipe"]: row["drift"]["mos_mean_abs"] for row in made["comparison"]}
-    assert set(recipes) == {"min-max", "min-max, biases corrected"}
+    assert set(recipes) == {"min-max, 7-bit weights", "min-max, biases corrected, 7-bit weights"}
     (winner,) = (row["recipe"] for row in made["comparison"] if row["winner"])
     assert recipes[winner] == min(recipes.values())
     text = (report / "report.txt").read_text()
@@ -194,8 +194,8 @@ def test_a_transformer_whose_batch_is_fixed(recordings: Path, tmp_path: Path) ->
     result = run(bundle, "--audio", recordings, *QUICK, *arguments, cache=tmp_path / "c")
     assert result.exit_code == 0, result.output
     variant = Bundle.open(bundle).manifest.variants["int8-cpu"]
-    assert variant.kind in {"qdq-u8s8", "qdq-u8s8+dynamic"}
-    assert (variant.fixed_batch == 1) or variant.kind == "qdq-u8s8"
+    assert variant.kind in {"qdq-u8s7", "qdq-u8s7+dynamic"}
+    assert (variant.fixed_batch == 1) or variant.kind == "qdq-u8s7"
     with mosrt.load(bundle, variant="int8-cpu") as scorer:
         assert scorer.score_file(recordings / "clean" / "01.wav").mos is not None
 

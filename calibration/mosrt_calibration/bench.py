@@ -122,13 +122,13 @@ class Bench:
         """Scores clips with a variant whose files are there; see `measure`."""
         reference = self.reference(clips, views)
         found = self.subject.score(variant, clips, label, self._progress, views=views)
+        relative = self.subject.manifest.uncertainty is not None
         offsets = np.zeros(found.values.shape[1])
-        if offset_clips and self.subject.manifest.uncertainty is None:
+        if offset_clips and not relative:
             same = views == 1 and list(offset_clips) == list(clips)
             heard = found if same else self._heard(variant, offset_clips, label)
             offsets = (self.reference(offset_clips, 1).values - heard.values).mean(axis=0)
         values = found.values + offsets
-        relative = self.subject.manifest.uncertainty is not None
         drifts = [
             Drift.between(one, other, relative=relative)
             for one, other in zip(reference.values.T, values.T, strict=True)

@@ -253,7 +253,7 @@ class _Job:
             self._bench,
             self._networks,
             recipe,
-            ranking_clips=self._screening[: self._n_ranking],
+            ranking_clips=self._ranking,
             offset_clips=self._screening,
             clips=clips,
             symmetric=symmetric,
@@ -283,15 +283,17 @@ class _Job:
     @property
     def _screening(self) -> tuple[Clip, ...]:
         """Calibration clips that ways and blocks are compared on: fewer if every one is costly."""
-        size = sum(file.bytes for file in self._subject.reference.files)
-        n_clips = _SCREENING_CLIPS_LARGE if size > _LARGE_BYTES else _SCREENING_CLIPS
+        n_clips = _SCREENING_CLIPS_LARGE if self._is_large else _SCREENING_CLIPS
         return self._choice.calibration[:n_clips]
 
     @property
-    def _n_ranking(self) -> int:
-        """How many of those blocks are ranked on, which differ more than ways do."""
-        size = sum(file.bytes for file in self._subject.reference.files)
-        return _RANKING_CLIPS_LARGE if size > _LARGE_BYTES else _SCREENING_CLIPS
+    def _ranking(self) -> tuple[Clip, ...]:
+        """Those of them that blocks are ranked on, which differ more than ways do."""
+        return self._screening[:_RANKING_CLIPS_LARGE] if self._is_large else self._screening
+
+    @property
+    def _is_large(self) -> bool:
+        return sum(file.bytes for file in self._subject.reference.files) > _LARGE_BYTES
 
     def finish(
         self, made: Made, models: dict[str, Any], calibration: dict[str, Any] | None

@@ -4,7 +4,7 @@ import pytest
 
 from mosrt_calibration.bench import Bench, written
 from mosrt_calibration.clips import Choice
-from mosrt_calibration.comparison import compare
+from mosrt_calibration.comparison import Comparison, compare
 from mosrt_calibration.drift import Budget
 from mosrt_calibration.independence import IndependenceError, fixed_batch
 from mosrt_calibration.network import Network
@@ -22,6 +22,20 @@ def _networks(subject: Subject, choice: Choice, tmp_path: Path) -> list[Network]
         Network(subject, member, choice.calibration, cache=tmp_path / "cache", progress=silent)
         for member in subject.reference.members
     ]
+
+
+def _compared(
+    subject: Subject, choice: Choice, tmp_path: Path, budget: Budget, methods: tuple[str, ...]
+) -> Comparison:
+    """Ways of making a graph for CPUs."""
+    return compare(
+        Bench(subject, silent),
+        _networks(subject, choice, tmp_path),
+        choice.calibration,
+        methods=methods,
+        symmetric=False,
+        budget=budget,
+    )
 
 
 @pytest.fixture
@@ -97,14 +111,7 @@ def test_a_budget_that_holds_at_once_asks_for_no_ranking(
 
 def test_equalisation_wins_where_channels_are_uneven(choice: Choice, tmp_path: Path) -> None:
     subject = subject_of(write_bundle(tmp_path / "uneven", relu_chain()))
-    comparison = compare(
-        Bench(subject, silent),
-        _networks(subject, choice, tmp_path),
-        choice.calibration,
-        methods=("min-max", "percentile"),
-        symmetric=False,
-        budget=Budget(),
-    )
+    comparison = _compared(subject, choice, tmp_path, Budget(), ("min-max", "percentile"))
     names = [str(recipe) for recipe, _ in comparison.rows]
     assert names[:2] == ["min-max, 7-bit weights", "percentile, 7-bit weights"]
     assert comparison.winner.equalise
@@ -117,13 +124,8 @@ def test_equalisation_wins_where_channels_are_uneven(choice: Choice, tmp_path: P
 def test_weights_have_7_bits_unless_those_drift_too_far(
     conv_subject: Subject, choice: Choice, tmp_path: Path, max_drift: float, tried: set[int]
 ) -> None:
-    comparison = compare(
-        Bench(conv_subject, silent),
-        _networks(conv_subject, choice, tmp_path),
-        choice.calibration,
-        methods=("min-max",),
-        symmetric=False,
-        budget=Budget(max_drift=max_drift, min_srcc=-1.0),
+    comparison = _compared(
+        conv_subject, choice, tmp_path, Budget(max_drift=max_drift, min_srcc=-1.0), ("min-max",)
     )
     assert {recipe.weight_bits for recipe, _ in comparison.rows} == tried
     assert comparison.winner.kind(symmetric=False) == f"qdq-u8s{comparison.winner.weight_bits}"
@@ -132,14 +134,7 @@ def test_weights_have_7_bits_unless_those_drift_too_far(
 def test_transformers_are_tried_static_smoothed_and_dynamic(
     transformer_subject: Subject, choice: Choice, tmp_path: Path
 ) -> None:
-    comparison = compare(
-        Bench(transformer_subject, silent),
-        _networks(transformer_subject, choice, tmp_path),
-        choice.calibration,
-        methods=("min-max",),
-        symmetric=False,
-        budget=Budget(),
-    )
+    comparison = _compared(transformer_subject, choice, tmp_path, Budget(), ("min-max",))
     recipes = [recipe for recipe, _ in comparison.rows]
     assert any(recipe.smooth for recipe in recipes)
     assert any(recipe.dynamic for recipe in recipes)

@@ -80,8 +80,8 @@ class _VariantList(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
     type=click.Choice(("auto", *_METHODS)),
     default="auto",
     show_default=True,
-    help="How a range is chosen: all values, all but one in ten thousand, or the least loss of "
-    "information; auto tries them all.",
+    help="How a range is chosen: all values, all but one in ten thousand, the least loss of "
+    "information, or the least squared error; auto tries them all.",
 )
 @click.option(
     "--seed", type=int, default=0, show_default=True, help="Another seed, another choice of clips."

@@ -6,6 +6,7 @@ Needs the extras `bench` and `export`.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
 
 import librosa
 import numpy as np
@@ -13,14 +14,26 @@ import numpy.typing as npt
 import torch
 
 from mosrt.crops import CropPlan
+from mosrt.errors import BundleError
 from mosrt.front_end_spec import MelSpec, SslSpec
+from mosrt.manifest import Manifest
 from mosrt_export.checkpoint import load_strictly, read_checkpoint
 from mosrt_export.config import ModelConfig
-from mosrt_export.fusion import build
+from mosrt_export.fusion import Model, build
 
-__all__ = ["TorchBaseline", "librosa_image", "published_inputs", "torch_resize"]
+__all__ = [
+    "SEED",
+    "TorchBaseline",
+    "librosa_image",
+    "published_inputs",
+    "torch_model",
+    "torch_resize",
+]
 
 Float32Array = npt.NDArray[np.float32]
+
+SEED: Final = 0
+"""What weights are drawn from where there is no checkpoint."""
 
 
 def librosa_image(
@@ -88,30 +101,65 @@ def published_inputs(
     return {"waveform": crop, "images": np.stack(images)}
 
 
+def torch_model(config: ModelConfig, checkpoint: Path | None, n_domains: int) -> Model:
+    """The published fusion module.
+
+    Args:
+        config: What it is built like.
+        checkpoint: Its weights, or None for weights drawn from a seed, which are as fast and say
+            nothing about speech.
+        n_domains: How many data domains the drawn one knows.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read or does not fit.
+    """
+    if checkpoint is not None:
+        loaded = read_checkpoint(checkpoint)
+        model = build("fusion", config, loaded.n_domains)
+        load_strictly(model, loaded)
+        return model
+    generator = torch.manual_seed(SEED)
+    model = build("fusion", config, n_domains)
+    for parameter in model.parameters():
+        if not parameter.any():
+            # Zeros, as of the weights of the windows, would hide what they are multiplied with.
+            parameter.normal_(0.0, 0.1, generator=generator)
+    return model
+
+
 class TorchBaseline:
     """Scores a clip as the published code does, but for the random draws.
 
     Args:
-        checkpoint: A fusion checkpoint.
+        checkpoint: A fusion checkpoint, or None for drawn weights.
+        manifest: Of a fusion bundle like it.
         threads: Threads for torch.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be read or does not fit.
+        BundleError: The manifest is of no fusion model.
     """
 
-    def __init__(self, checkpoint: Path, ssl: SslSpec, mel: MelSpec, *, threads: int) -> None:
+    def __init__(self, checkpoint: Path | None, manifest: Manifest, *, threads: int) -> None:
+        if manifest.ssl is None or manifest.mel is None or "config" not in manifest.provenance:
+            raise BundleError(f"{manifest.name}: no fusion model made from a torch checkpoint")
         torch.set_num_threads(threads)
-        self._ssl = ssl
-        self._mel = mel
-        loaded = read_checkpoint(checkpoint)
-        self._model = build("fusion", ModelConfig(), loaded.n_domains)
-        load_strictly(self._model, loaded)
-        self._n_domains = loaded.n_domains
+        self._ssl = manifest.ssl
+        self._mel = manifest.mel
+        self._n_domains = len(manifest.domains)
+        self._domain = manifest.domains.index(manifest.default_domain)
+        self._model = torch_model(
+            ModelConfig.from_dict(manifest.provenance["config"]), checkpoint, self._n_domains
+        )
 
-    def score(
-        self, waveform: Float32Array, sample_rate_hz: int, plan: CropPlan, domain: int
-    ) -> float:
-        """MOS of a clip (samples,) that is longer than a crop, the mean over the plan's views."""
+    def score(self, waveform: Float32Array, sample_rate_hz: int, plan: CropPlan) -> float:
+        """MOS of a clip (samples,) that is longer than a crop, the mean over the plan's views.
+
+        It is that of the manifest's default domain.
+        """
         scores = []
         one_hot = torch.zeros(1, self._n_domains)
-        one_hot[0, domain] = 1
+        one_hot[0, self._domain] = 1
         for view in range(plan.n_views):
             feeds = published_inputs(
                 waveform, sample_rate_hz, plan, view, ssl=self._ssl, mel=self._mel

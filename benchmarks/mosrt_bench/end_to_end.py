@@ -116,13 +116,8 @@ def _torch(
     from .baseline import TorchBaseline  # noqa: PLC0415
 
     manifest = Bundle.open(options["bundle"]).manifest
-    if manifest.ssl is None or manifest.mel is None:
-        raise click.UsageError("the baseline is a fusion model")
-    domain = manifest.domains.index(manifest.default_domain)
-    baseline = TorchBaseline(
-        Path(options["checkpoint"]), manifest.ssl, manifest.mel, threads=options["threads"]
-    )
-    return lambda: baseline.score(waveform, rate_hz, plan, domain)
+    baseline = TorchBaseline(Path(options["checkpoint"]), manifest, threads=options["threads"])
+    return lambda: baseline.score(waveform, rate_hz, plan)
 
 
 @click.command()

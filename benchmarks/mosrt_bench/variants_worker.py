@@ -59,13 +59,11 @@ def _torch(options: dict[str, Any], plan: CropPlan) -> Callable[[Float32Array], 
     from .baseline import TorchBaseline  # noqa: PLC0415
 
     manifest = Bundle.open(options["bundle"]).manifest
-    if manifest.ssl is None or manifest.mel is None:
-        raise SystemExit("the baseline is a fusion model")
-    domain = manifest.domains.index(manifest.default_domain)
+    checkpoint = options["checkpoint"]
     baseline = TorchBaseline(
-        Path(options["checkpoint"]), manifest.ssl, manifest.mel, threads=options["threads"]
+        None if checkpoint is None else Path(checkpoint), manifest, threads=options["threads"]
     )
-    return lambda clip: baseline.score(clip, RATE_HZ, plan, domain)
+    return lambda clip: baseline.score(clip, RATE_HZ, plan)
 
 
 def _own_peak_mb() -> float:

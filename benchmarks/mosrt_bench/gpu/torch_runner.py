@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,19 +21,15 @@ from mosrt.bundle import Bundle
 from mosrt.embedded import find_bundle
 from mosrt.errors import ProviderError
 from mosrt.families.fusion import FusionFrontEnd
-from mosrt_bench.baseline import published_inputs
+from mosrt_bench.baseline import SEED, published_inputs, torch_model
 from mosrt_bench.contestants import BenchError
-from mosrt_export.checkpoint import load_strictly, read_checkpoint
 from mosrt_export.config import ModelConfig
-from mosrt_export.fusion import Model, build
 
 from .worker import ONE_VIEW, RATE_HZ
 
 __all__ = ["TorchRunner"]
 
 Float32Array = npt.NDArray[np.float32]
-
-_SEED: Final = 0
 
 
 class TorchRunner:
@@ -79,13 +75,15 @@ class TorchRunner:
         config = ModelConfig.from_dict(manifest.provenance["config"])
         self._device = torch.device(device)
         self._dtype = torch.float16 if half else torch.float32
-        self._model = _model(config, checkpoint, self._n_domains).to(self._device, self._dtype)
+        self._model = torch_model(
+            config, None if checkpoint is None else Path(checkpoint), self._n_domains
+        ).to(self._device, self._dtype)
         self._call: Any = torch.compile(self._model) if compiled else self._model
         self._pool = ThreadPoolExecutor(threads)
         self.facts: dict[str, Any] = {
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name(0) if device == "cuda" else "CPU",
-            "weights": f"untrained, seed {_SEED}" if checkpoint is None else "of the checkpoint",
+            "weights": f"untrained, seed {SEED}" if checkpoint is None else "of the checkpoint",
         }
 
     def judge(self, clip: Float32Array) -> list[float]:
@@ -136,19 +134,3 @@ class TorchRunner:
             # The list is on the host, so the device is done when it is there.
             found: list[float] = self._call(inputs, domain).float().tolist()
             return found
-
-
-def _model(config: ModelConfig, checkpoint: str | None, n_domains: int) -> Model:
-    """The published module, with the checkpoint's weights or drawn ones."""
-    if checkpoint is not None:
-        loaded = read_checkpoint(Path(checkpoint))
-        model = build("fusion", config, loaded.n_domains)
-        load_strictly(model, loaded)
-        return model
-    generator = torch.manual_seed(_SEED)
-    model = build("fusion", config, n_domains)
-    for parameter in model.parameters():
-        if not parameter.any():
-            # Zeros, as of the weights of the windows, would hide what they are multiplied with.
-            parameter.normal_(0.0, 0.1, generator=generator)
-    return model

@@ -30,7 +30,7 @@ def gpu_section(results: Path) -> list[str]:
         run = json.loads(path.read_text(encoding="utf-8"))
     if run is None or run["quick"] or run["device"] != "cuda" or not run["gpu"]:
         return [
-            "GPUs: no GPU was at hand, so all of this is unmeasured.",
+            "GPUs: no run of all rows is at hand, so all of this is unmeasured.",
             "",
             *_HEADER,
             *(f"| {title} |{f' {_UNMEASURED} |' * 2}{' |' * 6}" for title in titles()),

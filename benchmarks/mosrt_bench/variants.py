@@ -8,7 +8,7 @@ front end, its weights drawn from a seed where no checkpoint is given. Latency: 
 to score, every row on every clip in turn. Cold start: a fresh process's start to its first score,
 with what the cache holds from an earlier one; peak memory is of such a process. Throughput:
 processes that share the cores, a row at a time. A row that the bundle or the machine cannot run is
-left out and named.
+left out and named. A run that is ended leaves what it measured beside OUT, as .unfinished.json.
 """
 
 from __future__ import annotations
@@ -137,9 +137,17 @@ class _Contest:
             answer = worker.answer()
             return {**answer, "ms": 1e3 * (time.perf_counter() - started)}
 
-    def latencies(self, progress: Callable[[int], None]) -> tuple[dict[str, list[float]], Any]:
-        """Times in ms and scores of every clip by row; rows take turns on each clip."""
+    def latencies(
+        self, progress: Callable[[int], None], keep: Callable[[dict[str, Any]], None]
+    ) -> tuple[dict[str, list[float]], Any]:
+        """Times in ms and scores of every clip by row; rows take turns on each clip.
+
+        Args:
+            progress: Told of every turn.
+            keep: Given all times so far at every turn, those of warming up among them.
+        """
         scores: dict[str, list[float]] = {name: [] for name in self.names}
+        so_far: dict[str, list[float]] = {name: [] for name in self.names}
         with ExitStack() as stack:
             workers = {
                 name: stack.enter_context(self._worker(name, self._threads)) for name in self.names
@@ -150,13 +158,18 @@ class _Contest:
                     workers[name].ask(str(len(scores[name]) % self._n_clips))
                     answer = workers[name].answer()
                     scores[name].append(answer["mos"])
+                    so_far[name].append(round(answer["ms"], 3))
                     return answer["ms"]
 
                 return once
 
+            def turn(count: int) -> None:
+                progress(count)
+                keep({"times_ms_with_warm_up": so_far})
+
             contestants = {name: score(name) for name in self.names}
             # A whole turn over the clips brings back the first: 2 warm up.
-            times = interleave(contestants, rounds=self._n_clips, warm_up=2, progress=progress)
+            times = interleave(contestants, rounds=self._n_clips, warm_up=2, progress=turn)
         return times, {name: values[: self._n_clips] for name, values in scores.items()}
 
     def throughput(self, name: str, n_workers: int, n_each: int) -> float:
@@ -223,15 +236,22 @@ def main(
         if not contest.names:
             raise click.UsageError(f"nothing to run: {contest.left_out}")
         cold: dict[str, list[dict[str, float]]] = {name: [] for name in contest.names}
+        unfinished = out.with_suffix(".unfinished.json")
+        started_on = describe()
+
+        def keep(more: dict[str, Any]) -> None:
+            save({"machine": started_on, "threads": threads, "cold": cold, **more}, unfinished)
+
         with _bar(starts + 1, "cold starts") as bar:
             for start in range(starts + 1):
                 for name in contest.names:
                     answer = contest.cold(name)
                     if start:  # the first filled the cache
                         cold[name].append(answer)
+                keep({})
                 bar.update(1)
         with _bar(clips + 2, "clips") as bar:
-            times_ms, scores = contest.latencies(bar.update)
+            times_ms, scores = contest.latencies(bar.update, keep)
         rates = {}
         with _bar(len(contest.names), "throughput") as bar:
             for name in contest.names:
@@ -287,6 +307,7 @@ def main(
         "timings": {name: timing(times) for name, times in times_ms.items()},
     }
     save(run, out)
+    unfinished.unlink()
     click.echo(_report(run))
 
 

@@ -65,6 +65,7 @@ def test_a_run(
     assert result.exit_code == 0, result.output
     assert "left out: fp32, openvino-fp32: not asked for" in result.output
     assert "left out: torch and librosa: not asked for" in result.output
+    assert list(out.parent.glob("*.json")) == [out]
     run = json.loads(out.read_text())
     assert run["reference"] == "fp32, cpu"
     first, second = (run["rows"][name] for name in ("fp32, cpu", "fp16, cpu"))
@@ -85,3 +86,23 @@ def test_a_run(
     assert f"| fp32, cpu | {first['p50_ms']:.0f} ms |" in section
     assert "Left out: torch and librosa (not asked for)." in section
     assert variants_section(tmp_path / "none") == []
+
+
+def test_what_was_measured_before_a_run_is_ended_is_kept(
+    tiny: Path, clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(variants, "ROWS", (("fp32", "cpu", "fp32"),))
+    monkeypatch.setattr(variants, "peaks_gflops", lambda *, threads: {"fp32": 50.0 * threads})
+
+    def ended(*_: object) -> float:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(variants._Contest, "throughput", ended)
+    arguments = ["--bundle", tiny, "--audio", clips[0], "--clips", 15, "--starts", 1]
+    arguments += ["--skip", "torch and librosa", "--out", tmp_path / "variants.json"]
+    result = CliRunner().invoke(main, [*map(str, arguments)])
+    assert result.exit_code == 1
+    assert not (tmp_path / "variants.json").exists()
+    kept = json.loads((tmp_path / "variants.unfinished.json").read_text())
+    assert len(kept["cold"]["fp32, cpu"]) == 1
+    assert len(kept["times_ms_with_warm_up"]["fp32, cpu"]) == 17

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -251,15 +252,17 @@ def _report(request: _Request, result: Result, options: Options) -> None:
 
 @contextmanager
 def _bar(clips: Sequence[Clip], label: str) -> Iterator[Iterable[Clip]]:
-    """A progress bar on stderr, if someone watches."""
-    with click.progressbar(
-        clips, label=label, file=sys.stderr, hidden=not sys.stderr.isatty()
-    ) as bar:
-        yield bar
+    """A progress bar on stderr; in a log a line when it is done."""
+    if sys.stderr.isatty():
+        with click.progressbar(clips, label=label, file=sys.stderr) as bar:
+            yield bar
+        return
+    started = time.monotonic()
+    yield clips
+    click.echo(f"{label}: {len(clips)} clips, {time.monotonic() - started:.1f} s", err=True)
 
 
 def _looking(files: Sequence[Path]) -> Iterator[Path]:
-    with click.progressbar(
-        files, label="listening", file=sys.stderr, hidden=not sys.stderr.isatty()
-    ) as bar:
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(files, label="listening", file=sys.stderr, hidden=hidden) as bar:
         yield from bar

@@ -1,5 +1,6 @@
 import hashlib
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -161,6 +162,8 @@ def test_over_budget_writes_nothing(small: Path, recordings: Path, tmp_path: Pat
     )
     assert result.exit_code == 1
     assert result.stdout == ""
+    # In a log each stage is told when it is done.
+    assert re.search(r"^fold0: ranges: \d+ clips, [\d.]+ s$", result.stderr, re.MULTILINE)
     assert "nothing was written" in result.stderr
     assert "Allow more drift" in result.stderr
     assert contents(small.parent) == before

@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
+from zipfile import BadZipFile
 
 import click
 import numpy as np
@@ -92,8 +93,9 @@ def draw(outline: Path, out: Path) -> None:
         manifest = Manifest.from_dict(
             json.loads((outline / MANIFEST_NAME).read_text(encoding="utf-8"))
         )
-        known = dict(np.load(outline / _STATISTICS, allow_pickle=False))
-    except (OSError, ValueError) as exc:
+        with (outline / _STATISTICS).open("rb") as file:
+            known = dict(np.load(file, allow_pickle=False))
+    except (OSError, ValueError, BadZipFile) as exc:
         raise BundleError(f"{outline}: no outline that can be read ({exc}); take it again") from exc
     files = {}
     with staged(out, force=False) as directory:
@@ -144,6 +146,8 @@ def _fill(values: Array, known: dict[str, Array], key: str) -> None:
     if key in known:
         values[...] = known[key]
         return
+    if f"{key}:rms" not in known:
+        raise BundleError(f"the outline does not know {key}; take it again")
     low, high = known[f"{key}:range"]
     # The name without what tells variants apart: they get the same values, each in its precision.
     seed = zlib.crc32(key.rpartition("/")[2].encode())

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -53,6 +54,7 @@ ROWS: Final = (
     ("int8-cpu", "openvino-bf16", "int8"),
 )
 _CLIP_S: Final = 4.0
+_BASELINE_LIBRARIES: Final = ("torch", "librosa", "timm", "transformers")
 _MODULE: Final = "mosrt_bench.variants_worker"
 
 
@@ -93,6 +95,16 @@ def clips_of(paths: Sequence[Path], n_clips: int) -> Float32Array:
     return np.stack([np.resize(waveform[start:], n_samples) for start in starts])
 
 
+def _no_baseline(manifest: Manifest) -> str | None:
+    """Why torch cannot be run beside a bundle, or None if it can."""
+    missing = [name for name in _BASELINE_LIBRARIES if find_spec(name) is None]
+    if missing:
+        return f"{' and '.join(missing)} not installed"
+    if manifest.family != "fusion" or "config" not in manifest.provenance:
+        return "the bundle does not say which torch model it was made from"
+    return None
+
+
 class _Contest:
     """The rows that can be run here, and what each costs."""
 
@@ -111,7 +123,12 @@ class _Contest:
         common = {"bundle": bundle, "clips": str(clips)}
         self._threads = threads
         self._n_clips = n_clips
-        self._options: dict[str, dict[str, Any]] = {BASELINE: {**common, "checkpoint": checkpoint}}
+        self._options: dict[str, dict[str, Any]] = {}
+        reason = _no_baseline(manifest)
+        if reason is None:
+            self._options[BASELINE] = {**common, "checkpoint": checkpoint}
+        else:
+            self.left_out[BASELINE] = reason
         for variant, provider, _ in ROWS:
             name = row_name(variant, provider)
             if name not in self.left_out:

@@ -86,6 +86,16 @@ def test_what_is_no_outline_is_refused(tiny: Path, drawn: Path, tmp_path: Path) 
     with pytest.raises(BundleError):
         draw(damaged, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    (damaged / "statistics.npz").write_bytes(b"PK\x03\x04 cut off")
+    with pytest.raises(BundleError):
+        draw(damaged, tmp_path / "out")
+    shutil.copyfile(drawn / "outline" / "manifest.json", damaged / "manifest.json")
+    with pytest.raises(BundleError, match="no outline that can be read"):
+        draw(damaged, tmp_path / "out")
+    np.savez(damaged / "statistics.npz", nothing=np.zeros(1))
+    with pytest.raises(BundleError, match="does not know"):
+        draw(damaged, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
     archive = tmp_path / "tiny.zip"
     shutil.make_archive(str(archive.with_suffix("")), "zip", tiny)
     result = CliRunner().invoke(main, ["take", str(archive), "--out", str(tmp_path / "out")])

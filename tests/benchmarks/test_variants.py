@@ -11,6 +11,7 @@ from mosrt_bench import variants
 from mosrt_bench.matmul_peak import peaks_gflops
 from mosrt_bench.variants import clips_of, left_out, main
 from mosrt_bench.variants_figures import variants_section
+from mosrt_bench.variants_worker import BASELINE
 from tests.runtime.variants_standin import with_variants
 
 OLD = CpuFeatures(architecture="x86_64", flags=frozenset({"avx2"}))
@@ -60,11 +61,11 @@ def test_a_run(
     bundle = with_variants(tiny, tmp_path / "bundle", "fp32", "fp16")
     out = tmp_path / "variants.json"
     arguments = ["--bundle", bundle, "--audio", clips[0], "--clips", 15, "--starts", 1]
-    arguments += ["--skip", "fp32, openvino-fp32", "--skip", "torch and librosa", "--out", out]
+    arguments += ["--skip", "fp32, openvino-fp32", "--out", out]
     result = CliRunner().invoke(main, [*map(str, arguments)])
     assert result.exit_code == 0, result.output
     assert "left out: fp32, openvino-fp32: not asked for" in result.output
-    assert "left out: torch and librosa: not asked for" in result.output
+    assert "left out: torch and librosa: the bundle does not say which torch model" in result.output
     assert list(out.parent.glob("*.json")) == [out]
     run = json.loads(out.read_text())
     assert run["reference"] == "fp32, cpu"
@@ -84,7 +85,7 @@ def test_a_run(
     assert 20 < first["peak_mb"] < 2000
     section = "\n".join(variants_section(tmp_path))
     assert f"| fp32, cpu | {first['p50_ms']:.0f} ms |" in section
-    assert "Left out: torch and librosa (not asked for)." in section
+    assert "Left out: torch and librosa (the bundle does not say which torch model" in section
     assert variants_section(tmp_path / "none") == []
 
 
@@ -106,3 +107,14 @@ def test_what_was_measured_before_a_run_is_ended_is_kept(
     kept = json.loads((tmp_path / "variants.unfinished.json").read_text())
     assert len(kept["cold"]["fp32, cpu"]) == 1
     assert len(kept["times_ms_with_warm_up"]["fp32, cpu"]) == 17
+
+
+def test_torch_is_left_out_where_it_cannot_run(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contest = variants._Contest(str(tiny), None, tmp_path / "clips.npy", 15, 1, ())
+    assert contest.left_out[BASELINE].startswith("the bundle does not say which torch model")
+    monkeypatch.setattr(variants, "find_spec", lambda name: None if name == "librosa" else name)
+    contest = variants._Contest(str(tiny), None, tmp_path / "clips.npy", 15, 1, ())
+    assert contest.left_out[BASELINE] == "librosa not installed"
+    assert BASELINE not in contest.names

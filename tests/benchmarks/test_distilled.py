@@ -6,6 +6,8 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
+from numpy.typing import NDArray
+from scipy import stats
 
 import mosrt
 from mosrt_bench.distilled.__main__ import main
@@ -66,14 +68,41 @@ def test_ridge_is_that_of_the_normal_equations() -> None:
     gradient = centred.T @ (features @ slopes + offset - targets)
     strength = -float(gradient @ slopes / (slopes @ slopes))
     np.testing.assert_allclose(gradient, -strength * slopes, atol=1e-9 * np.abs(targets).sum())
-    left_out = []
-    for i in range(20):
-        rest = np.delete(features, i, axis=0)
-        mean, others = rest.mean(axis=0), np.delete(targets, i)
-        normal = (rest - mean).T @ (rest - mean) + strength * np.eye(50)
-        found = np.linalg.solve(normal, (rest - mean).T @ (others - others.mean()))
-        left_out.append((features[i] - mean) @ found + others.mean() - targets[i])
+    left_out = _errors_left_out(features, targets, strength)
     assert error == pytest.approx(float(np.sqrt(np.mean(np.square(left_out)))), rel=1e-4)
+
+
+def test_ridge_is_the_strongest_within_a_standard_error_of_the_best() -> None:
+    rng = np.random.default_rng(1)
+    common = rng.normal(size=(40, 3)) @ rng.normal(size=(3, 60))
+    features = common + rng.normal(size=(40, 60))
+    targets = features @ rng.normal(size=60) + 5 * rng.normal(size=40)
+    _, _, error = ridge(features, targets)
+    unit = np.square(features - features.mean(axis=0)).sum() / len(features)
+    squares = [
+        np.square(_errors_left_out(features, targets, unit * 10**power))
+        for power in np.arange(-5, 3, 0.5)
+    ]
+    means = [float(square.mean()) for square in squares]
+    best = int(np.argmin(means))
+    limit = means[best] + stats.sem(squares[best])
+    chosen = max(i for i, mean in enumerate(means) if mean <= limit)
+    assert best < chosen < len(means) - 1  # otherwise the rule is not what is tested
+    assert error**2 == pytest.approx(means[chosen])
+
+
+def _errors_left_out(
+    features: NDArray[np.float64], targets: NDArray[np.float64], strength: float
+) -> NDArray[np.float64]:
+    """By fitting as often as there are rows."""
+    errors = []
+    for i in range(len(targets)):
+        rest, others = np.delete(features, i, axis=0), np.delete(targets, i)
+        mean = rest.mean(axis=0)
+        normal = (rest - mean).T @ (rest - mean) + strength * np.eye(features.shape[1])
+        found = np.linalg.solve(normal, (rest - mean).T @ (others - others.mean()))
+        errors.append((features[i] - mean) @ found + others.mean() - targets[i])
+    return np.array(errors)
 
 
 def test_a_small_model_is_trained_and_exported(recordings: Path, tmp_path: Path) -> None:

@@ -34,7 +34,6 @@ VARIANTS: Final = ("fp16", "int8-cpu", "int8-trt")
 _LIBRARIES: Final = ("mosrt", "onnx", "onnxruntime")
 _SCREENING_CLIPS: Final = 16
 _SCREENING_CLIPS_LARGE: Final = 8
-_RANKING_CLIPS_LARGE: Final = 4
 _LARGE_BYTES: Final = 100_000_000
 _REFERENCE: Final = "fp32"
 _FLOAT16: Final = "float16"
@@ -253,8 +252,7 @@ class _Job:
             self._bench,
             self._networks,
             recipe,
-            ranking_clips=self._ranking,
-            offset_clips=self._screening,
+            screening=self._screening,
             clips=clips,
             symmetric=symmetric,
             budget=self._options.budget,
@@ -283,17 +281,9 @@ class _Job:
     @property
     def _screening(self) -> tuple[Clip, ...]:
         """Calibration clips that ways and blocks are compared on: fewer if every one is costly."""
-        n_clips = _SCREENING_CLIPS_LARGE if self._is_large else _SCREENING_CLIPS
+        n_bytes = sum(file.bytes for file in self._subject.reference.files)
+        n_clips = _SCREENING_CLIPS_LARGE if n_bytes > _LARGE_BYTES else _SCREENING_CLIPS
         return self._choice.calibration[:n_clips]
-
-    @property
-    def _ranking(self) -> tuple[Clip, ...]:
-        """Those of them that blocks are ranked on, which differ more than ways do."""
-        return self._screening[:_RANKING_CLIPS_LARGE] if self._is_large else self._screening
-
-    @property
-    def _is_large(self) -> bool:
-        return sum(file.bytes for file in self._subject.reference.files) > _LARGE_BYTES
 
     def finish(
         self, made: Made, models: dict[str, Any], calibration: dict[str, Any] | None

@@ -131,9 +131,9 @@ def calibrate(**options: Any) -> None:
     int8-trt  symmetric INT8: for TensorRT
 
     Ranges come from clips chosen to be as different as the directory has them. Of several ways to
-    make an INT8 variant the one that drifts least is taken; where that is too far, the blocks
-    that harm the score most stay in float, one after the other, until the budget holds. If nothing
-    holds it, nothing is written.
+    make an INT8 variant the one that drifts least is taken; where that is too far, blocks stay in
+    float, one after the other, until the budget holds: first those that harm the score most for
+    the work they are. If nothing holds it, nothing is written.
 
     \b
     All variants, into the bundle:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,6 +133,22 @@ class Network:
         model = dynamic_matmul(model, moving, weight_bits=recipe.weight_bits)
         floating = [name for name in prepared.targets.weighted if name not in wanted]
         return byte_weights(model, floating)
+
+    def work(self, recipe: Recipe) -> dict[str, int]:
+        """Multiplications by block, over all calibration clips."""
+        prepared = self._prepare(recipe)
+        topology = prepared.topology
+        channels = self._statistic(recipe, prepared).channels
+        found: Counter[str] = Counter()
+        for name in prepared.targets.weighted:
+            node = topology.nodes[name]
+            places = channels[node.input[0]].count
+            if node.op_type == "Conv":  # edges aside
+                strides = next((a.ints for a in node.attribute if a.name == "strides"), ())
+                places //= math.prod(strides)
+            block = prepared.targets.block[name]
+            found[block] += places * math.prod(topology.initializers[node.input[1]].dims)
+        return dict(found)
 
     def changes(self, recipe: Recipe) -> bool:
         """Whether equalisation and smoothing find anything to do, where the recipe has them."""

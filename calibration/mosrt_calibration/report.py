@@ -72,7 +72,13 @@ def _variant(made: Made) -> dict[str, Any]:
         found["comparison"] = made.comparison.to_dict()
     if made.outcome is not None:
         found["sensitivity"] = [
-            {"block": row.block, "drift": row.drift.to_dict()} for row in made.outcome.ranking
+            {
+                "block": row.block,
+                "drift": row.drift.to_dict(),
+                "share_of_work": round(row.share, 5),
+                "worth": float(f"{row.worth:.3g}"),
+            }
+            for row in made.outcome.ranking
         ]
         found["trade_off"] = [point.to_dict() for point in made.outcome.points]
         chosen = made.outcome.chosen

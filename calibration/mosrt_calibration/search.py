@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,10 +25,23 @@ class Sensitivity:
     Attributes:
         block: The block.
         drift: What was measured.
+        without: Mean drift when no block at all computes in bytes: that of the weights.
+        share: The block's part of the multiplications of all blocks.
     """
 
     block: str
     drift: Drift
+    without: float
+    share: float
+
+    @property
+    def worth(self) -> float:
+        """What leaving the block in float buys, by what it costs.
+
+        Errors of blocks hardly know of each other, so that their squares add up; the time that
+        float takes goes with the multiplications.
+        """
+        return max(0.0, self.drift.mean_abs**2 - self.without**2) / self.share
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,7 +49,7 @@ class Point:
     """A point of the trade-off curve.
 
     Attributes:
-        left_float: Blocks that stay in float, the most sensitive first.
+        left_float: Blocks that stay in float, those worth most first.
         measured: What that does and costs.
     """
 
@@ -66,8 +80,10 @@ class Outcome:
         lines = []
         if self.ranking:
             width = max(5, *(len(row.block) for row in self.ranking))
-            lines += [f"{'block':{width}} {HEADINGS}"]
-            lines += [f"{row.block:{width}} {row.drift.line()}" for row in self.ranking]
+            lines += [f"{'block':{width}} {HEADINGS} {'work':>7}"]
+            lines += [
+                f"{row.block:{width}} {row.drift.line()} {row.share:7.2%}" for row in self.ranking
+            ]
             lines.append("")
         lines.append(f"{'float':>5} {HEADINGS} {'faster':>7} {'MB':>7}")
         for point in self.points:
@@ -94,18 +110,28 @@ def rank(
     in float.
     """
     names = block_names(networks)
-    found = []
-    for i, block in enumerate(names):
-        others = [name for name in names if name != block]
+    kind = recipe.kind(symmetric=symmetric)
+
+    def drift(quantised: str | None, label: str) -> Drift:
+        others = [name for name in names if name != quantised]
         models = {
             network.member.name: network.integer(recipe, others, symmetric=symmetric)
             for network in networks
-            if block in network.targets.names
+            if quantised is None or quantised in network.targets.names
         }
-        label = f"block {i + 1} of {len(names)}: {block}"
-        kind = recipe.kind(symmetric=symmetric)
-        measured = bench.measure(models, clips, label, kind=kind, views=1, offset_clips=clips)
-        found.append(Sensitivity(block=block, drift=measured.drift))
+        return bench.measure(models, clips, label, kind=kind, views=1, offset_clips=clips).drift
+
+    without = 0.0 if symmetric else drift(None, "weights alone").mean_abs
+    work = sum((Counter(network.work(recipe)) for network in networks), Counter[str]())
+    found = [
+        Sensitivity(
+            block=block,
+            drift=drift(block, f"block {i + 1} of {len(names)}: {block}"),
+            without=without,
+            share=work[block] / work.total(),
+        )
+        for i, block in enumerate(names)
+    ]
     return tuple(sorted(found, key=lambda row: -row.drift.mean_abs))
 
 
@@ -114,15 +140,14 @@ def search(
     networks: Sequence[Network],
     recipe: Recipe,
     *,
-    ranking_clips: Sequence[Clip],
-    offset_clips: Sequence[Clip],
+    screening: Sequence[Clip],
     clips: Sequence[Clip],
     symmetric: bool,
     budget: Budget,
     curve: bool,
     views: int | None = None,
 ) -> Outcome:
-    """Leaves the worst blocks in float, one more at a time, until the budget holds.
+    """Leaves blocks in float, those worth most first, one more at a time, until the budget holds.
 
     Of more than sixteen blocks several more at a time, so that there are some sixteen steps.
 
@@ -130,8 +155,7 @@ def search(
         bench: Measures.
         networks: Of the model.
         recipe: How integer graphs are made.
-        ranking_clips: What blocks are ranked on.
-        offset_clips: What the mean error of MOS is taken from.
+        screening: What blocks are ranked on, and the mean error of MOS is taken from.
         clips: What the budget must hold on.
         symmetric: For TensorRT.
         budget: What must hold.
@@ -147,7 +171,7 @@ def search(
         label = f"{len(left_float)} of {n_blocks} blocks in float"
         kind = recipe.kind(symmetric=symmetric)
         measured = bench.measure(
-            models, clips, label, kind=kind, views=views, offset_clips=offset_clips
+            models, clips, label, kind=kind, views=views, offset_clips=screening
         )
         return Point(left_float=left_float, measured=measured)
 
@@ -156,8 +180,8 @@ def search(
     chosen = points[0] if budget.holds(points[0].measured.drift) else None
     if chosen is not None and not curve:
         return Outcome(points=tuple(points), chosen=chosen, ranking=())
-    ranking = rank(bench, networks, recipe, ranking_clips, symmetric=symmetric)
-    order = [row.block for row in ranking]
+    ranking = rank(bench, networks, recipe, screening, symmetric=symmetric)
+    order = [row.block for row in sorted(ranking, key=lambda row: -row.worth)]
     stride = max(1, n_blocks // _STEPS)
     count = stride
     # With every block in float nothing would be quantised: that is no INT8 variant.

@@ -5,14 +5,21 @@ import pytest
 from mosrt_calibration.bench import Bench, written
 from mosrt_calibration.clips import Choice
 from mosrt_calibration.comparison import Comparison, compare
-from mosrt_calibration.drift import Budget
+from mosrt_calibration.drift import Budget, Drift
 from mosrt_calibration.independence import IndependenceError, fixed_batch
 from mosrt_calibration.network import Network
 from mosrt_calibration.recipe import Recipe
-from mosrt_calibration.search import rank, search
+from mosrt_calibration.search import Sensitivity, rank, search
 from mosrt_calibration.subject import Subject
 from tests.calibration.conftest import silent, subject_of
-from tests.calibration.models import convolutional, relu_chain, write_bundle
+from tests.calibration.models import (
+    CHANNELS,
+    CROP,
+    SIZE,
+    convolutional,
+    relu_chain,
+    write_bundle,
+)
 
 PLAIN = Recipe(method="min-max")
 
@@ -55,13 +62,13 @@ def test_the_block_that_breaks_is_found_and_left_in_float(
     assert len(ranking) == 5
     worst, next_worst = ranking[0].drift.mean_abs, ranking[1].drift.mean_abs
     assert worst > 5 * next_worst
+    assert sum(row.share for row in ranking) == pytest.approx(1)
     budget = Budget(max_drift=(worst + next_worst) / 2, min_srcc=-1.0)
     outcome = search(
         bench,
         networks,
         PLAIN,
-        ranking_clips=choice.calibration,
-        offset_clips=choice.calibration,
+        screening=choice.calibration,
         clips=choice.evaluation,
         symmetric=False,
         budget=budget,
@@ -74,13 +81,58 @@ def test_the_block_that_breaks_is_found_and_left_in_float(
     assert not list(broken.directory.glob(".candidate-*"))
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_weights_alone_are_heard_where_they_are_bytes(
+    conv_subject: Subject,
+    choice: Choice,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    symmetric: bool,
+) -> None:
+    monkeypatch.setattr("mosrt_calibration.byte_weights._FEWEST", 1)
+    bench, networks = Bench(conv_subject, silent), _networks(conv_subject, choice, tmp_path)
+    for row in rank(bench, networks, PLAIN, choice.calibration, symmetric=symmetric):
+        assert (row.without == 0) == symmetric
+        assert row.without < 2 * row.drift.mean_abs
+
+
+def _sensitivity(mean_abs: float, share: float) -> Sensitivity:
+    drift = Drift(unit="mos", mean_abs=mean_abs, p95_abs=0, max_abs=0, srcc=1, lcc=1, n_clips=8)
+    return Sensitivity(block="block", drift=drift, without=0.01, share=share)
+
+
+def test_blocks_are_worth_what_they_add_by_what_they_cost() -> None:
+    dear, cheap = _sensitivity(0.05, 0.3), _sensitivity(0.04, 0.01)
+    assert cheap.worth > dear.worth > 0
+    assert _sensitivity(0.009, 0.01).worth == 0  # no more than the weights alone
+    # two blocks that each add as much in squares as another, at half the cost
+    half = _sensitivity((0.01**2 + (0.05**2 - 0.01**2) / 2) ** 0.5, 0.15)
+    assert half.worth == pytest.approx(dear.worth)
+
+
+def test_work_is_multiplications(
+    conv_subject: Subject, transformer_subject: Subject, choice: Choice, tmp_path: Path
+) -> None:
+    (network,) = _networks(conv_subject, choice, tmp_path)
+    work = network.work(PLAIN)
+    places = work["net.stem"] // (3 * 3 * CHANNELS)
+    assert places % SIZE**2 == 0
+    assert work["net.blocks.1"] == places * 2 * 3 * 3 * CHANNELS**2
+    (network,) = _networks(transformer_subject, choice, tmp_path)
+    work = network.work(PLAIN)
+    n_frames, width = (CROP - 400) // 200 + 1, 16
+    n_views = work["net.frames"] // (CROP // 200 * 400 * width)  # strides, without the edge
+    assert n_views > 0
+    layer = n_views * n_frames * (4 * width**2 + 2 * width * 2 * width)
+    assert work["net.layers.0"] == layer
+
+
 def test_a_budget_that_nothing_holds(broken: Subject, choice: Choice, tmp_path: Path) -> None:
     outcome = search(
         Bench(broken, silent),
         _networks(broken, choice, tmp_path),
         PLAIN,
-        ranking_clips=choice.calibration,
-        offset_clips=choice.calibration,
+        screening=choice.calibration,
         clips=choice.evaluation,
         symmetric=False,
         budget=Budget(max_drift=1e-9, min_srcc=1.0),
@@ -98,8 +150,7 @@ def test_a_budget_that_holds_at_once_asks_for_no_ranking(
         Bench(conv_subject, silent),
         _networks(conv_subject, choice, tmp_path),
         PLAIN,
-        ranking_clips=choice.calibration,
-        offset_clips=choice.calibration,
+        screening=choice.calibration,
         clips=choice.evaluation,
         symmetric=True,
         budget=Budget(max_drift=10.0, min_srcc=-1.0),

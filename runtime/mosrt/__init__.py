@@ -6,6 +6,8 @@ with mosrt.load() as scorer:
     print(scorer.score_file("speech.wav").mos)
 """
 
+import typing
+
 from .crops import CropGeometry, CropPlan
 from .errors import (
     AudioError,
@@ -20,7 +22,9 @@ from .errors import (
 from .loading import load
 from .plan_rule import PlanRule
 from .score import Score
-from .scorer import Scorer
+
+if typing.TYPE_CHECKING:
+    from .scorer import Scorer
 
 __all__ = [
     "AudioError",
@@ -43,10 +47,15 @@ __all__ = [
 __version__: str
 
 
-def __getattr__(name: str) -> str:
+def __getattr__(name: str) -> object:
+    # Importing these would lengthen every start: few ask for them, and `load` imports the scorer
+    # while the model loads.
     if name == "__version__":
-        # Importing this would lengthen every start, and few ask.
         from importlib.metadata import version  # noqa: PLC0415
 
         return version("mosrt")
+    if name == "Scorer":
+        from .scorer import Scorer  # noqa: PLC0415
+
+        return Scorer
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

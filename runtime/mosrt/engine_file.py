@@ -21,7 +21,6 @@ from typing import Any, Final
 from . import whole_file
 from .cache import cache_directory
 from .errors import ProviderError
-from .manifest import Member
 
 __all__ = [
     "EngineFiles",
@@ -29,7 +28,6 @@ __all__ = [
     "Header",
     "Profile",
     "Target",
-    "graph_digest",
     "replacing",
 ]
 
@@ -71,7 +69,7 @@ class EngineKey:
     """What makes an engine the right one.
 
     Attributes:
-        graph: See `graph_digest`.
+        graph: `Member.sha256` of the network.
         target: What it was built by and for.
         profile: The shapes it takes.
     """
@@ -141,11 +139,6 @@ class Header:
             **self.facts,
         }
         return json.dumps(fields).encode() + b"\n"
-
-
-def graph_digest(member: Member) -> str:
-    """SHA-256 of a network's files: the graph, and the weights if they are a file apart."""
-    return sha256("".join(file.sha256 for file in member.files).encode()).hexdigest()
 
 
 class EngineFiles:

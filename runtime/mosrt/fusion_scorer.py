@@ -28,13 +28,24 @@ Float32Array = npt.NDArray[np.float32]
 
 
 class FusionScorer(Scorer):
-    """Scores with a model of family "fusion", "spec" or "ssl"; see `Scorer`."""
+    """Scores with a model of family "fusion", "spec" or "ssl"; see `Scorer`.
+
+    Args:
+        manifest: What the model is.
+        backend: Runs it.
+        front_end: Of that manifest; made if left out.
+        variant: As for `Scorer`, like what follows.
+        threads: See there.
+        on_bad_audio: See there.
+        remove_silence: See there.
+    """
 
     def __init__(
         self,
         manifest: Manifest,
         backend: Backend,
         *,
+        front_end: FusionFrontEnd | None = None,
         variant: str,
         threads: int,
         on_bad_audio: BadAudioPolicy,
@@ -49,7 +60,7 @@ class FusionScorer(Scorer):
             remove_silence=remove_silence,
         )
         self._backend = backend
-        self._front_end = FusionFrontEnd(manifest)
+        self._front_end = FusionFrontEnd(manifest) if front_end is None else front_end
 
     @property
     def batch_size(self) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Any, get_args
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, get_args
 
 from . import arithmetic
 from .backends import candidates, open_backend
@@ -13,13 +14,15 @@ from .cache import Cache, cache_directory
 from .cpu_features import CpuFeatures
 from .embedded import find_bundle
 from .errors import ProviderError
-from .fusion_scorer import FusionScorer
 from .guards import BadAudioPolicy
-from .scorer import Scorer
-from .stages import load_stages
 from .threads import usable_cores
-from .uncertainty_scorer import UncertaintyScorer
 from .variants import caution, check, fastest, reference
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from .manifest import Manifest, Variant
+    from .scorer import Scorer
 
 __all__ = ["load"]
 
@@ -103,14 +106,49 @@ def _load_on(
         "threads": common["threads"],
         "cache": cache,
     }
+    common["variant"] = name
     with opened.extracted(chosen) as directory:
-        if manifest.uncertainty is not None:
-            stages = load_stages(manifest, chosen, directory, **engine)
-            return UncertaintyScorer(manifest, stages, variant=name, **common)
-        backend = open_backend(
-            directory, chosen, inputs=manifest.inputs, outputs=manifest.outputs, **engine
+        kind = _load_uncertainty if manifest.uncertainty is not None else _load_fusion
+        return kind(manifest, chosen, directory, engine, common)
+
+
+def _load_uncertainty(
+    manifest: Manifest,
+    variant: Variant,
+    directory: Path,
+    engine: dict[str, Any],
+    common: dict[str, Any],
+) -> Scorer:
+    from .stages import load_stages  # noqa: PLC0415 - other models do without
+    from .uncertainty_scorer import UncertaintyScorer  # noqa: PLC0415 - other models do without
+
+    stages = load_stages(manifest, variant, directory, **engine)
+    return UncertaintyScorer(manifest, stages, **common)
+
+
+def _load_fusion(
+    manifest: Manifest,
+    variant: Variant,
+    directory: Path,
+    engine: dict[str, Any],
+    common: dict[str, Any],
+) -> Scorer:
+    with ThreadPoolExecutor(1) as beside:
+        opening = beside.submit(
+            open_backend,
+            directory,
+            variant,
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
+            **engine,
         )
-    return FusionScorer(manifest, backend, variant=name, **common)
+        # ONNX Runtime leaves the interpreter to others as it loads a graph, which takes longer
+        # than importing and preparing all that scores.
+        from .families.fusion import FusionFrontEnd  # noqa: PLC0415
+        from .fusion_scorer import FusionScorer  # noqa: PLC0415
+
+        front_end = FusionFrontEnd(manifest)
+        return FusionScorer(manifest, opening.result(), front_end=front_end, **common)
 
 
 def _variant(opened: Bundle, provider: str, asked: str | None) -> str:

@@ -7,6 +7,7 @@ exact inverse, so that exporter and runtime share one definition of the schema.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
@@ -88,6 +89,11 @@ class Member:
     def files(self) -> tuple[File, ...]:
         """The graph, and the weights if they are a file apart."""
         return (self.graph,) if self.weights is None else (self.graph, self.weights)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 in hex of the digests of its files, one after the other."""
+        return hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()
 
     @classmethod
     def from_dict(cls, value: object, where: str) -> Member:

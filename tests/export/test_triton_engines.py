@@ -8,7 +8,7 @@ import pytest
 
 from mosrt.bundle import Bundle
 from mosrt.embedded import find_bundle
-from mosrt.engine_file import EngineFiles, EngineKey, Profile, Target, graph_digest
+from mosrt.engine_file import EngineFiles, EngineKey, Profile, Target
 from mosrt.manifest import Member
 from mosrt_export.engine.shapes import profile_of, size_ranges
 
@@ -23,7 +23,7 @@ def engine(
     directory: Path, member: Member, profile: Profile, *, target: Target = TARGET
 ) -> tuple[Path, bytes]:
     content = b"engine of " + member.name.encode()
-    key = EngineKey(graph=graph_digest(member), target=target, profile=profile)
+    key = EngineKey(graph=member.sha256, target=target, profile=profile)
     return EngineFiles(directory).write(key, content, {}), content
 
 

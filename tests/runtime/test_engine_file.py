@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import mosrt
-from mosrt.engine_file import EngineFiles, EngineKey, Target, graph_digest, replacing
+from mosrt.engine_file import EngineFiles, EngineKey, Target, replacing
 from mosrt.manifest import File, Member
 
 TARGET = Target(module="tensorrt", version="10.3.0", compute_capability="8.7")
@@ -41,8 +41,8 @@ def test_shapes_make_another_file(tmp_path: Path) -> None:
 
 def test_weights_count_as_much_as_the_graph() -> None:
     graph, one, two = (File(path=name, sha256=name * 64, bytes=1) for name in "abc")
-    plain = graph_digest(Member(name="m", graph=graph))
-    digests = {graph_digest(Member(name="m", graph=graph, weights=each)) for each in (one, two)}
+    plain = Member(name="m", graph=graph).sha256
+    digests = {Member(name="m", graph=graph, weights=each).sha256 for each in (one, two)}
     assert len({plain, *digests}) == 3
 
 

@@ -16,13 +16,24 @@ def test_import_is_light() -> None:
     assert run.stderr == ""
 
 
+def test_a_start_imports_no_engine_that_it_does_not_run() -> None:
+    code = "import sys, mosrt; mosrt.load().close(); print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = run.stdout.split()
+    assert "mosrt.fusion_scorer" in loaded
+    others = ("mosrt.backends.openvino", "mosrt.backends.trt", "mosrt.uncertainty_scorer")
+    assert not set(others) & set(loaded)
+
+
 def test_public_names_exist_and_are_documented() -> None:
     public = {
         name
         for name, value in vars(mosrt).items()
         if not name.startswith("_") and not inspect.ismodule(value)
     }
-    assert {*public, "__version__"} == set(mosrt.__all__)
+    later = {"__version__", "Scorer"}
+    assert not later & public  # they would lengthen every start
+    assert public | later == set(mosrt.__all__)
     assert len(set(mosrt.__all__)) == len(mosrt.__all__)
     for name in mosrt.__all__:
         value = getattr(mosrt, name)

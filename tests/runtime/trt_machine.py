@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from mosrt.backends._cuda import Cuda
 from mosrt.backends.trt import TrtBackend
-from mosrt.engine_file import EngineFiles, EngineKey, Profile, Target, graph_digest
+from mosrt.engine_file import EngineFiles, EngineKey, Profile, Target
 from mosrt.manifest import File, Member, TensorSpec, Variant
 from tests.runtime.fake_cudart import FakeCudart
 from tests.runtime.fake_tensorrt import FakeTensorRt, Tensors, engine_bytes, expected
@@ -76,7 +76,7 @@ class Machine:
         content = engine_bytes(inputs, outputs, dict(profile))
         return [
             self.files.write(
-                EngineKey(graph=graph_digest(member), target=target, profile=profile), content, {}
+                EngineKey(graph=member.sha256, target=target, profile=profile), content, {}
             )
             for member in chosen.members
         ]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mosrt.backends._cuda import Cuda
 from mosrt.backends.trt_module import TensorRt
-from mosrt.engine_file import EngineFiles, EngineKey, Target, graph_digest
+from mosrt.engine_file import EngineFiles, EngineKey, Target
 from mosrt.errors import ProviderError
 from mosrt.manifest import Manifest, TensorSpec, Variant
 
@@ -109,9 +109,7 @@ def plan_engines(
     planned = []
     for member in variant.members:
         inputs, outputs = member_tensors(manifest, member)
-        key = EngineKey(
-            graph=graph_digest(member), target=target, profile=profile_of(inputs, ranges)
-        )
+        key = EngineKey(graph=member.sha256, target=target, profile=profile_of(inputs, ranges))
         planned.append(
             PlannedEngine(
                 name=member.name,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mosrt.engine_file import EngineFiles, Profile, Target, graph_digest
+from mosrt.engine_file import EngineFiles, Profile, Target
 from mosrt.manifest import Manifest, Variant
 
 from .errors import TritonError
@@ -53,7 +53,7 @@ def match_engines(
     Raises:
         TritonError: A file is damaged, of another graph or not for Triton, or one is missing.
     """
-    networks = {graph_digest(member): member for member in variant.members}
+    networks = {member.sha256: member for member in variant.members}
     found: dict[str, ServedEngine] = {}
     for path in paths:
         engine, graph = _read(path)

@@ -4,36 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from mosrt.cache import Cache
 from mosrt.errors import ProviderError
 from mosrt.manifest import TensorSpec, Variant
 
-from . import openvino, ort, trt
+from . import ort
 from .base import Backend
-from .openvino import OpenVinoBackend
+from .optional import OPENVINO, TENSORRT
 from .ort import OrtBackend
-from .trt import TrtBackend
 
 __all__ = [
     "PROVIDERS",
     "Backend",
-    "OpenVinoBackend",
     "OrtBackend",
-    "TrtBackend",
     "candidates",
     "open_backend",
     "present_providers",
 ]
 
-PROVIDERS: Final = (*ort.PROVIDERS, *openvino.PROVIDERS, *trt.PROVIDERS)
+PROVIDERS: Final = (*ort.PROVIDERS, *OPENVINO, *TENSORRT)
 # OpenVINO is asked for by name: installing a package must not change scores.
 _AUTO: Final = ("cuda", "cpu")
 
 
 def present_providers() -> tuple[str, ...]:
     """The providers whose packages are installed; a GPU's may still fail to start."""
+    from . import openvino, trt  # noqa: PLC0415 - a start does without those it does not run
+
     return (*ort.present_providers(), *openvino.present_providers(), *trt.present_providers())
 
 
@@ -44,7 +43,7 @@ def candidates(provider: str) -> tuple[str, ...]:
         ProviderError: There is no such provider.
     """
     if provider == "auto":
-        here = present_providers()
+        here = ort.present_providers()
         return tuple(name for name in _AUTO if name in here)
     if provider not in PROVIDERS:
         raise ProviderError(
@@ -79,15 +78,14 @@ def open_backend(
         ProviderError: The provider is not installed here, or failed to start.
         BundleError: A graph does not load, or is not what the manifest says.
     """
-    if provider in trt.PROVIDERS:
-        return TrtBackend(directory, variant, inputs=inputs, outputs=outputs)
-    engine = OpenVinoBackend if provider in openvino.PROVIDERS else OrtBackend
-    return engine(
-        directory,
-        variant,
-        inputs=inputs,
-        outputs=outputs,
-        provider=provider,
-        threads=threads,
-        cache=cache,
-    )
+    tensors: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
+    if provider in TENSORRT:
+        from .trt import TrtBackend  # noqa: PLC0415 - see present_providers
+
+        return TrtBackend(directory, variant, **tensors)
+    options: dict[str, Any] = {"provider": provider, "threads": threads, "cache": cache}
+    if provider in OPENVINO:
+        from .openvino import OpenVinoBackend  # noqa: PLC0415 - see present_providers
+
+        return OpenVinoBackend(directory, variant, **tensors, **options)
+    return OrtBackend(directory, variant, **tensors, **options)

@@ -18,13 +18,13 @@ from mosrt.errors import BundleError, ProviderError
 from mosrt.manifest import Member, TensorSpec, Variant
 
 from .base import check_tensors
+from .optional import OPENVINO
 
-__all__ = ["PROVIDERS", "OpenVinoBackend"]
+__all__ = ["OpenVinoBackend", "present_providers"]
 
 Float32Array = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
-PROVIDERS: Final = ("openvino", "openvino-bf16", "openvino-fp32")
 _PRECISIONS: Final = {"openvino-bf16": "bf16", "openvino-fp32": "f32"}
 _BLOB: Final = "compiled.blob"
 
@@ -104,8 +104,8 @@ class OpenVinoBackend:
 
 
 def present_providers() -> tuple[str, ...]:
-    """All of `PROVIDERS` where the package is installed, none elsewhere."""
-    return PROVIDERS if importlib.util.find_spec("openvino") is not None else ()
+    """All of its providers where the package is installed, none elsewhere."""
+    return OPENVINO if importlib.util.find_spec("openvino") is not None else ()
 
 
 class _Engine:

@@ -14,7 +14,6 @@ import onnxruntime
 from mosrt.arithmetic import may_use_tf32
 from mosrt.cache import Cache, cache_directory
 from mosrt.cpu_features import CpuFeatures
-from mosrt.engine_file import graph_digest
 from mosrt.errors import BundleError, ProviderError
 from mosrt.manifest import Member, TensorSpec, Variant
 
@@ -152,7 +151,7 @@ class _Engine:
 
     def open(self, directory: Path, member: Member) -> Any:
         """A network's session, from the cache where that is quicker."""
-        graph, digest = directory / member.graph.path, graph_digest(member)
+        graph, digest = directory / member.graph.path, member.sha256
         size = sum(file.bytes for file in member.files)
         if self.cache is not None and self.provider == "cpu" and size >= _WORTH_CACHING_BYTES:
             session = self.cache.get(

@@ -16,20 +16,20 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mosrt.engine_file import EngineFiles, Target, graph_digest
+from mosrt.engine_file import EngineFiles, Target
 from mosrt.errors import BundleError, ProviderError
 from mosrt.manifest import TensorSpec, Variant
 
 from ._cuda import Cuda
+from .optional import TENSORRT
 from .trt_lane import Lane
 from .trt_module import TensorRt, dtype_name, find_tensorrt, tensorrt_installed
 
-__all__ = ["PROVIDERS", "TrtBackend", "check_tensors", "present_providers"]
+__all__ = ["TrtBackend", "check_tensors", "present_providers"]
 
 Float32Array = npt.NDArray[np.float32]
 Array = npt.NDArray[Any]
 
-PROVIDERS: Final = ("tensorrt",)
 _BATCH: Final = "batch"
 # Two keep a GPU busy, one computing while the other copies; more cost memory only.
 _MAX_LANES: Final = 2
@@ -78,7 +78,7 @@ class TrtBackend:
         self._networks: list[_Network] = []
         try:
             for member in variant.members:
-                graph = graph_digest(member)
+                graph = member.sha256
                 try:
                     path = files.find(graph, target)
                     if (fault := files.fault(path, graph, target)) is not None:
@@ -102,7 +102,7 @@ class TrtBackend:
                 f"{directory}: its networks' engines are built for different shapes; build them "
                 "together with `mosrt build`"
             )
-        self.provider = PROVIDERS[0]
+        (self.provider,) = TENSORRT
         _, usual, _ = next(iter(self._profile.values()))
         self.batch_size = usual[0] if self._batched else 1
 
@@ -297,5 +297,5 @@ def check_tensors(
 
 
 def present_providers() -> tuple[str, ...]:
-    """All of `PROVIDERS` where TensorRT's module is installed, none elsewhere."""
-    return PROVIDERS if tensorrt_installed() else ()
+    """All of its providers where TensorRT's module is installed, none elsewhere."""
+    return TENSORRT if tensorrt_installed() else ()

@@ -20,16 +20,17 @@ _PACKAGES = (
 )  # fmt: skip
 _FLAGS = (
     "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8",
-    "amx_bf16", "asimddp",
+    "amx_bf16", "asimddp", "i8mm",
 )  # fmt: skip
 
 
 def describe() -> dict[str, Any]:
     """Processor, memory, operating system and package versions, JSON-ready."""
     cpu = _cpu()
+    flags = (cpu.get("flags") or cpu.get("Features") or "").split()  # x86, Arm
     return {
         "cpu": cpu.get("model name", platform.processor()),
-        "cpu_flags": [flag for flag in _FLAGS if flag in cpu.get("flags", "").split()],
+        "cpu_flags": [flag for flag in _FLAGS if flag in flags],
         "cores": os.cpu_count(),
         "usable_cores": usable_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),

@@ -94,6 +94,14 @@ def _value(score: Score) -> float:
     return float(score.measures.get("uncertainty", score.mos or math.nan))
 
 
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as exc:
+        raise click.ClickException(f"{path}: not a run that `hear` wrote ({exc})") from exc
+    return run
+
+
 @click.group()
 def main() -> None:
     """Variants of bundles on other processors."""
@@ -135,7 +143,7 @@ def _hear(bundles: tuple[str, ...], clips: tuple[Path, ...], note: str, out: Pat
 @click.option("--out", required=True, type=click.Path(dir_okay=False, path_type=Path))
 def _compare(reference: Path, others: tuple[Path, ...], out: Path) -> None:
     """Hold other machines' runs against REFERENCE."""
-    first, *rest = (json.loads(path.read_text(encoding="utf-8")) for path in (reference, *others))
+    first, *rest = (_read(path) for path in (reference, *others))
     machines = []
     rows = []
     for run in rest:

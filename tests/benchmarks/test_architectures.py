@@ -50,6 +50,11 @@ def test_another_machine_is_held_against_the_first(clips: list[str | Path], tmp_
     assert refused.exit_code == 1
     assert "same ones" in refused.output
 
+    there.write_text("")
+    refused = _run("compare", here, there, "--out", tmp_path / "none.json")
+    assert refused.exit_code == 1
+    assert "there.json: not a run" in refused.output
+
 
 def test_one_clip_has_none_to_change_places_with(clips: list[str | Path], tmp_path: Path) -> None:
     refused = _run("hear", "--bundle", "nano", *clips[:2], "--out", tmp_path / "none.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -67,7 +67,7 @@ class Outcome:
 
     Attributes:
         points: Everything measured, by number of blocks left in float.
-        chosen: The first point that holds the budget, or None.
+        chosen: The first point that holds the budget, less what it does without; or None.
         ranking: Blocks by sensitivity, the worst first; empty if it was not needed.
     """
 
@@ -149,7 +149,8 @@ def search(
 ) -> Outcome:
     """Leaves blocks in float, those worth most first, one more at a time, until the budget holds.
 
-    Of more than sixteen blocks several more at a time, so that there are some sixteen steps.
+    Of more than sixteen blocks several more at a time, so that there are some sixteen steps. Then
+    those that are more work than most are quantised again where the budget holds all the same.
 
     Args:
         bench: Measures.
@@ -192,7 +193,38 @@ def search(
         if chosen is not None:  # what follows is for the picture
             stride *= 2
         count += stride
+    if chosen is not None:
+        dear = [row.block for row in sorted(ranking, key=lambda row: -row.share)]
+        dear = dear[: sum(row.share > 1 / n_blocks for row in ranking)]
+        chosen = _without_needless(chosen, dear, points, point, budget)
+    points.sort(key=lambda one: len(one.left_float))
     return Outcome(points=tuple(points), chosen=chosen, ranking=ranking)
+
+
+def _without_needless(
+    chosen: Point,
+    dear: Sequence[str],
+    points: list[Point],
+    point: Callable[[tuple[str, ...]], Point],
+    budget: Budget,
+) -> Point:
+    """The chosen point with as few of some blocks in float as the budget allows.
+
+    Args:
+        chosen: Holds the budget.
+        dear: Blocks to quantise again, one after the other.
+        points: All measured so far; what is measured here is added.
+        point: Measures.
+        budget: What must hold.
+    """
+    for block in dear:
+        rest = tuple(name for name in chosen.left_float if name != block)
+        if any(set(rest) == set(one.left_float) for one in points):
+            continue
+        points.append(point(rest))
+        if budget.holds(points[-1].measured.drift):
+            chosen = points[-1]
+    return chosen
 
 
 def block_names(networks: Sequence[Network]) -> list[str]:

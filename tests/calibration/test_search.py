@@ -81,6 +81,35 @@ def test_the_block_that_breaks_is_found_and_left_in_float(
     assert not list(broken.directory.glob(".candidate-*"))
 
 
+def test_a_block_that_the_budget_does_without_is_quantised_again(
+    broken: Subject, choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def misled(*_: object, **__: object) -> tuple[Sensitivity, ...]:
+        shares = {"net.blocks.0": 0.6, "net.blocks.2": 0.1, "net.stem": 0.1, "net.blocks.1": 0.1}
+        return tuple(
+            _sensitivity(0.1 - 0.02 * i, share, block)
+            for i, (block, share) in enumerate(shares.items())
+        )
+
+    monkeypatch.setattr("mosrt_calibration.search.rank", misled)
+    monkeypatch.setattr(Sensitivity, "worth", property(lambda row: row.drift.mean_abs))
+    outcome = search(
+        Bench(broken, silent),
+        _networks(broken, choice, tmp_path),
+        PLAIN,
+        screening=choice.calibration,
+        clips=choice.evaluation,
+        symmetric=False,
+        budget=Budget(max_drift=0.02, min_srcc=-1.0),
+        curve=False,
+    )
+    assert outcome.chosen is not None
+    assert outcome.chosen.left_float == ("net.blocks.2",)
+    tried = [point.left_float for point in outcome.points]
+    assert sorted(map(len, tried)) == list(map(len, tried))
+    assert ("net.blocks.0", "net.blocks.2") in tried
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_weights_alone_are_heard_where_they_are_bytes(
     conv_subject: Subject,
@@ -96,9 +125,9 @@ def test_weights_alone_are_heard_where_they_are_bytes(
         assert row.without < 2 * row.drift.mean_abs
 
 
-def _sensitivity(mean_abs: float, share: float) -> Sensitivity:
+def _sensitivity(mean_abs: float, share: float, block: str = "block") -> Sensitivity:
     drift = Drift(unit="mos", mean_abs=mean_abs, p95_abs=0, max_abs=0, srcc=1, lcc=1, n_clips=8)
-    return Sensitivity(block="block", drift=drift, without=0.01, share=share)
+    return Sensitivity(block=block, drift=drift, without=0.01, share=share)
 
 
 def test_blocks_are_worth_what_they_add_by_what_they_cost() -> None:

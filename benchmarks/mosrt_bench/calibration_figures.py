@@ -26,17 +26,19 @@ def calibration_section(results: Path) -> list[str]:
         f"{budget['max_drift']:g} MOS and rank correlation {budget['min_srcc']:g} "
         f"({machine['cpu']}, {machine['usable_cores']} cores).",
         "",
-        "| in float | mean drift | largest | SRCC | times as fast as fp32 | size, fp32 = 1 |",
+        "| in float | of the work | mean drift | largest | SRCC | size, fp32 = 1 |",
         "|---|---|---|---|---|---|",
     ]
+    work = {row["block"]: row["share_of_work"] for row in found["sensitivity"]}
     for point in found["trade_off"]:
         drift = point["drift"]
         taken = point["left_float"] == found["left_float"]
         mark = "**" if taken else ""
         lines.append(
             f"| {mark}{len(point['left_float'])}{mark}{' (taken)' if taken else ''} "
+            f"| {sum(work[block] for block in point['left_float']):.0%} "
             f"| {drift['mos_mean_abs']:.3f} MOS | {drift['mos_max_abs']:.3f} | {drift['srcc']:.3f} "
-            f"| {point['times_as_fast']:.2f} | {point['bytes'] / run['fp32_bytes']:.3f} |"
+            f"| {point['bytes'] / run['fp32_bytes']:.3f} |"
         )
     worst = ", ".join(
         f"`{row['block']}` {row['drift']['mos_mean_abs']:.3f}"

@@ -11,8 +11,8 @@ def _drift(mean: float) -> dict[str, float]:
 def test_the_curve_and_the_worst_blocks(tmp_path: Path) -> None:
     assert calibration_section(tmp_path) == []
     trade_off = [
-        {"left_float": names, "drift": _drift(mean), "times_as_fast": speed, "bytes": 25}
-        for names, mean, speed in (([], 0.2, 2.0), (["a", "b"], 0.04, 1.5))
+        {"left_float": names, "drift": _drift(mean), "bytes": 25}
+        for names, mean in (([], 0.2), (["a", "b"], 0.04))
     ]
     run = {
         "machine": {"cpu": "one", "usable_cores": 2},
@@ -21,7 +21,10 @@ def test_the_curve_and_the_worst_blocks(tmp_path: Path) -> None:
         "fp32_bytes": 100,
         "variants": {
             "int8-cpu": {
-                "sensitivity": [{"block": "a", "drift": _drift(0.1)}],
+                "sensitivity": [
+                    {"block": "a", "drift": _drift(0.1), "share_of_work": 0.04},
+                    {"block": "b", "drift": _drift(0.1), "share_of_work": 0.26},
+                ],
                 "trade_off": trade_off,
                 "left_float": ["a", "b"],
             }
@@ -29,7 +32,7 @@ def test_the_curve_and_the_worst_blocks(tmp_path: Path) -> None:
     }
     (tmp_path / "calibration_utmosv2.json").write_text(json.dumps(run))
     text = "\n".join(calibration_section(tmp_path))
-    assert "| 0 | 0.200 MOS | 0.400 | 0.800 | 2.00 | 0.250 |" in text
-    assert "| **2** (taken) | 0.040 MOS | 0.080 | 0.960 | 1.50 | 0.250 |" in text
+    assert "| 0 | 0% | 0.200 MOS | 0.400 | 0.800 | 0.250 |" in text
+    assert "| **2** (taken) | 30% | 0.040 MOS | 0.080 | 0.960 | 0.250 |" in text
     assert "24 clips, one view; budget 0.05 MOS and rank correlation 0.9 (one, 2 cores)" in text
-    assert "the worst: `a` 0.100." in text
+    assert "the worst: `a` 0.100, `b` 0.100." in text

@@ -165,8 +165,8 @@ def _compare(reference: Path, others: tuple[Path, ...], out: Path) -> None:
         "command": "python -m mosrt_bench.architectures hear --bundle … --audio … --out …, on "
         "each machine; then compare",
         "clips": first["clips"],
-        "reference": first["machine"],
-        "machines": machines,
+        "machine": first["machine"],
+        "others": machines,
     }
     save(result, out)
     print(table(["", "largest difference", "drift there", "repeats", ""], rows))

@@ -39,7 +39,7 @@ def test_another_machine_is_held_against_the_first(clips: list[str | Path], tmp_
     compared = _run("compare", here, there, "--out", out)
     assert compared.exit_code == 0, compared.output
     assert "NO" in compared.output
-    (machine,) = json.loads(out.read_text())["machines"]
+    (machine,) = json.loads(out.read_text())["others"]
     row = machine["bundles"]["nano"]["variants"]["fp32"]
     assert row["largest_difference"] == pytest.approx(0.25)
     assert row["mean_difference"] == pytest.approx(0.25 / 3)

@@ -81,8 +81,8 @@ def compare(reference: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
                 "repeats": variant["repeats"],
                 "drift_from_fp32_there": float(np.abs(there - fp32).mean()),
             }
-            if bundle in reference["bundles"]:
-                here = np.array(reference["bundles"][bundle]["variants"][name]["scores"])
+            if name in (known := reference["bundles"].get(bundle, {}).get("variants", {})):
+                here = np.array(known[name]["scores"])
                 rows[name]["mean_difference"] = float(np.abs(there - here).mean())
                 rows[name]["largest_difference"] = float(np.abs(there - here).max())
         found[bundle] = {"auto": heard["auto"], "variants": rows}
@@ -96,9 +96,11 @@ def _value(score: Score) -> float:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        run: Any = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as exc:
         raise click.ClickException(f"{path}: not a run that `hear` wrote ({exc})") from exc
+    if not isinstance(run, dict) or not {"bundles", "clips_sha256"} <= run.keys():
+        raise click.ClickException(f"{path}: not a run that `hear` wrote")
     return run
 
 

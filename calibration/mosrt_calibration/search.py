@@ -194,9 +194,10 @@ def search(
             stride *= 2
         count += stride
     if chosen is not None:
-        dear = [row.block for row in sorted(ranking, key=lambda row: -row.share)]
-        dear = dear[: sum(row.share > 1 / n_blocks for row in ranking)]
-        chosen = _without_needless(chosen, dear, points, point, budget)
+        dear = sorted(
+            (row for row in ranking if row.share > 1 / n_blocks), key=lambda row: -row.share
+        )
+        chosen = _without_needless(chosen, [row.block for row in dear], points, point, budget)
     points.sort(key=lambda one: len(one.left_float))
     return Outcome(points=tuple(points), chosen=chosen, ranking=ranking)
 

@@ -19,9 +19,6 @@ from .threads import usable_cores
 from .variants import caution, check, fastest, reference
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from .manifest import Manifest, Variant
     from .scorer import Scorer
 
 __all__ = ["load"]
@@ -106,49 +103,24 @@ def _load_on(
         "threads": common["threads"],
         "cache": cache,
     }
-    common["variant"] = name
     with opened.extracted(chosen) as directory:
-        kind = _load_uncertainty if manifest.uncertainty is not None else _load_fusion
-        return kind(manifest, chosen, directory, engine, common)
+        if manifest.uncertainty is not None:
+            from .stages import load_stages  # noqa: PLC0415 - other models do without
+            from .uncertainty_scorer import UncertaintyScorer  # noqa: PLC0415 - as above
 
+            stages = load_stages(manifest, chosen, directory, **engine)
+            return UncertaintyScorer(manifest, stages, variant=name, **common)
+        tensors: dict[str, Any] = {"inputs": manifest.inputs, "outputs": manifest.outputs}
+        with ThreadPoolExecutor(1) as beside:
+            opening = beside.submit(open_backend, directory, chosen, **tensors, **engine)
+            # ONNX Runtime leaves the interpreter to others as it loads a graph, which takes longer
+            # than importing and preparing all that scores.
+            from .families.fusion import FusionFrontEnd  # noqa: PLC0415
+            from .fusion_scorer import FusionScorer  # noqa: PLC0415
 
-def _load_uncertainty(
-    manifest: Manifest,
-    variant: Variant,
-    directory: Path,
-    engine: dict[str, Any],
-    common: dict[str, Any],
-) -> Scorer:
-    from .stages import load_stages  # noqa: PLC0415 - other models do without
-    from .uncertainty_scorer import UncertaintyScorer  # noqa: PLC0415 - other models do without
-
-    stages = load_stages(manifest, variant, directory, **engine)
-    return UncertaintyScorer(manifest, stages, **common)
-
-
-def _load_fusion(
-    manifest: Manifest,
-    variant: Variant,
-    directory: Path,
-    engine: dict[str, Any],
-    common: dict[str, Any],
-) -> Scorer:
-    with ThreadPoolExecutor(1) as beside:
-        opening = beside.submit(
-            open_backend,
-            directory,
-            variant,
-            inputs=manifest.inputs,
-            outputs=manifest.outputs,
-            **engine,
-        )
-        # ONNX Runtime leaves the interpreter to others as it loads a graph, which takes longer
-        # than importing and preparing all that scores.
-        from .families.fusion import FusionFrontEnd  # noqa: PLC0415
-        from .fusion_scorer import FusionScorer  # noqa: PLC0415
-
-        front_end = FusionFrontEnd(manifest)
-        return FusionScorer(manifest, opening.result(), front_end=front_end, **common)
+            front_end = FusionFrontEnd(manifest)
+            backend = opening.result()
+    return FusionScorer(manifest, backend, front_end=front_end, variant=name, **common)
 
 
 def _variant(opened: Bundle, provider: str, asked: str | None) -> str:

@@ -45,15 +45,21 @@ def test_another_machine_is_held_against_the_first(clips: list[str | Path], tmp_
     assert row["mean_difference"] == pytest.approx(0.25 / 3)
     assert row["drift_from_fp32_there"] == 0
 
+    here.write_text(json.dumps({**run, "bundles": {}}))
+    compared = _run("compare", here, there, "--out", out)
+    assert compared.exit_code == 0, compared.output
+    assert "nan" in compared.output  # nothing to hold it against
+
     there.write_text(json.dumps({**run, "clips_sha256": "0"}))
     refused = _run("compare", here, there, "--out", tmp_path / "none.json")
     assert refused.exit_code == 1
     assert "same ones" in refused.output
 
-    there.write_text("")
-    refused = _run("compare", here, there, "--out", tmp_path / "none.json")
-    assert refused.exit_code == 1
-    assert "there.json: not a run" in refused.output
+    for wrong in ("", "{}", "[]"):
+        there.write_text(wrong)
+        refused = _run("compare", here, there, "--out", tmp_path / "none.json")
+        assert refused.exit_code == 1
+        assert "there.json: not a run" in refused.output
 
 
 def test_one_clip_has_none_to_change_places_with(clips: list[str | Path], tmp_path: Path) -> None:

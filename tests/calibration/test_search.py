@@ -9,7 +9,7 @@ from mosrt_calibration.drift import Budget, Drift
 from mosrt_calibration.independence import IndependenceError, fixed_batch
 from mosrt_calibration.network import Network
 from mosrt_calibration.recipe import Recipe
-from mosrt_calibration.search import Sensitivity, rank, search
+from mosrt_calibration.search import Outcome, Sensitivity, rank, search
 from mosrt_calibration.subject import Subject
 from tests.calibration.conftest import silent, subject_of
 from tests.calibration.models import (
@@ -45,6 +45,22 @@ def _compared(
     )
 
 
+def _searched(
+    subject: Subject, choice: Choice, tmp_path: Path, budget: Budget, *, symmetric: bool = False
+) -> Outcome:
+    """Blocks to leave in float, without the curve beyond what holds the budget."""
+    return search(
+        Bench(subject, silent),
+        _networks(subject, choice, tmp_path),
+        PLAIN,
+        screening=choice.calibration,
+        clips=choice.evaluation,
+        symmetric=symmetric,
+        budget=budget,
+        curve=False,
+    )
+
+
 @pytest.fixture
 def broken(tmp_path: Path) -> Subject:
     """Two folds whose third block breaks under INT8."""
@@ -64,16 +80,7 @@ def test_the_block_that_breaks_is_found_and_left_in_float(
     assert worst > 5 * next_worst
     assert sum(row.share for row in ranking) == pytest.approx(1)
     budget = Budget(max_drift=(worst + next_worst) / 2, min_srcc=-1.0)
-    outcome = search(
-        bench,
-        networks,
-        PLAIN,
-        screening=choice.calibration,
-        clips=choice.evaluation,
-        symmetric=False,
-        budget=budget,
-        curve=False,
-    )
+    outcome = _searched(broken, choice, tmp_path, budget)
     assert not budget.holds(outcome.points[0].measured.drift)
     assert outcome.chosen is not None
     assert outcome.chosen.left_float == ("net.blocks.2",)
@@ -93,16 +100,7 @@ def test_a_block_that_the_budget_does_without_is_quantised_again(
 
     monkeypatch.setattr("mosrt_calibration.search.rank", misled)
     monkeypatch.setattr(Sensitivity, "worth", property(lambda row: row.drift.mean_abs))
-    outcome = search(
-        Bench(broken, silent),
-        _networks(broken, choice, tmp_path),
-        PLAIN,
-        screening=choice.calibration,
-        clips=choice.evaluation,
-        symmetric=False,
-        budget=Budget(max_drift=0.02, min_srcc=-1.0),
-        curve=False,
-    )
+    outcome = _searched(broken, choice, tmp_path, Budget(max_drift=0.02, min_srcc=-1.0))
     assert outcome.chosen is not None
     assert outcome.chosen.left_float == ("net.blocks.2",)
     tried = [point.left_float for point in outcome.points]
@@ -157,16 +155,7 @@ def test_work_is_multiplications(
 
 
 def test_a_budget_that_nothing_holds(broken: Subject, choice: Choice, tmp_path: Path) -> None:
-    outcome = search(
-        Bench(broken, silent),
-        _networks(broken, choice, tmp_path),
-        PLAIN,
-        screening=choice.calibration,
-        clips=choice.evaluation,
-        symmetric=False,
-        budget=Budget(max_drift=1e-9, min_srcc=1.0),
-        curve=False,
-    )
+    outcome = _searched(broken, choice, tmp_path, Budget(max_drift=1e-9, min_srcc=1.0))
     assert outcome.chosen is None
     # every number of blocks was tried but all of them, which would be float32
     assert [len(point.left_float) for point in outcome.points] == [0, 1, 2, 3, 4]
@@ -175,15 +164,8 @@ def test_a_budget_that_nothing_holds(broken: Subject, choice: Choice, tmp_path: 
 def test_a_budget_that_holds_at_once_asks_for_no_ranking(
     conv_subject: Subject, choice: Choice, tmp_path: Path
 ) -> None:
-    outcome = search(
-        Bench(conv_subject, silent),
-        _networks(conv_subject, choice, tmp_path),
-        PLAIN,
-        screening=choice.calibration,
-        clips=choice.evaluation,
-        symmetric=True,
-        budget=Budget(max_drift=10.0, min_srcc=-1.0),
-        curve=False,
+    outcome = _searched(
+        conv_subject, choice, tmp_path, Budget(max_drift=10.0, min_srcc=-1.0), symmetric=True
     )
     assert outcome.ranking == ()
     assert outcome.points == (outcome.chosen,)

@@ -69,9 +69,11 @@ class WorkerProcess:
         if self._process.stdin is None:
             raise RuntimeError("the worker has no pipes")
         try:
+            if timeout_s <= 0:  # a quick answer might be there all the same, or not
+                raise queue.Empty
             self._process.stdin.write(json.dumps(dict(request)) + "\n")
             self._process.stdin.flush()
-            line = self._answers.get(timeout=max(timeout_s, 0.0))
+            line = self._answers.get(timeout=timeout_s)
         except queue.Empty:
             self._process.kill()
             raise OutOfTimeError(f"no time was left for it to {request['do']}") from None

@@ -21,22 +21,25 @@ def calibration_section(results: Path) -> list[str]:
     found = run["variants"][_VARIANT]
     budget, machine = run["budget"], run["machine"]
     lines = [
-        f"`{_VARIANT}` of `utmosv2-distilled`, by the number of blocks that compute in float (of "
-        f"{len(found['sensitivity'])}): {len(run['evaluation_clips'])} clips, one view; budget "
-        f"{budget['max_drift']:g} MOS and rank correlation {budget['min_srcc']:g} "
+        f"`{_VARIANT}` of `utmosv2-distilled`, by the blocks that compute in float (of "
+        f"{len(found['sensitivity'])}, some of many parts): {len(run['evaluation_clips'])} clips, "
+        f"one view; budget {budget['max_drift']:g} MOS and rank correlation {budget['min_srcc']:g} "
         f"({machine['cpu']}, {machine['usable_cores']} cores).",
         "",
         "| in float | of the work | mean drift | largest | SRCC | size, fp32 = 1 |",
         "|---|---|---|---|---|---|",
     ]
-    work = {row["block"]: row["share_of_work"] for row in found["sensitivity"]}
+    blocks = {row["block"] for row in found["sensitivity"]}
     for point in found["trade_off"]:
         drift = point["drift"]
         taken = point["left_float"] == found["left_float"]
         mark = "**" if taken else ""
+        whole = sum(name in blocks for name in point["left_float"])
+        n_parts = len(point["left_float"]) - whole
+        count = f"{whole} and {n_parts} parts" if n_parts else str(whole)
         lines.append(
-            f"| {mark}{len(point['left_float'])}{mark}{' (taken)' if taken else ''} "
-            f"| {sum(work[block] for block in point['left_float']):.0%} "
+            f"| {mark}{count}{mark}{' (taken)' if taken else ''} "
+            f"| {point['share_of_work']:.0%} "
             f"| {drift['mos_mean_abs']:.3f} MOS | {drift['mos_max_abs']:.3f} | {drift['srcc']:.3f} "
             f"| {point['bytes'] / run['fp32_bytes']:.3f} |"
         )

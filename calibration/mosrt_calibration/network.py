@@ -101,22 +101,19 @@ class Network:
 
         Args:
             recipe: How it is made.
-            left_float: Blocks that compute in float32; their weights are bytes all the same where
-                the graph is for CPUs.
+            left_float: Blocks, or parts of them, that compute in float32; their weights are bytes
+                all the same where the graph is for CPUs.
             symmetric: S8S8 for TensorRT instead of U8S8 for CPUs.
         """
         prepared = self._prepare(recipe)
         statistics = self._statistic(recipe, prepared)
         topology = prepared.topology
-        wanted = [
-            name
-            for name in prepared.targets.weighted
-            if prepared.targets.block[name] not in left_float
-        ]
+        targets = prepared.targets
+        wanted = [name for name in targets.weighted if not targets.stays(name, left_float)]
         moving = [
             name for name in wanted if recipe.dynamic and topology.nodes[name].op_type == "MatMul"
         ]
-        chosen = prepared.targets.only(topology, set(wanted) - set(moving), left_float)
+        chosen = targets.only(topology, set(wanted) - set(moving), left_float)
         model = prepared.model
         if recipe.correct_biases:
             model = _copy(model)
@@ -131,11 +128,11 @@ class Network:
         nodes = [*chosen.weighted, *chosen.between]
         model = qdq_u8s8(model, found, nodes, weight_bits=recipe.weight_bits)
         model = dynamic_matmul(model, moving, weight_bits=recipe.weight_bits)
-        floating = [name for name in prepared.targets.weighted if name not in wanted]
+        floating = [name for name in targets.weighted if name not in wanted]
         return byte_weights(model, floating)
 
     def work(self, recipe: Recipe) -> dict[str, int]:
-        """Multiplications by block, over all calibration clips."""
+        """Multiplications by part of a block, over all calibration clips."""
         prepared = self._prepare(recipe)
         topology = prepared.topology
         channels = self._statistic(recipe, prepared).channels
@@ -146,8 +143,8 @@ class Network:
             if node.op_type == "Conv":  # edges aside
                 strides = next((a.ints for a in node.attribute if a.name == "strides"), ())
                 places //= math.prod(strides)
-            block = prepared.targets.block[name]
-            found[block] += places * math.prod(topology.initializers[node.input[1]].dims)
+            part = prepared.targets.part[name]
+            found[part] += places * math.prod(topology.initializers[node.input[1]].dims)
         return dict(found)
 
     def changes(self, recipe: Recipe) -> bool:

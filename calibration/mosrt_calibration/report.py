@@ -98,7 +98,7 @@ def _text(result: Result) -> str:
             parts += [
                 f"{made.name}: ways of making it, on calibration clips",
                 made.comparison.table(),
-                f"{made.name}: blocks alone on calibration clips, then by number left in float",
+                f"{made.name}: blocks alone on calibration clips, then by what is left in float",
                 made.outcome.table(),
             ]
     return "\n\n".join(parts) + "\n"
@@ -118,12 +118,12 @@ def _draw(path: Path, curves: list[Made], fp32_bytes: int, budget: Budget) -> No
         by_speed.plot(speeds, drifts, marker="o", label=made.name)
         by_size.plot(sizes, drifts, marker="o", label=made.name)
         for speed, drift, point in zip(speeds, drifts, points, strict=True):
-            by_speed.annotate(str(len(point.left_float)), (speed, drift), fontsize=7)
+            by_speed.annotate(f"{point.share:.0%}", (speed, drift), fontsize=7)
     for axes, label in ((by_speed, "times as fast as fp32"), (by_size, "size, fp32 = 1")):
         axes.axhline(budget.max_drift, color="grey", linestyle=":")
         axes.set_xlabel(label)
         axes.set_yscale("log")
         axes.legend()
     by_speed.set_ylabel("mean drift of the score")
-    by_speed.set_title("numbers: blocks left in float", fontsize=9)
+    by_speed.set_title("figures: how much of the work is in float", fontsize=9)
     figure.savefig(path, dpi=120)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -12,6 +11,7 @@ from .clips import Clip
 from .drift import HEADINGS, Budget, Drift
 from .network import Network
 from .recipe import Recipe
+from .work import Work
 
 __all__ = ["Outcome", "Point", "Sensitivity", "rank", "search"]
 
@@ -49,16 +49,22 @@ class Point:
     """A point of the trade-off curve.
 
     Attributes:
-        left_float: Blocks that stay in float, those worth most first.
+        left_float: Blocks, or parts of them, that stay in float; those worth most first.
+        share: How much of the multiplications of all blocks that is.
         measured: What that does and costs.
     """
 
     left_float: tuple[str, ...]
+    share: float
     measured: Measurement
 
     def to_dict(self) -> dict[str, Any]:
         """Figures for a report."""
-        return {"left_float": list(self.left_float), **self.measured.to_dict()}
+        return {
+            "left_float": list(self.left_float),
+            "share_of_work": round(self.share, 5),
+            **self.measured.to_dict(),
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +72,7 @@ class Outcome:
     """What a search found.
 
     Attributes:
-        points: Everything measured, by number of blocks left in float.
+        points: Everything measured, by how much is left in float.
         chosen: The first point that holds the budget, less what it does without; or None.
         ranking: Blocks by sensitivity, the worst first; empty if it was not needed.
     """
@@ -85,12 +91,12 @@ class Outcome:
                 f"{row.block:{width}} {row.drift.line()} {row.share:7.2%}" for row in self.ranking
             ]
             lines.append("")
-        lines.append(f"{'float':>5} {HEADINGS} {'faster':>7} {'MB':>7}")
+        lines.append(f"{'float':>5} {'work':>7} {HEADINGS} {'faster':>7} {'MB':>7}")
         for point in self.points:
             measured = point.measured
             mark = "  <- taken" if point == self.chosen else ""
             lines.append(
-                f"{len(point.left_float):5} {measured.drift.line()} "
+                f"{len(point.left_float):5} {point.share:7.2%} {measured.drift.line()} "
                 f"{measured.times_as_fast:6.2f}x {measured.n_bytes / 1e6:7.2f}{mark}"
             )
         return "\n".join(lines)
@@ -100,6 +106,7 @@ def rank(
     bench: Bench,
     networks: Sequence[Network],
     recipe: Recipe,
+    work: Work,
     clips: Sequence[Clip],
     *,
     symmetric: bool,
@@ -109,7 +116,7 @@ def rank(
     In graphs for CPUs the weights of the other blocks are bytes, as they will be when those compute
     in float.
     """
-    names = block_names(networks)
+    names = work.blocks
     kind = recipe.kind(symmetric=symmetric)
 
     def drift(quantised: str | None, label: str) -> Drift:
@@ -122,13 +129,12 @@ def rank(
         return bench.measure(models, clips, label, kind=kind, views=1, offset_clips=clips).drift
 
     without = 0.0 if symmetric else drift(None, "weights alone").mean_abs
-    work = sum((Counter(network.work(recipe)) for network in networks), Counter[str]())
     found = [
         Sensitivity(
             block=block,
             drift=drift(block, f"block {i + 1} of {len(names)}: {block}"),
             without=without,
-            share=work[block] / work.total(),
+            share=work.share([block]),
         )
         for i, block in enumerate(names)
     ]
@@ -150,7 +156,8 @@ def search(
     """Leaves blocks in float, those worth most first, one more at a time, until the budget holds.
 
     Of more than sixteen blocks several more at a time, so that there are some sixteen steps. Then
-    those that are more work than most are quantised again where the budget holds all the same.
+    those that are more work than most are quantised again where the budget holds all the same: as a
+    whole, or else by halves, as long as those are more work than a block is on average.
 
     Args:
         bench: Measures.
@@ -169,19 +176,21 @@ def search(
             network.member.name: network.integer(recipe, left_float, symmetric=symmetric)
             for network in networks
         }
-        label = f"{len(left_float)} of {n_blocks} blocks in float"
+        share = work.share(left_float)
+        label = f"{share:.1%} of the work in float"
         kind = recipe.kind(symmetric=symmetric)
         measured = bench.measure(
             models, clips, label, kind=kind, views=views, offset_clips=screening
         )
-        return Point(left_float=left_float, measured=measured)
+        return Point(left_float=left_float, share=share, measured=measured)
 
-    n_blocks = len(block_names(networks))
+    work = Work.of(networks, recipe)
+    n_blocks = len(work.blocks)
     points = [point(())]
     chosen = points[0] if budget.holds(points[0].measured.drift) else None
     if chosen is not None and not curve:
         return Outcome(points=tuple(points), chosen=chosen, ranking=())
-    ranking = rank(bench, networks, recipe, screening, symmetric=symmetric)
+    ranking = rank(bench, networks, recipe, work, screening, symmetric=symmetric)
     order = [row.block for row in sorted(ranking, key=lambda row: -row.worth)]
     stride = max(1, n_blocks // _STEPS)
     count = stride
@@ -194,40 +203,43 @@ def search(
             stride *= 2
         count += stride
     if chosen is not None:
-        dear = sorted(
-            (row for row in ranking if row.share > 1 / n_blocks), key=lambda row: -row.share
-        )
-        chosen = _without_needless(chosen, [row.block for row in dear], points, point, budget)
-    points.sort(key=lambda one: len(one.left_float))
+        chosen = _without_needless(chosen, points, work, point, budget)
+    points.sort(key=lambda one: (one.share, len(one.left_float)))
     return Outcome(points=tuple(points), chosen=chosen, ranking=ranking)
 
 
 def _without_needless(
     chosen: Point,
-    dear: Sequence[str],
     points: list[Point],
+    work: Work,
     point: Callable[[tuple[str, ...]], Point],
     budget: Budget,
 ) -> Point:
-    """The chosen point with as few of some blocks in float as the budget allows.
+    """The chosen point with as little dear work in float as the budget allows.
 
     Args:
         chosen: Holds the budget.
-        dear: Blocks to quantise again, one after the other.
         points: All measured so far; what is measured here is added.
+        work: Of the blocks.
         point: Measures.
         budget: What must hold.
     """
-    for block in dear:
-        rest = tuple(name for name in chosen.left_float if name != block)
-        if any(set(rest) == set(one.left_float) for one in points):
+    fair = 1 / len(work.blocks)
+    groups = [parts for parts in work.parts.values() if work.share(parts) > fair]
+    while groups:
+        group = max(groups, key=work.share)
+        groups.remove(group)
+        rest = work.without(chosen.left_float, group)
+        if rest == chosen.left_float:
             continue
-        points.append(point(rest))
-        if budget.holds(points[-1].measured.drift):
-            chosen = points[-1]
+        found = next((one for one in points if set(one.left_float) == set(rest)), None)
+        if found is None:
+            found = point(rest)
+            points.append(found)
+        if budget.holds(found.measured.drift):
+            chosen = found
+        elif len(group) > 1:
+            middle = len(group) // 2
+            halves = (group[:middle], group[middle:])
+            groups += [half for half in halves if work.share(half) > fair]
     return chosen
-
-
-def block_names(networks: Sequence[Network]) -> list[str]:
-    """Blocks of all networks; the folds of an ensemble have the same ones."""
-    return list(dict.fromkeys(name for network in networks for name in network.targets.names))

@@ -53,11 +53,13 @@ class Targets:
         weighted: Names of nodes with constant weights, heads and a front end left out.
         between: Names of the cheap nodes whose inputs are all quantised, on the way to another
             weighted node or fused into the one before.
-        block: Block of each of them, by name of the node.
+        part: Of each of them by name of the node, the least that can be left in float with it.
+        block: Of each part, the block that is measured alone; itself but in large models.
     """
 
     weighted: tuple[str, ...]
     between: tuple[str, ...]
+    part: dict[str, str]
     block: dict[str, str]
 
     @classmethod
@@ -71,28 +73,48 @@ class Targets:
         ]
         between = _between(topology, weighted)
         found = blocks(topology)
+        part = _of_like_branches({name: found[name] for name in (*weighted, *between)}, weighted)
         return cls(
             weighted=tuple(weighted),
             between=tuple(between),
-            block=_merged({name: found[name] for name in (*weighted, *between)}, weighted),
+            part=part,
+            block=_of_stages(part, weighted),
         )
 
     @property
     def names(self) -> tuple[str, ...]:
         """Blocks in the order of the graph; only such as have weights to quantise."""
-        return tuple(dict.fromkeys(self.block[name] for name in self.weighted))
+        return tuple(dict.fromkeys(self.block[self.part[name]] for name in self.weighted))
+
+    def parts(self, block: str) -> tuple[str, ...]:
+        """Parts of a block in the order of the graph; only such as have weights to quantise."""
+        names = dict.fromkeys(self.part[name] for name in self.weighted)
+        found = tuple(part for part in names if self.block[part] == block)
+        # A part that is called like the whole could not be left in float without the rest.
+        return (block,) if block in found else found
+
+    def stays(self, node: str, left_float: Collection[str]) -> bool:
+        """Whether a node is in some blocks or parts of blocks."""
+        part = self.part[node]
+        return part in left_float or self.block[part] in left_float
 
     def only(
         self, topology: Topology, weighted: Collection[str], left_float: Collection[str]
     ) -> Targets:
-        """What is left when only some weighted nodes are quantised, and nothing of some blocks."""
+        """What is left when only some weighted nodes are quantised, and nothing of some blocks.
+
+        Args:
+            topology: Of the graph.
+            weighted: Names of nodes.
+            left_float: Names of blocks or of parts.
+        """
         kept = tuple(name for name in self.weighted if name in weighted)
         between = tuple(
             name
             for name in _between(topology, kept)
-            if name in self.block and self.block[name] not in left_float
+            if name in self.part and not self.stays(name, left_float)
         )
-        return Targets(weighted=kept, between=between, block=self.block)
+        return Targets(weighted=kept, between=between, part=self.part, block=self.block)
 
     def tensors(self, topology: Topology) -> tuple[str, ...]:
         """The activations whose ranges are needed: all that targets read and make."""
@@ -180,22 +202,30 @@ def blocks(topology: Topology) -> dict[str, str]:
     return found
 
 
-def _merged(block: dict[str, str], weighted: Collection[str]) -> dict[str, str]:
-    """Blocks of large models put together until there are few.
+def _of_like_branches(part: dict[str, str], weighted: Collection[str]) -> dict[str, str]:
+    """Parts of large models, where those at one place of several like branches are one.
 
-    Each block is measured alone where the budget does not hold at once. First those at one place
-    of several like branches make one ("backbones.*.blocks.3.1"), then those deepest inside, so that
-    blocks of one stage do.
+    ("backbones.*.blocks.3.1")
     """
-    if len({block[name] for name in weighted}) > _MOST_BLOCKS:
-        block = {node: _BRANCH.sub(r"\1*\2", name, count=1) for node, name in block.items()}
-    while len({block[name] for name in weighted}) > _MOST_BLOCKS:
+    if len({part[name] for name in weighted}) <= _MOST_BLOCKS:
+        return part
+    return {node: _BRANCH.sub(r"\1*\2", name, count=1) for node, name in part.items()}
+
+
+def _of_stages(part: dict[str, str], weighted: Collection[str]) -> dict[str, str]:
+    """The block of each part: those deepest inside are put together until there are few.
+
+    Each block is measured alone where the budget does not hold at once. So parts of one stage are
+    one block, and only such as matter are taken apart again.
+    """
+    block = {name: name for name in part.values()}
+    while len({block[part[node]] for node in weighted}) > _MOST_BLOCKS:
         depth = max(len(_numbered(name)) for name in block.values())
         if depth < 2:
             break
         block = {
-            node: _numbered(name)[-2] if len(_numbered(name)) == depth else name
-            for node, name in block.items()
+            name: _numbered(whole)[-2] if len(_numbered(whole)) == depth else whole
+            for name, whole in block.items()
         }
     return block
 

@@ -11,8 +11,12 @@ def _drift(mean: float) -> dict[str, float]:
 def test_the_curve_and_the_worst_blocks(tmp_path: Path) -> None:
     assert calibration_section(tmp_path) == []
     trade_off = [
-        {"left_float": names, "drift": _drift(mean), "bytes": 25}
-        for names, mean in (([], 0.2), (["a", "b"], 0.04))
+        {"left_float": names, "share_of_work": share, "drift": _drift(mean), "bytes": 25}
+        for names, share, mean in (
+            ([], 0, 0.2),
+            (["a", "b.1", "b.2"], 0.12, 0.06),
+            (["a", "b"], 0.3, 0.04),
+        )
     ]
     run = {
         "machine": {"cpu": "one", "usable_cores": 2},
@@ -33,6 +37,7 @@ def test_the_curve_and_the_worst_blocks(tmp_path: Path) -> None:
     (tmp_path / "calibration_utmosv2.json").write_text(json.dumps(run))
     text = "\n".join(calibration_section(tmp_path))
     assert "| 0 | 0% | 0.200 MOS | 0.400 | 0.800 | 0.250 |" in text
+    assert "| 1 and 2 parts | 12% | 0.060 MOS |" in text
     assert "| **2** (taken) | 30% | 0.040 MOS | 0.080 | 0.960 | 0.250 |" in text
     assert "24 clips, one view; budget 0.05 MOS and rank correlation 0.9 (one, 2 cores)" in text
     assert "the worst: `a` 0.100, `b` 0.100." in text

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -92,8 +92,12 @@ class Network:
         return model
 
 
-def convolutional(n_blocks: int = 4, outlier: int | None = None) -> onnx.ModelProto:
-    """Residual blocks with SiLU between their convolutions.
+def convolutional(
+    n_blocks: int = 4,
+    outlier: int | None = None,
+    name: Callable[[int], str] = "net.blocks.{}".format,
+) -> onnx.ModelProto:
+    """Residual blocks with SiLU between their convolutions, called as `name` says.
 
     In block `outlier` one channel between the convolutions is 2000 times as large as the others,
     and as little weighed by the second: float32 hardly notices, and bytes have no step left for
@@ -102,7 +106,7 @@ def convolutional(n_blocks: int = 4, outlier: int | None = None) -> onnx.ModelPr
     net = Network()
     x = net.silu("net.stem", net.conv("net.stem", "images", 1, CHANNELS))
     for i in range(n_blocks):
-        scope = f"net.blocks.{i}"
+        scope = name(i)
         y = net.conv(f"{scope}.first", x, CHANNELS, CHANNELS)
         y = net.conv(f"{scope}.second", net.silu(scope, y), CHANNELS, CHANNELS)
         x = net.node(f"{scope}/Add", [x, y])
@@ -111,9 +115,9 @@ def convolutional(n_blocks: int = 4, outlier: int | None = None) -> onnx.ModelPr
     net.head(flat, CHANNELS)
     model = net.model({"images": (1, SIZE, SIZE)})
     if outlier is not None:
-        for name, axis, factor in (("first", 0, 2000.0), ("second", 1, 1.0 / 2000.0)):
-            scale(model, f"net.blocks.{outlier}.{name}.weight", axis, factor)
-        scale(model, f"net.blocks.{outlier}.first.bias", 0, 2000.0)
+        for layer, axis, factor in (("first", 0, 2000.0), ("second", 1, 1.0 / 2000.0)):
+            scale(model, f"{name(outlier)}.{layer}.weight", axis, factor)
+        scale(model, f"{name(outlier)}.first.bias", 0, 2000.0)
     return model
 
 

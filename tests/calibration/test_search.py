@@ -11,6 +11,7 @@ from mosrt_calibration.network import Network
 from mosrt_calibration.recipe import Recipe
 from mosrt_calibration.search import Outcome, Sensitivity, rank, search
 from mosrt_calibration.subject import Subject
+from mosrt_calibration.work import Work
 from tests.calibration.conftest import silent, subject_of
 from tests.calibration.models import (
     CHANNELS,
@@ -73,7 +74,8 @@ def test_the_block_that_breaks_is_found_and_left_in_float(
 ) -> None:
     bench = Bench(broken, silent)
     networks = _networks(broken, choice, tmp_path)
-    ranking = rank(bench, networks, PLAIN, choice.calibration, symmetric=False)
+    work = Work.of(networks, PLAIN)
+    ranking = rank(bench, networks, PLAIN, work, choice.calibration, symmetric=False)
     assert ranking[0].block == "net.blocks.2"
     assert len(ranking) == 5
     worst, next_worst = ranking[0].drift.mean_abs, ranking[1].drift.mean_abs
@@ -108,6 +110,37 @@ def test_a_block_that_the_budget_does_without_is_quantised_again(
     assert ("net.blocks.0", "net.blocks.2") in tried
 
 
+def test_of_a_block_of_many_parts_only_the_half_that_breaks_stays(
+    choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mosrt_calibration.targets._MOST_BLOCKS", 8)
+    places = ("0.0", "1.0", "2.0", "3.0", "4.0", "4.1", "4.2", "4.3")
+    names = [f"net.0.blocks.{place}" for place in places]
+    model = convolutional(8, outlier=6, name=names.__getitem__)
+    subject = subject_of(write_bundle(tmp_path / "stages", model))
+    (network,) = _networks(subject, choice, tmp_path)
+    work = Work.of([network], PLAIN)
+    stage, parts = "net.*.blocks.4", tuple(f"net.*.blocks.4.{i}" for i in range(4))
+    assert len(work.blocks) == 6
+    assert work.parts[stage] == parts
+    outcome = _searched(subject, choice, tmp_path, Budget(max_drift=0.3, min_srcc=-1.0))
+    assert outcome.chosen is not None
+    # a quarter of the stage is less work than a block is on average, and is not tried alone
+    assert outcome.chosen.left_float == parts[2:]
+    assert outcome.chosen.share == pytest.approx(work.share([stage]) / 2)
+    assert [point.left_float for point in outcome.points] == [(), parts[2:], (stage,)]
+
+
+def test_taking_a_block_apart() -> None:
+    work = Work(
+        parts={"a": ("a",), "b": ("b.0", "b.1")}, multiplications={"a": 2, "b.0": 1, "b.1": 1}
+    )
+    assert work.share(["b"]) == work.share(["a"]) == work.share(["b.0", "b.1"]) == 0.5
+    assert work.without(["b", "a"], ["b.1"]) == ("b.0", "a")
+    assert work.without(["b.0", "a"], ["b.0", "b.1"]) == ("a",)
+    assert work.without(["b", "a"], ["c"]) == ("b", "a")
+
+
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_weights_alone_are_heard_where_they_are_bytes(
     conv_subject: Subject,
@@ -118,7 +151,8 @@ def test_weights_alone_are_heard_where_they_are_bytes(
 ) -> None:
     monkeypatch.setattr("mosrt_calibration.byte_weights._FEWEST", 1)
     bench, networks = Bench(conv_subject, silent), _networks(conv_subject, choice, tmp_path)
-    for row in rank(bench, networks, PLAIN, choice.calibration, symmetric=symmetric):
+    work = Work.of(networks, PLAIN)
+    for row in rank(bench, networks, PLAIN, work, choice.calibration, symmetric=symmetric):
         assert (row.without == 0) == symmetric
         assert row.without < 2 * row.drift.mean_abs
 

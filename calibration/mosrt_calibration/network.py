@@ -25,6 +25,7 @@ from .half import to_half
 from .integer import qdq_s8s8, qdq_u8s8
 from .ranges import ranges
 from .recipe import Recipe
+from .sharing import share_constants
 from .smoothing import smooth
 from .subject import Progress, Subject
 from .targets import Targets
@@ -129,7 +130,7 @@ class Network:
         model = qdq_u8s8(model, found, nodes, weight_bits=recipe.weight_bits)
         model = dynamic_matmul(model, moving, weight_bits=recipe.weight_bits)
         floating = [name for name in targets.weighted if name not in wanted]
-        return byte_weights(model, floating)
+        return share_constants(byte_weights(model, floating))
 
     def work(self, recipe: Recipe) -> dict[str, int]:
         """Multiplications by part of a block, over all calibration clips."""

@@ -48,17 +48,34 @@ def with_int8(tiny: Path, target: Path) -> Path:
                 weight_type=QuantType.QInt8,
                 per_channel=True,
             )
-            data = graph.read_bytes()
-            file = {
-                "path": graph.name,
-                "sha256": hashlib.sha256(data).hexdigest(),
-                "bytes": len(data),
-            }
-            members.append({"name": member["name"], "graph": file, "weights": None})
+            members.append({"name": member["name"], "graph": _file(graph), "weights": None})
         return {"fp32": fp32, "int8-cpu": {**fp32, "members": members}}
 
     _edit(target, variants)
     return target
+
+
+def with_types(tiny: Path, target: Path) -> Path:
+    """A copy whose graphs name the type of every tensor, as exported ones do (needs onnx)."""
+    import onnx
+
+    shutil.copytree(tiny, target)
+
+    def variants(fp32: dict[str, Any]) -> dict[str, Any]:
+        members = []
+        for member in fp32["members"]:
+            graph = target / member["graph"]["path"]
+            onnx.save(onnx.shape_inference.infer_shapes(onnx.load(graph)), graph)
+            members.append({**member, "graph": _file(graph)})
+        return {"fp32": {**fp32, "members": members}}
+
+    _edit(target, variants)
+    return target
+
+
+def _file(path: Path) -> dict[str, Any]:
+    data = path.read_bytes()
+    return {"path": path.name, "sha256": hashlib.sha256(data).hexdigest(), "bytes": len(data)}
 
 
 def _edit(bundle: Path, variants: Any) -> None:

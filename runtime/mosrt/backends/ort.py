@@ -19,6 +19,7 @@ from mosrt.manifest import Member, TensorSpec, Variant
 
 from .base import check_tensors
 from .ort_binding import BoundSession
+from .ort_halves import Halves
 from .ort_libraries import load_cuda_libraries
 
 __all__ = ["PROVIDERS", "OrtBackend"]
@@ -36,6 +37,8 @@ PROVIDERS: Final = {
 _GPU_BATCH: Final = 4
 # Smaller networks are optimised in milliseconds.
 _WORTH_CACHING_BYTES: Final = 16_000_000
+# Those over which two sessions start sooner than one.
+_WORTH_CUTTING_BYTES: Final = 100_000_000
 _OPTIMISED: Final = "optimised.onnx"
 # Weights go to a file beside the graph, so that they are mapped instead of copied, and sessions and
 # processes share them. Not those that kernels pack for themselves, too: a float network gains
@@ -163,8 +166,11 @@ class _Engine:
                 {
                     "onnxruntime": onnxruntime.__version__,
                     "options": {**_OPTIMISED_ENTRIES, **self.entries},
+                    "cut": size >= _WORTH_CUTTING_BYTES,
                 },
-                make=lambda entry: self._optimise(graph, digest, entry),
+                make=lambda entry: self._optimise(
+                    graph, digest, entry, halves=size >= _WORTH_CUTTING_BYTES
+                ),
                 load=lambda entry: self._load_optimised(entry, digest),
             )
             if session is not None:
@@ -188,19 +194,28 @@ class _Engine:
             options.add_session_config_entry(name, value)
         return options
 
-    def _optimise(self, graph: Path, digest: str, entry: Path) -> None:
-        """Writes the graph as ONNX Runtime optimises it for this CPU."""
+    def _optimise(self, graph: Path, digest: str, entry: Path, *, halves: bool) -> None:
+        """Writes the graph as ONNX Runtime optimises it for this CPU, whole or in halves."""
         options = self._options()
         options.intra_op_num_threads = 1
         options.optimized_model_filepath = str(entry / _OPTIMISED)
         for name, value in _OPTIMISED_ENTRIES.items():
             options.add_session_config_entry(name, value)
         _session(graph, options, "cpu", digest)
+        if halves:
+            from .ort_cut import cut  # noqa: PLC0415 - once for a model
+
+            cut(entry / _OPTIMISED)
 
     def _load_optimised(self, entry: Path, digest: str) -> Any:
-        options = self._options()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return _session(entry / _OPTIMISED, options, "cpu", digest)
+        def prepared(graph: Path) -> Any:
+            options = self._options()
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+            return _session(graph, options, "cpu", digest)
+
+        if (entry / _OPTIMISED).exists():
+            return prepared(entry / _OPTIMISED)
+        return Halves.open(entry, prepared, threads=self.threads)
 
 
 def _with_options(provider: str, digest: str) -> list[Any]:

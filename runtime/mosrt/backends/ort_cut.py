@@ -74,7 +74,7 @@ def cut(graph: Path) -> bool:
             ("initializer", [t for t in model.graph.initializer if t.name in read]),
             ("input", [v for n, v in typed.items() if n in read - made]),
             ("output", [v for n, v in typed.items() if n in made & needed]),
-            ("value_info", [v for v in model.graph.value_info if v.name in made - needed]),
+            ("value_info", ()),  # ONNX Runtime infers them itself
         ):
             half.graph.ClearField(field)
             getattr(half.graph, field).extend(kept)

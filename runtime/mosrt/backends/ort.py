@@ -19,7 +19,7 @@ from mosrt.manifest import Member, TensorSpec, Variant
 
 from .base import check_tensors
 from .ort_binding import BoundSession
-from .ort_halves import Halves
+from .ort_halves import FORMAT, Halves
 from .ort_libraries import load_cuda_libraries
 
 __all__ = ["PROVIDERS", "OrtBackend"]
@@ -166,7 +166,7 @@ class _Engine:
                 {
                     "onnxruntime": onnxruntime.__version__,
                     "options": {**_OPTIMISED_ENTRIES, **self.entries},
-                    "cut": size >= _WORTH_CUTTING_BYTES,
+                    "halves": FORMAT if size >= _WORTH_CUTTING_BYTES else 0,
                 },
                 make=lambda entry: self._optimise(
                     graph, digest, entry, halves=size >= _WORTH_CUTTING_BYTES

@@ -60,6 +60,8 @@ def cut(graph: Path) -> bool:
         return False
     outputs = {value.name for value in model.graph.output}
     typed = {v.name: v for v in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+    # These have types, too, but must not become inputs: weights that may be given are not packed.
+    weights = {tensor.name for tensor in model.graph.initializer}
     for name, mine, others in (
         (FIRST, nodes[: place.index], nodes[place.index :]),
         (SECOND, nodes[place.index :], ()),
@@ -72,7 +74,7 @@ def cut(graph: Path) -> bool:
         for field, kept in (
             ("node", mine),
             ("initializer", [t for t in model.graph.initializer if t.name in read]),
-            ("input", [v for n, v in typed.items() if n in read - made]),
+            ("input", [v for n, v in typed.items() if n in read - made - weights]),
             ("output", [v for n, v in typed.items() if n in made & needed]),
             ("value_info", ()),  # ONNX Runtime infers them itself
         ):

@@ -11,10 +11,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final
 
-__all__ = ["FIRST", "SECOND", "Halves"]
+__all__ = ["FIRST", "FORMAT", "SECOND", "Halves"]
 
 FIRST: Final = "first.onnx"
 SECOND: Final = "second.onnx"
+# Counts up whenever cutting gives other files, so that a cache makes them again.
+FORMAT: Final = 2
 
 
 class Halves:

@@ -8,20 +8,25 @@ from typing import Any, Final
 
 __all__ = ["calibration_section"]
 
-_VARIANT: Final = "int8-cpu"
+_RUNS: Final = {"calibration_utmosv2": "int8-cpu", "calibration_utmosv2_trt": "int8-trt"}
 _WORST: Final = 8
 
 
 def calibration_section(results: Path) -> list[str]:
-    """Lines of Markdown of the report `calibration_utmosv2` in `results`; none without it."""
-    path = results / "calibration_utmosv2.json"
-    if not path.exists():
-        return []
-    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    found = run["variants"][_VARIANT]
+    """Lines of Markdown of the reports `calibration_utmosv2*` in `results`; none without them."""
+    lines: list[str] = []
+    for name, variant in _RUNS.items():
+        path = results / f"{name}.json"
+        if path.exists():
+            lines += _curve(json.loads(path.read_text(encoding="utf-8")), variant)
+    return lines
+
+
+def _curve(run: dict[str, Any], variant: str) -> list[str]:
+    found = run["variants"][variant]
     budget, machine = run["budget"], run["machine"]
     lines = [
-        f"`{_VARIANT}` of `utmosv2-distilled`, by the blocks that compute in float (of "
+        f"`{variant}` of `utmosv2-distilled`, by the blocks that compute in float (of "
         f"{len(found['sensitivity'])}, some of many parts): {len(run['evaluation_clips'])} clips, "
         f"one view; budget {budget['max_drift']:g} MOS and rank correlation {budget['min_srcc']:g} "
         f"({machine['cpu']}, {machine['usable_cores']} cores).",

@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from typing import Any
 
 from mosrt_bench.calibration_figures import calibration_section
 
@@ -18,7 +19,7 @@ def test_the_curve_and_the_worst_blocks(tmp_path: Path) -> None:
             (["a", "b"], 0.3, 0.04),
         )
     ]
-    run = {
+    run: dict[str, Any] = {
         "machine": {"cpu": "one", "usable_cores": 2},
         "budget": {"max_drift": 0.05, "min_srcc": 0.9},
         "evaluation_clips": [{}] * 24,
@@ -41,3 +42,9 @@ def test_the_curve_and_the_worst_blocks(tmp_path: Path) -> None:
     assert "| **2** (taken) | 30% | 0.040 MOS | 0.080 | 0.960 | 0.250 |" in text
     assert "24 clips, one view; budget 0.05 MOS and rank correlation 0.9 (one, 2 cores)" in text
     assert "the worst: `a` 0.100, `b` 0.100." in text
+    assert "int8-trt" not in text
+
+    run["variants"] = {"int8-trt": run["variants"]["int8-cpu"]}
+    (tmp_path / "calibration_utmosv2_trt.json").write_text(json.dumps(run))
+    other = "\n".join(calibration_section(tmp_path)).removeprefix(text)
+    assert other.strip() == text.replace("int8-cpu", "int8-trt").strip()

@@ -34,7 +34,7 @@ def _section(report: Report) -> list[str]:
         f"({machine['cpu']}, {machine['usable_cores']} cores).",
         "",
         "| variant, provider | mean drift | largest | SRCC | p50 | p95 | times as fast | clips/s "
-        "| cold start | peak memory |",
+        "| fresh process, two scores | peak memory |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     references = {bundle["reference"] for bundle in report["bundles"]}

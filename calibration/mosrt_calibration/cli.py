@@ -133,7 +133,8 @@ def calibrate(**options: Any) -> None:
     Ranges come from clips chosen to be as different as the directory has them. Of several ways to
     make an INT8 variant the one that drifts least is taken; where that is too far, blocks stay in
     float, one after the other, until the budget holds: first those that harm the score most for
-    the work they are. If nothing holds it, nothing is written.
+    the work they are. Dear ones among them are then taken apart, and what the budget allows of
+    them is made INT8 after all. If nothing holds it, nothing is written.
 
     \b
     All variants, into the bundle:

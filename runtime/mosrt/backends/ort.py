@@ -156,6 +156,7 @@ class _Engine:
         """A network's session, from the cache where that is quicker."""
         graph, digest = directory / member.graph.path, member.sha256
         size = sum(file.bytes for file in member.files)
+        halves = size >= _WORTH_CUTTING_BYTES
         if self.cache is not None and self.provider == "cpu" and size >= _WORTH_CACHING_BYTES:
             session = self.cache.get(
                 {
@@ -166,11 +167,9 @@ class _Engine:
                 {
                     "onnxruntime": onnxruntime.__version__,
                     "options": {**_OPTIMISED_ENTRIES, **self.entries},
-                    "halves": FORMAT if size >= _WORTH_CUTTING_BYTES else 0,
+                    "halves": FORMAT if halves else 0,
                 },
-                make=lambda entry: self._optimise(
-                    graph, digest, entry, halves=size >= _WORTH_CUTTING_BYTES
-                ),
+                make=lambda entry: self._optimise(graph, digest, entry, halves=halves),
                 load=lambda entry: self._load_optimised(entry, digest),
             )
             if session is not None:

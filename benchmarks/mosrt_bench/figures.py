@@ -18,7 +18,6 @@ from .bench_figures import bench_sections
 from .calibration_figures import calibration_section
 from .drift_figures import drift_section
 from .embedded_figures import embedded_sections
-from .gpu_figures import gpu_section
 from .uncertainty_figures import uncertainty_sections
 from .variants_figures import variants_section
 
@@ -82,7 +81,6 @@ def render(results: Path) -> str:
             bench_sections,
             uncertainty_sections,
             variants_section,
-            gpu_section,
         )
     ]
     return "\n".join([*itertools.chain(*sections), *lines])

@@ -19,9 +19,8 @@ from mosrt_bench.gpu.contest import Contest, Found
 from mosrt_bench.gpu.device import MemoryPeak
 from mosrt_bench.gpu.measurement import Effort
 from mosrt_bench.gpu.process import OutOfTimeError, RefusedError, WorkerProcess
-from mosrt_bench.gpu.rows import FRONT_ENDS, Row, front_end_of, plan_rows, titles
+from mosrt_bench.gpu.rows import FRONT_ENDS, Row, front_end_of, plan_rows
 from mosrt_bench.gpu.targets import judge_targets
-from mosrt_bench.gpu_figures import gpu_section
 from mosrt_bench.latency import Budget
 
 from .planted import one_weight_off, unchanged, with_variants
@@ -122,8 +121,6 @@ def test_a_run_on_the_cpu(tmp_path: Path, clips: list[Path]) -> None:
     assert {found["status"] for found in rest} == {"unmeasured"}
     assert all(found["reason"] for found in rest)
     assert {target["status"] for target in run["targets"]} == {"not measured"}
-    # Such a run is none of a GPU, and is not shown as one.
-    assert gpu_section(tmp_path) == gpu_section(tmp_path / "none")
 
 
 def test_without_a_gpu_nothing_falls_back(tmp_path: Path, clips: list[Path]) -> None:
@@ -259,7 +256,6 @@ def test_rows_are_called_what_manifests_say(tiny: Path) -> None:
     assert front_end_of(inside) == FRONT_ENDS[1]
     names = [each.name for each in plan_rows([str(tiny)], "cuda")]
     assert names[0].startswith("torch eager fp16")
-    assert {name.removesuffix(" (tiny)") for name in names} <= set(titles())
     missing = {each.name: each.missing for each in plan_rows([str(tiny)], "cpu")}
     assert missing["mosrt fp32, ONNX Runtime CPU, NumPy front end (tiny)"] is None
     assert "needs a GPU" in str(missing["mosrt fp32, TensorRT, NumPy front end (tiny)"])
@@ -272,34 +268,6 @@ def test_memory_is_watched_over_what_was_in_use() -> None:
         while memory.peak_mb < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
     assert memory.peak_mb == 4.0
-
-
-def test_figures_of_a_run(tmp_path: Path) -> None:
-    rows = [row("torch", "torch"), row("ours"), row("gone")]
-    rows[2] = dataclasses.replace(rows[2], missing="TensorRT is missing")
-    speeds = {"torch": 40.0, "ours": 8.0}
-    running, _, _ = contest(rows, lambda row: Planted(row, ms=speeds[row.name]))
-    found = running.run()
-    run = {
-        "device": "cuda",
-        "quick": False,
-        "gpu": "a GPU",
-        "weights": "no",
-        "baseline": "torch",
-        "machine": {"cpu": "a CPU", "usable_cores": 16},
-        "rows": found,
-        "targets": judge_targets(found, {each.name: each for each in rows}, counts=True),
-    }
-    (tmp_path / "gpu.json").write_text(json.dumps(run))
-    text = "\n".join(gpu_section(tmp_path))
-    assert "| ours | 8.0 ms | 8.0 ms | **5.00** (5.00 to 5.00) | 500 | 4 " in text
-    assert "| torch | 40.0 ms | 40.0 ms | 1 | 100 | 4 | 1 | unmeasured |" in text
-    assert "| gone | unmeasured |" in text
-    assert "Unmeasured: gone (TensorRT is missing)." in text
-    assert "p50, ms at most 10: met (8)" in text
-    without = "\n".join(gpu_section(tmp_path / "none"))
-    assert without.count("| unmeasured | unmeasured |") == len(titles())
-    assert without.count("not measured") == 4
 
 
 def test_the_torch_runner_is_the_baseline(

@@ -14,11 +14,12 @@ import onnxruntime
 import pytest
 
 import mosrt
-from mosrt.audio import AUDIO_SUFFIXES
-from mosrt.front_end_spec import MelSpec
+from mosrt.audio.sources import AUDIO_SUFFIXES
+from mosrt.bundle.front_end_spec import MelSpec
 
 TESTS = Path(__file__).parent
 DATA = TESTS / "data"
+STANDINS = TESTS / "standins"
 GOLDEN = TESTS / "golden" / "utmosv2"
 
 UTMOSV2_MEL = MelSpec(
@@ -115,13 +116,13 @@ def golden(request: pytest.FixtureRequest) -> GoldenCase:
 @pytest.fixture(scope="session")
 def tiny() -> Path:
     """A bundle of two small random networks with UTMOSv2's interface."""
-    return DATA / "tiny"
+    return STANDINS / "tiny"
 
 
 @pytest.fixture(scope="session")
 def tiny_wav2vec() -> Path:
     """A bundle of a small random wav2vec v1 model, which scores by its uncertainty."""
-    return DATA / "tiny_wav2vec"
+    return STANDINS / "tiny_wav2vec"
 
 
 def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], object]) -> Path:
@@ -151,7 +152,7 @@ def nano_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from mosrt_export.nano.cli import nano
 
     def export(out: Path) -> None:
-        checkpoint = DATA / "checkpoints" / "nano.pt"
+        checkpoint = STANDINS / "checkpoints" / "nano.pt"
         arguments = ["export", "--checkpoint", checkpoint, "--frontend", "graph", "--out", out]
         result = CliRunner().invoke(nano, [*map(str, arguments)])
         assert result.exit_code == 0, result.output

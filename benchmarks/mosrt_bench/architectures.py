@@ -22,12 +22,12 @@ import click
 import numpy as np
 
 from mosrt import Score, load
-from mosrt.bundle import Bundle
-from mosrt.embedded import find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.errors import ProviderError
 
+from .cli.io import PlainErrors, save, table
 from .machine import describe
-from .runs import PlainErrors, save, table
 
 __all__ = ["compare", "hear"]
 

@@ -24,9 +24,9 @@ import click
 import soundfile
 
 from mosrt import CropGeometry, CropPlan, PlanRule
-from mosrt.bundle import Bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt_studies.speed.comparison import interleave, ratio, timing
 
-from .comparison import interleave, ratio, timing
 from .machine import describe
 
 
@@ -113,7 +113,7 @@ def _mosrt(
 def _torch(
     options: dict[str, Any], waveform: Any, rate_hz: int, plan: CropPlan
 ) -> Callable[[], float]:
-    from .baseline import TorchBaseline  # noqa: PLC0415
+    from .bench.torch_baseline import TorchBaseline  # noqa: PLC0415
 
     manifest = Bundle.open(options["bundle"]).manifest
     baseline = TorchBaseline(Path(options["checkpoint"]), manifest, threads=options["threads"])

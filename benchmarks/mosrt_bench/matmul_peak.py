@@ -15,7 +15,7 @@ import onnxruntime
 import torch
 from onnx import TensorProto, helper
 
-from mosrt.cpu_features import CpuFeatures
+from mosrt.host.cpu import CpuFeatures
 
 __all__ = ["peaks_gflops"]
 

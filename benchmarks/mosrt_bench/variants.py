@@ -27,16 +27,16 @@ import numpy as np
 import numpy.typing as npt
 
 from mosrt.backends import present_providers
-from mosrt.bundle import Bundle
-from mosrt.cpu_features import CpuFeatures
-from mosrt.manifest import Manifest
-from mosrt_export.nano.voices import read
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.manifest import Manifest
+from mosrt.host.cpu import CpuFeatures
+from mosrt_export.nano.data.voices import read
+from mosrt_studies.speed.comparison import interleave, ratio, timing
 
-from .comparison import interleave, ratio, timing
+from .cli.io import PlainErrors, save, table
 from .end_to_end import Worker
 from .machine import describe
 from .matmul_peak import peaks_gflops
-from .runs import PlainErrors, save, table
 from .variants_worker import BASELINE, RATE_HZ
 
 __all__ = ["ROWS", "clips_of", "left_out", "row_name"]

@@ -54,9 +54,9 @@ def _mosrt(options: dict[str, Any], plan: CropPlan) -> Callable[[Float32Array], 
 
 
 def _torch(options: dict[str, Any], plan: CropPlan) -> Callable[[Float32Array], float]:
-    from mosrt.bundle import Bundle  # noqa: PLC0415
+    from mosrt.bundle.bundle import Bundle  # noqa: PLC0415
 
-    from .baseline import TorchBaseline  # noqa: PLC0415
+    from .bench.torch_baseline import TorchBaseline  # noqa: PLC0415
 
     manifest = Bundle.open(options["bundle"]).manifest
     checkpoint = options["checkpoint"]

@@ -1,4 +1,4 @@
-"""`mosrt calibrate`: FP16 and INT8 variants of a bundle. Importing this imports no onnx."""
+"""`mosrt quantize`: FP16 and INT8 variants of a bundle. Importing this imports no onnx."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 if TYPE_CHECKING:
-    from .calibrator import Options, Result
     from .clips import Clip
+    from .quantize import Options, Result
 
-__all__ = ["calibrate"]
+__all__ = ["quantize"]
 
 _VARIANTS: Final = ("fp16", "int8-cpu", "int8-trt")
 _METHODS: Final = ("min-max", "percentile", "entropy", "mse")
@@ -122,7 +122,7 @@ class _VariantList(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
     help="Where ranges are kept for the next time. [default: ~/.cache/mosrt/calibration]",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to use. [default: all cores]")
-def calibrate(**options: Any) -> None:
+def quantize(**options: Any) -> None:
     """Add small and fast variants to BUNDLE, and measure how far their scores drift.
 
     \b
@@ -186,7 +186,7 @@ class _Request:
 def _calibrate(request: _Request) -> None:
     from mosrt.errors import MosrtError  # noqa: PLC0415 - numpy and onnxruntime
 
-    from .calibrator import BudgetError, calibrate_bundle  # noqa: PLC0415 - onnx
+    from .quantize import BudgetError, calibrate_bundle  # noqa: PLC0415 - onnx
     from .report import summary  # noqa: PLC0415
 
     try:
@@ -210,7 +210,7 @@ def _calibrate(request: _Request) -> None:
 
 def _places(request: _Request) -> tuple[Path, Path]:
     """The bundle's directory, and where the result goes."""
-    from mosrt.embedded import embedded_models, find_bundle  # noqa: PLC0415
+    from mosrt.bundle.embedded import embedded_models, find_bundle  # noqa: PLC0415
 
     bundle = find_bundle(request.bundle)
     embedded = bundle in embedded_models().values()
@@ -223,11 +223,11 @@ def _places(request: _Request) -> tuple[Path, Path]:
 
 
 def _options(request: _Request) -> Options:
-    from mosrt.threads import usable_cores  # noqa: PLC0415
+    from mosrt.host.threads import usable_cores  # noqa: PLC0415
 
-    from .calibrator import Options  # noqa: PLC0415
-    from .collector import default_cache  # noqa: PLC0415
-    from .drift import Budget  # noqa: PLC0415
+    from .quantize import Options  # noqa: PLC0415
+    from .ranges.collector import default_cache  # noqa: PLC0415
+    from .search.drift import Budget  # noqa: PLC0415
 
     return Options(
         variants=request.variants,

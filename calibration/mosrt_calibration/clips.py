@@ -11,12 +11,12 @@ from typing import Any, Final
 
 import numpy as np
 
-from mosrt.audio import AUDIO_SUFFIXES, FileSource
+from mosrt.audio.recording import Recording
+from mosrt.audio.sources import AUDIO_SUFFIXES, FileSource
 from mosrt.errors import AudioError, MosrtError
-from mosrt.recording import Recording
-from mosrt.whole_file import sha256_of
+from mosrt.host.files import sha256_of
 
-from .traits import Traits, traits
+from .clip_features import Traits, traits
 
 __all__ = ["Choice", "Clip", "ClipsError", "choose", "list_sha256"]
 

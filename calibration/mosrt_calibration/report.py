@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any, Final
 
-from .calibrator import Made, Result
 from .clips import list_sha256
-from .drift import HEADINGS, Budget
+from .quantize import Made, Result
+from .search.drift import HEADINGS, Budget
 
 __all__ = ["summary", "write_report"]
 

@@ -36,7 +36,7 @@ class AudioError(MosrtError, ValueError):
     """A recording that guards refuse.
 
     Attributes:
-        flags: Names of the guards, keys of `mosrt.guards.FLAGS`.
+        flags: Names of the guards, keys of `mosrt.audio.guards.FLAGS`.
     """
 
     def __init__(self, message: str, *, flags: tuple[str, ...]) -> None:

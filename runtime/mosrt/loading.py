@@ -7,16 +7,16 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, get_args
 
-from . import arithmetic
+from .audio.guards import BadAudioPolicy
 from .backends import candidates, open_backend
-from .bundle import Bundle
-from .cache import Cache, cache_directory
-from .cpu_features import CpuFeatures
-from .embedded import find_bundle
+from .backends import precision as arithmetic
+from .bundle.bundle import Bundle
+from .bundle.embedded import find_bundle
+from .bundle.variants import caution, check, fastest, reference
 from .errors import ProviderError
-from .guards import BadAudioPolicy
-from .threads import usable_cores
-from .variants import caution, check, fastest, reference
+from .host.cache import Cache, cache_directory
+from .host.cpu import CpuFeatures
+from .host.threads import usable_cores
 
 if TYPE_CHECKING:
     from .scorer import Scorer
@@ -59,7 +59,7 @@ def load(
         remove_silence: Cut long quiet runs before scoring, as the reference implementation of
             UTMOSv2 does by default.
         cache: Keep what engines make of large graphs on disk (see
-            `mosrt.cache.cache_directory`), so that the next start is quicker.
+            `mosrt.host.cache.cache_directory`), so that the next start is quicker.
 
     Raises:
         BundleError: The bundle cannot be used.
@@ -105,8 +105,8 @@ def _load_on(
     }
     with opened.extracted(chosen) as directory:
         if manifest.uncertainty is not None:
-            from .stages import load_stages  # noqa: PLC0415 - other models do without
-            from .uncertainty_scorer import UncertaintyScorer  # noqa: PLC0415 - as above
+            from .uncertainty.graphs import load_stages  # noqa: PLC0415 - other models do without
+            from .uncertainty.scorer import UncertaintyScorer  # noqa: PLC0415 - as above
 
             stages = load_stages(manifest, chosen, directory, **engine)
             return UncertaintyScorer(manifest, stages, variant=name, **common)
@@ -115,8 +115,8 @@ def _load_on(
             opening = beside.submit(open_backend, directory, chosen, **tensors, **engine)
             # ONNX Runtime leaves the interpreter to others as it loads a graph, which takes longer
             # than importing and preparing all that scores.
-            from .families.fusion import FusionFrontEnd  # noqa: PLC0415
-            from .fusion_scorer import FusionScorer  # noqa: PLC0415
+            from .mos.fusion import FusionFrontEnd  # noqa: PLC0415
+            from .mos.scorer import FusionScorer  # noqa: PLC0415
 
             front_end = FusionFrontEnd(manifest)
             backend = opening.result()

@@ -41,7 +41,7 @@ class Score:
             larger, the worse the recording probably is.
         frames: Uncertainty over time, if asked for; nan where a frame has none.
         frame_rate_hz: Values of `frames` per second; nan without them.
-        flags: Names of the guards the recording tripped, keys of `mosrt.guards.FLAGS`.
+        flags: Names of the guards the recording tripped, keys of `mosrt.audio.guards.FLAGS`.
         duration_s: Length of the recording in seconds; nan if it could not be read.
         timings_ms: Time in milliseconds spent in "decode", "resample", "front_end" and "model".
         model: Name of the model.

@@ -13,14 +13,14 @@ from typing import Final, Literal, overload
 import numpy as np
 import numpy.typing as npt
 
-from .audio import ArraySource, AudioSource, FileSource
-from .crew import Crew
+from .audio.guards import FLAGS, BadAudioPolicy
+from .audio.recording import Recording
+from .audio.sources import ArraySource, AudioSource, FileSource
+from .bundle.manifest import Manifest
 from .crops import CropPlan
 from .errors import AudioError, DomainError
-from .guards import FLAGS, BadAudioPolicy
-from .manifest import Manifest
+from .host.thread_pool import Crew
 from .plan_rule import PlanRule
-from .recording import Recording
 from .score import Score
 
 __all__ = ["Item", "Plan", "Request", "Scorer"]

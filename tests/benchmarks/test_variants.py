@@ -5,14 +5,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from mosrt.bundle import Bundle
-from mosrt.cpu_features import CpuFeatures
+from mosrt.bundle.bundle import Bundle
+from mosrt.host.cpu import CpuFeatures
 from mosrt_bench import variants
 from mosrt_bench.matmul_peak import peaks_gflops
 from mosrt_bench.variants import clips_of, left_out, main
 from mosrt_bench.variants_figures import variants_section
 from mosrt_bench.variants_worker import BASELINE
-from tests.runtime.variants_standin import with_variants
+from tests.standins.variants import with_variants
 
 OLD = CpuFeatures(architecture="x86_64", flags=frozenset({"avx2"}))
 

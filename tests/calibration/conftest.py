@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from mosrt.bundle import Bundle
+from mosrt.bundle.bundle import Bundle
 from mosrt_calibration.clips import Choice, Clip, choose
-from mosrt_calibration.subject import Subject
-from tests.calibration.models import (
+from mosrt_calibration.scoring import Subject
+from tests.standins.quantizable import (
     RATE_HZ,
     convolutional,
     transformer,

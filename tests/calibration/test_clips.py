@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import soundfile
 
+from mosrt_calibration.clip_features import traits
 from mosrt_calibration.clips import ClipsError, choose, list_sha256
-from mosrt_calibration.traits import traits
-from tests.calibration.models import RATE_HZ
+from tests.standins.quantizable import RATE_HZ
 
 
 def test_the_same_files_give_the_same_choice_wherever_they_lie(

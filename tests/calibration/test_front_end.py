@@ -8,11 +8,11 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from mosrt.embedded import find_bundle
-from mosrt_calibration.graph import Topology, fetched, read_graph
-from mosrt_calibration.half import to_half
-from mosrt_calibration.integer import qdq_u8s8
-from mosrt_calibration.targets import Targets, front_end
+from mosrt.bundle.embedded import find_bundle
+from mosrt_calibration.passes.fp16 import to_half
+from mosrt_calibration.passes.graph import Topology, fetched, read_graph
+from mosrt_calibration.passes.qdq import qdq_u8s8
+from mosrt_calibration.passes.targets import Targets, front_end
 
 
 @pytest.fixture(scope="module")

@@ -13,10 +13,10 @@ import torch
 from click.testing import CliRunner, Result
 
 from mosrt.backends.trt_module import TensorRt, find_tensorrt
-from mosrt_export.cli import export
-from mosrt_export.config import Kind
+from mosrt_export.cli.export import export
+from mosrt_export.utmosv2.config import Kind
 from tests.conftest import DATA, made_once
-from tests.export.standin import SMALL, small_model
+from tests.standins.utmosv2 import SMALL, small_model
 
 
 @pytest.fixture(autouse=True, scope="package")

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.conftest import made_once
-from tests.export.standin import fusion_state_dict
+from tests.standins.utmosv2 import fusion_state_dict
 
 CHECKPOINT = "fold0_s42_best_model.pth"
 
@@ -44,7 +44,7 @@ def _export(directory: Path) -> None:
     directory.mkdir()
     torch.save(fusion_state_dict(), directory / CHECKPOINT)
     command = [
-        sys.executable, "-c", "from mosrt.cli import main; main()",
+        sys.executable, "-c", "from mosrt.cli.main import main; main()",
         "export", "utmosv2", "--checkpoint", str(directory / CHECKPOINT),
         "--out", str(directory / "bundle"),
     ]  # fmt: skip

@@ -7,14 +7,14 @@ import pytest
 
 import mosrt
 from mosrt.backends.trt_module import find_tensorrt
-from mosrt.bundle import Bundle
-from mosrt_calibration.graph import read_graph, write_graph
-from mosrt_calibration.half import to_half
-from mosrt_export.config import ModelConfig
-from mosrt_export.engine.builder import BuildSettings, build_engine
-from mosrt_export.engine.shapes import profile_of, size_ranges
-from mosrt_export.exporter import Source, export_bundle
-from mosrt_export.parity import audio_sources
+from mosrt.bundle.bundle import Bundle
+from mosrt_calibration.passes.fp16 import to_half
+from mosrt_calibration.passes.graph import read_graph, write_graph
+from mosrt_export.trt.builder import BuildSettings, build_engine
+from mosrt_export.trt.shapes import profile_of, size_ranges
+from mosrt_export.utmosv2.config import ModelConfig
+from mosrt_export.utmosv2.exporter import Source, export_bundle
+from mosrt_export.utmosv2.parity import audio_sources
 from tests.conftest import GoldenCase
 from tests.full.conftest import Export
 

@@ -82,7 +82,7 @@ def test_the_embedded_model_scores_without_a_network(fresh: Path, clips: list[Pa
         "import socket, sys\n"
         "def refuse(*args, **kwargs): sys.exit('a socket was opened')\n"
         "socket.socket.connect = socket.getaddrinfo = refuse\n"
-        "from mosrt.cli import main\n"
+        "from mosrt.cli.main import main\n"
         "main()",
         "score", "--format", "jsonl", *clips,
     ]  # fmt: skip

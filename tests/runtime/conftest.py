@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mosrt.backends.trt import TrtBackend
-from tests.runtime.trt_machine import Machine, variant
+from tests.fakes.trt_machine import Machine, variant
 
 
 @pytest.fixture

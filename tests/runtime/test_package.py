@@ -10,7 +10,7 @@ HEAVY = ("torch", "transformers", "timm", "onnx", "tensorrt", "openvino", "libro
 
 
 def test_import_is_light() -> None:
-    code = f"import sys, mosrt, mosrt.cli; print([m for m in {HEAVY} if m in sys.modules])"
+    code = f"import sys, mosrt, mosrt.cli.main; print([m for m in {HEAVY} if m in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
     assert run.stdout == "[]\n"
     assert run.stderr == ""
@@ -20,8 +20,8 @@ def test_a_start_imports_no_engine_that_it_does_not_run() -> None:
     code = "import sys, mosrt; mosrt.load().close(); print(*sys.modules)"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = run.stdout.split()
-    assert "mosrt.fusion_scorer" in loaded
-    others = ("mosrt.backends.openvino", "mosrt.backends.trt", "mosrt.uncertainty_scorer")
+    assert "mosrt.mos.scorer" in loaded
+    others = ("mosrt.backends.openvino", "mosrt.backends.trt", "mosrt.uncertainty.scorer")
     assert not set(others) & set(loaded)
 
 

@@ -20,15 +20,15 @@ from hypothesis import strategies as st
 
 import mosrt
 from mosrt import CropPlan, Score, Scorer
-from tests.conftest import UTMOSV2_MEL, known
-from tests.runtime.test_mel import librosa_images
+from tests.conftest import STANDINS, UTMOSV2_MEL, known
+from tests.runtime.mel.test_front_end import librosa_images
 
 Waveform = npt.NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
 def scorer() -> Iterator[Scorer]:
-    with mosrt.load(Path(__file__).parents[1] / "data" / "tiny", threads=2) as loaded:
+    with mosrt.load(STANDINS / "tiny", threads=2) as loaded:
         yield loaded
 
 

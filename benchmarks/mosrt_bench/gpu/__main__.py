@@ -22,24 +22,24 @@ from typing import Any, Final, get_args
 import click
 import numpy as np
 
-from mosrt.bundle import Bundle
-from mosrt.embedded import find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.errors import ProviderError
-from mosrt.threads import usable_cores
-from mosrt.whole_file import sha256_of
-from mosrt_bench.latency import Budget
+from mosrt.host.files import sha256_of
+from mosrt.host.threads import usable_cores
+from mosrt_bench.bench.latency import Budget
+from mosrt_bench.cli.io import PlainErrors, finite, save
 from mosrt_bench.machine import describe
-from mosrt_bench.runs import PlainErrors, finite, save
 from mosrt_bench.variants import clips_of
+from mosrt_bench.worker.device import describe_gpu, used_bytes_reader
+from mosrt_bench.worker.process import Conversation, WorkerProcess
+from mosrt_bench.worker.worker import RATE_HZ
 
 from .contest import Contest, Found
-from .device import describe_gpu, used_bytes_reader
 from .measurement import Effort
-from .process import Conversation, WorkerProcess
 from .report import terminal
 from .rows import Device, Row, plan_rows
 from .targets import judge_targets
-from .worker import RATE_HZ
 
 __all__ = ["main"]
 

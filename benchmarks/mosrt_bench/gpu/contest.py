@@ -9,10 +9,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any, Final
 
 from mosrt.errors import MosrtError
+from mosrt_bench.worker.device import MemoryPeak, UsedBytes
+from mosrt_bench.worker.process import Conversation, RefusedError
 
-from .device import MemoryPeak, UsedBytes
 from .measurement import Effort, Judgement, Opponent, judge, latency, place, throughput
-from .process import Conversation, RefusedError
 from .rows import Row
 
 __all__ = ["Contest", "Found"]

@@ -9,11 +9,11 @@ from typing import Any, Final
 
 import numpy as np
 
-from mosrt_bench.latency import Budget, latency_row, paired_ratio, take_turns
-from mosrt_bench.parity import provider_problem, tolerance_mos
-from mosrt_bench.resampling import interval_95
+from mosrt_bench.bench.latency import Budget, latency_row, paired_ratio, take_turns
+from mosrt_bench.bench.parity import provider_problem, tolerance_mos
+from mosrt_bench.stats.bootstrap import interval_95
+from mosrt_bench.worker.process import Conversation, OutOfTimeError, RefusedError
 
-from .process import Conversation, OutOfTimeError, RefusedError
 from .rows import Row
 
 __all__ = ["Effort", "Opponent", "judge", "latency", "place", "throughput"]

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-from mosrt.bundle import Bundle
-from mosrt.embedded import find_bundle
-from mosrt.manifest import Manifest
-from mosrt_bench.contestants import BenchError
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
+from mosrt.bundle.manifest import Manifest
+from mosrt_bench.bench.configurations import BenchError
 
 __all__ = ["FRONT_ENDS", "Device", "Row", "baseline_bundle", "front_end_of", "plan_rows", "titles"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from importlib.resources import files
 
-from mosrt.audio import FileSource
+from mosrt.audio.sources import FileSource
 
 __all__ = ["parity_clips"]
 

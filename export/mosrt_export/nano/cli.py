@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import click
 
-from mosrt_export.cli_front_end import front_end_option
-from mosrt_export.cli_progress import extra_needed
+from mosrt_export.cli.front_end import front_end_option
+from mosrt_export.cli.progress import extra_needed
 
 __all__ = ["nano"]
 

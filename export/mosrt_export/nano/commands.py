@@ -12,11 +12,11 @@ import numpy as np
 import torch
 
 from mosrt.errors import MosrtError
-from mosrt_export.parity import audio_sources
-from mosrt_export.wav2vec.checkpoint import read_wav2vec
-from mosrt_export.wav2vec.model import Wav2Vec
+from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
+from mosrt_export.uncertainty.wav2vec.model import Wav2Vec
+from mosrt_export.utmosv2.parity import audio_sources
 
-from .dataset import (
+from .data.dataset import (
     CHUNK_CLIPS,
     LABELS,
     Dataset,
@@ -26,13 +26,13 @@ from .dataset import (
     generate,
     record_recipe,
 )
-from .exporting import export_nano
-from .images import draw_images, image_paths
-from .model import save_nano
-from .pretraining import ARCHITECTURE, PretrainingConfig, clean_clips, pretrain
-from .stages import Clips, Plan, summary, train_nano
-from .voices import VoiceError, missing_programs, recorded_voices, synthetic_voices
-from .wav2vec_checkpoint import save_wav2vec
+from .data.images import draw_images, image_paths
+from .data.voices import VoiceError, missing_programs, recorded_voices, synthetic_voices
+from .train.exporting import export_nano
+from .train.model import save_nano
+from .train.pretraining import ARCHITECTURE, PretrainingConfig, clean_clips, pretrain
+from .train.stages import Clips, Plan, summary, train_nano
+from .train.wav2vec_checkpoint import save_wav2vec
 
 __all__ = ["run_export", "run_generate", "run_pretrain", "run_train"]
 

@@ -21,10 +21,10 @@ import numpy.typing as npt
 from tritonclient import http
 from tritonclient.utils import np_to_triton_dtype
 
-from mosrt.fusion_scorer import FusionScorer
-from mosrt.manifest import Manifest
+from mosrt.bundle.manifest import Manifest
+from mosrt.mos.scorer import FusionScorer
 from mosrt.scorer import Scorer
-from mosrt.uncertainty_scorer import UncertaintyScorer
+from mosrt.uncertainty.scorer import UncertaintyScorer
 
 __all__ = ["TritonBackend", "open_scorer"]
 

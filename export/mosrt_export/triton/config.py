@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mosrt.manifest import TensorSpec
+from mosrt.bundle.manifest import TensorSpec
+from mosrt_export.triton_errors import TritonError
 
-from .errors import TritonError
 from .pbtxt import Word
 
 __all__ = ["ANY_SIZE", "Network", "Serving", "Step", "ensemble_config", "network_config"]

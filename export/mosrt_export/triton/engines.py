@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mosrt.engine_file import EngineFiles, Profile, Target
-from mosrt.manifest import Manifest, Variant
-
-from .errors import TritonError
+from mosrt.backends.engine_file import EngineFiles, Profile, Target
+from mosrt.bundle.manifest import Manifest, Variant
+from mosrt_export.triton_errors import TritonError
 
 __all__ = ["ServedEngine", "match_engines"]
 

@@ -6,10 +6,10 @@ import importlib.metadata
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
-from mosrt.engine_file import Target
-from mosrt.front_end_spec import MelSpec
-from mosrt.manifest import Manifest
-from mosrt.uncertainty_spec import UncertaintySpec
+from mosrt.backends.engine_file import Target
+from mosrt.bundle.front_end_spec import MelSpec
+from mosrt.bundle.manifest import Manifest
+from mosrt.bundle.uncertainty_spec import UncertaintySpec
 from mosrt_export.markdown import refilled
 
 from .config import Serving
@@ -173,7 +173,7 @@ def _view_duties(manifest: Manifest) -> Iterator[str]:
             f"centred power spectra (FFT {mel.n_fft}, hop {mel.hop_length}), {mel.n_mels} Slaney "
             f"mel bands from {mel.f_min_hz:g} to {mel.f_max_hz:g} Hz, decibels from "
             f"{mel.floor_db:g} below the image's maximum (0) to it (1), resized in time to "
-            f"{mel.image_width} columns. Details: mosrt.mel."
+            f"{mel.image_width} columns. Details: mosrt.mel.front_end."
         )
     scores = manifest.outputs[0].name
     yield (
@@ -204,5 +204,5 @@ def _uncertainty_duties(manifest: Manifest, spec: UncertaintySpec, plan: Plan) -
     yield (
         f"- The uncertainty is the mean over all rows of the logits of {spec.measure}, sign "
         f"{spec.sign:+d}; how rows are arranged and measured is in mosrt.families and "
-        "mosrt.measures. Other draws than mosrt's give other figures."
+        "mosrt.uncertainty.measures. Other draws than mosrt's give other figures."
     )

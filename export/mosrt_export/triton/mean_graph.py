@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from mosrt.manifest import TensorSpec
+from mosrt.bundle.manifest import TensorSpec
 
 __all__ = ["OPSET", "mean_tensors", "write_mean_graph"]
 

@@ -7,13 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from mosrt.manifest import Manifest, Member, TensorSpec, Variant
-from mosrt.uncertainty_spec import STAGES
-from mosrt_export.engine.shapes import member_tensors, profile_of, size_ranges
+from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
+from mosrt.bundle.uncertainty_spec import STAGES
+from mosrt_export.triton_errors import TritonError
+from mosrt_export.trt.shapes import member_tensors, profile_of, size_ranges
 
 from .config import Network, Serving, Step, ensemble_config, network_config
 from .engines import ServedEngine
-from .errors import TritonError
 from .mean_graph import mean_tensors
 
 __all__ = ["Plan", "plan_repository"]

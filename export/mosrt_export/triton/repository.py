@@ -8,16 +8,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Final
 
-from mosrt.bundle import MODEL_CARD_NAME, Bundle
+from mosrt.bundle.bundle import MODEL_CARD_NAME, Bundle
+from mosrt.bundle.manifest import File, Member, Variant
+from mosrt.bundle.variants import check, reference
+from mosrt.bundle.writer import check_target, staged
 from mosrt.errors import ProviderError
-from mosrt.manifest import File, Member, Variant
-from mosrt.variants import check, reference
-from mosrt.whole_file import sha256_of
-from mosrt_export.writer import check_target, staged
+from mosrt.host.files import sha256_of
+from mosrt_export.triton_errors import TritonError
 
 from .config import Network, Serving
 from .engines import ServedEngine, match_engines
-from .errors import TritonError
 from .guide import guide
 from .mean_graph import write_mean_graph
 from .pbtxt import to_text

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from mosrt.cache import Cache
+from mosrt.bundle.manifest import TensorSpec, Variant
 from mosrt.errors import ProviderError
-from mosrt.manifest import TensorSpec, Variant
+from mosrt.host.cache import Cache
 
 from . import ort
 from .base import Backend

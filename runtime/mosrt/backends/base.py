@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mosrt.bundle.manifest import TensorSpec
 from mosrt.errors import BundleError
-from mosrt.manifest import TensorSpec
 
 __all__ = ["Backend", "check_tensors"]
 

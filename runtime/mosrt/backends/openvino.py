@@ -12,10 +12,10 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mosrt.cache import Cache
-from mosrt.cpu_features import CpuFeatures
+from mosrt.bundle.manifest import Member, TensorSpec, Variant
 from mosrt.errors import BundleError, ProviderError
-from mosrt.manifest import Member, TensorSpec, Variant
+from mosrt.host.cache import Cache
+from mosrt.host.cpu import CpuFeatures
 
 from .base import check_tensors
 from .optional import OPENVINO

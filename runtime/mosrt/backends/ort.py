@@ -11,16 +11,16 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from mosrt.arithmetic import may_use_tf32
-from mosrt.cache import Cache, cache_directory
-from mosrt.cpu_features import CpuFeatures
+from mosrt.bundle.manifest import Member, TensorSpec, Variant
 from mosrt.errors import BundleError, ProviderError
-from mosrt.manifest import Member, TensorSpec, Variant
+from mosrt.host.cache import Cache, cache_directory
+from mosrt.host.cpu import CpuFeatures
 
 from .base import check_tensors
 from .ort_binding import BoundSession
 from .ort_halves import FORMAT, Halves
 from .ort_libraries import load_cuda_libraries
+from .precision import may_use_tf32
 
 __all__ = ["PROVIDERS", "OrtBackend"]
 

@@ -16,13 +16,13 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mosrt.engine_file import EngineFiles, Target
+from mosrt.bundle.manifest import TensorSpec, Variant
 from mosrt.errors import BundleError, ProviderError
-from mosrt.manifest import TensorSpec, Variant
 
-from ._cuda import Cuda
+from .cuda import Cuda
+from .engine_file import EngineFiles, Target
 from .optional import TENSORRT
-from .trt_lane import Lane
+from .trt_context import Lane
 from .trt_module import TensorRt, dtype_name, find_tensorrt, tensorrt_installed
 
 __all__ = ["TrtBackend", "check_tensors", "present_providers"]

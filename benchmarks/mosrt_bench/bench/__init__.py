@@ -1,0 +1,1 @@
+"""What `mosrt bench` measures: parity, speed and how it plans and runs both."""

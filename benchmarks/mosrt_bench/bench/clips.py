@@ -1,0 +1,97 @@
+"""Audio sets: the clips that a bench or a gate hears, and what identifies each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mosrt.audio.sources import AUDIO_SUFFIXES
+from mosrt.host.files import sha256_of
+from mosrt_bench.stats.voicemos import LabelError, Rating
+
+from .configurations import BenchError
+
+__all__ = ["AudioFile", "audio_files", "rated_files"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AudioFile:
+    """A clip.
+
+    Attributes:
+        name: What to call it: its path below the folder it was found in.
+        path: Where it is.
+        sha256: Of the file's bytes.
+        n_bytes: Size of the file.
+    """
+
+    name: str
+    path: Path
+    sha256: str
+    n_bytes: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a report says of it."""
+        return {"clip": self.name, "sha256": self.sha256, "bytes": self.n_bytes}
+
+
+def audio_files(paths: Sequence[Path]) -> list[AudioFile]:
+    """Files, and all audio files below folders, in the order of their names.
+
+    Raises:
+        BenchError: There are none, or one cannot be read, or two would have one name.
+    """
+    found: dict[str, AudioFile] = {}
+    for path in paths:
+        files = [path]
+        if path.is_dir():
+            files = sorted(
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()
+            )
+            if not files:
+                raise BenchError(f"{path}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))})")
+        for file in files:
+            name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+            if name in found and found[name].path.resolve() != file.resolve():
+                raise BenchError(
+                    f"{found[name].path} and {file} would both be called {name}; pass the folder "
+                    "above both"
+                )
+            found[name] = _audio_file(name, file)
+    return list(found.values())
+
+
+def rated_files(
+    ratings: Sequence[Rating], ratings_file: Path, folders: Sequence[Path]
+) -> dict[str, AudioFile]:
+    """The clips of ratings, by the path that the ratings have.
+
+    Each is looked for below the folders given, then below the folder of the ratings.
+
+    Raises:
+        LabelError: One is nowhere.
+    """
+    places = [folder for folder in folders if folder.is_dir()] + [ratings_file.parent]
+    found = {}
+    for rating in ratings:
+        file = next((p / rating.path for p in places if (p / rating.path).is_file()), None)
+        if file is None:
+            raise LabelError(
+                f"{ratings_file}: {rating.path} is in none of {', '.join(map(str, places))}; "
+                "pass --audio the folder that the paths are relative to"
+            )
+        found[rating.path] = _audio_file(rating.path, file)
+    return found
+
+
+def _audio_file(name: str, path: Path) -> AudioFile:
+    try:
+        sha256 = sha256_of(path)
+        size = path.stat().st_size
+    except OSError as exc:
+        raise BenchError(f"{path}: cannot be read: {exc.strerror}") from exc
+    return AudioFile(name=name, path=path, sha256=sha256, n_bytes=size)

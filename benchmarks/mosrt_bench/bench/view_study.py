@@ -1,0 +1,117 @@
+"""Estimator study: how many views are enough?
+
+The public code draws its crops, so its score is a random variable; `reference:SEED` gives its
+draws. A grid looks at evenly spaced places instead, and has no luck. Both are held to what the
+public code converges to: the mean over many seeds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mosrt.plan_rule import PlanRule
+from mosrt.score import t_95
+from mosrt.scorer import Scorer
+
+from .clips import AudioFile
+from .configurations import BenchError
+
+__all__ = ["estimator_study"]
+
+FloatArray = npt.NDArray[np.float64]
+
+_GUARD_SCORES: Final = "no clip of the set can be scored"
+
+
+def estimator_study(
+    scorer: Scorer, clips: Sequence[AudioFile], *, seeds: int, max_views: int, wanted: float
+) -> dict[str, Any]:
+    """Compares `reference` draws with grids of 1 to `max_views` views.
+
+    Args:
+        scorer: A MOS model with crops.
+        clips: What to hear; those that cannot be scored are left out.
+        seeds: Draws of the reference.
+        max_views: Most views of a grid.
+        wanted: Half-width of a 95 % interval that a user would be content with, in MOS.
+
+    Returns:
+        "reference" (standard deviation of one draw, largest of a clip, cost), "grid": a row per
+        number of views with "bias" (mean over clips of grid minus the reference's mean), "sd" (of
+        the same over clips), "half_width" (median of the grid's own intervals; None for one view),
+        "ms" (cost of a score), and "recommended_views" (None if even the most are too few).
+
+    Raises:
+        BenchError: The model has no crops, or no clip can be scored.
+    """
+    if scorer.manifest.uncertainty is not None:
+        raise BenchError(f"{scorer.manifest.name} hears all of every recording: it has no views")
+    drawn, used = [], []
+    reference_s = 0.0
+    for clip in clips:
+        started = time.perf_counter()
+        score = scorer.score_file(clip.path, plan=PlanRule(kind="reference", views=seeds))
+        if score.n_views == 0:
+            continue
+        reference_s += time.perf_counter() - started
+        drawn.append(_by_view(score.views, seeds))
+        used.append(clip)
+    if not used:
+        raise BenchError(_GUARD_SCORES)
+    draws = np.array(drawn)
+    targets = draws.mean(axis=1)
+    rows = []
+    for views in range(1, max_views + 1):
+        started = time.perf_counter()
+        found = [scorer.score_file(c.path, plan=PlanRule(views=views)) for c in used]
+        elapsed_ms = 1e3 * (time.perf_counter() - started)
+        per_view = [_by_view(score.views, views) for score in found]
+        difference = np.array([values.mean() for values in per_view]) - targets
+        half = float(np.median([_half_width(values) for values in per_view]))
+        rows.append(
+            {
+                "views": views,
+                "bias": float(difference.mean()),
+                "sd": float(difference.std(ddof=1)) if len(used) > 1 else None,
+                "half_width": half if np.isfinite(half) else None,
+                "ms": elapsed_ms / len(used),
+            }
+        )
+    enough = [
+        row["views"]
+        for row in rows
+        if row["half_width"] is not None and row["half_width"] <= wanted
+    ]
+    spread = draws.std(axis=1, ddof=1)
+    return {
+        "model": scorer.manifest.name,
+        "clips": len(used),
+        "seeds": seeds,
+        "wanted_half_width": wanted,
+        "reference": {
+            "sd": float(np.sqrt(np.mean(np.square(spread)))),
+            "largest_sd": float(spread.max()),
+            # what the target itself may be wrong by
+            "target_sd": float(np.sqrt(np.mean(np.square(spread)) / seeds)),
+            "ms": 1e3 * reference_s / (len(used) * seeds),
+        },
+        "grid": rows,
+        "recommended_views": enough[0] if enough else None,
+    }
+
+
+def _by_view(values: Sequence[float], views: int) -> FloatArray:
+    """Mean over networks of each view: a score has the first network's views first."""
+    means: FloatArray = np.asarray(values).reshape(-1, views).mean(axis=0)
+    return means
+
+
+def _half_width(values: FloatArray) -> float:
+    if len(values) < 2:
+        return float("nan")
+    return float(t_95(len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))

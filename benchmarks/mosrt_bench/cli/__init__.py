@@ -1,0 +1,1 @@
+"""The commands `mosrt bench` and `mosrt gate`."""

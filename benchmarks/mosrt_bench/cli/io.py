@@ -1,0 +1,67 @@
+"""Runs: what the commands that compare scores have in common: errors, tables and JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import click
+
+from mosrt.errors import MosrtError
+from mosrt.host.files import replacing
+
+__all__ = ["PlainErrors", "finite", "save", "save_text", "table"]
+
+_NUMBERS: Final = re.compile(r"\[\n\s*((?:[-\d.eE]+,\n\s*)*[-\d.eE]+)\n\s*\]")
+
+
+class PlainErrors(click.Command):
+    """A command whose foreseen errors are told in one line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command; a MosrtError becomes a message and exit status 1."""
+        try:
+            return super().invoke(ctx)
+        except MosrtError as exc:
+            raise click.ClickException(str(exc)) from exc
+
+
+def save(run: dict[str, Any], out: Path) -> None:
+    """Writes a run as JSON, complete or not at all, each list of numbers on a line of its own."""
+    text = json.dumps(run, indent=1, allow_nan=False)
+    text = _NUMBERS.sub(lambda match: "[" + " ".join(match[1].split()) + "]", text)
+    save_text(text + "\n", out)
+
+
+def save_text(text: str, out: Path) -> None:
+    """Writes a text file, complete or not at all."""
+    with replacing(out) as part:
+        part.write_text(text, encoding="utf-8")
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned for a terminal: the first to the left, the others to the right."""
+    lines = [list(header), *(list(row) for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if i else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )
+
+
+def finite(value: Any) -> Any:
+    """The value with every number that JSON cannot hold as None."""
+    if isinstance(value, dict):
+        return {str(key): finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,1 @@
+"""Energy counters: RAPL, NVML and the power rails of a Jetson."""

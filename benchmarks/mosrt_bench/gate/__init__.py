@@ -1,0 +1,1 @@
+"""`mosrt gate`: record the scores of a set of clips, compare newly made clips with them."""

@@ -1,0 +1,222 @@
+"""Baselines: scores recorded for a gate, and what they belong to.
+
+A baseline is JSON: the bundle's SHA-256, model, variant, provider, domain and number of views, and
+for each clip its SHA-256, score, and the standard error and number of the views behind it. Scores
+compare only if all that made them is the same, so whatever differs is an error that names the cure.
+The clips' audio may differ, for that is what is gated; their names may not.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+
+from mosrt.bundle.bundle import Bundle
+from mosrt.errors import MosrtError
+from mosrt.plan_rule import PlanRule
+from mosrt.score import Score
+from mosrt.scorer import Scorer
+from mosrt_bench.bench.clips import AudioFile
+from mosrt_bench.bench.configurations import bundle_sha256
+from mosrt_bench.cli.io import save
+
+__all__ = ["Baseline", "ClipScore", "GateError", "Maker", "record"]
+
+SCHEMA_VERSION: Final = 1
+_KIND: Final = "mosrt gate baseline"
+UNCERTAINTY: Final = "uncertainty"
+
+
+class GateError(MosrtError):
+    """A gate that cannot be decided: no baseline, or one that does not compare."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """All that a score depends on beside the audio.
+
+    Attributes:
+        model: Name of the model.
+        bundle_sha256: Of its manifest, which has the hashes of its files.
+        variant: Precision variant.
+        provider: Execution provider.
+        domain: Data domain, or "uncertainty".
+        views: Views per clip; 0 for a model without.
+    """
+
+    model: str
+    bundle_sha256: str
+    variant: str
+    provider: str
+    domain: str
+    views: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipScore:
+    """One clip of a set.
+
+    Attributes:
+        sha256: Of the file.
+        score: MOS, or minus the uncertainty: the more the better.
+        error: Standard error over views; 0 where the model has none.
+        n_views: Predictions behind the score.
+    """
+
+    sha256: str
+    score: float
+    error: float
+    n_views: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Baseline:
+    """Scores of a set of clips, by name, and what made them."""
+
+    maker: Maker
+    clips: Mapping[str, ClipScore]
+
+    @property
+    def of_uncertainty(self) -> bool:
+        """Whether the scores are minus an uncertainty, which has a scale of its own, and no MOS."""
+        return self.maker.domain == UNCERTAINTY
+
+    @property
+    def scale(self) -> float:
+        """What a tolerance of 1 means: one MOS, or the mean uncertainty of the set."""
+        if not self.of_uncertainty:
+            return 1.0
+        return float(np.mean([abs(clip.score) for clip in self.clips.values()]))
+
+    def write(self, file: Path) -> None:
+        """Writes it, complete or not at all."""
+        save(
+            {
+                "kind": _KIND,
+                "schema_version": SCHEMA_VERSION,
+                **asdict(self.maker),
+                "clips": {name: asdict(clip) for name, clip in self.clips.items()},
+            },
+            file,
+        )
+
+    @classmethod
+    def read(cls, file: Path) -> Baseline:
+        """Reads one.
+
+        Raises:
+            GateError: There is none, or it is damaged, or of another version.
+        """
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise GateError(
+                f"{file}: no baseline yet; record one with --update, and keep it in the repository"
+            ) from None
+        except (OSError, ValueError, RecursionError) as exc:
+            raise GateError(f"{file}: cannot be read ({exc}); record it again") from exc
+        if not isinstance(found, dict) or found.get("kind") != _KIND:
+            raise GateError(f"{file}: not a baseline of `mosrt gate`")
+        if found.get("schema_version") != SCHEMA_VERSION:
+            raise GateError(
+                f"{file}: schema {found.get('schema_version')}, and this mosrt reads "
+                f"{SCHEMA_VERSION}; record it again with --update"
+            )
+        try:
+            maker = Maker(**{name: found[name] for name in Maker.__dataclass_fields__})
+            clips = {name: ClipScore(**clip) for name, clip in found["clips"].items()}
+            if not all(
+                math.isfinite(clip.score) and math.isfinite(clip.error) for clip in clips.values()
+            ):
+                raise ValueError("a score that is no number")
+        except (AttributeError, KeyError, TypeError, ValueError) as exc:
+            raise GateError(f"{file}: damaged ({exc}); record it again with --update") from exc
+        return cls(maker=maker, clips=clips)
+
+    def check(self, new: Baseline, file: Path) -> None:
+        """Raises GateError unless `new` compares with this baseline, read from `file`."""
+        old = asdict(self.maker)
+        for name, value in asdict(new.maker).items():
+            if old[name] != value:
+                raise GateError(
+                    f"{file}: recorded with {name.replace('_', ' ')} {old[name]}, and this run has "
+                    f"{value}; score with the recorded one, or record again with --update"
+                )
+        for text, names in (
+            ("has no baseline", set(new.clips) - set(self.clips)),
+            ("is in the baseline and not in this run", set(self.clips) - set(new.clips)),
+        ):
+            if names:
+                more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+                raise GateError(
+                    f"{file}: {min(names)}{more} {text}; gate the same set, or record again with "
+                    "--update"
+                )
+        for name, clip in new.clips.items():
+            was = self.clips[name]
+            if clip.sha256 == was.sha256 and abs(clip.score - was.score) > _SAME * self.scale:
+                raise GateError(
+                    f"{file}: {name} is the very file that was recorded, and scores "
+                    f"{clip.score:.5g} instead of {was.score:.5g}: what measures has changed, not "
+                    "the speech; use the recorded versions of mosrt and onnxruntime, or record "
+                    "again with --update"
+                )
+
+
+# Other machines, threads and versions of ONNX Runtime round otherwise, by some 1e-6 on FP32 and
+# more on reduced precision. In MOS, or as a share of the mean uncertainty.
+_SAME: Final = 0.01
+
+
+def record(
+    scorer: Scorer, bundle: Bundle, clips: Sequence[AudioFile], *, views: int, domain: str | None
+) -> Baseline:
+    """Scores a set.
+
+    Args:
+        scorer: The model, loaded.
+        bundle: The bundle it is of, verified.
+        clips: The set.
+        views: Views per clip.
+        domain: Data domain; None for the model's default.
+
+    Raises:
+        GateError: A clip cannot be scored.
+    """
+    uncertain = scorer.manifest.uncertainty is not None
+    plan = PlanRule() if uncertain else PlanRule(views=views)
+    scored = {}
+    for clip in clips:
+        score = scorer.score_file(clip.path, domain=domain, plan=plan)
+        if score.n_views == 0:
+            raise GateError(
+                f"{clip.path}: no score ({', '.join(score.flags)}); make it again, or leave it out"
+            )
+        scored[clip.name] = _clip_score(clip, score, views)
+    maker = Maker(
+        model=scorer.manifest.name,
+        bundle_sha256=bundle_sha256(bundle),
+        variant=scorer.variant,
+        provider=scorer.provider,
+        domain=UNCERTAINTY if uncertain else domain or scorer.manifest.default_domain,
+        views=0 if uncertain else views,
+    )
+    return Baseline(maker=maker, clips=scored)
+
+
+def _clip_score(clip: AudioFile, score: Score, views: int) -> ClipScore:
+    if "uncertainty" in score.measures:
+        return ClipScore(
+            sha256=clip.sha256, score=-score.measures["uncertainty"], error=0.0, n_views=0
+        )
+    # Networks of an ensemble disagree by a constant, which says nothing about this clip's noise:
+    # the spread that counts is that of the places listened to.
+    by_view = np.asarray(score.views).reshape(-1, views).mean(axis=0)
+    error = float(by_view.std(ddof=1) / math.sqrt(views)) if views > 1 else 0.0
+    return ClipScore(sha256=clip.sha256, score=float(by_view.mean()), error=error, n_views=views)

@@ -1,0 +1,1 @@
+"""Published quality models to compare with."""

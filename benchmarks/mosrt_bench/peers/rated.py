@@ -1,0 +1,65 @@
+"""Peer rows: what published DNSMOS models say of the same clips."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from mosrt.audio.recording import Recording
+from mosrt.audio.sources import FileSource
+from mosrt.errors import AudioError
+from mosrt_bench.bench.clips import AudioFile
+from mosrt_bench.bench.configurations import BenchError
+from mosrt_export.nano.data.dnsmos import SAMPLE_RATE_HZ, DnsmosP808, DnsmosP835, open_dnsmos
+
+__all__ = ["parse_peer", "peer_figures"]
+
+_PREFIX = "onnx:"
+
+
+def parse_peer(text: str) -> Path:
+    """The file of "onnx:FILE".
+
+    Raises:
+        BenchError: It is something else, or there is no such file.
+    """
+    file = Path(text.removeprefix(_PREFIX))
+    if not text.startswith(_PREFIX):
+        raise BenchError(f"--peer {text}: write onnx:FILE, for a DNSMOS P.835 or P.808 model")
+    if not file.is_file():
+        raise BenchError(f"--peer {text}: there is no file {file}")
+    return file
+
+
+def peer_figures(files: Sequence[Path], clips: Sequence[AudioFile]) -> list[dict[str, Any]]:
+    """Scores and cost of every peer.
+
+    Returns:
+        Rows with "peer", "scores" by clip (nan where a guard refuses it) and "ms" per clip, on one
+        thread, front end included.
+    """
+    models = [open_dnsmos(file) for file in files]
+    return [
+        {"peer": f"{model.name} ({file.name})", **_heard(model, clips)}
+        for file, model in zip(files, models, strict=True)
+    ]
+
+
+def _heard(model: DnsmosP808 | DnsmosP835, clips: Sequence[AudioFile]) -> dict[str, Any]:
+    scores, times_ms = {}, []
+    for clip in clips:
+        try:
+            recording = Recording(FileSource(clip.path), SAMPLE_RATE_HZ)
+        except AudioError:
+            scores[clip.name] = math.nan
+            continue
+        waveform = next(recording.pieces([(0, recording.n_samples)]))
+        started = time.perf_counter()
+        scores[clip.name] = model(waveform)
+        times_ms.append(1e3 * (time.perf_counter() - started))
+    return {"scores": scores, "ms": float(np.median(times_ms)) if times_ms else None}

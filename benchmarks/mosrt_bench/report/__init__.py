@@ -1,0 +1,1 @@
+"""Bench reports as text, Markdown, JSON and HTML, and their comparison."""

@@ -1,0 +1,54 @@
+"""The report as text: tables for the terminal and for Markdown, of the same figures."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+from mosrt_bench.cli.io import table
+
+from .sections import sections
+
+__all__ = ["escaped", "markdown", "terminal"]
+
+_MARKDOWN: Final = re.compile(r"([\\`*_{}\[\]<>|#~!])")
+
+
+def terminal(report: Mapping[str, Any]) -> str:
+    """All tables, aligned."""
+    parts = []
+    for section in sections(report):
+        parts += ["", section.title, table(section.header, section.rows)]
+        parts += [f"  {note}" for note in section.notes]
+    return "\n".join(parts[1:])
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The whole report, as Markdown; whatever comes from file names is escaped."""
+    machine = report["machine"]
+    versions = ", ".join(f"{name} {v}" for name, v in machine["packages"].items() if v)
+    lines = [
+        "# mosrt bench",
+        "",
+        f"{report['created']}; {escaped(report['command'])}",
+        "",
+        f"{escaped(machine['cpu'])}, {machine['usable_cores']} cores, "
+        f"{machine['memory_gib']:.0f} GiB; {escaped(machine['platform'])}; "
+        f"Python {machine['python']}, {versions}.",
+    ]
+    for section in sections(report):
+        lines += ["", f"## {section.title}", ""]
+        lines.append("| " + " | ".join(map(escaped, section.header)) + " |")
+        lines.append("|---" * len(section.header) + "|")
+        lines += ["| " + " | ".join(map(escaped, row)) + " |" for row in section.rows]
+        if section.notes:
+            lines += ["", *(f"- {escaped(note)}" for note in section.notes)]
+    if report["notes"]:
+        lines += ["", *(f"- {escaped(note)}" for note in report["notes"])]
+    return "\n".join(lines) + "\n"
+
+
+def escaped(text: str) -> str:
+    """Text that Markdown shows as it is, on one line."""
+    return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))

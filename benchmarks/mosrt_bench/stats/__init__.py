@@ -1,0 +1,1 @@
+"""Statistics: error and correlation metrics, bootstrap, the VoiceMOS tables."""

@@ -1,0 +1,1 @@
+"""Worker processes that time one configuration each."""

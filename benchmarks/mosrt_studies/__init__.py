@@ -1,0 +1,1 @@
+"""Studies behind published figures, one file per question; not in the wheel."""

@@ -1,0 +1,1 @@
+"""Studies of how well scores follow listeners."""

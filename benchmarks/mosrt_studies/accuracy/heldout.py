@@ -1,0 +1,182 @@
+"""Held-out speech: recordings and voices that the embedded models never heard, at one level."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mosrt.audio.sources import AUDIO_SUFFIXES
+from mosrt_export.nano.data.voices import (
+    SAMPLE_RATE_HZ,
+    Voice,
+    VoiceError,
+    missing_programs,
+    read,
+    recorded,
+    recorded_voices,
+    synthesise,
+    synthetic_voices,
+)
+
+__all__ = [
+    "CLIP_SAMPLES",
+    "Speech",
+    "clips_in",
+    "joined",
+    "levelled",
+    "recorded_clips",
+    "unseen_clips",
+    "utterances",
+]
+
+Float32Array = npt.NDArray[np.float32]
+
+CLIP_SAMPLES: Final = 80_000
+_LEVEL_DB: Final = -26.0
+_MUTE_SENTENCES: Final = 10
+_SILENCE: Final = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Speech:
+    """Clean speech.
+
+    Attributes:
+        voice: Who speaks.
+        waveform: (samples,) float32 at 16 kHz and -26 dBFS RMS.
+    """
+
+    voice: str
+    waveform: Float32Array
+
+
+def levelled(waveform: Float32Array) -> Float32Array:
+    """A waveform (samples,) at -26 dBFS RMS."""
+    rms = max(float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))), 1e-9)
+    return (waveform * np.float32(10 ** (_LEVEL_DB / 20) / rms)).astype(np.float32)
+
+
+def joined(parts: Iterable[Float32Array], n_samples: int = CLIP_SAMPLES) -> Iterator[Float32Array]:
+    """Clips (n_samples,) of consecutive utterances, none of which is heard in two clips."""
+    row: list[Float32Array] = []
+    length = 0
+    for part in parts:
+        row.append(part)
+        length += len(part)
+        if length >= n_samples:
+            yield np.concatenate(row)[:n_samples]
+            row, length = [], 0
+
+
+def recorded_clips(folder: Path, count: int) -> list[Speech]:
+    """Clips of 5 s of the held-out utterances of recorded voices, the voices in turn.
+
+    Raises:
+        VoiceError: There are no recordings, or too few.
+    """
+    voices = recorded_voices(folder)
+    streams = [_named(voice.name, joined(recorded(voice, held_out=True))) for voice in voices]
+    return _taken(streams, count, f"{folder}: held-out recordings")
+
+
+def utterances(folder: Path, count: int, *, shortest_s: float) -> list[Speech]:
+    """Held-out utterances of recorded voices, the voices in turn.
+
+    Raises:
+        VoiceError: There are no recordings, or too few.
+    """
+    shortest = shortest_s * SAMPLE_RATE_HZ
+    streams = [
+        _named(voice.name, (p for p in recorded(voice, held_out=True) if len(p) >= shortest))
+        for voice in recorded_voices(folder)
+    ]
+    return _taken(streams, count, f"{folder}: held-out recordings of {shortest_s:g} s")
+
+
+def clips_in(folders: Sequence[Path], count: int) -> list[Speech]:
+    """Clips of 5 s of speakers never trained on, a folder of recordings each, in turn.
+
+    Recordings of silence, which sets of spoken prompts have, are left out.
+
+    Raises:
+        VoiceError: There are too few recordings.
+    """
+    streams = [
+        _named(
+            folder.name,
+            joined(
+                part
+                for path in sorted(folder.iterdir())
+                if path.suffix.lower() in AUDIO_SUFFIXES
+                and np.abs(part := read(path)).max() > _SILENCE
+            ),
+        )
+        for folder in folders
+    ]
+    return _taken(streams, count, ", ".join(str(folder) for folder in folders))
+
+
+def _recordings(folder: Path) -> Iterator[Float32Array]:
+    """All audio files of a folder, in order."""
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() in AUDIO_SUFFIXES:
+            yield read(path)
+
+
+def unseen_clips(count: int, seed: int) -> list[Speech]:
+    """Clips of 5 s of the synthetic voices kept for evaluation; engines, then voices, in turn.
+
+    Args:
+        count: How many.
+        seed: Of the text, the rates and the pitches.
+
+    Raises:
+        VoiceError: A voice is not installed, or mute.
+    """
+    voices = [voice for voice in synthetic_voices() if voice.held_out]
+    for name, cure in missing_programs(voices).items():
+        raise VoiceError(f"{name} is missing: {cure}")
+    by_engine: dict[str, list[Iterator[Speech]]] = {}
+    for voice in voices:
+        stream = _named(voice.name, joined(_reading(voice, seed)))
+        by_engine.setdefault(voice.engine, []).append(stream)
+    engines = [_in_turn(streams) for streams in by_engine.values()]
+    return _taken(engines, count, "held-out voices")
+
+
+def _reading(voice: Voice, seed: int) -> Iterator[Float32Array]:
+    """A synthetic voice's utterances without end, or till it has been mute for ten sentences."""
+    rng = np.random.default_rng([seed, *hashlib.sha256(voice.name.encode()).digest()])
+    mute = 0
+    while mute < _MUTE_SENTENCES:
+        (part,) = synthesise(voice, 1, rng)
+        # a voice that cannot read its text says next to nothing
+        if len(part) > 8000 and part.std() > 1e-3:
+            mute = 0
+            yield part
+        else:
+            mute += 1
+
+
+def _named(name: str, waveforms: Iterable[Float32Array]) -> Iterator[Speech]:
+    return (Speech(name, levelled(waveform)) for waveform in waveforms)
+
+
+def _in_turn(streams: Sequence[Iterator[Speech]]) -> Iterator[Speech]:
+    """One of each stream, over and over, till all have ended."""
+    for turn in itertools.zip_longest(*streams):
+        yield from (speech for speech in turn if speech is not None)
+
+
+def _taken(streams: Sequence[Iterator[Speech]], count: int, source: str) -> list[Speech]:
+    taken = list(itertools.islice(_in_turn(streams), count))
+    if len(taken) < count:
+        raise VoiceError(f"{source}: enough for {len(taken)} clips only, not for {count}")
+    return taken

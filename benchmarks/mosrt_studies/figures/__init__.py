@@ -1,0 +1,1 @@
+"""Render `benchmarks/RESULTS.md` and model-card figures from the raw results."""

@@ -1,0 +1,119 @@
+"""How much memory does an hour of speech take?
+
+    mosrt export wav2vec --checkpoint wav2vec_large.pt --out large
+    python -m mosrt_studies.speed.long_recording --bundle nano-uncertainty --bundle large \
+        --speech SPEECH --out benchmarks/results/long_recording.json
+
+The recording is made of all clips of a directory, one after the other and again from the first
+until it is long enough, and scored as `score_file` scores any file. Every bundle has a process of
+its own, so that peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import click
+import numpy as np
+import soundfile
+
+from mosrt.audio.recording import Recording
+from mosrt.audio.sources import AUDIO_SUFFIXES, FileSource
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
+from mosrt_bench.cli.io import PlainErrors, save
+from mosrt_bench.machine import describe
+
+LIMIT_MB: Final = 1500
+_RATE_HZ: Final = 16_000
+# The kernel's own account of the peak: getrusage's would start at that of the process before it.
+_PROGRAM: Final = """
+import json, sys
+import mosrt
+def peak_mb():
+    with open("/proc/self/status") as status:
+        line = next(line for line in status if line.startswith("VmHWM"))
+    return int(line.split()[1]) * 1024 / 1e6
+model, threads, file = sys.argv[1:]
+with mosrt.load(model, threads=int(threads), provider="cpu") as scorer:
+    loaded_mb = peak_mb()
+    score = scorer.score_file(file)
+print(json.dumps({"pieces": score.n_views, "loaded_mb": loaded_mb, "peak_mb": peak_mb(),
+    "uncertainty": score.measures["uncertainty"]}))
+"""
+
+
+@click.command(cls=PlainErrors)
+@click.option("--bundle", "bundles", required=True, multiple=True, help="Name or path of a model.")
+@click.option(
+    "--speech",
+    required=True,
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Directory of clips, searched whole.",
+)
+@click.option("--minutes", default=60.0, show_default=True, help="Length of the recording.")
+@click.option("--threads", default=2, show_default=True)
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
+def main(bundles: tuple[str, ...], speech: Path, minutes: float, threads: int, out: Path) -> None:
+    """Score one long recording by every bundle, and take the peak memory of each."""
+    clips = sorted(path for path in speech.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
+    if not clips:
+        raise click.UsageError(f"{speech}: no audio files")
+    models = {}
+    with tempfile.TemporaryDirectory(prefix="mosrt-bench-") as directory:
+        file = Path(directory, "long.flac")
+        write_recording(clips, file, n_samples=round(60 * minutes * _RATE_HZ))
+        for reference in bundles:
+            bundle = Bundle.open(find_bundle(reference))
+            if bundle.manifest.uncertainty is None:
+                raise click.UsageError(f"{reference}: gives no uncertainty")
+            command = [sys.executable, "-c", _PROGRAM, reference, str(threads), str(file)]
+            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+            found = json.loads(done.stdout)
+            models[bundle.manifest.name] = {
+                "layouts": list(bundle.manifest.uncertainty.layouts),
+                "model_mb": round(sum(f.bytes for f in bundle.variant("fp32").files) / 1e6, 1),
+                **{name: round(value, 4) for name, value in found.items()},
+            }
+            click.echo(f"{bundle.manifest.name}: {json.dumps(models[bundle.manifest.name])}")
+    result = {
+        "question": "peak memory of scoring one long recording from a file, FP32",
+        "command": "python -m mosrt_studies.speed.long_recording --bundle … --speech … "
+        f"--minutes {minutes:g} --threads {threads}",
+        "minutes": minutes,
+        "threads": threads,
+        "limit_mb": LIMIT_MB,
+        "machine": describe(),
+        "models": models,
+    }
+    save(result, out)
+
+
+def write_recording(clips: Sequence[Path], file: Path, *, n_samples: int) -> None:
+    """Writes clips one after the other, from the first again, as mono FLAC at 16 kHz.
+
+    Args:
+        clips: Audio files of any rate and number of channels.
+        file: What to write.
+        n_samples: Its length.
+    """
+    missing = n_samples
+    with soundfile.SoundFile(file, "w", _RATE_HZ, 1, subtype="PCM_16", format="FLAC") as sink:
+        while missing:
+            for clip in clips:
+                recording = Recording(FileSource(clip), _RATE_HZ)
+                (samples,) = recording.pieces([(0, min(recording.n_samples, missing))])
+                sink.write(np.clip(samples, -1.0, 1.0))
+                missing -= len(samples)
+                if not missing:
+                    break
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,182 @@
+"""How fast is wav2vec v1's uncertainty, beside eager torch, and does cost grow with length?
+
+    mosrt export wav2vec --checkpoint wav2vec_large.pt --layout paper --measure paper.entropy \
+        --out paper
+    python -m mosrt_studies.speed.uncertainty --bundle paper --checkpoint wav2vec_large.pt \
+        --audio clip.wav --out benchmarks/results/uncertainty_speed.json
+
+The clip is repeated to each length. Every contestant and length has a process of its own, so that
+peak memory is its own; at lengths that torch takes too, both work in turn. Torch does what the
+published code does: all logits of the layout "paper", drawn distractors included, and the measures.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final
+
+import click
+import numpy as np
+import soundfile
+
+from mosrt.bundle.bundle import Bundle
+from mosrt.uncertainty.measures import row_measures
+from mosrt_bench.cli.io import save
+from mosrt_bench.end_to_end import Worker
+from mosrt_bench.machine import describe
+
+from .comparison import interleave, ratio, timing
+
+_MODULE: Final = "mosrt_studies.speed.uncertainty"
+_LENGTHS_S: Final = (2, 5, 20, 60, 300)
+
+
+def serve(kind: str, options: dict[str, Any]) -> None:
+    """What a worker process does: score once for every line of input."""
+    clip, rate_hz = soundfile.read(options["audio"], dtype="float32")
+    if rate_hz != 16_000 or clip.ndim != 1:
+        raise click.UsageError("the clip must be mono at 16 kHz")
+    waveform = np.resize(clip, int(options["length_s"]) * rate_hz)
+    run = (_mosrt if kind == "mosrt" else _torch)(options, waveform)
+    for _ in sys.stdin:
+        started = time.perf_counter()
+        value = run()
+        elapsed_ms = 1e3 * (time.perf_counter() - started)
+        peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
+        print(json.dumps({"ms": elapsed_ms, "value": value, "peak_mb": peak_mb}), flush=True)
+
+
+def _mosrt(options: dict[str, Any], waveform: Any) -> Callable[[], float]:
+    import mosrt  # noqa: PLC0415  # each worker imports its own half
+
+    scorer = mosrt.load(options["bundle"], threads=options["threads"], provider="cpu")
+    return lambda: scorer.score(waveform, 16_000).measures["uncertainty"]
+
+
+def _torch(options: dict[str, Any], waveform: Any) -> Callable[[], float]:
+    import torch  # noqa: PLC0415
+
+    from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec  # noqa: PLC0415
+    from mosrt_export.uncertainty.wav2vec.model import JointNorm  # noqa: PLC0415
+
+    torch.set_num_threads(options["threads"])
+    model = read_wav2vec(Path(options["checkpoint"])).build()
+    for name, module in list(model.named_modules()):
+        # What the published model calls; ours is written for export.
+        if isinstance(module, JointNorm) and module.weight is not None:
+            norm = torch.nn.GroupNorm(1, len(module.weight))
+            norm.load_state_dict(module.state_dict())
+            model.set_submodule(name, norm)
+    a = model.architecture
+
+    def score() -> float:
+        with torch.inference_mode():
+            z = model.features(torch.from_numpy(waveform)[None])
+            # As published: one transposed convolution for all steps.
+            c = model.context(z).unsqueeze(-1)
+            p = model.wav2vec_predictions.project_to_steps(c)
+            n_frames = z.shape[2]
+            index = torch.randint(0, n_frames - 1, (a.n_negatives * n_frames,))
+            negatives = z[0][:, index].view(z.shape[1], a.n_negatives, n_frames)
+            targets = torch.cat([z, negatives.permute(1, 0, 2)])
+            logits = []
+            for step in range(min(a.n_steps, n_frames - a.first_horizon)):
+                ahead = a.first_horizon + step
+                logits.append(
+                    torch.einsum(
+                        "ct,nct->nt", p[0, :, :-ahead, step], targets[:, :, ahead:]
+                    ).flatten()
+                )
+            rows = torch.cat(logits).view(-1, 1 + a.n_negatives).numpy()
+        return float(row_measures(rows)[3].mean())
+
+    return score
+
+
+@click.command()
+@click.option("--bundle", required=True, help="Bundle made from the checkpoint.")
+@click.option("--checkpoint", required=True, help="The checkpoint, for the baseline.")
+@click.option("--audio", required=True, type=click.Path(exists=True), help="Mono, 16 kHz.")
+@click.option("--threads", default=2, show_default=True)
+@click.option("--rounds", default=11, show_default=True, help="Counted rounds.")
+@click.option("--torch-up-to", default=20, show_default=True, help="Longest clip for torch, s.")
+@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
+def main(
+    bundle: str, checkpoint: str, audio: str, threads: int, rounds: int, torch_up_to: int, out: Path
+) -> None:
+    """Time uncertainty at several lengths: mosrt, and eager torch."""
+    spec = Bundle.open(bundle).manifest.uncertainty
+    if spec is None:
+        raise click.UsageError("the bundle gives no uncertainty")
+    lengths = {}
+    for length_s in _LENGTHS_S:
+        options = {
+            "bundle": bundle,
+            "checkpoint": checkpoint,
+            "audio": audio,
+            "threads": threads,
+            "length_s": length_s,
+        }
+        names = ("torch", "mosrt") if length_s <= torch_up_to else ("mosrt",)
+        lengths[str(length_s)] = _at_length(names, options, max(3, min(rounds, 600 // length_s)))
+        click.echo(f"{length_s} s: {json.dumps(lengths[str(length_s)]['summary'])}")
+    seconds = np.array(_LENGTHS_S, np.float64)
+    costs = [lengths[str(s)]["timings"]["mosrt"]["median_ms"] for s in _LENGTHS_S]
+    result = {
+        "question": "waveform in memory to uncertainty, by length of the clip, FP32",
+        "command": "python -m mosrt_studies.speed.uncertainty --bundle … --checkpoint … --audio … "
+        f"--threads {threads}",
+        "model": Bundle.open(bundle).manifest.name,
+        "layouts": list(spec.layouts),
+        "threads": threads,
+        "machine": describe(),
+        "lengths_s": lengths,
+        # 1 means that twice the length costs twice the time.
+        "growth_exponent": round(float(np.polyfit(np.log(seconds), np.log(costs), 1)[0]), 3),
+    }
+    save(result, out)
+    click.echo(f"cost grows with length to the power of {result['growth_exponent']}")
+
+
+def _at_length(names: tuple[str, ...], options: dict[str, Any], rounds: int) -> dict[str, Any]:
+    """Timings, peak memory, and how much faster mosrt is, at one length."""
+    workers = {name: Worker(name, options, _MODULE) for name in names}
+    answers: dict[str, dict[str, float]] = {}
+
+    def work(name: str) -> Callable[[], float]:
+        def once() -> float:
+            answers[name] = workers[name].work()
+            return answers[name]["ms"]
+
+        return once
+
+    try:
+        times_ms = interleave({name: work(name) for name in names}, rounds=rounds, warm_up=1)
+    finally:
+        for worker in workers.values():
+            worker.__exit__(None, None, None)
+    found: dict[str, Any] = {
+        "timings": {name: timing(times) for name, times in times_ms.items()},
+        "peak_mb": {name: round(answers[name]["peak_mb"], 1) for name in names},
+        "value": {name: answers[name]["value"] for name in names},
+    }
+    if "torch" in names:
+        found["faster"] = ratio(times_ms["torch"], times_ms["mosrt"])
+    found["summary"] = {
+        "ms": {name: found["timings"][name]["median_ms"] for name in names},
+        "peak_mb": found["peak_mb"],
+        "faster": found.get("faster", {}).get("ratio"),
+    }
+    return found
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--worker"]:
+        serve(sys.argv[2], json.loads(sys.argv[3]))
+    else:
+        main()

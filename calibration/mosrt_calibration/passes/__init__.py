@@ -1,0 +1,1 @@
+"""Graph passes: each rewrites an ONNX graph or its weights."""

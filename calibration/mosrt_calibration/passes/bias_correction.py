@@ -1,0 +1,80 @@
+"""Bias correction: the mean error that rounded weights make is taken off the bias.
+
+Rounding weights shifts the mean of a layer's output by (W - Q(W)) E[x], which does not average out
+over time: M. Nagel et al. (ICCV 2019, arXiv 1906.04721), section 4.2. E[x] is measured here, per
+input channel; padding at the edges is neglected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosrt_calibration.ranges.histograms import Channels
+
+from .graph import Topology, replace_value
+from .qparams import largest_weight
+
+__all__ = ["correct_biases", "rounded_weights"]
+
+
+def correct_biases(
+    model: Any, channels: Mapping[str, Channels], nodes: Sequence[str], *, weight_bits: int = 8
+) -> int:
+    """Corrects the biases of a float32 graph in place, ahead of its quantisation.
+
+    Args:
+        model: onnx.ModelProto.
+        channels: Figures per channel of what the nodes read, by tensor.
+        nodes: Names of the weighted nodes that will be quantised per channel.
+        weight_bits: Of their weights.
+
+    Returns:
+        How many nodes have a bias of their own that could be corrected.
+    """
+    topology = Topology(model)
+    n_corrected = 0
+    for name in nodes:
+        node = topology.nodes[name]
+        if node.op_type not in ("Conv", "Gemm") or len(node.input) < 3 or not node.input[2]:
+            continue
+        bias, means = node.input[2], channels.get(node.input[0])
+        shared = len(topology.consumers[bias]) > 1
+        if means is None or shared or bias not in topology.initializers:
+            continue
+        shift = _shift(topology, node, means.mean, weight_bits)
+        value = topology.value(bias).astype(np.float64)
+        if value.shape != shift.shape:
+            continue
+        replace_value(topology.initializers[bias], (value + shift).astype(np.float32))
+        n_corrected += 1
+    return n_corrected
+
+
+def rounded_weights(weights: NDArray[np.float64], bits: int = 8) -> NDArray[np.float64]:
+    """Weights (out, ...) as symmetric signed bytes with a scale per output give them back."""
+    largest = np.abs(weights).reshape(len(weights), -1).max(axis=1)
+    scale = np.where(largest > 0, largest, 1.0).reshape(-1, *[1] * (weights.ndim - 1))
+    scale /= largest_weight(bits)
+    return np.round(weights / scale) * scale
+
+
+def _shift(
+    topology: Topology, node: Any, mean: NDArray[np.float64], weight_bits: int
+) -> NDArray[np.float64]:
+    """What the mean output loses by rounding, per output (out,)."""
+    weights = topology.value(node.input[1]).astype(np.float64)
+    if node.op_type == "Gemm":
+        turned = any(a.name == "transB" and a.i for a in node.attribute)
+        weights = weights if turned else weights.T
+    lost = weights - rounded_weights(weights, weight_bits)
+    per_input = lost.reshape(*lost.shape[:2], -1).sum(axis=2)
+    groups = next((a.i for a in node.attribute if a.name == "group"), 1)
+    n_out, n_in = per_input.shape
+    # Output o of group g hears the channels of that group only.
+    grouped = per_input.reshape(groups, n_out // groups, n_in)
+    shift: NDArray[np.float64] = np.einsum("goi,gi->go", grouped, mean.reshape(groups, n_in))
+    return shift.ravel()

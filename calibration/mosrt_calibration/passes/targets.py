@@ -1,0 +1,252 @@
+"""Targets: which nodes of a graph are quantised, and the blocks they are left in float by."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any, Final
+
+from mosrt.bundle.front_end_spec import FRONT_END_SCOPE
+
+from .graph import Topology
+
+__all__ = ["Targets", "blocks", "front_end", "heads"]
+
+# What ONNX Runtime's CPU kernels run on bytes between two weighted nodes; all else (norms, softmax,
+# reductions, erf) would only go back and forth.
+_BETWEEN: Final = frozenset(
+    {
+        "Add",
+        "AveragePool",
+        "Clip",
+        "Concat",
+        "Flatten",
+        "GlobalAveragePool",
+        "LeakyRelu",
+        "MaxPool",
+        "Mul",
+        "Pad",
+        "Relu",
+        "Reshape",
+        "Resize",
+        "Sigmoid",
+        "Slice",
+        "Split",
+        "Squeeze",
+        "Transpose",
+        "Unsqueeze",
+    }
+)
+_FUSED: Final = ("Clip", "Relu")
+_MOST_BLOCKS: Final = 64
+# The outermost number of a block that has a name of its own inside the numbered module.
+_BRANCH: Final = re.compile(r"^([^0-9]*\.)[0-9]+(\..+)$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Targets:
+    """What INT8 is for in one graph.
+
+    Attributes:
+        weighted: Names of nodes with constant weights, heads and a front end left out.
+        between: Names of the cheap nodes whose inputs are all quantised, on the way to another
+            weighted node or fused into the one before.
+        part: Of each of them by name of the node, the least that can be left in float with it.
+        block: Of each part, the block that is measured alone; itself but in large models.
+    """
+
+    weighted: tuple[str, ...]
+    between: tuple[str, ...]
+    part: dict[str, str]
+    block: dict[str, str]
+
+    @classmethod
+    def of(cls, topology: Topology) -> Targets:
+        """The targets of a graph."""
+        left_out = heads(topology) | front_end(topology)
+        weighted = [
+            name
+            for name, node in topology.nodes.items()
+            if topology.weighted(node) and name not in left_out
+        ]
+        between = _between(topology, weighted)
+        found = blocks(topology)
+        part = _of_like_branches({name: found[name] for name in (*weighted, *between)}, weighted)
+        return cls(
+            weighted=tuple(weighted),
+            between=tuple(between),
+            part=part,
+            block=_of_stages(part, weighted),
+        )
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Blocks in the order of the graph; only such as have weights to quantise."""
+        return tuple(dict.fromkeys(self.block[self.part[name]] for name in self.weighted))
+
+    def parts(self, block: str) -> tuple[str, ...]:
+        """Parts of a block in the order of the graph; only such as have weights to quantise."""
+        names = dict.fromkeys(self.part[name] for name in self.weighted)
+        found = tuple(part for part in names if self.block[part] == block)
+        # A part that is called like the whole could not be left in float without the rest.
+        return (block,) if block in found else found
+
+    def stays(self, node: str, left_float: Collection[str]) -> bool:
+        """Whether a node is in some blocks or parts of blocks."""
+        part = self.part[node]
+        return part in left_float or self.block[part] in left_float
+
+    def only(
+        self, topology: Topology, weighted: Collection[str], left_float: Collection[str]
+    ) -> Targets:
+        """What is left when only some weighted nodes are quantised, and nothing of some blocks.
+
+        Args:
+            topology: Of the graph.
+            weighted: Names of nodes.
+            left_float: Names of blocks or of parts.
+        """
+        kept = tuple(name for name in self.weighted if name in weighted)
+        between = tuple(
+            name
+            for name in _between(topology, kept)
+            if name in self.part and not self.stays(name, left_float)
+        )
+        return Targets(weighted=kept, between=between, part=self.part, block=self.block)
+
+    def tensors(self, topology: Topology) -> tuple[str, ...]:
+        """The activations whose ranges are needed: all that targets read and make."""
+        found: dict[str, None] = {}
+        for name in (*self.weighted, *self.between):
+            node = topology.nodes[name]
+            for tensor in (*node.input, *node.output):
+                if topology.is_float_activation(tensor):
+                    found[tensor] = None
+        return tuple(found)
+
+
+def front_end(topology: Topology) -> set[str]:
+    """Nodes that make out of audio what the networks read, where a graph has them.
+
+    They stay in float32: power spectra span more than what float16 or 256 steps can tell apart.
+    """
+    return {
+        name
+        for name in topology.nodes
+        if _scope(topology.nodes[name]).split(".")[0] == FRONT_END_SCOPE
+    }
+
+
+def heads(topology: Topology) -> set[str]:
+    """Gemm and MatMul nodes that no weighted node comes after: they make scores and logits.
+
+    They stay in float: a score that is rounded to one of 256 steps is worth little, and they cost
+    nothing.
+    """
+    return {
+        name
+        for name, node in topology.nodes.items()
+        if node.op_type in ("Gemm", "MatMul")
+        and topology.weighted(node)
+        and not any(
+            topology.weighted(topology.nodes[other]) for other in topology.after([name]) - {name}
+        )
+    }
+
+
+def _between(topology: Topology, weighted: Collection[str]) -> list[str]:
+    on_the_way = topology.before(weighted)
+    quantised = set(weighted)
+    found = []
+    for name, node in topology.nodes.items():  # in topological order
+        if node.op_type not in _BETWEEN or name in quantised:
+            continue
+        if name not in on_the_way and node.op_type not in _FUSED:
+            continue
+        inputs = [tensor for tensor in node.input if topology.is_float_activation(tensor)]
+        makers = [topology.producer.get(tensor) for tensor in inputs]
+        if inputs and all(maker is not None and maker.name in quantised for maker in makers):
+            quantised.add(name)
+            found.append(name)
+    return found
+
+
+def blocks(topology: Topology) -> dict[str, str]:
+    """The block of every node, by the node's name.
+
+    Node names tell the module they come from, as in "mel.stages.3.first.0/Conv". A block is the
+    innermost numbered module with at least two weighted nodes and none such inside ("mel.stages.3":
+    a residual block, a transformer layer). Elsewhere it is the module up to its next number
+    ("mel.stages.0", "mel.frame"). A node without a module belongs to the one that feeds it, and
+    begins a block of its own if it has weights.
+    """
+    weights = Counter(
+        prefix
+        for node in topology.nodes.values()
+        if topology.weighted(node)
+        for prefix in _numbered(_scope(node))
+    )
+    large = {prefix for prefix, count in weights.items() if count >= 2}
+    units = {p for p in large if not any(q.startswith(f"{p}.") for q in large)}
+    found: dict[str, str] = {}
+    for name, node in topology.nodes.items():
+        scope = _scope(node)
+        if scope:
+            found[name] = _block(scope, units, large)
+            continue
+        feeding = [topology.producer[t].name for t in node.input if t in topology.producer]
+        begins = topology.weighted(node) or not feeding
+        found[name] = name if begins else found.get(feeding[0], name)
+    return found
+
+
+def _of_like_branches(part: dict[str, str], weighted: Collection[str]) -> dict[str, str]:
+    """Parts of large models, where those at one place of several like branches are one.
+
+    ("backbones.*.blocks.3.1")
+    """
+    if len({part[name] for name in weighted}) <= _MOST_BLOCKS:
+        return part
+    return {node: _BRANCH.sub(r"\1*\2", name, count=1) for node, name in part.items()}
+
+
+def _of_stages(part: dict[str, str], weighted: Collection[str]) -> dict[str, str]:
+    """The block of each part: those deepest inside are put together until there are few.
+
+    Each block is measured alone where the budget does not hold at once. So parts of one stage are
+    one block, and only such as matter are taken apart again.
+    """
+    block = {name: name for name in part.values()}
+    while len({block[part[node]] for node in weighted}) > _MOST_BLOCKS:
+        depth = max(len(_numbered(name)) for name in block.values())
+        if depth < 2:
+            break
+        block = {
+            name: _numbered(whole)[-2] if len(_numbered(whole)) == depth else whole
+            for name, whole in block.items()
+        }
+    return block
+
+
+def _scope(node: Any) -> str:
+    return str(node.name).rpartition("/")[0]
+
+
+def _numbered(scope: str) -> list[str]:
+    """All prefixes of a dotted name that end in a number, shortest first."""
+    parts = scope.split(".")
+    return [".".join(parts[: i + 1]) for i, part in enumerate(parts) if part.isdecimal()]
+
+
+def _block(scope: str, units: Collection[str], large: Collection[str]) -> str:
+    numbered = _numbered(scope)
+    for prefix in numbered:
+        if prefix in units:
+            return prefix
+    outer = max((prefix for prefix in numbered if prefix in large), key=len, default="")
+    for prefix in numbered:
+        if len(prefix) > len(outer):
+            return prefix
+    return scope

@@ -1,0 +1,324 @@
+"""Calibrator: an FP32 bundle and a directory of speech → the same bundle with more variants."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.manifest import Variant
+from mosrt.errors import BundleError, MosrtError
+from mosrt.host.cpu import CpuFeatures
+
+from .clips import Choice, Clip, choose, list_sha256
+from .passes.offsets import with_offsets
+from .publish import staged, write_card, write_manifest
+from .ranges.collector import default_cache
+from .ranges.ranges import METHODS
+from .scoring import Progress, Subject
+from .search.batch_invariance import fixed_batch
+from .search.drift import Budget
+from .search.evaluate import Bench, Measurement, written
+from .search.methods import Comparison, compare
+from .search.mixed_precision import Outcome, Point, search
+from .search.network import Network
+from .search.recipe import Recipe
+
+__all__ = ["VARIANTS", "BudgetError", "Made", "Options", "Result", "calibrate_bundle"]
+
+VARIANTS: Final = ("fp16", "int8-cpu", "int8-trt")
+_LIBRARIES: Final = ("mosrt", "onnx", "onnxruntime")
+_SCREENING_CLIPS: Final = 16
+_SCREENING_CLIPS_LARGE: Final = 8
+_LARGE_BYTES: Final = 100_000_000
+_REFERENCE: Final = "fp32"
+_FLOAT16: Final = "float16"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a calibration is asked for.
+
+    Attributes:
+        variants: Of `VARIANTS`.
+        n_clips: Calibration clips.
+        n_evaluation: Clips that the drift is measured on, at most.
+        views: Views of each of them; None for as many as the runtime takes by default.
+        methods: Of `mosrt_calibration.ranges.ranges.METHODS`; the one that drifts least is taken.
+        seed: Of the choice of clips.
+        budget: What every variant must hold.
+        full_report: Whether blocks are ranked, and the curve drawn, where the budget holds anyway.
+        threads: Threads for scoring.
+        cache: Directory of activation statistics.
+    """
+
+    variants: tuple[str, ...] = VARIANTS
+    n_clips: int = 32
+    n_evaluation: int = 64
+    views: int | None = None
+    methods: tuple[str, ...] = METHODS
+    seed: int = 0
+    budget: Budget = dataclasses.field(default_factory=Budget)
+    full_report: bool = False
+    threads: int = 1
+    cache: Path = dataclasses.field(default_factory=default_cache)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Made:
+    """One variant, made or not.
+
+    Attributes:
+        name: Of the variant.
+        measured: Of what would be or was written: the last thing tried.
+        within_budget: Whether it holds the budget.
+        fixed_batch: As the manifest has it.
+        comparison: Ways of making it; None for fp16.
+        outcome: The search for blocks to leave in float; None for fp16.
+    """
+
+    name: str
+    measured: Measurement
+    within_budget: bool
+    fixed_batch: int | None = None
+    comparison: Comparison | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """What a calibration did.
+
+    Attributes:
+        choice: The clips.
+        made: Each variant.
+        fp32_bytes: Size of the float32 variant.
+    """
+
+    choice: Choice
+    made: tuple[Made, ...]
+    fp32_bytes: int
+
+
+class BudgetError(MosrtError):
+    """A variant drifts too far whatever is left in float; nothing was written.
+
+    Attributes:
+        result: What was tried.
+    """
+
+    def __init__(self, message: str, result: Result) -> None:
+        super().__init__(message)
+        self.result = result
+
+
+def calibrate_bundle(
+    bundle: Path, audio: Path, out: Path, options: Options, progress: Progress, each: Any = iter
+) -> Result:
+    """Adds variants to a bundle, or to a copy of it.
+
+    Args:
+        bundle: The bundle's directory.
+        audio: Directory of speech.
+        out: Where the result goes: `bundle` itself, or nothing yet.
+        options: What is asked for.
+        progress: Makes progress bars over clips.
+        each: Wraps the iteration over files while clips are chosen.
+
+    Raises:
+        BundleError: The bundle cannot be calibrated.
+        BudgetError: A variant cannot hold the budget; nothing was written.
+        ClipsError: There are too few recordings.
+        IndependenceError: A variant does not repeat itself; nothing was written.
+        NonFiniteError: The float32 model gives values that are not finite.
+        TargetError: `out` must not or cannot be written.
+    """
+    opened = Bundle.open(bundle)
+    if not bundle.is_dir():
+        raise BundleError(f"{bundle}: a zip is not rewritten; unpack it, and name the directory")
+    if _REFERENCE not in opened.manifest.variants:
+        raise BundleError(f"{bundle}: has no variant fp32 to start from; export it again")
+    opened.verify()
+    with staged(bundle, out) as directory:
+        choice = choose(
+            audio,
+            sample_rate_hz=opened.manifest.sample_rate_hz,
+            n_calibration=options.n_clips,
+            n_evaluation=options.n_evaluation,
+            seed=options.seed,
+            each=each,
+        )
+        subject = Subject(directory=directory, manifest=opened.manifest, threads=options.threads)
+        job = _Job(subject, choice, options, progress)
+        made, variants = [], dict(opened.manifest.variants)
+        for name in options.variants:
+            one, models, calibration = job.make(name)
+            if one.within_budget:
+                one, variants[name] = job.finish(one, models, calibration)
+            made.append(one)
+        result = Result(
+            choice=choice,
+            made=tuple(made),
+            fp32_bytes=sum(file.bytes for file in subject.reference.files),
+        )
+        failed = [one for one in made if not one.within_budget]
+        if failed:
+            raise BudgetError(_refusal(failed, options), result)
+        manifest = dataclasses.replace(opened.manifest, variants=variants)
+        _remove_orphans(directory, opened, variants)
+        write_manifest(directory, manifest)
+        write_card(directory, manifest)
+    return result
+
+
+def _refusal(failed: Sequence[Made], options: Options) -> str:
+    budget = options.budget
+    lines = [
+        f"{one.name}: mean drift {one.measured.drift.mean_abs:.4f}, rank correlation "
+        f"{one.measured.drift.srcc:.4f} at best"
+        for one in failed
+    ]
+    rest = ",".join(name for name in options.variants if name not in {one.name for one in failed})
+    cure = f", or leave it out with --variants {rest}" if rest else ""
+    return (
+        f"no setting holds the budget (--max-drift {budget.max_drift:g}, --min-srcc "
+        f"{budget.min_srcc:g}); nothing was written\n  "
+        + "\n  ".join(lines)
+        + f"\nAllow more drift{cure}, or calibrate on speech that is more like yours"
+    )
+
+
+def _remove_orphans(directory: Path, opened: Bundle, variants: dict[str, Variant]) -> None:
+    """Deletes files that only a variant had which is replaced."""
+    kept = {file.path for variant in variants.values() for file in variant.files}
+    for variant in opened.manifest.variants.values():
+        for file in variant.files:
+            if file.path not in kept:
+                (directory / file.path).unlink(missing_ok=True)
+
+
+class _Job:
+    """The making of variants of one subject."""
+
+    def __init__(
+        self, subject: Subject, choice: Choice, options: Options, progress: Progress
+    ) -> None:
+        self._subject = subject
+        self._choice = choice
+        self._options = options
+        self._bench = Bench(subject, progress)
+        found = [
+            Network(
+                subject,
+                member,
+                choice.calibration,
+                histograms=any(method != "min-max" for method in options.methods),
+                cache=options.cache,
+                progress=progress,
+            )
+            for member in subject.reference.members
+        ]
+        self._networks = [network for network in found if network.has_weights]
+        if not self._networks:
+            raise BundleError(
+                "no graph of this bundle has a layer to quantise before its head; keep fp32"
+            )
+
+    def make(self, name: str) -> tuple[Made, dict[str, Any], dict[str, Any] | None]:
+        """Works a variant out; gives its graphs by network, and what it was calibrated with."""
+        clips = self._choice.evaluation
+        if name == "fp16":
+            models = {network.member.name: network.half() for network in self._networks}
+            measured = self._bench.measure(
+                models, clips, name, kind=_FLOAT16, views=self._options.views
+            )
+            holds = self._options.budget.holds(measured.drift)
+            return Made(name=name, measured=measured, within_budget=holds), models, None
+        symmetric = name == "int8-trt"
+        comparison = compare(
+            self._bench,
+            self._networks,
+            self._screening,
+            methods=self._options.methods,
+            symmetric=symmetric,
+            budget=self._options.budget,
+        )
+        recipe = comparison.winner
+        outcome = search(
+            self._bench,
+            self._networks,
+            recipe,
+            screening=self._screening,
+            clips=clips,
+            symmetric=symmetric,
+            budget=self._options.budget,
+            curve=self._options.full_report,
+            views=self._options.views,
+        )
+        point = outcome.chosen or min(outcome.points, key=lambda p: p.measured.drift.mean_abs)
+        models = {
+            network.member.name: network.integer(recipe, point.left_float, symmetric=symmetric)
+            for network in self._networks
+        }
+        if any(point.measured.offsets):
+            models = {
+                network: with_offsets(model, point.measured.offsets)
+                for network, model in models.items()
+            }
+        made = Made(
+            name=name,
+            measured=point.measured,
+            within_budget=outcome.chosen is not None,
+            comparison=comparison,
+            outcome=outcome,
+        )
+        return made, models, self._calibration(recipe, point)
+
+    @property
+    def _screening(self) -> tuple[Clip, ...]:
+        """Calibration clips that ways and blocks are compared on: fewer if every one is costly."""
+        n_bytes = sum(file.bytes for file in self._subject.reference.files)
+        n_clips = _SCREENING_CLIPS_LARGE if n_bytes > _LARGE_BYTES else _SCREENING_CLIPS
+        return self._choice.calibration[:n_clips]
+
+    def finish(
+        self, made: Made, models: dict[str, Any], calibration: dict[str, Any] | None
+    ) -> tuple[Made, Variant]:
+        """Writes a variant into the bundle, and says what it is."""
+        kind = _FLOAT16
+        if made.comparison is not None:
+            kind = made.comparison.winner.kind(symmetric=made.name == "int8-trt")
+        variant = written(self._subject, models, self._subject.directory, made.name, kind)
+        batch = fixed_batch(self._subject, variant, self._choice.evaluation)
+        measured = made.measured
+        cpu = CpuFeatures.read()
+        folders = {name: one.to_dict() for name, one in measured.by_folder.items()}
+        drift = {
+            **measured.drift.to_dict(),
+            "worst_domain_mean": float(f"{measured.worst_domain:.2g}"),
+            **({"by_folder": folders} if folders else {}),
+            "clips_sha256": list_sha256(self._choice.evaluation),
+            "held_out": self._choice.held_out,
+            **({} if self._options.views is None else {"views": self._options.views}),
+            "cpu": {"architecture": cpu.architecture, "int8_dot": cpu.int8_dot},
+        }
+        variant = dataclasses.replace(
+            variant, drift=drift, calibration=calibration, fixed_batch=batch
+        )
+        return dataclasses.replace(made, fixed_batch=batch), variant
+
+    def _calibration(self, recipe: Recipe, point: Point) -> dict[str, Any]:
+        clips = self._choice.calibration
+        return {
+            **recipe.to_dict(),
+            "float_blocks": list(point.left_float),
+            "offsets": [float(f"{offset:.3g}") for offset in point.measured.offsets],
+            "seed": self._choice.seed,
+            "clips": [clip.to_dict() for clip in clips],
+            "clips_sha256": list_sha256(clips),
+            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        }

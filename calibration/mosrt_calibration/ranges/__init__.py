@@ -1,0 +1,1 @@
+"""Activation ranges: record activations, choose what each quantiser covers."""

@@ -1,0 +1,203 @@
+"""Bench: candidates for a variant, written, scored and compared with the float32 model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosrt.bundle.manifest import File, Member, Variant
+from mosrt_calibration.clips import Clip
+from mosrt_calibration.passes.graph import digest, write_graph
+from mosrt_calibration.scoring import Progress, Scored, Subject
+
+from .drift import Drift
+
+__all__ = ["Bench", "Measurement", "written"]
+
+_MIN_FOLDER: Final = 3
+
+Models = Mapping[str, Any]
+"""Graphs (onnx.ModelProto) by network; networks that are not there keep their float32 files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Measurement:
+    """What a candidate does and costs.
+
+    Attributes:
+        drift: Against the float32 model, in the default domain.
+        by_folder: The same over the clips of each folder directly below that of the recordings,
+            where there are several with enough clips: clean, degraded, synthetic.
+        worst_domain: The largest mean difference over all domains, in the drift's unit.
+        times_as_fast: Median over clips of the float32 graphs' time over the candidate's; of one
+            run each, so a rough figure on a machine that does other things too.
+        n_bytes: Size of its files.
+        offsets: By domain, what the scores were corrected by ahead of the comparison; zeros if by
+            nothing.
+    """
+
+    drift: Drift
+    by_folder: Mapping[str, Drift]
+    worst_domain: float
+    times_as_fast: float
+    n_bytes: int
+    offsets: tuple[float, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Figures for a report."""
+        return {
+            "drift": self.drift.to_dict(),
+            "drift_by_folder": {name: drift.to_dict() for name, drift in self.by_folder.items()},
+            "times_as_fast": round(self.times_as_fast, 3),
+            "bytes": self.n_bytes,
+        }
+
+
+class Bench:
+    """Measures candidates for variants of a subject.
+
+    Args:
+        subject: The model.
+        progress: Progress bar.
+    """
+
+    def __init__(self, subject: Subject, progress: Progress) -> None:
+        self.subject = subject
+        self._progress = progress
+        self._references: dict[tuple[int | None, tuple[str, ...]], Scored] = {}
+
+    def reference(self, clips: Sequence[Clip], views: int | None = None) -> Scored:
+        """What the float32 model says; worked out once for the same clips and views."""
+        key = views, tuple(clip.name for clip in clips)
+        if key not in self._references:
+            found = self.subject.score(
+                self.subject.reference, clips, "fp32", self._progress, views=views
+            )
+            self._references[key] = found
+        return self._references[key]
+
+    def measure(
+        self,
+        models: Models,
+        clips: Sequence[Clip],
+        label: str,
+        *,
+        kind: str | None = None,
+        views: int | None = None,
+        offset_clips: Sequence[Clip] = (),
+    ) -> Measurement:
+        """Writes graphs to a directory that goes again, and scores clips with them.
+
+        Args:
+            models: The graphs.
+            clips: What to score.
+            label: For the progress bar.
+            kind: Arithmetic of the graphs, as the manifest has it.
+            views: Views of each clip; None for as many as the runtime takes by default.
+            offset_clips: Where there are some, MOS are corrected by their mean error on one view of
+                these, for each domain: clipped and rounded activations err to one side.
+        """
+        root = self.subject.directory
+        with TemporaryDirectory(prefix=".candidate-", dir=root) as temporary:
+            variant = written(self.subject, models, Path(temporary), "candidate", kind)
+            return self.measure_variant(
+                variant, clips, label, views=views, offset_clips=offset_clips
+            )
+
+    def measure_variant(
+        self,
+        variant: Variant,
+        clips: Sequence[Clip],
+        label: str,
+        *,
+        views: int | None = None,
+        offset_clips: Sequence[Clip] = (),
+    ) -> Measurement:
+        """Scores clips with a variant whose files are there; see `measure`."""
+        reference = self.reference(clips, views)
+        found = self.subject.score(variant, clips, label, self._progress, views=views)
+        relative = self.subject.manifest.uncertainty is not None
+        offsets = np.zeros(found.values.shape[1])
+        if offset_clips and not relative:
+            same = views == 1 and list(offset_clips) == list(clips)
+            heard = found if same else self._heard(variant, offset_clips, label)
+            offsets = (self.reference(offset_clips, 1).values - heard.values).mean(axis=0)
+        values = found.values + offsets
+        drifts = [
+            Drift.between(one, other, relative=relative)
+            for one, other in zip(reference.values.T, values.T, strict=True)
+        ]
+        column = self.subject.column
+        return Measurement(
+            drift=drifts[column],
+            by_folder={
+                folder: Drift.between(
+                    reference.values[rows, column], values[rows, column], relative=relative
+                )
+                for folder, rows in _folders(clips).items()
+            },
+            worst_domain=max(drift.mean_abs for drift in drifts),
+            times_as_fast=_ratio(reference.model_ms, found.model_ms),
+            n_bytes=sum(file.bytes for file in variant.files),
+            offsets=tuple(offsets.tolist()),
+        )
+
+    def _heard(self, variant: Variant, clips: Sequence[Clip], label: str) -> Scored:
+        return self.subject.score(variant, clips, f"{label}, mean", self._progress, views=1)
+
+
+def written(
+    subject: Subject, models: Models, directory: Path, name: str, kind: str | None
+) -> Variant:
+    """Writes the graphs of a variant.
+
+    Args:
+        subject: The model; its directory is the root of the bundle.
+        models: Graphs by network.
+        directory: Where they go, the root or below.
+        name: Of the variant, which takes the place of "fp32" in file names.
+        kind: Arithmetic of the graphs, as the manifest has it.
+    """
+    members = []
+    for member in subject.reference.members:
+        if member.name not in models:
+            members.append(member)
+            continue
+        stem = Path(member.graph.path).name
+        renamed = stem.replace("fp32", name)
+        if renamed == stem:
+            renamed = f"{Path(stem).stem}.{name}.onnx"
+        graph, weights = write_graph(models[member.name], directory / renamed)
+        members.append(
+            Member(
+                name=member.name,
+                graph=_file(graph, subject.directory),
+                weights=None if weights is None else _file(weights, subject.directory),
+            )
+        )
+    return Variant(opset=subject.reference.opset, members=tuple(members), kind=kind)
+
+
+def _file(path: Path, root: Path) -> File:
+    return File(
+        path=path.relative_to(root).as_posix(), sha256=digest((path,)), bytes=path.stat().st_size
+    )
+
+
+def _folders(clips: Sequence[Clip]) -> dict[str, list[int]]:
+    """Positions of the clips of each folder, or nothing if all are in one."""
+    found: dict[str, list[int]] = {}
+    for i, clip in enumerate(clips):
+        found.setdefault(clip.name.rpartition("/")[0].partition("/")[0], []).append(i)
+    enough = {name: rows for name, rows in sorted(found.items()) if len(rows) >= _MIN_FOLDER}
+    return enough if len(found) > 1 else {}
+
+
+def _ratio(reference_ms: NDArray[np.float64], found_ms: NDArray[np.float64]) -> float:
+    return float(np.median(reference_ms / np.maximum(found_ms, 1e-6)))

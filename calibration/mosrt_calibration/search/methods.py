@@ -1,0 +1,125 @@
+"""Comparison: which way of making an integer graph drifts least."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from mosrt_calibration.clips import Clip
+
+from .drift import HEADINGS, Budget
+from .evaluate import Bench, Measurement
+from .network import Network
+from .recipe import Recipe
+
+__all__ = ["Comparison", "compare"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """What was tried, all blocks quantised.
+
+    Attributes:
+        rows: Each recipe with what was measured, in the order tried.
+        winner: The recipe to go on with.
+    """
+
+    rows: tuple[tuple[Recipe, Measurement], ...]
+    winner: Recipe
+
+    def to_dict(self) -> list[dict[str, Any]]:
+        """Rows for a report."""
+        return [
+            {"recipe": str(recipe), "winner": recipe == self.winner, **measured.to_dict()}
+            for recipe, measured in self.rows
+        ]
+
+    def table(self) -> str:
+        """One line per recipe, the winner marked."""
+        width = max(len(str(recipe)) for recipe, _ in self.rows)
+        lines = [f"{'recipe':{width}} {HEADINGS} {'faster':>7} {'MB':>7}"]
+        for recipe, measured in self.rows:
+            mark = "  <- taken" if recipe == self.winner else ""
+            lines.append(
+                f"{recipe!s:{width}} {measured.drift.line()} {measured.times_as_fast:6.2f}x "
+                f"{measured.n_bytes / 1e6:7.2f}{mark}"
+            )
+        return "\n".join(lines)
+
+
+def compare(
+    bench: Bench,
+    networks: Sequence[Network],
+    clips: Sequence[Clip],
+    *,
+    methods: Sequence[str],
+    symmetric: bool,
+    budget: Budget,
+) -> Comparison:
+    """Tries methods, then remedies on the best of them, and keeps what lessens the drift.
+
+    Of each clip one view is heard: that tells ways apart as well as all of them. The mean error is
+    taken off MOS, as it will be off the variant's.
+
+    Remedies are equalisation of neighbouring layers, smoothing of MatMul inputs and correction of
+    biases, each only where the graphs have something for it. For CPUs, where there is MatMul with
+    constant weights, scaling its input at every run is tried too: of two that hold the budget the
+    faster is taken, else the one that drifts less. Weights for CPUs have 7 bits, which every CPU
+    adds up exactly at its full speed; 8 are tried where those do not hold the budget.
+
+    Args:
+        bench: Measures.
+        networks: Of the model.
+        clips: What to measure on; not those of the final drift.
+        methods: Of `mosrt_calibration.ranges.ranges.METHODS`.
+        symmetric: For TensorRT.
+        budget: What drift is small enough to look at speed.
+    """
+    rows: list[tuple[Recipe, Measurement]] = []
+
+    def measured(recipe: Recipe) -> Measurement:
+        models = {
+            network.member.name: network.integer(recipe, (), symmetric=symmetric)
+            for network in networks
+        }
+        kind = recipe.kind(symmetric=symmetric)
+        found = bench.measure(models, clips, str(recipe), kind=kind, views=1, offset_clips=clips)
+        rows.append((recipe, found))
+        return found
+
+    bits = 8 if symmetric else 7
+    plain = [Recipe(method=method, weight_bits=bits) for method in methods]
+    best = min(
+        ((recipe, measured(recipe)) for recipe in plain), key=lambda row: row[1].drift.mean_abs
+    )
+    for remedy in _remedies(networks):
+        recipe = remedy(best[0])
+        found = measured(recipe)
+        if found.drift.mean_abs < best[1].drift.mean_abs:
+            best = recipe, found
+    if not symmetric and any(network.has_matmul for network in networks):
+        recipe = dataclasses.replace(best[0], dynamic=True)
+        found = measured(recipe)
+        if budget.holds(found.drift) and budget.holds(best[1].drift):
+            better = found.times_as_fast > best[1].times_as_fast
+        else:
+            better = found.drift.mean_abs < best[1].drift.mean_abs
+        if better:
+            best = recipe, found
+    if not symmetric and not budget.holds(best[1].drift):
+        recipe = dataclasses.replace(best[0], weight_bits=8)
+        found = measured(recipe)
+        if found.drift.mean_abs < best[1].drift.mean_abs:
+            best = recipe, found
+    return Comparison(rows=tuple(rows), winner=best[0])
+
+
+def _remedies(networks: Sequence[Network]) -> Iterator[Callable[[Recipe], Recipe]]:
+    """Remedies for which some network has something to do, as what they do to a recipe."""
+    if any(network.changes(Recipe(method="min-max", equalise=True)) for network in networks):
+        yield lambda recipe: dataclasses.replace(recipe, equalise=True)
+    if any(network.changes(Recipe(method="min-max", smooth=True)) for network in networks):
+        yield lambda recipe: dataclasses.replace(recipe, smooth=True)
+    yield lambda recipe: dataclasses.replace(recipe, correct_biases=True)

@@ -1,0 +1,199 @@
+"""Network: one float32 graph of the subject, and the integer and half graphs made from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from mosrt.bundle.manifest import Member
+from mosrt_calibration.clips import Clip
+from mosrt_calibration.passes.bias_correction import correct_biases
+from mosrt_calibration.passes.constants import share_constants
+from mosrt_calibration.passes.dynamic import dynamic_matmul
+from mosrt_calibration.passes.equalisation import equalise
+from mosrt_calibration.passes.fp16 import to_half
+from mosrt_calibration.passes.graph import Topology, read_graph
+from mosrt_calibration.passes.qdq import qdq_s8s8, qdq_u8s8
+from mosrt_calibration.passes.smoothing import smooth
+from mosrt_calibration.passes.targets import Targets
+from mosrt_calibration.passes.weight_only import byte_weights
+from mosrt_calibration.ranges.collector import Statistics, collect
+from mosrt_calibration.ranges.ranges import ranges
+from mosrt_calibration.scoring import Progress, Subject
+
+from .recipe import Recipe
+
+__all__ = ["Network"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Prepared:
+    """A float32 graph that equalisation and smoothing have been through."""
+
+    model: Any
+    topology: Topology
+    targets: Targets
+    changed: frozenset[str]
+
+
+class Network:
+    """One network of the model, with whatever was worked out about it so far.
+
+    Args:
+        subject: The model.
+        member: The network.
+        clips: Calibration clips.
+        histograms: Whether some method to come needs more than the smallest and largest values.
+        cache: Directory of statistics.
+        progress: Progress bar.
+
+    Attributes:
+        member: The network.
+        targets: What there is to quantise in the graph as it came.
+    """
+
+    def __init__(
+        self,
+        subject: Subject,
+        member: Member,
+        clips: Sequence[Clip],
+        *,
+        histograms: bool = True,
+        cache: Path,
+        progress: Progress,
+    ) -> None:
+        self.member = member
+        self._subject = subject
+        self._clips = clips
+        self._histograms = histograms
+        self._cache = cache
+        self._progress = progress
+        self._model = read_graph(subject.directory / member.graph.path)
+        self._topology = Topology(self._model)
+        self.targets = Targets.of(self._topology)
+        self._prepared: dict[tuple[bool, bool], _Prepared] = {}
+        self._statistics: dict[tuple[bool, bool], Statistics] = {}
+        self._ranges: dict[tuple[bool, bool, str], dict[str, tuple[float, float]]] = {}
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether there is anything to make smaller."""
+        return bool(self.targets.weighted)
+
+    @property
+    def has_matmul(self) -> bool:
+        """Whether some of it is MatMul, as in transformers."""
+        nodes = self._topology.nodes
+        return any(nodes[name].op_type == "MatMul" for name in self.targets.weighted)
+
+    def half(self) -> Any:
+        """The float16 graph, an onnx.ModelProto."""
+        return to_half(self._model)
+
+    def integer(self, recipe: Recipe, left_float: Collection[str], *, symmetric: bool) -> Any:
+        """An integer graph, an onnx.ModelProto.
+
+        Args:
+            recipe: How it is made.
+            left_float: Blocks, or parts of them, that compute in float32; their weights are bytes
+                all the same where the graph is for CPUs.
+            symmetric: S8S8 for TensorRT instead of U8S8 for CPUs.
+        """
+        prepared = self._prepare(recipe)
+        statistics = self._statistic(recipe, prepared)
+        topology = prepared.topology
+        targets = prepared.targets
+        wanted = [name for name in targets.weighted if not targets.stays(name, left_float)]
+        moving = [
+            name for name in wanted if recipe.dynamic and topology.nodes[name].op_type == "MatMul"
+        ]
+        chosen = targets.only(topology, set(wanted) - set(moving), left_float)
+        model = prepared.model
+        if recipe.correct_biases:
+            model = _copy(model)
+            bits = recipe.weight_bits
+            correct_biases(model, statistics.channels, chosen.weighted, weight_bits=bits)
+        key = (recipe.equalise, recipe.smooth, recipe.method)
+        if key not in self._ranges:
+            self._ranges[key] = ranges(statistics, recipe.method)
+        found = self._ranges[key]
+        if symmetric:
+            return qdq_s8s8(model, found, chosen.weighted)
+        nodes = [*chosen.weighted, *chosen.between]
+        model = qdq_u8s8(model, found, nodes, weight_bits=recipe.weight_bits)
+        model = dynamic_matmul(model, moving, weight_bits=recipe.weight_bits)
+        floating = [name for name in targets.weighted if name not in wanted]
+        return share_constants(byte_weights(model, floating))
+
+    def work(self, recipe: Recipe) -> dict[str, int]:
+        """Multiplications by part of a block, over all calibration clips."""
+        prepared = self._prepare(recipe)
+        topology = prepared.topology
+        channels = self._statistic(recipe, prepared).channels
+        found: Counter[str] = Counter()
+        for name in prepared.targets.weighted:
+            node = topology.nodes[name]
+            places = channels[node.input[0]].count
+            if node.op_type == "Conv":  # edges aside
+                strides = next((a.ints for a in node.attribute if a.name == "strides"), ())
+                places //= math.prod(strides)
+            part = prepared.targets.part[name]
+            found[part] += places * math.prod(topology.initializers[node.input[1]].dims)
+        return dict(found)
+
+    def changes(self, recipe: Recipe) -> bool:
+        """Whether equalisation and smoothing find anything to do, where the recipe has them."""
+        return bool(self._prepare(recipe).changed)
+
+    def _prepare(self, recipe: Recipe) -> _Prepared:
+        key = (recipe.equalise, recipe.smooth)
+        if key not in self._prepared:
+            model, changed = _copy(self._model), frozenset[str]()
+            if recipe.equalise:
+                changed |= equalise(model)
+            if recipe.smooth:
+                before = dataclasses.replace(recipe, smooth=False)
+                statistics = self._statistic(before, self._prepare(before))
+                changed |= smooth(model, statistics.channels)
+            topology = Topology(model)
+            targets = Targets.of(topology)
+            self._prepared[key] = _Prepared(
+                model=model, topology=topology, targets=targets, changed=changed
+            )
+        return self._prepared[key]
+
+    def _statistic(self, recipe: Recipe, prepared: _Prepared) -> Statistics:
+        """What was seen of a prepared graph; of one that was changed, only the change is heard."""
+        key = (recipe.equalise, recipe.smooth)
+        if key not in self._statistics:
+            tensors = prepared.targets.tensors(prepared.topology)
+            before = None
+            if recipe.equalise or recipe.smooth:
+                plain = dataclasses.replace(recipe, equalise=False, smooth=False)
+                before = self._statistic(plain, self._prepare(plain))
+                tensors = tuple(n for n in tensors if n in prepared.changed or n not in before.low)
+            found = collect(
+                self._subject,
+                self.member,
+                prepared.model,
+                tensors,
+                self._clips,
+                histograms=self._histograms,
+                cache=self._cache,
+                progress=self._progress,
+            )
+            self._statistics[key] = found if before is None else before.updated(found)
+        return self._statistics[key]
+
+
+def _copy(model: Any) -> Any:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy

@@ -1,0 +1,1 @@
+"""The commands `mosrt export` and `mosrt build`."""

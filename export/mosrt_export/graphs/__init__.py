@@ -1,0 +1,1 @@
+"""ONNX graphs: export from torch, canonical form, mel front end as nodes."""

@@ -1,0 +1,149 @@
+"""Pretraining: a small wav2vec v1 that learns what clean speech sounds like, without labels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from mosrt_export.uncertainty.wav2vec.architecture import Architecture
+from mosrt_export.uncertainty.wav2vec.model import Wav2Vec
+
+__all__ = ["ARCHITECTURE", "PretrainingConfig", "clean_clips", "pretrain"]
+
+# A thirtieth of wav2vec large: the same strides and horizons, fewer and narrower layers.
+ARCHITECTURE: Final = Architecture(
+    encoder_layers=(
+        (32, 10, 5), (64, 8, 4), (96, 4, 2), (128, 4, 2), (128, 4, 2), (128, 1, 1), (128, 1, 1),
+    ),
+    context_layers=tuple((128, kernel, 1) for kernel in range(2, 10)),
+    n_steps=12,
+    n_negatives=10,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PretrainingConfig:
+    """How to pretrain.
+
+    Attributes:
+        steps: Updates.
+        batch: Excerpts per step.
+        excerpt_samples: Length of an excerpt.
+        negatives: Frames of the same excerpt that each prediction is told from.
+        horizons: Prediction steps that an update draws at random: all are learned, at less cost.
+        rate: Largest learning rate; it rises over a twentieth of the steps and falls to zero.
+        seed: Of excerpts and negatives.
+        reduced: Whether convolutions run in bfloat16.
+    """
+
+    steps: int
+    batch: int = 16
+    excerpt_samples: int = 40_000
+    negatives: int = 40
+    horizons: int = 4
+    rate: float = 1.5e-3
+    seed: int = 0
+    reduced: bool = True
+
+
+def clean_clips(notes: list[str]) -> NDArray[np.int64]:
+    """Numbers of the clips that are clean recordings, from a data set's notes."""
+    chosen = [
+        i for i, note in enumerate(notes) if note.startswith("recorded") and "|clean|" in note
+    ]
+    return np.array(chosen, np.int64)
+
+
+def pretrain(
+    model: Wav2Vec, waveforms: NDArray[np.int16], config: PretrainingConfig
+) -> Iterator[tuple[float, float, float]]:
+    """Trains a model in place by telling each coming frame from frames elsewhere.
+
+    Args:
+        model: Starts as torch starts it.
+        waveforms: Clean speech (clips, samples).
+        config: How.
+
+    Yields:
+        After each step, the share that is done, the loss in nats, and the share of right guesses.
+    """
+    device = next(model.parameters()).device
+    optimiser = torch.optim.AdamW(model.parameters(), weight_decay=1e-2, betas=(0.9, 0.98))
+    rng = np.random.default_rng(config.seed)
+    model.train()
+    for step in range(config.steps):
+        done = step / config.steps
+        warm = min(1.0, 20 * done)
+        for group in optimiser.param_groups:
+            group["lr"] = config.rate * warm * (0.5 + 0.5 * math.cos(math.pi * done))
+        excerpts = _excerpts(waveforms, config, rng).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=config.reduced):
+            features, predictions = model(excerpts)
+        # near frames first, without which nothing is learned for a long time
+        reach = max(config.horizons, math.ceil(model.architecture.n_steps * min(1.0, 2 * done)))
+        drawn = rng.choice(reach, config.horizons, replace=False).tolist()
+        loss, right = _contrast(
+            features.float(),
+            predictions.float(),
+            {model.architecture.first_horizon + step: step for step in drawn},
+            rng.integers(features.shape[2], size=(len(features), config.negatives)),
+        )
+        optimiser.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+        optimiser.step()
+        yield (step + 1) / config.steps, float(loss.detach()), right
+    model.eval()
+
+
+def _excerpts(
+    waveforms: NDArray[np.int16], config: PretrainingConfig, rng: np.random.Generator
+) -> torch.Tensor:
+    rows = rng.integers(len(waveforms), size=config.batch)
+    starts = rng.integers(waveforms.shape[1] - config.excerpt_samples + 1, size=config.batch)
+    cut = np.stack([
+        waveforms[row, start : start + config.excerpt_samples]
+        for row, start in zip(rows, starts, strict=True)
+    ])  # fmt: skip
+    return torch.from_numpy(cut.astype(np.float32) / 32768)
+
+
+def _contrast(
+    features: torch.Tensor,
+    predictions: torch.Tensor,
+    horizons: Mapping[int, int],
+    negatives: NDArray[np.int64],
+) -> tuple[torch.Tensor, float]:
+    """Cross entropy of the right frame among the negatives, and how often it comes first.
+
+    All steps and frames of an excerpt share its negatives, which saves nearly all of the work; a
+    negative that happens to be the right frame is left out.
+
+    Args:
+        features: (batch, channels, frames).
+        predictions: (batch, steps, frames, channels).
+        horizons: How many frames ahead, and which prediction step looks as far.
+        negatives: Numbers of frames, (batch, negatives).
+    """
+    n_frames = features.shape[2]
+    chosen = torch.from_numpy(negatives).to(features.device)
+    others = features.gather(2, chosen[:, None].expand(-1, features.shape[1], -1))
+    losses, hits, count = [], 0, 0
+    for ahead, step in horizons.items():
+        guess = predictions[:, step, : n_frames - ahead]
+        right = (guess * features[:, :, ahead:].transpose(1, 2)).sum(dim=2, keepdim=True)
+        frames = torch.arange(ahead, n_frames, device=features.device)
+        same = frames[None, :, None] == chosen[:, None]
+        wrong = (guess @ others).masked_fill(same, -math.inf)
+        scores = torch.cat([right, wrong], dim=2)
+        losses.append((torch.logsumexp(scores, dim=2) - scores[:, :, 0]).mean())
+        hits += int((scores.argmax(dim=2) == 0).sum())
+        count += scores.shape[0] * scores.shape[1]
+    return torch.stack(losses).mean(), hits / count

@@ -1,0 +1,109 @@
+"""Shapes: what an engine must take, from what the manifest says and the runtime does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Final
+
+from mosrt.backends.engine_file import Profile
+from mosrt.bundle.manifest import Manifest, Member, TensorSpec
+from mosrt.bundle.uncertainty_spec import STAGES
+from mosrt.uncertainty.wav2vec import BLOCK_ROWS
+from mosrt_export.errors import EngineError
+
+__all__ = ["Range", "member_tensors", "profile_of", "size_ranges"]
+
+Range = tuple[int, int, int]
+"""Smallest, usual and largest size of a dimension."""
+
+_USUAL_S: Final = 5.0
+
+
+def member_tensors(
+    manifest: Manifest, member: Member
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of one network."""
+    if manifest.uncertainty is None:
+        return manifest.inputs, manifest.outputs
+    tensors = {tensor.name: tensor for tensor in (*manifest.inputs, *manifest.outputs)}
+    taken, given = STAGES[manifest.family][member.name]
+    return tuple(tensors[name] for name in taken), tuple(tensors[name] for name in given)
+
+
+def size_ranges(
+    manifest: Manifest, *, batch: Range | None = None, max_seconds: float | None = None
+) -> dict[str, Range]:
+    """Sizes of the dimensions that vary, by name.
+
+    Args:
+        manifest: Of the bundle.
+        batch: Views per run, for models that predict MOS; by default 1 to 4, usually 4.
+        max_seconds: Longest piece, for models that score by their uncertainty; by default as long
+            as the runtime makes them.
+
+    Raises:
+        EngineError: An option does not suit the model.
+    """
+    spec = manifest.uncertainty
+    if spec is None:
+        if max_seconds is not None:
+            raise EngineError(f"{manifest.name} hears views of one length; leave --max-seconds out")
+        smallest, usual, largest = batch or (1, 4, 4)
+        if not 1 <= smallest <= usual <= largest:
+            raise EngineError(
+                f"batches from {smallest} over {usual} to {largest} do not ascend; choose "
+                "--min-batch, --opt-batch and --max-batch that do"
+            )
+        return {"batch": (smallest, usual, largest)}
+    if batch is not None:
+        raise EngineError(
+            f"{manifest.name} hears one recording at a time; leave the options on batches out"
+        )
+    rate_hz = manifest.sample_rate_hz
+    longest = spec.window_samples
+    if max_seconds is not None:
+        longest = min(longest, round(max_seconds * rate_hz))
+    if longest < spec.min_samples:
+        raise EngineError(
+            f"{manifest.name} needs {spec.min_samples / rate_hz:g} s; raise --max-seconds"
+        )
+    samples = (
+        spec.min_samples,
+        max(spec.min_samples, min(longest, round(_USUAL_S * rate_hz))),
+        longest,
+    )
+    small, usual, large = (
+        (size - spec.receptive_samples) // spec.hop_samples + 1 for size in samples
+    )
+    passes = 1 if spec.dropout is None else spec.dropout.passes_per_run
+    return {
+        "batch": (1, 1, 1),
+        "samples": samples,
+        "frames": (small, usual, large),
+        "queries": (1, BLOCK_ROWS, BLOCK_ROWS),
+        "passes": (1, passes, passes),
+    }
+
+
+def profile_of(inputs: Sequence[TensorSpec], ranges: Mapping[str, Range]) -> Profile:
+    """Smallest, usual and largest shape of each input.
+
+    Raises:
+        EngineError: A dimension has a name that is not among `ranges`.
+    """
+    for tensor in inputs:
+        strange = [size for size in tensor.shape if isinstance(size, str) and size not in ranges]
+        if strange:
+            raise EngineError(
+                f"input {tensor.name!r} has a dimension {strange[0]!r} whose range is unknown; "
+                "export the bundle again with this version"
+            )
+
+    def shape(tensor: TensorSpec, which: int) -> tuple[int, ...]:
+        return tuple(
+            ranges[size][which] if isinstance(size, str) else size for size in tensor.shape
+        )
+
+    return {
+        tensor.name: (shape(tensor, 0), shape(tensor, 1), shape(tensor, 2)) for tensor in inputs
+    }

@@ -1,0 +1,1 @@
+"""Uncertainty models: bundles of several graphs, and their cards."""

@@ -1,0 +1,210 @@
+"""Checkpoints of wav2vec v1 and vq-wav2vec, read without running anything that is in them.
+
+Three layouts are known: fairseq's with `args` (an argparse namespace), fairseq's with `cfg`, and
+s3prl's conversion with `model_cfg` and `model_weight`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from mosrt_export.utmosv2.checkpoint import CheckpointError, load_safely, load_strictly, tensors_of
+
+from .architecture import Architecture, Layer, QuantizerSpec
+from .model import Wav2Vec
+
+__all__ = ["Wav2VecCheckpoint", "architecture_of", "read_wav2vec"]
+
+_MAX_LAYERS: Final = 64
+_CURE: Final = (
+    "save {'args': the model's options as a plain dict, 'model': model.state_dict()} with "
+    "torch.save where the file comes from"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wav2VecCheckpoint:
+    """A wav2vec v1 or vq-wav2vec network.
+
+    Attributes:
+        path: The file.
+        state: Tensors by key.
+        architecture: Read from the options in the file.
+    """
+
+    path: Path
+    state: Mapping[str, torch.Tensor]
+    architecture: Architecture
+
+    def build(self) -> Wav2Vec:
+        """The network in evaluation mode, weights loaded.
+
+        Raises:
+            CheckpointError: The weights are not those of the architecture that the options tell.
+        """
+        model = Wav2Vec(self.architecture)
+        load_strictly(model, self, cure="its options and weights contradict each other")
+        return model.eval()
+
+
+def read_wav2vec(path: Path) -> Wav2VecCheckpoint:
+    """Reads a checkpoint file.
+
+    Raises:
+        CheckpointError: The file cannot be read safely, or is another kind of model.
+    """
+    loaded = load_safely(path, allowed=(argparse.Namespace,), cure=_CURE)
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{path}: holds {type(loaded).__name__}, not a checkpoint")
+    weights = loaded.get("model_weight", loaded.get("model"))
+    if weights is None:
+        raise CheckpointError(f"{path}: has no weights under 'model' or 'model_weight'")
+    state = tensors_of(weights, path)
+    _check_kind(state, path)
+    options = _options(loaded, path)
+    return Wav2VecCheckpoint(path=path, state=state, architecture=architecture_of(options, path))
+
+
+def _options(loaded: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """The model's options, whatever the layout."""
+    found = loaded.get("model_cfg")
+    if found is None and isinstance(loaded.get("cfg"), Mapping):
+        found = loaded["cfg"].get("model")
+    if found is None:
+        found = loaded.get("args")
+    if isinstance(found, argparse.Namespace):
+        found = vars(found)
+    if not isinstance(found, Mapping):
+        raise CheckpointError(
+            f"{path}: tells nothing of its architecture under 'args', 'cfg' or 'model_cfg'; "
+            "weights alone are not enough: get the whole checkpoint"
+        )
+    return found
+
+
+def _check_kind(state: Mapping[str, torch.Tensor], path: Path) -> None:
+    heads = {key.split(".", 1)[0] for key in state}
+    if "mask_emb" in heads or any("encoder.layers." in key for key in state):
+        raise CheckpointError(
+            f"{path}: this is wav2vec 2.0, not wav2vec v1 (as wav2vec_small.pt is, whatever its "
+            "name); export its transformers form with `mosrt export wav2vec2 --model "
+            "facebook/wav2vec2-base --head pretraining`, or get wav2vec_large.pt"
+        )
+    missing = {"feature_extractor", "feature_aggregator", "wav2vec_predictions"} - heads
+    if missing:
+        raise CheckpointError(
+            f"{path}: no wav2vec v1 model: it has no {' and no '.join(sorted(missing))}"
+        )
+
+
+def architecture_of(options: Mapping[str, Any], path: Path) -> Architecture:
+    """The architecture that fairseq's model options tell.
+
+    Options that a file does not have were added to fairseq later and take the values that meant
+    no change then.
+
+    Raises:
+        CheckpointError: An option is missing, malformed, or asks for what mosrt does not know.
+    """
+    get = options.get
+    if get("aggregator", "cnn") != "cnn":
+        raise CheckpointError(f"{path}: aggregator {get('aggregator')!r}; mosrt knows cnn only")
+    if get("project_features", "none") != "none":
+        raise CheckpointError(
+            f"{path}: project_features {get('project_features')!r}; mosrt knows none only"
+        )
+    activation = get("activation", "relu")
+    if activation not in ("relu", "gelu"):
+        raise CheckpointError(f"{path}: activation {activation!r}; mosrt knows relu and gelu")
+    encoder = _layers(options, "conv_feature_layers", path)
+    context = _layers(options, "conv_aggregator_layers", path)
+    if any(stride != 1 for _, _, stride in context):
+        raise CheckpointError(f"{path}: conv_aggregator_layers must have stride 1")
+    offset = get("offset", "auto")
+    negatives = _positive(options, "num_negatives", 10, path)
+    return Architecture(
+        encoder_layers=encoder,
+        context_layers=context,
+        n_steps=_positive(options, "prediction_steps", 12, path),
+        n_negatives=negatives,
+        offset=None if offset == "auto" else _positive(options, "offset", 1, path),
+        activation=activation,
+        log_compression=bool(get("log_compression", False)),
+        encoder_skip=bool(get("skip_connections_feat", False)),
+        context_skip=bool(get("skip_connections_agg", False)),
+        residual_scale=math.sqrt(float(get("residual_scale", 0.1))),
+        context_bias=not get("no_conv_bias", False),
+        zero_pad=bool(get("agg_zero_pad", False)),
+        affine_norm=not get("non_affine_group_norm", False),
+        quantizer=_quantizer(options, encoder[-1][0], path),
+    )
+
+
+def _quantizer(options: Mapping[str, Any], channels: int, path: Path) -> QuantizerSpec | None:
+    kind = options.get("vq_type", "none")
+    if kind == "none":
+        return None
+    if kind not in ("gumbel", "kmeans"):
+        raise CheckpointError(f"{path}: vq_type {kind!r}; mosrt knows gumbel and kmeans")
+    groups = _positive(options, "vq_groups", 2, path)
+    quantised = int(options.get("vq_dim", 0)) or channels
+    if quantised % groups or (kind == "kmeans" and quantised != channels):
+        raise CheckpointError(
+            f"{path}: vq_dim {quantised} does not suit {groups} groups of {channels} channels"
+        )
+    return QuantizerSpec(
+        kind=kind,
+        n_codes=_positive(options, "vq_vars", 320, path),
+        n_groups=groups,
+        shared_codes=bool(options.get("combine_groups", False)),
+        channels=quantised,
+        depth=_positive(options, "vq_depth", 1, path),
+    )
+
+
+def _positive(options: Mapping[str, Any], name: str, default: int, path: Path) -> int:
+    try:
+        value = int(options.get(name, default))
+    except (TypeError, ValueError):
+        value = 0
+    if value < 1:
+        raise CheckpointError(f"{path}: {name} is {options.get(name)!r}, not a positive integer")
+    return value
+
+
+def _layers(options: Mapping[str, Any], name: str, path: Path) -> tuple[Layer, ...]:
+    """A list of (channels, kernel, stride), stored as such or as Python text."""
+    value = options.get(name)
+    try:
+        layers = _list(ast.parse(value, mode="eval").body) if isinstance(value, str) else value
+        checked = tuple(
+            (int(channels), int(kernel), int(stride)) for channels, kernel, stride in layers or ()
+        )
+    except (SyntaxError, TypeError, ValueError) as exc:
+        raise CheckpointError(f"{path}: {name} is {value!r}, not a list of layers") from exc
+    if not 0 < len(checked) <= _MAX_LAYERS or not all(min(layer) > 0 for layer in checked):
+        raise CheckpointError(f"{path}: {name} is {value!r}, not a list of layers")
+    return checked
+
+
+def _list(node: ast.AST) -> list[Any]:
+    """Evaluates a list literal, a sum of lists, or a list times an integer; nothing else."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _list(node.left) + _list(node.right)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        times = ast.literal_eval(node.right)
+        if not isinstance(times, int) or times > _MAX_LAYERS:
+            raise ValueError("not a list of layers")
+        return _list(node.left) * times
+    found = ast.literal_eval(node)
+    if not isinstance(found, (list, tuple)):
+        raise ValueError("not a list of layers")
+    return list(found)

@@ -1,0 +1,150 @@
+"""Sources: a transformers model by name or directory, and what its files say beside weights."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from mosrt_export.utmosv2.checkpoint import CheckpointError
+
+__all__ = ["Head", "Source", "load_source"]
+
+Head = Literal["ctc", "pretraining"]
+
+_MODEL_TYPES: Final = ("wav2vec2", "hubert")
+_SPECIAL_TOKENS: Final = ("<s>", "</s>", "<unk>")
+# The vocabulary of wav2vec2-base-960h and kin: blank, <s>, </s>, <unk>, |, letters.
+_LETTERS_VOCABULARY: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A transformers model in evaluation mode.
+
+    Attributes:
+        name: Name or directory that it was loaded by.
+        model: The model with its head, or without one if it has none.
+        base: The model without its head.
+        head: The CTC head, or None.
+        normalised: Whether waveforms are brought to zero mean and unit variance for it.
+        dropped_columns: Columns of the logits that stand for no sound.
+    """
+
+    name: str
+    model: Any
+    base: Any
+    head: Any
+    normalised: bool
+    dropped_columns: tuple[int, ...] = ()
+
+    @property
+    def config(self) -> Any:
+        """The transformers configuration."""
+        return self.model.config
+
+    @property
+    def hop_samples(self) -> int:
+        """Samples from one feature frame to the next."""
+        return math.prod(self.config.conv_stride)
+
+    @property
+    def receptive_samples(self) -> int:
+        """Samples that one feature frame hears."""
+        length, hop = 1, 1
+        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
+            length += (kernel - 1) * hop
+            hop *= stride
+        return length
+
+
+def load_source(name: str, head: Head) -> Source:
+    """Loads a model in float32 with eager attention.
+
+    Args:
+        name: On Hugging Face, or a directory.
+        head: "ctc" for the CTC head, or the hidden units where there is none; "pretraining" for
+            wav2vec 2.0's contrastive head.
+
+    Raises:
+        CheckpointError: It cannot be loaded, or is of another kind.
+    """
+    import transformers  # noqa: PLC0415 - seconds to import
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as exc:
+        raise CheckpointError(f"{name}: no transformers model ({_line(exc)})") from exc
+    if config.model_type not in _MODEL_TYPES:
+        raise CheckpointError(
+            f"{name}: a model of type {config.model_type!r}; this command knows "
+            f"{' and '.join(_MODEL_TYPES)}"
+        )
+    if getattr(config, "add_adapter", False):
+        raise CheckpointError(f"{name}: has an adapter, which this command does not know")
+    kinds = config.architectures or []
+    has_ctc = any(kind.endswith("ForCTC") for kind in kinds)
+    if head == "pretraining":
+        if not any(kind == "Wav2Vec2ForPreTraining" for kind in kinds):
+            raise CheckpointError(
+                f"{name}: has no pretraining head ({', '.join(kinds) or 'no architecture named'}); "
+                "use --head ctc, or a checkpoint that was not fine-tuned, such as "
+                "facebook/wav2vec2-base"
+            )
+        loader = transformers.Wav2Vec2ForPreTraining
+    else:
+        loader = transformers.AutoModelForCTC if has_ctc else transformers.AutoModel
+    try:
+        model = loader.from_pretrained(name, attn_implementation="eager").float().eval()
+    except (OSError, ValueError, RuntimeError) as exc:
+        raise CheckpointError(f"{name}: cannot be loaded ({_line(exc)})") from exc
+    is_ctc = head == "ctc" and has_ctc
+    return Source(
+        name=name,
+        model=model,
+        base=model.base_model,
+        head=model.lm_head if is_ctc else None,
+        normalised=_normalised(name, config),
+        dropped_columns=_special_columns(name, config.vocab_size) if is_ctc else (),
+    )
+
+
+def _normalised(name: str, config: Any) -> bool:
+    """What the model's feature extractor says; else, layer-norm models need it."""
+    settings = _side_file(name, "preprocessor_config.json")
+    if settings is None:
+        return str(config.feat_extract_norm) == "layer"
+    return bool(settings.get("do_normalize", True))
+
+
+def _special_columns(name: str, n_columns: int) -> tuple[int, ...]:
+    """Columns of sentence ends and the unknown, which the published code drops; blank stays."""
+    vocabulary = _side_file(name, "vocab.json")
+    if vocabulary is None:
+        return (1, 2, 3) if n_columns == _LETTERS_VOCABULARY else ()
+    found = (vocabulary.get(token) for token in _SPECIAL_TOKENS)
+    return tuple(sorted(i for i in found if isinstance(i, int) and 0 <= i < n_columns))
+
+
+def _side_file(name: str, file: str) -> Mapping[str, Any] | None:
+    """A JSON file beside the weights, or None if there is none."""
+    from transformers.utils import cached_file  # noqa: PLC0415 - seconds to import
+
+    path = cached_file(
+        name,
+        file,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
+        _raise_exceptions_for_gated_repo=False,
+    )
+    if path is None:
+        return None
+    loaded = json.loads(Path(path).read_text(encoding="utf-8"))
+    return loaded if isinstance(loaded, Mapping) else None
+
+
+def _line(exc: Exception) -> str:
+    return str(exc).strip().split("\n")[0]

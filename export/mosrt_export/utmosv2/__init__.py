@@ -1,0 +1,1 @@
+"""UTMOSv2: checkpoints, modules, export, parity with the public code."""

@@ -1,0 +1,283 @@
+"""Exporter: checkpoints → a bundle, with parity as part of the job."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import importlib.metadata
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from mosrt.audio.sources import AudioSource
+from mosrt.bundle.bundle import MODEL_CARD_NAME
+from mosrt.bundle.front_end_spec import MelSpec, SslSpec
+from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
+from mosrt.bundle.writer import bundle_file, check_target, staged, write_manifest
+from mosrt.host.files import sha256_of
+from mosrt_export.graphs.audio import AudioGraph, taking_audio
+from mosrt_export.graphs.canonical import BATCH
+from mosrt_export.graphs.graph import OPSET, OnnxModule, write_graph
+
+from . import hub
+from .card import model_card
+from .checkpoint import Checkpoint, CheckpointError, load_strictly, read_checkpoint
+from .config import PUBLISHED_DOMAINS, ConfigError, Kind, ModelConfig
+from .fusion import Model, build, simplified
+from .parity import TOLERANCE_MOS, Drift, ParityError, compare, make_views
+
+__all__ = ["Source", "Step", "export_bundle", "n_steps"]
+
+Step = Callable[[str], AbstractContextManager[None]]
+"""Called with what is done next; its context is open while it lasts."""
+
+_LIBRARIES: Final = ("mosrt", "torch", "timm", "transformers", "onnx", "onnxscript")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Source:
+    """A checkpoint file and where it came from.
+
+    Attributes:
+        path: The file.
+        member: What the bundle calls the network made from it, e.g. "fold0".
+        repository: Hugging Face repository it was downloaded from, or None.
+        revision: Revision of that repository.
+    """
+
+    path: Path
+    member: str
+    repository: str | None = None
+    revision: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Plan:
+    """What all networks of the bundle have in common."""
+
+    config: ModelConfig
+    kind: Kind
+    domains: tuple[str, ...]
+    front_end: str
+
+    @property
+    def ssl(self) -> SslSpec | None:
+        """What the waveform branch reads, if there is one, where the runtime makes it."""
+        if self.kind == "spec":
+            return None
+        ssl = self.config.ssl
+        return SslSpec(tensor="waveform", crop_samples=ssl.crop_samples, epsilon=ssl.epsilon)
+
+    @property
+    def mel(self) -> MelSpec | None:
+        """What the spectrogram branch reads, if there is one, where the runtime makes it."""
+        if self.kind == "ssl":
+            return None
+        return self.config.spectrogram.images
+
+    def build(self, checkpoint: Checkpoint) -> Model:
+        """The faithful module with a checkpoint's weights."""
+        model = build(self.kind, self.config, len(self.domains))
+        load_strictly(model, checkpoint)
+        return model
+
+
+def n_steps(n_sources: int) -> int:
+    """How often `export_bundle` announces a step."""
+    return 3 * n_sources + 1
+
+
+def export_bundle(
+    sources: Sequence[Source],
+    config: ModelConfig,
+    out: Path,
+    *,
+    clips: Sequence[AudioSource],
+    step: Step,
+    front_end: str = "numpy",
+    force: bool = False,
+) -> Drift:
+    """Writes a bundle of one FP32 graph per checkpoint.
+
+    Args:
+        sources: Checkpoints of one kind and one set of domains; several make an ensemble.
+        config: The model they belong to.
+        out: The bundle's directory to be.
+        clips: Audio on which graphs and torch modules are compared.
+        step: Progress.
+        front_end: One of `mosrt.bundle.front_end_spec.FRONT_ENDS`.
+        force: Whether an older bundle at `out` is replaced.
+
+    Returns:
+        What was measured, which is also in the manifest.
+
+    Raises:
+        CheckpointError: A checkpoint cannot be read or does not fit.
+        ConfigError: The configuration does not describe the checkpoints.
+        OutputError: `out` must not or cannot be written.
+        ParityError: A graph and its torch module disagree; nothing was written.
+    """
+    check_target(out, force=force)
+    plan: _Plan | None = None
+    digests: list[str] = []
+    for source in sources:
+        with step(f"reading {source.path.name}"):
+            plan = _plan(read_checkpoint(source.path), config, front_end, plan)
+            digest = sha256_of(source.path)
+            if digest in digests:
+                twin = sources[digests.index(digest)].path
+                raise CheckpointError(f"{source.path}: the same network as {twin}; give it once")
+            digests.append(digest)
+    if plan is None:
+        raise CheckpointError("nothing to export: pass --checkpoint or --fold")
+    with staged(out, force=force) as directory:
+        manifest = _manifest(plan, sources, digests)
+        members = []
+        for source in sources:
+            with step(f"exporting {source.member}"):
+                member, outputs = _export_member(source, plan, manifest.inputs, directory)
+                members.append(member)
+        variants = {"fp32": Variant(opset=OPSET, members=tuple(members))}
+        manifest = dataclasses.replace(manifest, outputs=outputs, variants=variants)
+        views = make_views(manifest, clips)
+        rows = []
+        for source, member in zip(sources, members, strict=True):
+            with step(f"comparing {source.member} with torch on {len(views)} clips"):
+                model = plan.build(read_checkpoint(source.path))
+                rows += compare(directory, manifest, member, model, views)
+                del model
+                gc.collect()
+        drift = Drift(rows=tuple(rows))
+        if not drift.passed:
+            raise ParityError(
+                f"the graph differs from torch by more than {TOLERANCE_MOS:g} MOS, or is not "
+                "finite; nothing was written",
+                drift,
+            )
+        with step(f"writing {out.name}"):
+            variant = dataclasses.replace(manifest.variants["fp32"], drift=drift.to_dict())
+            manifest = dataclasses.replace(manifest, variants={"fp32": variant})
+            write_manifest(directory, manifest)
+            (directory / MODEL_CARD_NAME).write_text(
+                model_card(manifest), encoding="utf-8", newline="\n"
+            )
+    return drift
+
+
+def _plan(
+    checkpoint: Checkpoint, config: ModelConfig, front_end: str, previous: _Plan | None
+) -> _Plan:
+    """Checks a checkpoint against the configuration and the checkpoints before it."""
+    if config.kind is not None and config.kind != checkpoint.kind:
+        raise CheckpointError(
+            f"{checkpoint.path}: its keys are those of a {checkpoint.kind} model, not "
+            f"{config.kind}; leave --kind (or `kind` in the configuration) out"
+        )
+    domains = _domains(checkpoint, config)
+    plan = _Plan(config=config, kind=checkpoint.kind, domains=domains, front_end=front_end)
+    if previous is not None and plan != previous:
+        raise CheckpointError(
+            f"{checkpoint.path}: a {plan.kind} model with {len(domains)} domains cannot join "
+            f"an ensemble of {previous.kind} models with {len(previous.domains)}"
+        )
+    return plan
+
+
+def _domains(checkpoint: Checkpoint, config: ModelConfig) -> tuple[str, ...]:
+    domains = PUBLISHED_DOMAINS if config.domains is None else config.domains
+    if len(domains) != checkpoint.n_domains:
+        cure = (
+            "name them in order in a configuration file, e.g. "
+            f"domains = [{', '.join(repr(f'name{i}') for i in range(checkpoint.n_domains))}], "
+            "and pass it with --config"
+            if config.domains is None
+            else "correct `domains` in the configuration"
+        )
+        raise ConfigError(
+            f"{checkpoint.path}: the model knows {checkpoint.n_domains} data domains, but "
+            f"{len(domains)} are named; {cure}"
+        )
+    if config.default_domain is not None and config.default_domain not in domains:
+        raise ConfigError(
+            f"default_domain {config.default_domain!r} is not among the domains: "
+            f"{', '.join(domains)}"
+        )
+    return domains
+
+
+def _export_member(
+    source: Source, plan: _Plan, inputs: Sequence[TensorSpec], directory: Path
+) -> tuple[Member, tuple[TensorSpec, ...]]:
+    """Writes one network's graph and weights; tells what it puts out."""
+    model: OnnxModule = simplified(plan.build(read_checkpoint(source.path)))
+    if plan.front_end == "graph":
+        rate_hz = plan.config.sample_rate_hz
+        model = AudioGraph(model, ssl=plan.ssl, mel=plan.mel, sample_rate_hz=rate_hz)
+    shapes = {tensor.name: tensor.shape[1:] for tensor in inputs}
+    graph, weights = write_graph(
+        model,
+        {name: tuple(int(size) for size in shape) for name, shape in shapes.items()},
+        directory / f"model.{source.member}.fp32.onnx",
+        producer=f"mosrt {importlib.metadata.version('mosrt')}",
+    )
+    outputs = tuple(
+        TensorSpec(name=name, dtype="float32", shape=(BATCH, size))
+        for name, size in model.output_sizes.items()
+    )
+    del model
+    gc.collect()
+    member = Member(name=source.member, graph=bundle_file(graph), weights=bundle_file(weights))
+    return member, outputs
+
+
+def _manifest(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) -> Manifest:
+    """The manifest, but for the networks and what they put out."""
+    config, ssl, mel = plan.config, plan.ssl, plan.mel
+    default = config.default_domain
+    if default is None:
+        default = "sarulab" if "sarulab" in plan.domains else plan.domains[0]
+    inputs = []
+    if ssl is not None:
+        shape: tuple[int | str, ...] = (BATCH, ssl.crop_samples)
+        inputs.append(TensorSpec(name=ssl.tensor, dtype="float32", shape=shape))
+    if mel is not None:
+        shape = (BATCH, mel.n_crops * len(mel.windows), mel.image_height, mel.image_width)
+        inputs.append(TensorSpec(name=mel.tensor, dtype="float32", shape=shape))
+    manifest = Manifest(
+        name=config.name,
+        family=plan.kind,
+        sample_rate_hz=config.sample_rate_hz,
+        ssl=ssl,
+        mel=mel,
+        domains=plan.domains,
+        default_domain=default,
+        inputs=tuple(inputs),
+        outputs=(),
+        variants={},
+        provenance=_provenance(plan, sources, digests),
+    )
+    return taking_audio(manifest) if plan.front_end == "graph" else manifest
+
+
+def _provenance(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) -> dict[str, Any]:
+    checkpoints = []
+    for source, digest in zip(sources, digests, strict=True):
+        entry = {"member": source.member, "file": source.path.name, "sha256": digest}
+        repository, revision = source.repository, source.revision
+        if digest in hub.FOLDS.values():
+            # known by its digest, wherever the file was found
+            repository, revision = hub.REPOSITORY, revision or hub.PINNED_REVISION
+        if repository is not None and revision is not None:
+            entry |= {"repository": repository, "revision": revision}
+        checkpoints.append(entry)
+    published = all("repository" in entry for entry in checkpoints)
+    unknown = "unknown; whoever exported the model did not say"
+    return {
+        "checkpoints": checkpoints,
+        "licence": plan.config.licence or (hub.LICENCE if published else unknown),
+        "training_data": plan.config.training_data or (hub.TRAINING_DATA if published else unknown),
+        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "config": plan.config.to_dict(),
+    }

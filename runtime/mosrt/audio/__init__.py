@@ -1,0 +1,1 @@
+"""Audio input: decode, downmix, resample, and check recordings."""

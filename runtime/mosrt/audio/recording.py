@@ -1,0 +1,239 @@
+"""Recording: a source heard once at the model's rate, ready to be cropped.
+
+A recording is decoded and resampled as a stream. Up to ten minutes are kept; of anything longer
+only length and statistics are, and crops are then collected in a second pass, so that memory is
+bounded for a recording of any length.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from mosrt.crops import tiled_length
+
+from .guards import FATAL_FLAGS, MIN_DURATION_S, LevelMeter
+from .sources import AudioSource, audio_error, frame_samples
+
+__all__ = ["Recording"]
+
+Float32Array = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+_KEPT_S: Final = 600.0
+# Silence removal as the reference implementation of UTMOSv2 does it, on samples at 16 kHz.
+_LOUD: Final = np.float32(0.1)
+_LONGEST_QUIET: Final = 4_800
+
+
+class Recording:
+    """A mono recording at the model's rate: downmixed by mean, resampled by soxr HQ.
+
+    Args:
+        source: Where it comes from.
+        sample_rate_hz: Rate to resample to.
+        remove_silence: Whether to cut runs of more than 4 800 samples, none above 0.1, that lie
+            between samples above 0.1.
+        kept_s: How many seconds to keep in memory at most.
+        min_duration_s: What is shorter is "too-short".
+
+    Attributes:
+        name: What to call it in messages.
+        n_samples: Length in samples at `sample_rate_hz`, after silence removal.
+        duration_s: Length of the source in seconds.
+        flags: Guards that it trips; none of them fatal.
+        timings_ms: Time spent in "decode" and "resample" so far.
+
+    Raises:
+        AudioError: A guard refuses the recording.
+    """
+
+    def __init__(
+        self,
+        source: AudioSource,
+        sample_rate_hz: int,
+        *,
+        remove_silence: bool = False,
+        kept_s: float = _KEPT_S,
+        min_duration_s: float = MIN_DURATION_S,
+    ) -> None:
+        self.name = source.name
+        self._source = source
+        self._rate_hz = sample_rate_hz
+        self.timings_ms = {"decode": 0.0, "resample": 0.0}
+        meter = LevelMeter()
+        kept: list[Float32Array] | None = []
+        cuts = _QuietRuns()
+        n_kept = 0
+        for block in self._stream(meter):
+            if remove_silence:
+                cuts.add(block)
+            n_kept += len(block)
+            if kept is not None:
+                kept.append(block)
+                if n_kept > kept_s * sample_rate_hz:
+                    kept = None
+        flags = meter.flags(source.sample_rate_hz, min_duration_s)
+        for flag in flags:
+            if flag in FATAL_FLAGS:
+                raise audio_error(source.name, flag)
+        if source.truncated:
+            flags += ("truncated",)
+        if remove_silence and not cuts.heard_loud:
+            flags += ("quiet",)
+        self.flags = flags
+        self.duration_s = meter.n_samples / source.sample_rate_hz
+        # librosa's rule, which the reference follows: rounded up, in floating point.
+        ratio = sample_rate_hz / source.sample_rate_hz
+        self._n_uncut = math.ceil(meter.n_samples * ratio)
+        self._cuts = cuts.runs()
+        self.n_samples = self._n_uncut - int((self._cuts[:, 1] - self._cuts[:, 0]).sum())
+        self._samples: Float32Array | None = None
+        if kept is not None:
+            self._samples = np.zeros(self._n_uncut, np.float32)
+            joined = np.concatenate(kept)[: self._n_uncut]
+            self._samples[: len(joined)] = joined
+
+    def gather(self, requests: list[tuple[IntArray, int]]) -> list[Float32Array]:
+        """Reads several sets of crops in one pass.
+
+        Args:
+            requests: For each set, offsets (n,) in the tiled recording and the crops' length.
+
+        Returns:
+            For each set, samples (n, length) float32.
+        """
+        positions = [self._positions(starts, length) for starts, length in requests]
+        if self._samples is not None:
+            return [self._samples[where] for where in positions]
+        crops = [np.zeros(where.shape, np.float32) for where in positions]
+        done = 0
+        for block in self._stream(None):
+            for where, crop in zip(positions, crops, strict=True):
+                inside = (where >= done) & (where < done + len(block))
+                crop[inside] = block[where[inside] - done]
+            done += len(block)
+        return crops
+
+    def pieces(self, bounds: Sequence[tuple[int, int]]) -> Iterator[Float32Array]:
+        """Reads overlapping pieces in one pass.
+
+        Args:
+            bounds: First sample and one past the last of each, in time order, inside the recording.
+
+        Yields:
+            Samples (last - first,) float32 of each piece.
+        """
+        if self._samples is not None:
+            for first, last in bounds:
+                yield self._samples[self._positions(np.array([first]), last - first)[0]]
+            return
+        blocks = self._uncut_blocks()
+        held, held_from = np.zeros(0, np.float32), 0
+        for first, last in bounds:
+            parts = [held[first - held_from :]]
+            missing = last - first - len(parts[0])
+            while missing > 0:
+                block = next(blocks, None)
+                if block is None:  # the resampler may fall a sample short of the length it owes
+                    block = np.zeros(missing, np.float32)
+                parts.append(block)
+                missing -= len(block)
+            held, held_from = np.concatenate(parts), first
+            yield held[: last - first]
+
+    def _uncut_blocks(self) -> Iterator[Float32Array]:
+        """The stream without the runs that silence removal cuts."""
+        done = 0
+        for block in self._stream(None):
+            kept = np.ones(len(block), np.bool_)
+            for first, last in self._cuts.tolist():
+                kept[max(0, first - done) : max(0, last - done)] = False
+            done += len(block)
+            yield block[kept]
+
+    def _positions(self, starts: IntArray, length: int) -> IntArray:
+        """Positions (n, length) in the uncut recording that crops of it consist of."""
+        if starts.size and starts.max() > tiled_length(self.n_samples, length) - length:
+            raise IndexError("a crop reaches beyond the recording")
+        tiled = starts.reshape(-1, 1) + np.arange(length)
+        where = tiled % self.n_samples
+        if len(self._cuts):
+            lengths = self._cuts[:, 1] - self._cuts[:, 0]
+            removed = np.concatenate([[0], np.cumsum(lengths)])
+            # Where each cut lies once those before it are gone.
+            where = (
+                where
+                + removed[np.searchsorted(self._cuts[:, 0] - removed[:-1], where, side="right")]
+            )
+        return where
+
+    def _stream(self, meter: LevelMeter | None) -> Iterator[Float32Array]:
+        """Yields the recording (samples,) at the model's rate, block by block."""
+        source, target = self._source.sample_rate_hz, self._rate_hz
+        resampler = None
+        if source != target:
+            resampler = soxr.ResampleStream(source, target, 1, dtype="float32", quality="HQ")
+        blocks = self._source.blocks()
+        started = time.perf_counter()
+        for block in blocks:
+            with np.errstate(all="ignore"):  # non-finite samples are the meter's to report
+                mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+            if meter is not None:
+                meter.add(block, mono, frame_samples(source))
+                if not meter.finite:
+                    return
+            started = self._lap("decode", started)
+            if resampler is None:
+                yield np.ascontiguousarray(mono)
+            else:
+                resampled = resampler.resample_chunk(np.ascontiguousarray(mono))
+                self._lap("resample", started)
+                yield resampled
+            started = time.perf_counter()
+        started = self._lap("decode", started)
+        if resampler is not None:
+            rest = resampler.resample_chunk(np.zeros(0, np.float32), last=True)
+            self._lap("resample", started)
+            yield rest
+
+    def _lap(self, stage: str, started: float) -> float:
+        now = time.perf_counter()
+        self.timings_ms[stage] += 1e3 * (now - started)
+        return now
+
+
+class _QuietRuns:
+    """Finds long quiet runs between loud samples in a stream."""
+
+    def __init__(self) -> None:
+        self._last_loud: int | None = None
+        self._done = 0
+        self._runs: list[IntArray] = []
+
+    @property
+    def heard_loud(self) -> bool:
+        """Whether any sample was loud."""
+        return self._last_loud is not None
+
+    def add(self, block: Float32Array) -> None:
+        """Takes in the next samples (samples,)."""
+        loud = np.flatnonzero(block > _LOUD) + self._done
+        self._done += len(block)
+        if not loud.size:
+            return
+        if self._last_loud is not None:
+            loud = np.concatenate([[self._last_loud], loud])
+        self._last_loud = int(loud[-1])
+        long = np.flatnonzero(np.diff(loud) - 1 > _LONGEST_QUIET)
+        self._runs.append(np.stack([loud[long] + 1, loud[long + 1]], axis=1))
+
+    def runs(self) -> IntArray:
+        """The runs found, (n, 2) int64: first sample, and one past the last."""
+        return np.concatenate([np.zeros((0, 2), np.int64), *self._runs])

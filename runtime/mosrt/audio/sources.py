@@ -1,0 +1,210 @@
+"""Audio sources: decoding files and arrays block by block, as float32."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from mosrt.errors import AudioError
+
+from .guards import FLAGS, MAX_RATE_HZ, MIN_RATE_HZ
+
+__all__ = ["AUDIO_SUFFIXES", "ArraySource", "AudioSource", "FileSource"]
+
+Float32Array = npt.NDArray[np.float32]
+
+AUDIO_SUFFIXES: Final = frozenset({
+    ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64",
+    ".w64", ".wav",
+})  # fmt: skip
+"""What the names of audio files in a folder end with, in lower case."""
+
+_BLOCK_S: Final = 2.0
+_MAX_CHANNELS: Final = 64
+_INTEGER_SCALE: Final = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
+# libsndfile's log of a header that promises more than the file holds. Programs that write WAV to
+# a pipe leave the largest 32-bit number there, which says nothing.
+_SHORT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
+_UNKNOWN_SIZES: Final = range(0x7FFF_0000, 0x1_0000_0000)
+_SHORT_OGG: Final = "lacks an end-of-stream bit"
+
+
+class AudioSource(Protocol):
+    """A recording at its own rate that can be read more than once.
+
+    Attributes:
+        name: What to call it in messages.
+        sample_rate_hz: Its rate.
+        truncated: Whether it was found, while reading, to end before its header says so.
+    """
+
+    name: str
+    sample_rate_hz: int
+    truncated: bool
+
+    def blocks(self) -> Iterator[Float32Array]:
+        """Yields all of it in order, (samples, channels) float32, about 2 s at a time.
+
+        Raises:
+            AudioError: It cannot be decoded.
+        """
+        ...
+
+
+def audio_error(name: str, flag: str, detail: str = "") -> AudioError:
+    """The error for recording `name` that tripped guard `flag`."""
+    reason = f" ({detail})" if detail else ""
+    return AudioError(f"{name}: cannot be scored: {FLAGS[flag]}{reason}", flags=(flag,))
+
+
+class ArraySource:
+    """A waveform in memory.
+
+    Args:
+        waveform: (samples,) or (channels, samples); float32 or float64 in [-1, 1], int16 or int32.
+        sample_rate_hz: Its rate, 4 000 to 192 000.
+        name: What to call it in messages.
+
+    Raises:
+        AudioError: With flag "bad-array" or "bad-rate".
+    """
+
+    def __init__(
+        self, waveform: npt.ArrayLike, sample_rate_hz: float, *, name: str = "waveform"
+    ) -> None:
+        self.name = name
+        self.truncated = False
+        self.sample_rate_hz = _checked_rate(sample_rate_hz, name)
+        try:
+            array = np.asarray(waveform)
+        except ValueError as exc:
+            raise audio_error(name, "bad-array", str(exc)) from exc
+        if array.dtype not in (np.float32, np.float64, *_INTEGER_SCALE):
+            raise audio_error(name, "bad-array", f"its dtype is {array.dtype}")
+        if array.ndim not in (1, 2):
+            raise audio_error(name, "bad-array", f"its shape is {array.shape}")
+        if array.ndim == 2 and not 1 <= array.shape[0] <= _MAX_CHANNELS:
+            hint = ", is it transposed?" if array.shape[0] > array.shape[1] > 0 else ""
+            raise audio_error(name, "bad-array", f"its shape is {array.shape}{hint}")
+        self._samples = np.atleast_2d(array)
+
+    def blocks(self) -> Iterator[Float32Array]:
+        """Yields all of it in order, (samples, channels) float32, about 2 s at a time."""
+        step = _block_samples(self.sample_rate_hz)
+        scale = _INTEGER_SCALE.get(self._samples.dtype)
+        for start in range(0, self._samples.shape[1], step):
+            block = self._samples[:, start : start + step].T
+            if scale is not None:
+                block = block * np.float32(1 / scale)
+            # What float32 cannot hold becomes infinite, and a guard then says so.
+            with np.errstate(over="ignore"):
+                yield np.asarray(block, np.float32)
+
+
+class _Sound(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
+    """A sound file read from beginning to end.
+
+    Between two reads soundfile seeks to where it already is, and in an MP3 that lands elsewhere:
+    samples then differ from those of a single read. A file that says it cannot seek is left alone.
+    """
+
+    def seekable(self) -> bool:
+        return False
+
+
+class FileSource:
+    """An audio file that libsndfile reads: WAV, FLAC, OGG, Opus, MP3, AIFF, AU, CAF and more.
+
+    Args:
+        file: A path, or the whole of a file as bytes.
+        name: What to call it in messages; by default the path.
+
+    Raises:
+        AudioError: With flag "unreadable" or "bad-rate".
+    """
+
+    def __init__(self, file: str | os.PathLike[str] | bytes, *, name: str | None = None) -> None:
+        self.name = name or ("audio" if isinstance(file, bytes) else os.fspath(file))
+        self._file = file
+        self.truncated = False
+        with self._open() as sound:
+            self.sample_rate_hz = _checked_rate(sound.samplerate, self.name)
+            log = sound.extra_info
+            self.truncated = _SHORT_OGG in log or any(
+                int(promised) > int(present) and int(promised) not in _UNKNOWN_SIZES
+                for promised, present in _SHORT_DATA.findall(log)
+            )
+
+    def blocks(self) -> Iterator[Float32Array]:
+        """Yields all of it in order, (samples, channels) float32, about 2 s at a time.
+
+        A file that breaks off is read as far as it goes, and `truncated` is then set.
+        """
+        step = _block_samples(self.sample_rate_hz)
+        with self._open() as sound:
+            n_read = 0
+            while True:
+                try:
+                    block = sound.read(step, dtype="float32", always_2d=True)
+                except (soundfile.LibsndfileError, RuntimeError) as exc:
+                    if not n_read:
+                        raise audio_error(self.name, "unreadable", str(exc)) from exc
+                    self.truncated = True
+                    return
+                if not len(block):
+                    break
+                n_read += len(block)
+                yield block
+            self.truncated = self.truncated or n_read < sound.frames
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        """Opens the file for reading, every failure turned into an AudioError."""
+        try:
+            if isinstance(self._file, bytes):
+                sound = _Sound(io.BytesIO(self._file))
+            else:
+                # The system says why a file cannot be opened; libsndfile only says that.
+                Path(self._file).open("rb").close()
+                sound = _Sound(os.fspath(self._file))
+        except soundfile.LibsndfileError as exc:
+            cure = "convert it to WAV or FLAC if it plays elsewhere"
+            detail = f"{exc.error_string.rstrip('.')}; {cure}"
+            raise audio_error(self.name, "unreadable", detail) from exc
+        except (OSError, ValueError) as exc:
+            detail = getattr(exc, "strerror", None) or str(exc)
+            raise audio_error(self.name, "unreadable", detail) from exc
+        except TypeError as exc:  # soundfile wants to be told what is in a .raw file
+            detail = "raw samples without a header; convert them to WAV"
+            raise audio_error(self.name, "unreadable", detail) from exc
+        with sound:
+            yield sound
+
+
+def _block_samples(sample_rate_hz: int) -> int:
+    """Samples per block: whole frames of 20 ms, on which the guards judge silence."""
+    return frame_samples(sample_rate_hz) * round(_BLOCK_S / 0.02)
+
+
+def frame_samples(sample_rate_hz: int) -> int:
+    """Samples in 20 ms."""
+    return max(1, sample_rate_hz // 50)
+
+
+def _checked_rate(sample_rate_hz: float, name: str) -> int:
+    try:
+        rate = int(sample_rate_hz)
+    except (TypeError, ValueError, OverflowError):
+        raise audio_error(name, "bad-rate", f"it is {sample_rate_hz!r}") from None
+    if rate != sample_rate_hz or not MIN_RATE_HZ <= rate <= MAX_RATE_HZ:
+        raise audio_error(name, "bad-rate", f"it is {sample_rate_hz} Hz")
+    return rate

@@ -1,0 +1,275 @@
+"""Engine files: serialised TensorRT engines in the cache, never loaded where they do not belong.
+
+An engine is made of one graph by one version of TensorRT for one kind of GPU and one range of
+shapes. A file starts with two lines, what it is and a JSON object that says all of that and the
+engine's length and SHA-256, and then the engine. It is written beside its place and renamed, so
+that it is there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import mmap
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, Final
+
+from mosrt.errors import ProviderError
+from mosrt.host import files as whole_file
+from mosrt.host.cache import cache_directory
+
+__all__ = [
+    "EngineFiles",
+    "EngineKey",
+    "Header",
+    "Profile",
+    "Target",
+    "replacing",
+]
+
+Shape = tuple[int, ...]
+Profile = Mapping[str, tuple[Shape, Shape, Shape]]
+"""Smallest, usual and largest shape of each input by name."""
+
+_MAGIC: Final = b"mosrt engine 1\n"
+_MAX_HEADER_BYTES: Final = 1 << 20
+_CHUNK_BYTES: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """What an engine is to be run by.
+
+    Attributes:
+        module: Name of TensorRT's module.
+        version: Its version.
+        compute_capability: The GPU's, such as "8.7", or "none" if it was built without a GPU.
+    """
+
+    module: str
+    version: str
+    compute_capability: str
+
+    @property
+    def has_gpu(self) -> bool:
+        """Whether it was a machine with a GPU."""
+        return self.compute_capability != "none"
+
+    def __str__(self) -> str:
+        gpu = f"a GPU of compute capability {self.compute_capability}" if self.has_gpu else "no GPU"
+        return f"{self.module} {self.version} and {gpu}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineKey:
+    """What makes an engine the right one.
+
+    Attributes:
+        graph: `Member.sha256` of the network.
+        target: What it was built by and for.
+        profile: The shapes it takes.
+    """
+
+    graph: str
+    target: Target
+    profile: Profile
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that stands in a file's header."""
+        return {
+            "graph": self.graph,
+            **dataclasses.asdict(self.target),
+            "profile": {
+                name: [list(shape) for shape in shapes] for name, shapes in self.profile.items()
+            },
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Header:
+    """What a file says of its engine.
+
+    Attributes:
+        key: What it is of.
+        n_bytes: Its length.
+        sha256: Of all of it, in hex.
+        facts: How it was built.
+    """
+
+    key: EngineKey
+    n_bytes: int
+    sha256: str
+    facts: Mapping[str, Any]
+
+    @classmethod
+    def parse(cls, line: bytes) -> Header:
+        """Reads the line that `to_line` gives.
+
+        Raises:
+            ValueError: It is not such a line.
+        """
+        try:
+            fields = json.loads(line)
+            target = Target(
+                **{field.name: str(fields.pop(field.name)) for field in dataclasses.fields(Target)}
+            )
+            profile = {
+                str(name): (_shape(small), _shape(usual), _shape(large))
+                for name, (small, usual, large) in fields.pop("profile").items()
+            }
+            return cls(
+                key=EngineKey(graph=str(fields.pop("graph")), target=target, profile=profile),
+                n_bytes=int(fields.pop("engine_bytes")),
+                sha256=str(fields.pop("engine_sha256")),
+                facts=fields,
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
+            raise ValueError("its header is damaged") from exc
+
+    def to_line(self) -> bytes:
+        """A line of JSON."""
+        fields = {
+            **self.key.to_dict(),
+            "engine_bytes": self.n_bytes,
+            "engine_sha256": self.sha256,
+            **self.facts,
+        }
+        return json.dumps(fields).encode() + b"\n"
+
+
+class EngineFiles:
+    """The engines in the cache directory.
+
+    Args:
+        directory: Where they are; by default "engines" in mosrt's cache directory.
+    """
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = cache_directory() / "engines" if directory is None else directory
+
+    def path(self, key: EngineKey) -> Path:
+        """Where the engine of `key` is, or would be."""
+        shapes = json.dumps(key.to_dict()["profile"], sort_keys=True)
+        return self.directory / f"{_stem(key.graph, key.target)}-{_short(shapes)}.engine"
+
+    def find(self, graph: str, target: Target) -> Path:
+        """The engine of a graph for a target that was built last, for whatever shapes.
+
+        Raises:
+            ProviderError: There is none.
+        """
+        found = sorted(
+            self.directory.glob(f"{_stem(graph, target)}-*.engine"),
+            key=lambda path: (path.stat().st_mtime_ns, path.name),
+        )
+        if found:
+            return found[-1]
+        others = sorted(path.name for path in self.directory.glob(f"{graph[:16]}-*.engine"))
+        hint = f" (there are {', '.join(others)})" if others else ""
+        raise ProviderError(f"no engine for {target} in {self.directory}{hint}")
+
+    def fault(self, path: Path, graph: str, target: Target) -> str | None:
+        """Why the engine in a file cannot be used for a graph and target; None if it can."""
+        try:
+            with self.opened(path) as (header, engine):
+                return next(self._faults(path, header, engine, graph, target), None)
+        except FileNotFoundError:
+            return "there is none"
+        except (OSError, ValueError) as exc:
+            return str(exc)
+
+    def _faults(
+        self, path: Path, header: Header, engine: memoryview, graph: str, target: Target
+    ) -> Iterator[str]:
+        if header.key.graph != graph:
+            yield f"it is of another graph, {header.key.graph[:16]}, not {graph[:16]}"
+        if header.key.target != target:
+            yield f"it was built for {header.key.target}, not for {target}"
+        if self.path(header.key) != path:
+            yield "its name is not that of the engine that it holds"
+        if len(engine) != header.n_bytes:
+            yield f"it has {len(engine)} of {header.n_bytes} bytes"
+        if _digest(engine) != header.sha256:
+            yield "its SHA-256 is another than when it was written"
+
+    @contextmanager
+    def opened(self, path: Path) -> Iterator[tuple[Header, memoryview]]:
+        """A file's header, and its engine as mapped memory that is valid inside the block.
+
+        Raises:
+            OSError: It cannot be read.
+            ValueError: It is no engine file.
+        """
+        with path.open("rb") as stream:
+            if stream.read(len(_MAGIC)) != _MAGIC:
+                raise ValueError("it does not start as an engine file of this mosrt does")
+            line = stream.readline(_MAX_HEADER_BYTES)
+            header = Header.parse(line)
+            start = stream.tell()
+            with (
+                mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as mapped,
+                memoryview(mapped) as whole,
+                whole[start:] as engine,
+            ):
+                yield header, engine
+
+    def write(self, key: EngineKey, engine: Any, facts: Mapping[str, Any]) -> Path:
+        """Puts an engine into its place.
+
+        Args:
+            key: What it is of.
+            engine: The serialised engine, anything with the buffer protocol.
+            facts: What else to record of how it was built, JSON-ready.
+
+        Raises:
+            ProviderError: The cache cannot be written to.
+        """
+        with memoryview(engine) as view, view.cast("B") as content:
+            header = Header(key=key, n_bytes=len(content), sha256=_digest(content), facts=facts)
+            path = self.path(key)
+            with replacing(path) as stream:
+                stream.write(_MAGIC + header.to_line())
+                stream.write(content)
+        return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Any]:
+    """A stream to what becomes `path` if the block succeeds; its folder is made if missing.
+
+    Raises:
+        ProviderError: It cannot be written.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole_file.replacing(path) as part, part.open("wb") as stream:
+            yield stream
+    except OSError as exc:
+        raise ProviderError(
+            f"{path}: cannot be written ({exc.strerror or exc}); make room, or set MOSRT_CACHE to "
+            "a folder that can be written to"
+        ) from exc
+
+
+def _stem(graph: str, target: Target) -> str:
+    """How a file's name starts, for people to read; the header is what counts."""
+    return f"{graph[:16]}-{target.module}-{target.version}-cc{target.compute_capability}"
+
+
+def _shape(sizes: list[int]) -> Shape:
+    return tuple(int(size) for size in sizes)
+
+
+def _short(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:8]
+
+
+def _digest(content: memoryview) -> str:
+    digest = sha256()
+    for first in range(0, len(content), _CHUNK_BYTES):
+        digest.update(content[first : first + _CHUNK_BYTES])
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Bundles: a manifest, its graphs and what they need."""

@@ -1,0 +1,192 @@
+"""Bundle: a directory, or a zip of one, that holds a model and says everything about it.
+
+The manifest is checked completely before any other file is opened, and file sizes always, so
+that a damaged, truncated, hostile or newer bundle is refused with one clear message.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import IO, Final
+
+from mosrt.errors import BundleError
+
+from .manifest import File, Manifest, Variant
+
+__all__ = ["MANIFEST_NAME", "MODEL_CARD_NAME", "Bundle"]
+
+MANIFEST_NAME: Final = "manifest.json"
+MODEL_CARD_NAME: Final = "model-card.md"
+_MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A model on disk.
+
+    Attributes:
+        path: The directory or zip file.
+        manifest: Its checked manifest.
+    """
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> Bundle:
+        """Reads and checks a bundle's manifest and the sizes of its files.
+
+        Args:
+            path: A directory with a manifest.json, or a zip file of one (manifest at its root).
+
+        Raises:
+            BundleError: Nothing is there, or something in it is missing, damaged or too new.
+        """
+        path = Path(path)
+        if not path.exists():
+            raise BundleError(
+                f"{path}: no such bundle; `mosrt export --help` tells how to make one"
+            )
+        if not path.is_dir() and not zipfile.is_zipfile(path):
+            raise BundleError(f"{path}: neither a bundle directory nor a zip of one")
+        try:
+            with _open_member(path, MANIFEST_NAME) as stream:
+                text = stream.read(_MAX_MANIFEST_BYTES + 1)
+        except OSError as exc:
+            raise BundleError(
+                f"{path}: cannot read {MANIFEST_NAME} ({exc.strerror or exc}); is this a bundle?"
+            ) from exc
+        if len(text) > _MAX_MANIFEST_BYTES:
+            raise BundleError(f"{path / MANIFEST_NAME}: larger than any real manifest")
+        try:
+            parsed = json.loads(text)
+        except (ValueError, RecursionError) as exc:
+            raise BundleError(
+                f"{path / MANIFEST_NAME}: not valid JSON ({exc}); copy or export the bundle again"
+            ) from exc
+        try:
+            bundle = cls(path, Manifest.from_dict(parsed))
+        except BundleError as exc:
+            raise BundleError(f"{path}: {exc}") from exc
+        bundle._check_sizes()
+        return bundle
+
+    def variant(self, name: str) -> Variant:
+        """The variant called `name`.
+
+        Raises:
+            BundleError: No such variant; the message lists those there are.
+        """
+        try:
+            return self.manifest.variants[name]
+        except KeyError:
+            known = ", ".join(self.manifest.variants)
+            raise BundleError(f"{self.path}: no variant {name!r}; it has: {known}") from None
+
+    def model_card(self) -> str:
+        """The text of model-card.md, or an empty string when there is none."""
+        try:
+            with _open_member(self.path, MODEL_CARD_NAME) as stream:
+                return stream.read().decode("utf-8", errors="replace")
+        except OSError:
+            return ""
+
+    def verify(self, progress: Callable[[int], None] | None = None) -> None:
+        """Compares the SHA-256 of every file with the manifest.
+
+        Args:
+            progress: Called with the number of bytes read since the last call.
+
+        Raises:
+            BundleError: A file differs from what was exported.
+        """
+        for file in self._files():
+            digest = hashlib.sha256()
+            with _open_member(self.path, file.path) as stream:
+                while chunk := stream.read(1 << 20):
+                    digest.update(chunk)
+                    if progress is not None:
+                        progress(len(chunk))
+            if digest.hexdigest() != file.sha256:
+                raise BundleError(
+                    f"{self.path / file.path}: SHA-256 is {digest.hexdigest()}, the manifest says "
+                    f"{file.sha256}; the file is damaged or replaced: copy or export it again"
+                )
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of all model files in bytes."""
+        return sum(file.bytes for file in self._files())
+
+    @contextmanager
+    def extracted(self, variant: Variant) -> Iterator[Path]:
+        """A directory that holds the files of `variant`: the bundle's own, or a temporary one."""
+        if self.path.is_dir():
+            yield self.path
+            return
+        # Where a mapped file cannot be deleted, the system clears it away later.
+        with TemporaryDirectory(prefix="mosrt-", ignore_cleanup_errors=True) as temporary:
+            for file in variant.files:
+                target = Path(temporary, file.path)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with _open_member(self.path, file.path) as source, target.open("wb") as sink:
+                    shutil.copyfileobj(source, sink, 1 << 20)
+            yield Path(temporary)
+
+    def _files(self) -> tuple[File, ...]:
+        files = {f.path: f for variant in self.manifest.variants.values() for f in variant.files}
+        return tuple(files.values())
+
+    def _check_sizes(self) -> None:
+        for file in self._files():
+            try:
+                size = _member_size(self.path, file.path)
+            except (OSError, KeyError):
+                raise BundleError(
+                    f"{self.path / file.path}: missing; copy or export the bundle again"
+                ) from None
+            if size != file.bytes:
+                raise BundleError(
+                    f"{self.path / file.path}: {size} bytes, the manifest says {file.bytes}; "
+                    "the copy is incomplete: copy or export the bundle again"
+                )
+
+
+@contextmanager
+def _open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
+    """Opens file `name` of the bundle at `path`; a missing one is an OSError in both layouts."""
+    if path.is_dir():
+        with _inside(path, name).open("rb") as stream:
+            yield stream
+        return
+    try:
+        with zipfile.ZipFile(path) as archive, archive.open(name) as stream:
+            yield stream
+    except KeyError as exc:
+        raise FileNotFoundError(2, "No such file in the zip", name) from exc
+    except zipfile.BadZipFile as exc:
+        raise BundleError(f"{path}: damaged zip ({exc}); copy the bundle again") from exc
+
+
+def _inside(directory: Path, name: str) -> Path:
+    """File `name` of a bundle directory, links followed, which must not lead out of it."""
+    inside = (directory / name).resolve()
+    if not inside.is_relative_to(directory.resolve()):
+        raise BundleError(f"{directory / name}: a link that leaves the bundle; copy the file in")
+    return inside
+
+
+def _member_size(path: Path, name: str) -> int:
+    if path.is_dir():
+        return _inside(path, name).stat().st_size
+    with zipfile.ZipFile(path) as archive:
+        return archive.getinfo(name).file_size

@@ -1,0 +1,67 @@
+"""Embedded models: the bundles that come with the package, found by name."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+from mosrt.errors import BundleError
+
+from .bundle import MANIFEST_NAME
+
+__all__ = ["DEFAULT_MODEL", "embedded_models", "find_bundle"]
+
+DEFAULT_MODEL: Final = "nano"
+_DIRECTORY = Path(__file__).parents[1] / "models"
+_LOG = logging.getLogger(__name__)
+
+
+def embedded_models() -> dict[str, Path]:
+    """Bundle directories inside the installed package by name, the default model's first."""
+    found = {path.parent.name: path.parent for path in _DIRECTORY.glob(f"*/{MANIFEST_NAME}")}
+    return {name: found[name] for name in sorted(found, key=lambda n: (n != DEFAULT_MODEL, n))}
+
+
+def find_bundle(reference: str | os.PathLike[str] | None = None) -> Path:
+    """The bundle that `reference` means.
+
+    A bare word that names an embedded model means that model, whatever lies in the working
+    directory: the same call gives the same score from anywhere. Anything else is a path;
+    `"./nano"` and `Path("nano")` always are.
+
+    Args:
+        reference: Name of an embedded model, or path of a bundle; by default the default model.
+
+    Raises:
+        BundleError: There is no embedded model of that name, and nothing on disk either.
+    """
+    models = embedded_models()
+    if reference is None:
+        if DEFAULT_MODEL not in models:
+            raise BundleError(
+                f"{_DIRECTORY / DEFAULT_MODEL}: the default model is missing; "
+                "install mosrt again, or name the path of a bundle"
+            )
+        return models[DEFAULT_MODEL]
+    path = Path(reference)
+    separators = {os.sep, os.altsep or os.sep}
+    if not isinstance(reference, str) or separators & set(reference):
+        return path
+    written_as_path = f".{os.sep}{reference}"
+    if reference in models:
+        if (path / MANIFEST_NAME).exists():
+            _LOG.warning(
+                "%s means the embedded model; write %s for the bundle in the working directory",
+                reference,
+                written_as_path,
+            )
+        return models[reference]
+    if not path.exists():
+        raise BundleError(
+            f"{reference}: no such bundle; embedded models: "
+            f"{', '.join(models) or 'none, install mosrt again'}; a bundle of your own is named by "
+            f"its path, such as {written_as_path} (`mosrt export --help` tells how to make one)"
+        )
+    return path

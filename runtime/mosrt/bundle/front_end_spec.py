@@ -1,0 +1,158 @@
+"""Front-end spec: what a manifest says of views, waveform crops and log-mel images."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mosrt.errors import BundleError
+
+from .fields import Fields
+
+__all__ = ["FRONT_ENDS", "FRONT_END_SCOPE", "GridSpec", "MelSpec", "SslSpec"]
+
+FRONT_ENDS: Final = ("numpy", "graph")
+"""What turns crops of audio into what the networks read: the runtime, or their own graphs."""
+FRONT_END_SCOPE: Final = "front_end"
+"""First part of the names of nodes that are the front end in a graph; they stay float32."""
+
+_VIEW_EVERY_S: Final = (0.1, 3600.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SslSpec:
+    """What the waveform branch reads.
+
+    Attributes:
+        tensor: Name of the graph's input, (batch, crop_samples) float32: normalised, or as it is
+            in the recording where the front end is in the graph.
+        crop_samples: Length of one crop in samples.
+        epsilon: Added to the variance in `(x - mean) / sqrt(var + epsilon)`.
+    """
+
+    tensor: str
+    crop_samples: int
+    epsilon: float
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> SslSpec:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = Fields(value, where)
+        return cls(
+            tensor=fields.get("tensor", str),
+            crop_samples=fields.positive("crop_samples"),
+            epsilon=fields.get("epsilon", float),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MelSpec:
+    """What the spectrogram branch reads: several log-mel images of each of several crops.
+
+    Attributes:
+        tensor: Name of the graph's input: images, (batch, n_crops * len(windows), image_height,
+            image_width) float32 in [0, 1], crop-major, then window; or, where the front end is in
+            the graph, the crops themselves, (batch, n_crops, crop_samples) float32 in [-1, 1].
+        crop_samples: Length of one crop in samples.
+        n_crops: Crops per view.
+        n_fft: FFT size in samples, at least the largest window.
+        hop_length: Hop in samples.
+        n_mels: Mel bands (Slaney scale and area normalisation).
+        windows: Lengths in samples of the periodic Hann windows, one image each.
+        f_min_hz: Lowest frequency of the mel filter bank.
+        f_max_hz: Highest frequency of the mel filter bank.
+        floor_db: Range below each image's own maximum that is kept, from 0 at the floor to 1.
+        image_height: Rows of the image; equal to n_mels, since only time is resized.
+        image_width: Columns of the image after resizing along time.
+    """
+
+    tensor: str
+    crop_samples: int
+    n_crops: int
+    n_fft: int
+    hop_length: int
+    n_mels: int
+    windows: tuple[int, ...]
+    f_min_hz: float
+    f_max_hz: float
+    floor_db: float
+    image_height: int
+    image_width: int
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of one centred spectrogram before the resize."""
+        padded = self.crop_samples + self.n_fft // 2 * 2
+        return 1 + (padded - self.n_fft) // self.hop_length
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> MelSpec:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = Fields(value, where)
+        windows = fields.get("windows", list)
+        spec = cls(
+            tensor=fields.get("tensor", str),
+            crop_samples=fields.positive("crop_samples"),
+            n_crops=fields.positive("n_crops"),
+            n_fft=fields.positive("n_fft"),
+            hop_length=fields.positive("hop_length"),
+            n_mels=fields.positive("n_mels"),
+            windows=tuple(windows),
+            f_min_hz=fields.get("f_min_hz", float),
+            f_max_hz=fields.get("f_max_hz", float),
+            floor_db=fields.get("floor_db", float),
+            image_height=fields.positive("image_height"),
+            image_width=fields.positive("image_width"),
+        )
+        if not windows or not all(type(w) is int and 0 < w <= spec.n_fft for w in windows):
+            raise BundleError(
+                f"manifest.json: {fields.path('windows')} must be lengths from 1 to n_fft "
+                f"({spec.n_fft}), not {windows}"
+            )
+        if spec.image_height != spec.n_mels:
+            raise BundleError(
+                f"manifest.json: {fields.path('image_height')} must equal n_mels ({spec.n_mels}): "
+                "only time is resized"
+            )
+        if not 0 <= spec.f_min_hz < spec.f_max_hz or spec.floor_db <= 0:
+            raise BundleError(
+                f"manifest.json: {where} needs 0 <= f_min_hz < f_max_hz and floor_db > 0"
+            )
+        return spec
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GridSpec:
+    """How densely the default crop plan looks: a view per `view_every_s` or part of it begun.
+
+    Attributes:
+        view_every_s: Length in seconds of recording that each view stands for.
+        min_views: Views of the shortest recording; two are needed for an interval.
+        max_views: Views of the longest recording.
+    """
+
+    view_every_s: float = 3.0
+    min_views: int = 2
+    max_views: int = 8
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> GridSpec:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = Fields(value, where)
+        spec = cls(
+            view_every_s=fields.get("view_every_s", float),
+            min_views=fields.positive("min_views"),
+            max_views=fields.positive("max_views"),
+        )
+        shortest_s, longest_s = _VIEW_EVERY_S
+        if not shortest_s <= spec.view_every_s <= longest_s:
+            raise BundleError(
+                f"manifest.json: {fields.path('view_every_s')} must be from {shortest_s} to "
+                f"{longest_s}, not {spec.view_every_s}"
+            )
+        if spec.max_views < spec.min_views:
+            raise BundleError(
+                f"manifest.json: {fields.path('max_views')} is {spec.max_views}, less than "
+                f"min_views ({spec.min_views})"
+            )
+        return spec

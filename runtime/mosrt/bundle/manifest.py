@@ -1,0 +1,337 @@
+"""Manifest: everything the runtime must know about a model, as frozen dataclasses.
+
+`Manifest.from_dict` checks a parsed `manifest.json` completely, and `Manifest.to_dict` is its
+exact inverse, so that exporter and runtime share one definition of the schema.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import PurePosixPath
+from typing import Any, Final
+
+from mosrt.errors import BundleError
+
+from .fields import Fields as _Fields
+from .front_end_spec import FRONT_ENDS, GridSpec, MelSpec, SslSpec
+from .uncertainty_spec import STAGES, UNCERTAINTY_FAMILIES, UncertaintySpec, stages_in_use
+
+__all__ = [
+    "FAMILIES",
+    "SCHEMA_VERSION",
+    "File",
+    "Manifest",
+    "Member",
+    "TensorSpec",
+    "Variant",
+]
+
+SCHEMA_VERSION: Final = 1
+FAMILIES: Final = ("fusion", "spec", "ssl", *UNCERTAINTY_FAMILIES)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TensorSpec:
+    """An input or output of the graph; a string in `shape` is a dynamic dimension."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> TensorSpec:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = _Fields(value, where)
+        shape = fields.get("shape", list)
+        if not all(isinstance(size, str) or (type(size) is int and size > 0) for size in shape):
+            raise BundleError(
+                f"manifest.json: {fields.path('shape')} must hold sizes and names, not {shape}"
+            )
+        return cls(name=fields.get("name", str), dtype=fields.get("dtype", str), shape=tuple(shape))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class File:
+    """A file of the bundle: relative POSIX path, SHA-256 in hex, and size in bytes."""
+
+    path: str
+    sha256: str
+    bytes: int
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> File:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = _Fields(value, where)
+        path = fields.get("path", str)
+        parts = PurePosixPath(path).parts
+        if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
+            raise BundleError(
+                f"manifest.json: {fields.path('path')} is {path!r}, which leaves the bundle; "
+                "get the bundle from a source you trust"
+            )
+        sha256 = fields.get("sha256", str)
+        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
+            raise BundleError(f"manifest.json: {fields.path('sha256')} is no SHA-256 in hex")
+        return cls(path=path, sha256=sha256, bytes=fields.positive("bytes"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member:
+    """One network of an ensemble (a fold): its graph, and its weights if they are a file apart."""
+
+    name: str
+    graph: File
+    weights: File | None = None
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """The graph, and the weights if they are a file apart."""
+        return (self.graph,) if self.weights is None else (self.graph, self.weights)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 in hex of the digests of its files, one after the other."""
+        return hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> Member:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = _Fields(value, where)
+        weights = fields.optional("weights")
+        return cls(
+            name=fields.get("name", str),
+            graph=File.from_dict(fields.optional("graph"), fields.path("graph")),
+            weights=None if weights is None else File.from_dict(weights, fields.path("weights")),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Variant:
+    """One precision of the model.
+
+    Attributes:
+        opset: ONNX opset of the graphs.
+        members: The networks of the ensemble; at least one.
+        drift: Measured differences against the reference the variant was made from, by name.
+        kind: Arithmetic of the graphs, such as "float16", "qdq-u8s8" or "qdq-u8s7" (weights of 7
+            bits); None for float32.
+        calibration: What the variant was calibrated with, for people to read; None if it was not.
+        fixed_batch: Views per run at which a view's result does not depend on its company, or
+            None if it never does.
+    """
+
+    opset: int
+    members: tuple[Member, ...]
+    drift: Mapping[str, Any] = field(default_factory=dict)
+    kind: str | None = None
+    calibration: Mapping[str, Any] | None = None
+    fixed_batch: int | None = None
+
+    @property
+    def files(self) -> tuple[File, ...]:
+        """All files of all members."""
+        return tuple(file for member in self.members for file in member.files)
+
+    @property
+    def sums_fit(self) -> bool:
+        """Whether pairs of products of bytes add up in 16 bits, as older x86-64 CPUs add them."""
+        return self.kind is not None and self.kind.startswith("qdq-u8s7")
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> Variant:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = _Fields(value, where)
+        members = fields.get("members", list)
+        if not members:
+            raise BundleError(f"manifest.json: {fields.path('members')} is empty")
+
+        def given(name: str) -> bool:
+            return fields.optional(name) is not None
+
+        return cls(
+            opset=fields.positive("opset"),
+            members=tuple(
+                Member.from_dict(member, f"{fields.path('members')}[{i}]")
+                for i, member in enumerate(members)
+            ),
+            drift=fields.get("drift", dict, {}),
+            kind=fields.get("kind", str) if given("kind") else None,
+            calibration=fields.get("calibration", dict) if given("calibration") else None,
+            fixed_batch=fields.positive("fixed_batch") if given("fixed_batch") else None,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Manifest:
+    """The whole of `manifest.json`.
+
+    Attributes:
+        name: What the model is called in scores and tables.
+        family: How inputs are made and outputs read; one of `FAMILIES`.
+        sample_rate_hz: Rate the model hears.
+        ssl: Waveform branch, or None if the family has none.
+        mel: Spectrogram branch, or None if the family has none.
+        domains: Data domains in the order of the columns of output "mos".
+        default_domain: The domain scored when the caller names none.
+        inputs: Graph inputs; outputs: graph outputs. The first output is "mos", (batch, domains),
+            unless the model scores by its uncertainty.
+        variants: Precisions by name; "fp32" is the reference.
+        grid: How densely the default crop plan looks; 2 to 8 views, one per 3 s, if left out.
+        provenance: Source checkpoint, versions, licence and training data, for people to read.
+        uncertainty: How a model scores by its own uncertainty, or None if it predicts MOS. The
+            members of its variants are then the stages of `mosrt.bundle.uncertainty_spec.STAGES`.
+        front_end: One of `FRONT_ENDS`: "numpy", the runtime makes what the networks read, or
+            "graph", they take crops of audio at `sample_rate_hz` as `ssl` and `mel` describe them,
+            and normalise and draw by themselves. "numpy" if left out.
+    """
+
+    name: str
+    family: str
+    sample_rate_hz: int
+    ssl: SslSpec | None
+    mel: MelSpec | None
+    domains: tuple[str, ...]
+    default_domain: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    variants: Mapping[str, Variant]
+    grid: GridSpec = field(default_factory=GridSpec)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    uncertainty: UncertaintySpec | None = None
+    front_end: str = "numpy"
+    schema_version: int = SCHEMA_VERSION
+
+    @classmethod
+    def from_dict(cls, value: object) -> Manifest:
+        """Checks a parsed manifest.json.
+
+        Raises:
+            BundleError: A field is missing or wrong, or the schema is newer than this mosrt.
+        """
+        fields = _Fields(value, "")
+        version = fields.positive("schema_version")
+        if version > SCHEMA_VERSION:
+            raise BundleError(
+                f"manifest.json: schema version {version} is newer than this mosrt reads "
+                f"({SCHEMA_VERSION}); upgrade with `pip install -U mosrt`"
+            )
+        family = fields.get("family", str)
+        if family not in FAMILIES:
+            raise BundleError(
+                f"manifest.json: family {family!r} is unknown to this mosrt "
+                f"(known: {', '.join(FAMILIES)}); upgrade with `pip install -U mosrt`"
+            )
+        ssl, mel, grid = (fields.optional(name) for name in ("ssl", "mel", "grid"))
+        uncertainty = fields.optional("uncertainty")
+        variants = _Fields(fields.optional("variants"), "variants")._value
+        manifest = cls(
+            name=fields.get("name", str),
+            family=family,
+            sample_rate_hz=fields.positive("sample_rate_hz"),
+            ssl=None if ssl is None else SslSpec.from_dict(ssl, "ssl"),
+            mel=None if mel is None else MelSpec.from_dict(mel, "mel"),
+            domains=fields.strings("domains"),
+            default_domain=fields.get("default_domain", str),
+            inputs=_tensors(fields, "inputs"),
+            outputs=_tensors(fields, "outputs"),
+            variants={
+                str(name): Variant.from_dict(variant, f"variants.{name}")
+                for name, variant in variants.items()
+            },
+            grid=GridSpec() if grid is None else GridSpec.from_dict(grid, "grid"),
+            provenance=fields.get("provenance", dict, {}),
+            uncertainty=None
+            if uncertainty is None
+            else UncertaintySpec.from_dict(uncertainty, "uncertainty"),
+            front_end=fields.get("front_end", str, "numpy"),
+            schema_version=version,
+        )
+        manifest._check()
+        return manifest
+
+    def _check(self) -> None:
+        """Raises BundleError when fields that are each well formed contradict one another."""
+        if (self.ssl is not None) != (self.family in ("fusion", "ssl")):
+            raise BundleError(f"manifest.json: ssl does not fit family {self.family!r}")
+        if (self.mel is not None) != (self.family in ("fusion", "spec")):
+            raise BundleError(f"manifest.json: mel does not fit family {self.family!r}")
+        if not self.domains or len(set(self.domains)) != len(self.domains):
+            raise BundleError("manifest.json: domains must be names, at least one, none twice")
+        if self.default_domain not in self.domains:
+            raise BundleError(
+                f"manifest.json: default_domain {self.default_domain!r} is not among domains"
+            )
+        if not self.variants:
+            raise BundleError("manifest.json: variants is empty")
+        if (self.uncertainty is not None) != (self.family in UNCERTAINTY_FAMILIES):
+            raise BundleError(f"manifest.json: uncertainty does not fit family {self.family!r}")
+        if self.uncertainty is not None:
+            self._check_stages(self.uncertainty)
+            return
+        self._check_inputs()
+        if not self.outputs or self.outputs[0].shape[1:] != (len(self.domains),):
+            raise BundleError(
+                "manifest.json: the first output must be the scores, (batch, number of domains)"
+            )
+
+    def _check_inputs(self) -> None:
+        """Raises BundleError unless the graph takes what the front end makes, or the crops."""
+        if self.front_end not in FRONT_ENDS:
+            raise BundleError(
+                f"manifest.json: front_end {self.front_end!r} is unknown to this mosrt "
+                f"(known: {', '.join(FRONT_ENDS)}); upgrade with `pip install -U mosrt`"
+            )
+        expected: dict[str, tuple[int | str, ...]] = {}
+        if self.ssl is not None:
+            expected[self.ssl.tensor] = (self.ssl.crop_samples,)
+        if (mel := self.mel) is not None:
+            images = (mel.n_crops * len(mel.windows), mel.image_height, mel.image_width)
+            crops = (mel.n_crops, mel.crop_samples)
+            expected[mel.tensor] = crops if self.front_end == "graph" else images
+        declared = {tensor.name: tensor.shape[1:] for tensor in self.inputs}
+        if declared != expected:
+            raise BundleError(
+                f"manifest.json: inputs {declared} contradict the front end, which makes {expected}"
+            )
+
+    def _check_stages(self, uncertainty: UncertaintySpec) -> None:
+        """Raises BundleError unless graphs and tensors are those that the runtime will use."""
+        uncertainty.check_family(self.family)
+        stages = stages_in_use(self.family, uncertainty.layouts)
+        for name, variant in self.variants.items():
+            found = tuple(member.name for member in variant.members)
+            if found != stages:
+                raise BundleError(
+                    f"manifest.json: variants.{name} must have the graphs {', '.join(stages)}, "
+                    f"not {', '.join(found)}"
+                )
+        declared = {tensor.name for tensor in (*self.inputs, *self.outputs)}
+        wanted = [
+            name for stage in stages for names in STAGES[self.family][stage] for name in names
+        ]
+        for name in wanted:
+            if name not in declared:
+                raise BundleError(f"manifest.json: tensor {name!r} is missing from inputs, outputs")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object that `from_dict` reads back to an equal manifest."""
+        plain = dataclasses.asdict(self)
+        if self.uncertainty is None:
+            del plain["uncertainty"]
+        if self.front_end == "numpy":
+            del plain["front_end"]
+        for variant in plain["variants"].values():
+            for name in ("kind", "calibration", "fixed_batch"):
+                if variant[name] is None:
+                    del variant[name]
+        return {"schema_version": plain.pop("schema_version"), **plain}
+
+
+def _tensors(fields: _Fields, name: str) -> tuple[TensorSpec, ...]:
+    return tuple(
+        TensorSpec.from_dict(tensor, f"{name}[{i}]")
+        for i, tensor in enumerate(fields.get(name, list))
+    )

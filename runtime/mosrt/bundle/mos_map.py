@@ -1,0 +1,145 @@
+"""MOS maps: from a model's uncertainty to a mean opinion score, never rising."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mosrt.errors import BundleError, CalibrationError
+
+from .fields import Fields
+
+__all__ = ["KINDS", "MosMap"]
+
+FloatArray = npt.NDArray[np.float64]
+
+KINDS: Final = ("isotonic", "linear")
+MIN_CLIPS: Final = 5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MosMap:
+    """A non-increasing, piecewise linear map, constant beyond its ends.
+
+    Attributes:
+        kind: "isotonic" or "linear": how it was fitted.
+        uncertainty: Abscissae, rising; at least two.
+        mos: Ordinates, falling or level, as many.
+        n_clips: Rated clips that it was fitted to.
+        loo_rmse: Root mean square error in MOS over clips left out in turn.
+        description: What those clips are, in their owner's words.
+    """
+
+    kind: str
+    uncertainty: tuple[float, ...]
+    mos: tuple[float, ...]
+    n_clips: int
+    loo_rmse: float
+    description: str
+
+    def __call__(self, uncertainty: float) -> float:
+        """The MOS for an uncertainty."""
+        return float(np.interp(uncertainty, self.uncertainty, self.mos))
+
+    @classmethod
+    def fit(
+        cls, uncertainty: Sequence[float], mos: Sequence[float], *, kind: str, description: str
+    ) -> MosMap:
+        """Fits by least squares.
+
+        Args:
+            uncertainty: Of each clip.
+            mos: Of each clip.
+            kind: "isotonic" (pool adjacent violators) or "linear".
+            description: What the clips are.
+
+        Raises:
+            CalibrationError: Too few clips, all alike, or better rated the more uncertain.
+        """
+        x, y = np.asarray(uncertainty, np.float64), np.asarray(mos, np.float64)
+        if len(x) < MIN_CLIPS or len(np.unique(x)) < MIN_CLIPS:
+            raise CalibrationError(
+                f"a map needs at least {MIN_CLIPS} rated clips of different uncertainty, not "
+                f"{len(np.unique(x))}; add clips"
+            )
+        fit = _isotonic if kind == "isotonic" else _linear
+        knots, values = fit(x, y)
+        if not values[0] > values[-1]:
+            raise CalibrationError(
+                "the more uncertain clips are not rated lower, so no falling map fits; is the CSV "
+                "right, and does the model suit these clips?"
+            )
+        errors = []
+        for i in range(len(x)):
+            others = np.arange(len(x)) != i
+            errors.append(np.interp(x[i], *fit(x[others], y[others])) - y[i])
+        return cls(
+            kind=kind,
+            uncertainty=tuple(knots.tolist()),
+            mos=tuple(values.tolist()),
+            n_clips=len(x),
+            loo_rmse=float(np.sqrt(np.mean(np.square(errors)))),
+            description=description,
+        )
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> MosMap:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = Fields(value, where)
+        found = cls(
+            kind=fields.get("kind", str),
+            uncertainty=_numbers(fields, "uncertainty"),
+            mos=_numbers(fields, "mos"),
+            n_clips=fields.positive("n_clips"),
+            loo_rmse=fields.get("loo_rmse", float),
+            description=fields.get("description", str),
+        )
+        x, y = np.array(found.uncertainty), np.array(found.mos)
+        if len(x) != len(y) or len(x) < 2 or np.any(np.diff(x) <= 0) or np.any(np.diff(y) > 0):
+            raise BundleError(
+                f"manifest.json: {where} must be two points or more, uncertainty rising and mos "
+                "not; fit it again with `mosrt calibrate-mos`"
+            )
+        return found
+
+
+def _numbers(fields: Fields, name: str) -> tuple[float, ...]:
+    values = fields.get(name, list)
+    if not all(type(value) in (int, float) and np.isfinite(value) for value in values):
+        raise BundleError(f"manifest.json: {fields.path(name)} must hold finite numbers only")
+    return tuple(map(float, values))
+
+
+def _linear(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The least-squares line between the smallest and the largest x; constant beyond."""
+    slope = np.sum((x - x.mean()) * (y - y.mean())) / np.sum(np.square(x - x.mean()))
+    ends = np.array([x.min(), x.max()])
+    return ends, y.mean() + slope * (ends - x.mean())
+
+
+def _isotonic(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The least-squares non-increasing fit, by pooling adjacent violators.
+
+    Returns:
+        The ends of each pooled block and its value at both.
+    """
+    knots, inverse = np.unique(x, return_inverse=True)
+    weights = np.bincount(inverse).astype(np.float64)
+    means = np.bincount(inverse, weights=y) / weights
+    blocks: list[tuple[float, float, int, int]] = []  # mean, weight, first, last
+    for i, (mean, weight) in enumerate(zip(means.tolist(), weights.tolist(), strict=True)):
+        block = (mean, weight, i, i)
+        while blocks and blocks[-1][0] <= block[0]:
+            other = blocks.pop()
+            total = other[1] + block[1]
+            pooled = (other[0] * other[1] + block[0] * block[1]) / total
+            block = (pooled, total, other[2], block[3])
+        blocks.append(block)
+    found: dict[float, float] = {}
+    for mean, _, first, last in blocks:
+        found[float(knots[first])] = found[float(knots[last])] = mean
+    return np.array(list(found)), np.array(list(found.values()))

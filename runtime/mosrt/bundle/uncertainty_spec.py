@@ -1,0 +1,265 @@
+"""Uncertainty specs: what the runtime must know to score by a model's own uncertainty.
+
+The section `uncertainty` of a manifest; see arXiv 2312.15616 for the idea.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from mosrt.errors import BundleError
+from mosrt.uncertainty.measures import MEASURES
+
+from .fields import Fields
+from .mos_map import MosMap
+
+__all__ = [
+    "STAGES",
+    "UNCERTAINTY_FAMILIES",
+    "ContrastSpec",
+    "DropoutSpec",
+    "MaskingSpec",
+    "UncertaintySpec",
+]
+
+UNCERTAINTY_FAMILIES: Final = ("wav2vec", "wav2vec2-ctc", "wav2vec2-pretraining")
+STAGES: Final[dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]]] = {
+    "wav2vec": {
+        "encoder": (("waveform",), ("features", "predictions")),
+        "contrast": (("features", "predictions", "negatives"), ("logits",)),
+        "dense": (("queries", "features"), ("similarities",)),
+    },
+    "wav2vec2-ctc": {
+        "convolutions": (("waveform",), ("features",)),
+        "encoder": (("features", "keep"), ("logits",)),
+    },
+    "wav2vec2-pretraining": {
+        "convolutions": (("waveform",), ("features",)),
+        "encoder": (("features", "spans", "negatives"), ("logits",)),
+    },
+}
+"""The graphs of each family by name, with the tensors that go in and come out."""
+LAYOUTS: Final = {
+    "wav2vec": ("paper", "contrastive", "dense"),
+    "wav2vec2-ctc": ("ctc",),
+    "wav2vec2-pretraining": ("pretraining",),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ContrastSpec:
+    """wav2vec v1: predictions of future frames against distractors.
+
+    Attributes:
+        n_steps: Future frames predicted from each frame.
+        first_horizon: Frames from a context frame to the first one that it predicts.
+        n_negatives: Distractors per frame in the layouts "paper" and "contrastive".
+    """
+
+    n_steps: int
+    first_horizon: int
+    n_negatives: int
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> ContrastSpec:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = Fields(value, where)
+        return cls(
+            n_steps=fields.positive("n_steps"),
+            first_horizon=fields.positive("first_horizon"),
+            n_negatives=fields.positive("n_negatives"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DropoutSpec:
+    """wav2vec 2.0 and HuBERT: logits averaged over passes with dropout on the features.
+
+    Attributes:
+        probability: Share of feature values that a pass drops, 0 to 1.
+        n_passes: Passes; 1 goes with probability 0.
+        passes_per_run: Passes that one run of the encoder takes.
+        channels: Channels of the features.
+        dropped_columns: Columns of the logits that are left out, such as those of <s> and </s>.
+    """
+
+    probability: float
+    n_passes: int
+    passes_per_run: int
+    channels: int
+    dropped_columns: tuple[int, ...] = ()
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> DropoutSpec:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = Fields(value, where)
+        columns = fields.get("dropped_columns", list)
+        if not all(type(column) is int and column >= 0 for column in columns):
+            raise BundleError(
+                f"manifest.json: {fields.path('dropped_columns')} must hold columns, not {columns}"
+            )
+        return cls(
+            probability=_share(fields, "probability"),
+            n_passes=fields.positive("n_passes"),
+            passes_per_run=fields.positive("passes_per_run"),
+            channels=fields.positive("channels"),
+            dropped_columns=tuple(columns),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MaskingSpec:
+    """wav2vec 2.0's pretraining head: masked frames told from distractors.
+
+    Attributes:
+        probability: Share of frames that spans are drawn to cover, before they overlap.
+        span_frames: Length of a span.
+        n_negatives: Distractors per masked frame, drawn from the other masked frames.
+        n_passes: Passes, each with its own spans and distractors.
+    """
+
+    probability: float
+    span_frames: int
+    n_negatives: int
+    n_passes: int
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> MaskingSpec:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = Fields(value, where)
+        return cls(
+            probability=_share(fields, "probability"),
+            span_frames=fields.positive("span_frames"),
+            n_negatives=fields.positive("n_negatives"),
+            n_passes=fields.positive("n_passes"),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UncertaintySpec:
+    """How a recording goes in, and which figures come out.
+
+    Attributes:
+        hop_samples: Samples from one feature frame to the next.
+        receptive_samples: Samples that one feature frame hears.
+        min_samples: Shortest recording that gives a figure.
+        zero_pad_below_samples: A recording shorter than this gets as many zeros in front as it
+            has samples, as in the published code; 0 for never.
+        window_samples: Longest part that is scored in one piece.
+        normalised: Whether each stretch is brought to zero mean and unit variance first.
+        layouts: Arrangements of logits into rows that figures are given for.
+        measure: The figure that is *the* uncertainty, "LAYOUT.MEASURE".
+        sign: 1 if it grows with uncertainty, -1 if it falls.
+        seed: Of everything that is drawn.
+        contrast: Of family "wav2vec".
+        dropout: Of family "wav2vec2-ctc".
+        masking: Of family "wav2vec2-pretraining".
+        mos_map: Map from uncertainty to MOS, or None if nobody has fitted one.
+    """
+
+    hop_samples: int
+    receptive_samples: int
+    min_samples: int
+    zero_pad_below_samples: int
+    window_samples: int
+    normalised: bool
+    layouts: tuple[str, ...]
+    measure: str
+    sign: int
+    seed: int
+    contrast: ContrastSpec | None = None
+    dropout: DropoutSpec | None = None
+    masking: MaskingSpec | None = None
+    mos_map: MosMap | None = None
+
+    @classmethod
+    def from_dict(cls, value: object, where: str) -> UncertaintySpec:
+        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
+        fields = Fields(value, where)
+        contrast, dropout, masking, mos_map = map(
+            fields.optional, ("contrast", "dropout", "masking", "mos_map")
+        )
+        spec = cls(
+            hop_samples=fields.positive("hop_samples"),
+            receptive_samples=fields.positive("receptive_samples"),
+            min_samples=fields.positive("min_samples"),
+            zero_pad_below_samples=fields.get("zero_pad_below_samples", int),
+            window_samples=fields.positive("window_samples"),
+            normalised=fields.get("normalised", bool),
+            layouts=fields.strings("layouts"),
+            measure=fields.get("measure", str),
+            sign=fields.get("sign", int),
+            seed=fields.get("seed", int),
+            contrast=None
+            if contrast is None
+            else ContrastSpec.from_dict(contrast, fields.path("contrast")),
+            dropout=None
+            if dropout is None
+            else DropoutSpec.from_dict(dropout, fields.path("dropout")),
+            masking=None
+            if masking is None
+            else MaskingSpec.from_dict(masking, fields.path("masking")),
+            mos_map=None
+            if mos_map is None
+            else MosMap.from_dict(mos_map, fields.path("mos_map")),
+        )  # fmt: skip
+        spec._check(fields)
+        return spec
+
+    def _check(self, fields: Fields) -> None:
+        if self.sign not in (-1, 1):
+            raise BundleError(f"manifest.json: {fields.path('sign')} must be 1 or -1")
+        if self.seed < 0:
+            raise BundleError(f"manifest.json: {fields.path('seed')} must not be negative")
+        layout, _, measure = self.measure.partition(".")
+        if layout not in self.layouts or measure not in MEASURES:
+            raise BundleError(
+                f"manifest.json: {fields.path('measure')} {self.measure!r} is none of "
+                f"{', '.join(self.names())}"
+            )
+        # Cutting a recording in two must leave both halves long enough.
+        if self.min_samples < self.receptive_samples or self.window_samples < 4 * self.min_samples:
+            raise BundleError(
+                f"manifest.json: {fields.path('min_samples')} must be at least receptive_samples "
+                "and at most a quarter of window_samples"
+            )
+
+    def check_family(self, family: str) -> None:
+        """Raises BundleError unless layouts and sections are those of `family`."""
+        sections = {
+            "wav2vec": self.contrast,
+            "wav2vec2-ctc": self.dropout,
+            "wav2vec2-pretraining": self.masking,
+        }
+        for name, section in sections.items():
+            if (section is not None) != (name == family):
+                raise BundleError(f"manifest.json: uncertainty does not fit family {family!r}")
+        strange = set(self.layouts) - set(LAYOUTS[family])
+        if strange or not self.layouts or len(set(self.layouts)) < len(self.layouts):
+            raise BundleError(
+                f"manifest.json: uncertainty.layouts must be some of {', '.join(LAYOUTS[family])}, "
+                f"each once, not {', '.join(self.layouts) or 'none'}"
+            )
+
+    def names(self) -> tuple[str, ...]:
+        """Names of the figures, layout by layout: "dense.mean", "dense.std", ..."""
+        return tuple(f"{layout}.{measure}" for layout in self.layouts for measure in MEASURES)
+
+
+def stages_in_use(family: str, layouts: tuple[str, ...]) -> tuple[str, ...]:
+    """The graphs that a model of `family` needs to give figures in `layouts`, in order."""
+    idle = set()
+    if family == "wav2vec":
+        if not {"paper", "contrastive"} & set(layouts):
+            idle.add("contrast")
+        if "dense" not in layouts:
+            idle.add("dense")
+    return tuple(stage for stage in STAGES[family] if stage not in idle)
+
+
+def _share(fields: Fields, name: str) -> float:
+    value = fields.get(name, float)
+    if not 0.0 <= value <= 1.0:
+        raise BundleError(f"manifest.json: {fields.path(name)} must be from 0 to 1, not {value}")
+    return value

@@ -1,0 +1,1 @@
+"""The command line: `mosrt score`, `info` and `fit-mos`."""

@@ -1,0 +1,188 @@
+"""`mosrt info`: what a model is, and what this machine can run."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import platform
+import sys
+from collections.abc import Mapping
+from typing import Any, Final
+
+import click
+import numpy as np
+import onnxruntime
+
+import mosrt
+from mosrt.backends import present_providers
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import embedded_models, find_bundle
+from mosrt.bundle.manifest import Manifest
+from mosrt.bundle.variants import best_on_cpu
+from mosrt.errors import BundleError
+from mosrt.host.cache import cache_directory
+from mosrt.host.cpu import CpuFeatures
+from mosrt.host.threads import usable_cores
+
+from .score import EXIT_UNUSABLE
+from .uncertainty_facts import uncertainty_facts
+
+__all__ = ["info"]
+
+_FRONT_ENDS: Final = {
+    "numpy": "in mosrt, which feeds the graph with what its networks read",
+    "graph": "in the graph, which takes crops of audio",
+}
+
+
+@click.command(short_help="Show what a model is, and what this machine can run.")
+@click.argument("model", required=False)
+@click.option(
+    "--list", "listed", is_flag=True, help="List the models that come with mosrt, default first."
+)
+@click.option(
+    "--machine",
+    is_flag=True,
+    help="Show versions, providers, cores and cache of this machine, and what --variant auto "
+    "means on it.",
+)
+@click.option("--verify", is_flag=True, help="Compare every file's SHA-256 with the manifest.")
+@click.option(
+    "--format", "kind", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+def info(model: str | None, listed: bool, machine: bool, verify: bool, kind: str) -> None:
+    """Show what MODEL is: domains, variants and their measured drift, and its model card.
+
+    MODEL is the name of a model that comes with mosrt, nano if left out, or the path of a bundle.
+    The card says what it was trained on, what it is good for and what not, and under which
+    licences.
+
+    Exit status: 0 fine, 2 wrong usage, 3 the model is damaged or cannot be read.
+    """
+    if listed + machine + (model is not None or verify) > 1:
+        raise click.UsageError("--list and --machine stand alone")
+    if machine:
+        _show(_machine(), kind)
+        return
+    try:
+        if listed:
+            _list(kind)
+            return
+        opened = Bundle.open(find_bundle(model))
+        if verify:
+            _verify(opened)
+    except BundleError as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(EXIT_UNUSABLE)
+    card = opened.model_card()
+    if kind == "json":
+        facts = opened.manifest.to_dict()
+        _show({**facts, "path": str(opened.path), "verified": verify, "model_card": card}, kind)
+        return
+    _show(_facts(opened.manifest), kind)
+    if card:
+        click.echo(f"\n{card.rstrip()}")
+
+
+def _verify(bundle: Bundle) -> None:
+    hidden = not sys.stderr.isatty()
+    with click.progressbar(
+        length=bundle.n_bytes, label="verifying", file=sys.stderr, hidden=hidden
+    ) as bar:
+        bundle.verify(bar.update)
+    click.echo("every file is as it was exported", err=True)
+
+
+def _machine() -> dict[str, Any]:
+    cpu = CpuFeatures.read()
+    auto = best_on_cpu(cpu)
+    return {
+        "mosrt": mosrt.__version__,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "numpy": np.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "providers": list(present_providers()),
+        "cpu": cpu.model or cpu.architecture,
+        "usable_cores": usable_cores(),
+        "variant_auto": auto.variant,
+        "variant_auto_reason": auto.reason,
+        "bf16": cpu.bf16 or "no",
+        "cache": str(cache_directory()),
+    }
+
+
+def _list(kind: str) -> None:
+    """Shows the models that come with mosrt, a line each."""
+    rows: dict[str, dict[str, Any]] = {}
+    for name, path in embedded_models().items():
+        bundle = Bundle.open(path)
+        rows[name] = {
+            "family": bundle.manifest.family,
+            "bytes": bundle.n_bytes,
+            "about": _about(bundle.model_card()),
+            "path": str(path),
+        }
+    if kind == "json":
+        _show(rows, kind)
+        return
+    lines = {
+        name: f"{row['family']}, {row['bytes'] / 1e6:.1f} MB; {row['about']}"
+        for name, row in rows.items()
+    }
+    _show(lines or {"none": "install mosrt again"}, kind)
+
+
+def _about(card: str) -> str:
+    """The first sentence of a model card."""
+    lines = (line.strip() for line in card.splitlines())
+    text = itertools.dropwhile(lambda line: not line or line.startswith("#"), lines)
+    return " ".join(itertools.takewhile(bool, text)).partition(". ")[0].rstrip(".")
+
+
+def _facts(manifest: Manifest) -> dict[str, Any]:
+    """The manifest as lines that a person reads."""
+    facts: dict[str, Any] = {
+        "model": manifest.name,
+        "family": manifest.family,
+        "rate": f"{manifest.sample_rate_hz} Hz",
+        "domains": [
+            f"{name} (default)" if name == manifest.default_domain else name
+            for name in manifest.domains
+        ],
+    }
+    if manifest.ssl is not None:
+        facts["waveform"] = f"crops of {manifest.ssl.crop_samples / manifest.sample_rate_hz:g} s"
+    if (mel := manifest.mel) is not None:
+        facts["spectrograms"] = (
+            f"{mel.n_crops} per view, {mel.crop_samples / manifest.sample_rate_hz:g} s each, "
+            f"windows {', '.join(map(str, mel.windows))}, {mel.n_mels} mels, "
+            f"floor -{mel.floor_db:g} dB"
+        )
+    if manifest.uncertainty is None:
+        facts["front end"] = _FRONT_ENDS[manifest.front_end]
+        grid = manifest.grid
+        facts["views"] = (
+            f"one per {grid.view_every_s:g} s, from {grid.min_views} to {grid.max_views}"
+        )
+    facts |= uncertainty_facts(manifest)
+    for name, variant in manifest.variants.items():
+        megabytes = sum(file.bytes for file in variant.files) / 1e6
+        drift = ", ".join(f"{key} {value}" for key, value in variant.drift.items())
+        members = ", ".join(member.name for member in variant.members)
+        facts[f"variant {name}"] = (
+            f"{megabytes:.1f} MB ({members}); {drift or 'drift not measured'}"
+        )
+    for key, value in manifest.provenance.items():
+        facts[key] = value if isinstance(value, str) else json.dumps(value)
+    return facts
+
+
+def _show(facts: Mapping[str, Any], kind: str) -> None:
+    if kind == "json":
+        click.echo(json.dumps(facts, indent=2))
+        return
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        text = ", ".join(value) if isinstance(value, list) else value
+        click.echo(f"{name:<{width}}  {text}")

@@ -1,0 +1,169 @@
+"""Reports: scores written row by row, in the formats of `mosrt score`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import IO, Any, Final, Protocol
+
+import numpy as np
+
+from mosrt.score import Score
+
+__all__ = ["FORMATS", "Report", "open_report", "summary"]
+
+FORMATS: Final = ("table", "json", "jsonl", "csv")
+_CSV_FIELDS: Final = (
+    "path", "domain", "mos", "low", "high", "n_views", "duration_s", "flags",
+    "model", "variant", "provider",
+)  # fmt: skip
+
+
+class Report(Protocol):
+    """Takes scores one by one; what is written so far is complete if no more follow."""
+
+    def add(self, path: str, score: Score) -> None:
+        """Writes the score of one recording."""
+        ...
+
+
+@contextmanager
+def open_report(
+    kind: str,
+    stream: IO[str],
+    *,
+    paths: Sequence[str],
+    domains: Sequence[str],
+    timings: bool,
+    measures: Sequence[str] = (),
+) -> Iterator[Report]:
+    """Opens a report on `stream`, and completes it at the end, whatever happens.
+
+    Args:
+        kind: One of `FORMATS`.
+        stream: Where to write.
+        paths: All paths to come, for the width of a table's columns.
+        domains: All domains to come, likewise.
+        timings: Whether JSON holds timings, which differ from run to run.
+        measures: Names of the figures beside MOS that every score has: columns of CSV, the first
+            of them also of a table. JSON holds whatever a score has.
+    """
+    if kind == "json":
+        report = _Json(stream, timings)
+        try:
+            yield report
+        finally:
+            report.end()
+    elif kind == "jsonl":
+        yield _JsonLines(stream, timings)
+    elif kind == "csv":
+        yield _Csv(stream, measures)
+    else:
+        yield _Table(stream, paths, domains, measures)
+
+
+def record(path: str, score: Score, *, timings: bool) -> dict[str, Any]:
+    """A score as a JSON object that begins with its path."""
+    values = score.to_dict()
+    if not timings:
+        del values["timings_ms"]
+    return {"path": path, **values}
+
+
+class _JsonLines:
+    def __init__(self, stream: IO[str], timings: bool) -> None:
+        self._stream = stream
+        self._timings = timings
+
+    def add(self, path: str, score: Score) -> None:
+        text = json.dumps(record(path, score, timings=self._timings), ensure_ascii=False)
+        self._stream.write(text + "\n")
+        self._stream.flush()
+
+
+class _Json:
+    """One array; each object on its own line."""
+
+    def __init__(self, stream: IO[str], timings: bool) -> None:
+        self._stream = stream
+        self._timings = timings
+        self._separator = "[\n"
+
+    def add(self, path: str, score: Score) -> None:
+        text = json.dumps(record(path, score, timings=self._timings), ensure_ascii=False)
+        self._stream.write(self._separator + text)
+        self._separator = ",\n"
+
+    def end(self) -> None:
+        self._stream.write("[]\n" if self._separator == "[\n" else "\n]\n")
+
+
+class _Csv:
+    def __init__(self, stream: IO[str], measures: Sequence[str]) -> None:
+        self._writer = csv.DictWriter(
+            stream, [*_CSV_FIELDS, *measures], extrasaction="ignore", lineterminator="\n"
+        )
+        self._writer.writeheader()
+
+    def add(self, path: str, score: Score) -> None:
+        row = record(path, score, timings=False)
+        self._writer.writerow({**row, **row["measures"], "flags": " ".join(score.flags)})
+
+
+class _Table:
+    """Columns as wide as the longest path and domain; a dash where there is no number."""
+
+    def __init__(
+        self,
+        stream: IO[str],
+        paths: Sequence[str],
+        domains: Sequence[str],
+        measures: Sequence[str],
+    ) -> None:
+        self._stream = stream
+        self._measure = measures[0] if measures else None
+        self._path_width = max(map(len, [*paths, "path"]))
+        self._domain_width = max(map(len, [*domains, "domain"]))
+        self._row("path", "domain", "mos", "95 % interval", self._measure or "", "views", "flags")
+
+    def add(self, path: str, score: Score) -> None:
+        interval = "-"
+        if math.isfinite(score.low):
+            interval = f"{score.low:.3f} … {score.high:.3f}"
+        mos = "-" if score.mos is None else _number(score.mos)
+        measure = "" if self._measure is None else _number(score.measures[self._measure])
+        flags = " ".join(score.flags)
+        self._row(path, score.domain, mos, interval, measure, str(score.n_views), flags)
+        self._stream.flush()
+
+    def _row(self, *cells: str) -> None:
+        path, domain, mos, interval, measure, views, flags = cells
+        column = "" if self._measure is None else f"{measure:>{len(self._measure)}}  "
+        line = (
+            f"{path:<{self._path_width}}  {domain:<{self._domain_width}}  {mos:>6}  "
+            f"{interval:>16}  {column}{views:>5}  {flags}"
+        )
+        self._stream.write(line.rstrip() + "\n")
+
+
+def summary(scores: Sequence[Score]) -> str:
+    """One line on the scores of one domain: count, mean, median, 5th and 95th percentile.
+
+    Of the uncertainty where there is no MOS.
+    """
+    values = np.array(
+        [score.measures["uncertainty"] if score.mos is None else score.mos for score in scores]
+    )
+    scored = values[np.isfinite(values)]
+    counts = f"{len(scored)} scored, {len(values) - len(scored)} failed"
+    if not scored.size:
+        return counts
+    p5, median, p95 = np.percentile(scored, [5, 50, 95])
+    return f"{counts}; mean {scored.mean():.3f}, median {median:.3f}, p5 {p5:.3f}, p95 {p95:.3f}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"

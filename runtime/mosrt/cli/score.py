@@ -1,0 +1,310 @@
+"""`mosrt score`: score audio files."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Final, get_args
+
+import click
+
+from mosrt.audio.guards import BadAudioPolicy
+from mosrt.audio.sources import AUDIO_SUFFIXES
+from mosrt.backends import PROVIDERS
+from mosrt.bundle.embedded import DEFAULT_MODEL, embedded_models
+from mosrt.errors import BundleError, DomainError, MosrtError, PlanError, ProviderError
+from mosrt.loading import load
+from mosrt.plan_rule import PlanRule
+from mosrt.score import Score
+from mosrt.scorer import ALL_DOMAINS, Request, Scorer
+
+from .report import FORMATS, open_report, summary
+
+__all__ = ["score"]
+
+EXIT_SOME_FAILED: Final = 1
+EXIT_UNUSABLE: Final = 3
+EXIT_INTERRUPTED: Final = 130
+STDIN: Final = "-"
+
+
+@click.command(short_help="Score audio files.")
+@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@click.option(
+    "--model",
+    "-m",
+    envvar="MOSRT_MODEL",
+    show_envvar=True,
+    show_default=DEFAULT_MODEL,
+    metavar="NAME|PATH",
+    help="Model to score with: one that comes with mosrt "
+    f"({', '.join(embedded_models()) or 'none here'}), or the path of a bundle.",
+)
+@click.option(
+    "--variant",
+    show_default="the reference, fp32",
+    metavar="auto|NAME",
+    help="Precision: one of the model's (see `mosrt info`), or the fastest for this machine.",
+)
+@click.option(
+    "--domain", help="Data domain to score for; 'all' for a row per domain. [default: the model's]"
+)
+@click.option(
+    "--views",
+    type=click.IntRange(min=1),
+    help="Views per recording: more narrow the interval, and cost as much more. "
+    "[default: by length, as `mosrt info` says]",
+)
+@click.option(
+    "--plan",
+    "plan_text",
+    default="grid",
+    show_default=True,
+    metavar="grid|reference:SEED|paper",
+    help="Where to look: evenly spaced; as the public UTMOSv2 would after seeding with SEED; "
+    "or the paper's 5 random repetitions.",
+)
+@click.option(
+    "--provider",
+    type=click.Choice(["auto", *PROVIDERS]),
+    default="auto",
+    show_default=True,
+    help="What runs the model.",
+)
+@click.option(
+    "--threads",
+    type=click.IntRange(min=1),
+    help="Threads to use. [default: all cores this process may use]",
+)
+@click.option(
+    "--cache/--no-cache",
+    default=True,
+    help="Keep what engines make of large models on disk, for a quicker start "
+    "(`mosrt info --machine` shows where).  [default: cache]",
+)
+@click.option("--recursive", "-r", is_flag=True, help="Also look into directories in directories.")
+@click.option(
+    "--format",
+    "kind",
+    type=click.Choice(FORMATS),
+    default="table",
+    show_default=True,
+    help="How to write the scores.",
+)
+@click.option(
+    "--output",
+    "-o",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File to write the scores to, complete or not at all. [default: standard output]",
+)
+@click.option(
+    "--on-bad-audio",
+    type=click.Choice(get_args(BadAudioPolicy)),
+    default="warn",
+    show_default=True,
+    help="Recordings that are silent, clipped, broken, …: score and flag what can be scored; "
+    "give no score; or stop.",
+)
+@click.option(
+    "--remove-silence",
+    is_flag=True,
+    help="Cut long quiet runs first, as the public UTMOSv2 does.",
+)
+@click.option("--frames", is_flag=True, help="Put the uncertainty over time into JSON.")
+@click.option("--horizons", is_flag=True, help="Put every measure per horizon into JSON.")
+@click.option(
+    "--plot",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE.png",
+    help="Draw waveform, log-mel and uncertainty over time of one recording.",
+)
+@click.option("--timings", is_flag=True, help="Put timings into JSON; they differ from run to run.")
+def score(
+    paths: tuple[str, ...], model: str | None, variant: str | None, domain: str | None,
+    views: int | None, plan_text: str, provider: str, threads: int | None, recursive: bool,
+    kind: str, output: Path | None, on_bad_audio: BadAudioPolicy, remove_silence: bool,
+    timings: bool, frames: bool, horizons: bool, plot: Path | None, cache: bool,
+) -> None:  # fmt: skip
+    """Score audio files: WAV, FLAC, OGG, Opus, MP3, AIFF and more, of any rate and length.
+
+    PATHS are files, directories, or - for one recording on standard input.
+
+    \b
+    mosrt score clip.wav
+    mosrt score clips/ -r --format csv -o scores.csv
+    mosrt score clip.wav --model ./utmosv2
+    ffmpeg -i talk.m4a -f wav - | mosrt score -
+
+    The interval says how far the score depends on where in the recording the model looks; it is
+    not the disagreement of listeners. The same command prints the same bytes every time.
+
+    \b
+    Exit status: 0 every file scored, 1 some were not, 2 wrong usage,
+                 3 the model cannot be used here, 130 interrupted.
+    """  # noqa: D301 - click's mark for lines to leave alone is the character \b
+    files = _files(paths, recursive)
+    if plot is not None and (len(files) > 1 or files[0] == STDIN):
+        raise click.UsageError("--plot draws one recording: give one file")
+    try:
+        rule = PlanRule.parse(plan_text, views)
+    except PlanError as exc:
+        raise click.UsageError(str(exc)) from exc
+    handler, logger = _ClickHandler(), logging.getLogger("mosrt")
+    logger.addHandler(handler)
+    click.get_current_context().call_on_close(lambda: logger.removeHandler(handler))
+    try:
+        scorer = load(
+            model,
+            variant=variant,
+            provider=provider,
+            threads=threads,
+            on_bad_audio=on_bad_audio,
+            remove_silence=remove_silence,
+            cache=cache,
+        )
+    except (BundleError, ProviderError) as exc:
+        click.echo(f"Error: {exc}", err=True)
+        sys.exit(EXIT_UNUSABLE)
+    with scorer:
+        domains = _domains(scorer, domain)
+        request = Request(rule, frames or plot is not None, horizons)
+        done, stopped = _score_all(
+            scorer, files, domains, request, output=output, kind=kind, timings=timings
+        )
+        if plot is not None and done and done[0][0].n_views:
+            _plot(files[0], scorer, done[0][0], plot)
+    for i, name in enumerate(domains):
+        click.echo(f"{name}: {summary([scores[i] for scores in done])}", err=True)
+    if stopped is not None:
+        reason = "interrupted" if isinstance(stopped, KeyboardInterrupt) else f"Error: {stopped}"
+        click.echo(f"{reason}; {len(done)} of {len(files)} files are done", err=True)
+        interrupted = isinstance(stopped, KeyboardInterrupt)
+        sys.exit(EXIT_INTERRUPTED if interrupted else EXIT_SOME_FAILED)
+    if any(scores[0].n_views == 0 for scores in done):
+        sys.exit(EXIT_SOME_FAILED)
+
+
+def _score_all(
+    scorer: Scorer,
+    files: Sequence[str],
+    domains: tuple[str, ...],
+    request: Request,
+    *,
+    output: Path | None,
+    kind: str,
+    timings: bool,
+) -> tuple[list[list[Score]], KeyboardInterrupt | MosrtError | None]:
+    """Scores and reports file by file; what is done stays, also when something stops it."""
+    done: list[list[Score]] = []
+    rows_are_seen = output is None and sys.stdout.isatty()
+    hidden = rows_are_seen or not sys.stderr.isatty()
+    with (
+        _output(output) as stream,
+        open_report(
+            kind, stream, paths=files, domains=domains, timings=timings, measures=scorer.measures
+        ) as report,
+        click.progressbar(files, label="scoring", file=sys.stderr, hidden=hidden) as bar,
+    ):
+        try:
+            for path in bar:
+                scores = _score(scorer, path, domains, request)
+                done.append(scores)
+                for each in scores:
+                    report.add(path, each)
+        except (KeyboardInterrupt, MosrtError) as exc:
+            return done, exc
+    return done, None
+
+
+class _ClickHandler(logging.Handler):
+    """Shows the library's warnings on standard error."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # The first characters clear a progress bar that may stand on the line.
+        clear = "\r\033[K" if sys.stderr.isatty() else ""
+        click.echo(f"{clear}{record.levelname.lower()}: {record.getMessage()}", err=True)
+
+
+def _files(paths: Sequence[str], recursive: bool) -> list[str]:
+    """The files meant by PATHS: directories give their audio files in the order of their names."""
+    files: list[str] = []
+    for path in paths:
+        if path == STDIN or not Path(path).is_dir():
+            files.append(path)
+            continue
+        found = Path(path).rglob("*") if recursive else Path(path).iterdir()
+        audio = sorted(
+            str(file) for file in found
+            if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()
+        )  # fmt: skip
+        if not audio:
+            hint = "" if recursive else "; add --recursive to look deeper"
+            raise click.UsageError(f"no audio files in {path}{hint}")
+        files += audio
+    if files.count(STDIN) > 1:
+        raise click.UsageError("standard input (-) can be scored only once")
+    return files
+
+
+def _domains(scorer: Scorer, domain: str | None) -> tuple[str, ...]:
+    if domain == ALL_DOMAINS:
+        return scorer.domains
+    if domain is not None and domain not in scorer.domains:
+        raise click.UsageError(str(DomainError(domain, scorer.domains)))
+    return (domain or scorer.manifest.default_domain,)
+
+
+def _score(scorer: Scorer, path: str, domains: tuple[str, ...], request: Request) -> list[Score]:
+    """The scores of one file, one per domain."""
+    file = sys.stdin.buffer.read() if path == STDIN else path
+    scores = scorer.score_file(
+        file,
+        domain=ALL_DOMAINS,
+        plan=request.plan,
+        frames=request.frames,
+        horizons=request.horizons,
+    )
+    return [scores[domain] for domain in domains]
+
+
+def _plot(path: str, scorer: Scorer, score: Score, target: Path) -> None:
+    """Draws one recording; matplotlib is imported only here."""
+    try:
+        from .plot import draw  # noqa: PLC0415
+    except ImportError as exc:
+        raise click.ClickException(
+            f"--plot needs the extra: pip install 'mosrt[plot]' ({exc.name} is missing)"
+        ) from exc
+    draw(path, score, sample_rate_hz=scorer.manifest.sample_rate_hz, target=target)
+
+
+@contextmanager
+def _output(path: Path | None) -> Iterator[IO[str]]:
+    """Standard output, or a file that takes its name only when it is complete."""
+    if path is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as exc:
+        raise click.UsageError(f"cannot write to {path.parent}: {exc.strerror}") from exc
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
+            yield stream
+        Path(temporary).chmod(0o666 & ~_umask())
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

@@ -1,1 +1,0 @@
-"""Model families: what goes into a model, and how its outputs become a score."""

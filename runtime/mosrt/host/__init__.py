@@ -1,0 +1,1 @@
+"""What the machine offers: CPU features, threads, cache, atomic files."""

@@ -1,0 +1,1 @@
+"""NumPy-only log-mel front end."""

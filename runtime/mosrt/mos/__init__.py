@@ -1,0 +1,1 @@
+"""MOS models: views, front end, networks, score."""

@@ -1,0 +1,1 @@
+"""Uncertainty models: logits, measures per row, score."""

@@ -1,0 +1,106 @@
+"""wav2vec 2.0's pretraining head: masked frames told from other masked frames.
+
+As in arXiv 2312.15616: spans are masked, and for each masked frame the softmax over the frame's own
+quantised features and those of distractors is collapsed to two columns, log p(own) and
+log Σ p(distractors).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from mosrt.bundle.uncertainty_spec import MaskingSpec, UncertaintySpec
+
+from .family import Array, Rows, Stages, normalised, run
+from .measures import row_measures
+from .sampling import Draws
+
+__all__ = ["MaskingListener"]
+
+Float32Array = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+class MaskingListener:
+    """Hears with a wav2vec 2.0 model and its pretraining head.
+
+    Args:
+        spec: The manifest's section.
+        masking: Its part on this family.
+        stages: What runs "convolutions", once per piece, and "encoder", once per pass.
+    """
+
+    def __init__(self, spec: UncertaintySpec, masking: MaskingSpec, stages: Stages) -> None:
+        self._spec = spec
+        self._masking = masking
+        self._stages = stages
+
+    def features(self, piece: Float32Array) -> dict[str, Float32Array]:
+        """The convolutions' features (frames, channels)."""
+        return {"features": self._convolve(piece)[0]}
+
+    def hear(self, piece: Float32Array, number: int) -> dict[str, Rows]:
+        """Measures by layout; see `Listener`."""
+        features = self._convolve(piece)
+        draws = Draws(self._spec.seed, number)
+        values, frames = [], []
+        for _ in range(self._masking.n_passes):
+            spans, negatives = self.draw(draws, features.shape[1])
+            masked = np.flatnonzero(spans)
+            logits = self.logits(features, spans, negatives)[masked]
+            values.append(row_measures(collapsed(logits)))
+            frames.append(masked)
+        return {
+            "pretraining": Rows(
+                values=np.concatenate(values, axis=1), frames=np.concatenate(frames)
+            )
+        }
+
+    def draw(self, draws: Draws, n_frames: int) -> tuple[Float32Array, IntArray]:
+        """Spans (frames,), 1 where masked, and distractors (frames, negatives) for every frame.
+
+        Distractors of a masked frame are other masked frames; where it is alone, any others.
+        """
+        masking = self._masking
+        spans = draws.spans(masking.probability, masking.span_frames, n_frames)
+        masked = np.flatnonzero(spans)
+        pool = masked if len(masked) > 1 else np.arange(n_frames)
+        negatives = np.zeros((n_frames, masking.n_negatives), np.int64)
+        drawn = draws.integers(len(pool) - 1, (len(masked), masking.n_negatives))
+        own = np.searchsorted(pool, masked)
+        drawn[drawn >= own[:, np.newaxis]] += 1
+        negatives[masked] = pool[drawn]
+        return spans, negatives
+
+    def logits(
+        self, features: Float32Array, spans: Float32Array, negatives: IntArray
+    ) -> Float32Array:
+        """Logits of one pass, (frames, 1 + negatives), each frame's own first."""
+        feeds: dict[str, Array] = {
+            "features": features,
+            "spans": spans[np.newaxis],
+            "negatives": negatives[np.newaxis],
+        }
+        logits: Float32Array = run(self._stages["encoder"], feeds, "logits")[0]
+        return logits
+
+    def _convolve(self, piece: Float32Array) -> Float32Array:
+        samples = normalised(piece) if self._spec.normalised else piece
+        return run(self._stages["convolutions"], {"waveform": samples[np.newaxis]}, "features")
+
+
+def collapsed(logits: Float32Array) -> FloatArray:
+    """Log probabilities of the first column and of all others together, (rows, 2) float64.
+
+    A distractor whose quantised features are the frame's own has a logit of minus infinity.
+    """
+    values = logits.astype(np.float64)
+    largest = values.max(axis=1)
+    weights = np.exp(values - largest[:, np.newaxis])
+    others = weights[:, 1:].sum(axis=1)
+    total = weights[:, 0] + others
+    with np.errstate(divide="ignore"):  # every distractor may be the frame's own code
+        found: FloatArray = np.log(np.stack([weights[:, 0] / total, others / total], axis=1))
+    return found

@@ -1,0 +1,256 @@
+"""Uncertainty scorer: whole recordings through a model that is less certain of poor speech."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mosrt.audio.guards import BadAudioPolicy
+from mosrt.audio.recording import Recording
+from mosrt.audio.sources import AudioSource
+from mosrt.bundle.manifest import Manifest
+from mosrt.errors import AudioError, BundleError, MeasureError, PlanError
+from mosrt.plan_rule import PlanRule
+from mosrt.score import Score
+from mosrt.scorer import Item, Plan, Request, Scorer
+
+from .families import listener
+from .family import Rows, Stages, lengthened
+from .measures import MEASURES
+from .stretches import stretches
+
+__all__ = ["UncertaintyScorer"]
+
+Float32Array = npt.NDArray[np.float32]
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+
+
+class UncertaintyScorer(Scorer):
+    """Scores with a model of an uncertainty family; see `Scorer`.
+
+    Every row of every piece counts the same in a recording's figures, so that a figure is the mean
+    over all rows as if they had been heard in one piece.
+    """
+
+    def __init__(
+        self,
+        manifest: Manifest,
+        stages: Stages,
+        *,
+        variant: str,
+        threads: int,
+        on_bad_audio: BadAudioPolicy,
+        remove_silence: bool,
+    ) -> None:
+        if manifest.uncertainty is None:
+            raise BundleError(f"manifest.json: {manifest.name!r} gives no uncertainty")
+        super().__init__(
+            manifest,
+            variant=variant,
+            provider=next(iter(stages.values())).provider,
+            threads=threads,
+            on_bad_audio=on_bad_audio,
+            remove_silence=remove_silence,
+        )
+        self._spec = manifest.uncertainty
+        self._stages = stages
+        self._listener = listener(manifest, stages, self._crew)
+
+    @property
+    def batch_size(self) -> int:
+        """Recordings that `score_many` has in hand at once: each is run at its own length."""
+        return 1
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The name "uncertainty", then every layout's measures as "LAYOUT.MEASURE"."""
+        return ("uncertainty", *self._spec.names())
+
+    def features(
+        self, waveform: npt.ArrayLike, sample_rate: float, *, plan: Plan = "grid"
+    ) -> dict[str, Float32Array]:
+        """What the first graph gives; see `Scorer.features`.
+
+        Raises:
+            MeasureError: The recording is too long to be heard in one piece.
+        """
+        self._check_plan(plan)
+        recording = self._open((waveform, sample_rate))
+        if isinstance(recording, AudioError):
+            raise recording
+        bounds = self._bounds(recording)
+        if len(bounds) > 1:
+            limit_s = self._spec.window_samples / self.manifest.sample_rate_hz
+            raise MeasureError(
+                f"{recording.name}: {recording.duration_s:.1f} s is too long to be heard in one "
+                f"piece, of which features are given; cut it to {limit_s:g} s"
+            )
+        piece, _ = lengthened(next(recording.pieces(bounds)), self._spec)
+        return self._listener.features(piece)
+
+    def close(self) -> None:
+        """Releases the model's memory and the threads; the scorer cannot be used afterwards."""
+        for stage in self._stages.values():
+            stage.close()
+        super().close()
+
+    def _recording(self, source: AudioSource) -> Recording:
+        recording = Recording(
+            source,
+            self.manifest.sample_rate_hz,
+            remove_silence=self._remove_silence,
+            min_duration_s=0.0,  # the model has a limit of its own
+        )
+        n_samples = recording.n_samples
+        if n_samples < self._spec.zero_pad_below_samples:
+            n_samples *= 2
+            recording.flags += ("padded",)
+        if n_samples < self._spec.min_samples:
+            rate_hz = self.manifest.sample_rate_hz
+            raise AudioError(
+                f"{recording.name}: cannot be scored: it has {recording.n_samples} samples at "
+                f"{rate_hz} Hz, and {self.manifest.name} needs {self._spec.min_samples} "
+                f"({1e3 * self._spec.min_samples / rate_hz:.0f} ms)",
+                flags=("too-short",),
+            )
+        return recording
+
+    def _check_plan(self, plan: Plan) -> None:
+        rule = PlanRule.parse(plan) if isinstance(plan, str) else plan
+        if rule != PlanRule():
+            raise PlanError(
+                f"{self.manifest.name} hears all of every recording; leave plan and views out"
+            )
+
+    def _bounds(self, recording: Recording) -> list[tuple[int, int]]:
+        return stretches(
+            recording.n_samples,
+            window_samples=self._spec.window_samples,
+            hop_samples=self._spec.hop_samples,
+            receptive_samples=self._spec.receptive_samples,
+        )
+
+    def _score(
+        self, items: Sequence[Item], domains: tuple[str, ...], request: Request
+    ) -> list[dict[str, Score]]:
+        self._check_plan(request.plan)
+        if request.horizons and self._spec.contrast is None:
+            raise MeasureError(
+                f"{self.manifest.name} predicts no future frames, so it has no horizons; leave "
+                "horizons out"
+            )
+        return [dict.fromkeys(domains, self._score_one(item, request)) for item in items]
+
+    def _score_one(self, item: Item, request: Request) -> Score:
+        recording = self._open(item)
+        common: dict[str, Any] = {
+            "low": math.nan,
+            "high": math.nan,
+            "views": (),
+            "domain": self.manifest.default_domain,
+            "model": self.manifest.name,
+            "variant": self.variant,
+            "provider": self.provider,
+        }
+        mos_map = self._spec.mos_map
+        if isinstance(recording, AudioError):
+            return Score(
+                mos=None if mos_map is None else math.nan,
+                n_views=0,
+                windows=(),
+                measures=dict.fromkeys(self.measures, math.nan),
+                flags=recording.flags,
+                duration_s=math.nan,
+                **common,
+            )
+        bounds = self._bounds(recording)
+        totals = _Totals()
+        curves = []
+        started = time.perf_counter()
+        for number, piece in enumerate(recording.pieces(bounds)):
+            samples, padded = lengthened(piece, self._spec)
+            heard = self._listener.hear(samples, number)
+            totals.add(heard)
+            if request.frames:
+                n_frames = self._n_frames(len(samples))
+                curve = self._curve(heard, n_frames)
+                # Frames that hear nothing but the zeros in front are no part of the recording.
+                own = n_frames - self._n_frames(len(piece)) if padded else 0
+                curves.append(curve[own:])
+        model_ms = 1e3 * (time.perf_counter() - started)
+        measures = totals.means(per_horizon=request.horizons)
+        uncertainty = self._spec.sign * measures[self._spec.measure]
+        rate_hz = self.manifest.sample_rate_hz
+        return Score(
+            mos=None if mos_map is None else mos_map(uncertainty),
+            n_views=len(bounds),
+            windows=tuple((first / rate_hz, last / rate_hz) for first, last in bounds),
+            measures={"uncertainty": uncertainty, **measures},
+            frames=tuple(np.concatenate(curves).tolist()) if curves else (),
+            frame_rate_hz=rate_hz / self._spec.hop_samples if curves else math.nan,
+            flags=recording.flags,
+            duration_s=recording.duration_s,
+            timings_ms={**recording.timings_ms, "model": model_ms},
+            **common,
+        )
+
+    def _n_frames(self, n_samples: int) -> int:
+        return (n_samples - self._spec.receptive_samples) // self._spec.hop_samples + 1
+
+    def _curve(self, heard: Mapping[str, Rows], n_frames: int) -> FloatArray:
+        """Uncertainty of each frame of a piece, (n_frames,): the mean over rows that are about it.
+
+        Where rows of the layout of *the* uncertainty are not about single frames, another layout
+        stands in, the same measure of it.
+        """
+        layout, _, measure = self._spec.measure.partition(".")
+        candidates = [heard[layout], *list(heard.values())[::-1]]
+        for rows in candidates:
+            if rows.frames is not None:
+                values = self._spec.sign * rows.values[MEASURES.index(measure)]
+                sums = np.bincount(rows.frames, weights=values, minlength=n_frames)
+                with np.errstate(invalid="ignore"):  # frames that nothing predicts give 0 / 0
+                    return sums / np.bincount(rows.frames, minlength=n_frames)
+        raise MeasureError(
+            f"{self.manifest.name} gives only the layout {layout!r}, whose rows are not about "
+            "single frames; leave frames out, or export with more layouts"
+        )
+
+
+@dataclass(slots=True)
+class _Totals:
+    """Sums over rows, by layout and horizon."""
+
+    sums: dict[tuple[str, int | None], FloatArray] = field(default_factory=dict)
+    counts: dict[tuple[str, int | None], int] = field(default_factory=dict)
+
+    def add(self, heard: Mapping[str, Rows]) -> None:
+        """Takes in the rows of a piece."""
+        for layout, rows in heard.items():
+            self._add((layout, None), rows.values)
+            if rows.horizons is not None:
+                for horizon in np.unique(rows.horizons).tolist():
+                    self._add((layout, horizon), rows.values[:, rows.horizons == horizon])
+
+    def _add(self, key: tuple[str, int | None], values: FloatArray) -> None:
+        self.sums[key] = self.sums.get(key, np.zeros(len(MEASURES))) + values.sum(axis=1)
+        self.counts[key] = self.counts.get(key, 0) + values.shape[1]
+
+    def means(self, *, per_horizon: bool) -> dict[str, float]:
+        """Means by name: "dense.entropy", and then "dense.entropy@3" per horizon if asked for."""
+        found = {}
+        for whole in (True, False) if per_horizon else (True,):
+            for (layout, horizon), sums in self.sums.items():
+                if (horizon is None) == whole:
+                    suffix = "" if horizon is None else f"@{horizon}"
+                    means = (sums / self.counts[layout, horizon]).tolist()
+                    for measure, mean in zip(MEASURES, means, strict=True):
+                        found[f"{layout}.{measure}{suffix}"] = mean
+        return found

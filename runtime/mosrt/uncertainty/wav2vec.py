@@ -1,0 +1,164 @@
+"""wav2vec v1: predictions of future features against other features.
+
+Step s of context frame t predicts the features of frame u = t + o with horizon
+o = first_horizon + s. Its logits are dot products with the features of frames: of u itself, and
+of distractors. How they are arranged in rows is a layout:
+
+- "contrastive": a row per step and frame: the frame itself, then its distractors.
+- "paper": what the published code of arXiv 2312.15616 does. The logits of a step, all frames
+  against themselves, then all against their first distractor, and so on, are cut into rows of as
+  many columns as "contrastive" has. Rows are mostly one distractor's over consecutive frames.
+- "dense": a row per step and frame against all frames; nothing is drawn.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from mosrt.bundle.uncertainty_spec import ContrastSpec, UncertaintySpec
+from mosrt.host.thread_pool import Crew
+
+from .family import Array, Rows, Stages, run
+from .measures import row_measures
+from .sampling import Draws
+
+__all__ = ["BLOCK_ROWS", "ContrastListener"]
+
+Float32Array = npt.NDArray[np.float32]
+IntArray = npt.NDArray[np.int64]
+
+# Rows of the frame-by-frame matrix that exist at once: 8 MB in float32 for a piece of 20 s.
+BLOCK_ROWS: Final = 1024
+# Rows that one thread measures at a time, so that they stay in its cache.
+_SHARE_ROWS: Final = 64
+
+
+class ContrastListener:
+    """Hears with a wav2vec v1 model.
+
+    Args:
+        spec: The manifest's section.
+        contrast: Its part on this family.
+        stages: What runs "encoder", "contrast" and "dense", the latter two if a layout needs them.
+        crew: Threads that share the measuring.
+    """
+
+    def __init__(
+        self, spec: UncertaintySpec, contrast: ContrastSpec, stages: Stages, crew: Crew
+    ) -> None:
+        self._spec = spec
+        self._contrast = contrast
+        self._stages = stages
+        self._crew = crew
+
+    def features(self, piece: Float32Array) -> dict[str, Float32Array]:
+        """Features z (frames, channels)."""
+        z = run(self._stages["encoder"], {"waveform": piece[np.newaxis]}, "features")
+        return {"features": np.ascontiguousarray(z[0].T)}
+
+    def hear(self, piece: Float32Array, number: int) -> dict[str, Rows]:
+        """Measures by layout; see `Listener`."""
+        features, predictions = self.encode(piece)
+        heard = {}
+        if "contrast" in self._stages:
+            n_frames = features.shape[2]
+            negatives = Draws(self._spec.seed, number).negatives(
+                self._contrast.n_negatives, n_frames
+            )
+            logits = self.logits(features, predictions, negatives)
+            if "paper" in self._spec.layouts:
+                heard["paper"] = self._paper(logits)
+            if "contrastive" in self._spec.layouts:
+                heard["contrastive"] = self._contrastive(logits)
+        if "dense" in self._stages:
+            heard["dense"] = self._dense(features, predictions)
+        return heard
+
+    def encode(self, piece: Float32Array) -> tuple[Float32Array, Float32Array]:
+        """Features (1, channels, frames) and predictions (1, steps, frames, channels) of a piece.
+
+        Step s at frame t predicts the features at frame t + first_horizon + s.
+        """
+        feeds = {"waveform": piece[np.newaxis]}
+        found = self._stages["encoder"].run(feeds, ["features", "predictions"])
+        return found["features"][0], found["predictions"][0]
+
+    def logits(
+        self, features: Float32Array, predictions: Float32Array, negatives: IntArray
+    ) -> list[Float32Array]:
+        """Logits of each step against the frame itself and its distractors.
+
+        Args:
+            features: (1, channels, frames) float32.
+            predictions: (1, steps, frames, channels) float32.
+            negatives: Distractors of each frame, (negatives, frames).
+
+        Returns:
+            For each horizon that fits, (1 + negatives, frames - horizon); column i is about frame
+            i + horizon.
+        """
+        feeds: dict[str, Array] = {
+            "features": features,
+            "predictions": predictions,
+            "negatives": negatives[np.newaxis],
+        }
+        found = run(self._stages["contrast"], feeds, "logits")[0]
+        #  frames, steps, copies; by the frame that is predicted
+        n_frames = features.shape[2]
+        return [
+            np.ascontiguousarray(found[horizon:, step].T)
+            for step, horizon in enumerate(self._horizons(n_frames))
+        ]
+
+    def _horizons(self, n_frames: int) -> range:
+        """The horizons that fit into a piece."""
+        first = self._contrast.first_horizon
+        return range(first, min(first + self._contrast.n_steps, n_frames))
+
+    def _paper(self, logits: list[Float32Array]) -> Rows:
+        rows = [step.reshape(-1, step.shape[0]) for step in logits]
+        return Rows(values=row_measures(np.concatenate(rows)), horizons=self._each(logits))
+
+    def _contrastive(self, logits: list[Float32Array]) -> Rows:
+        values = row_measures(np.concatenate([step.T for step in logits]))
+        horizons = self._each(logits)
+        n_frames = logits[0].shape[1] + self._contrast.first_horizon
+        return Rows(values=values, horizons=horizons, frames=self._frames(n_frames))
+
+    def _each(self, logits: list[Float32Array]) -> IntArray:
+        """Horizon of each row, steps in order."""
+        first = self._contrast.first_horizon
+        counts = [step.shape[1] for step in logits]
+        return np.repeat(np.arange(first, first + len(counts)), counts)
+
+    def _frames(self, n_frames: int) -> IntArray:
+        """Predicted frame of each row, steps in order."""
+        return np.concatenate(
+            [np.arange(horizon, n_frames) for horizon in self._horizons(n_frames)]
+        )
+
+    def _dense(self, features: Float32Array, predictions: Float32Array) -> Rows:
+        n_frames = features.shape[2]
+        horizons = self._horizons(n_frames)
+        # Steps one after the other, each without the frames whose prediction has no target.
+        queries = np.concatenate(
+            [predictions[0, i, : n_frames - horizon] for i, horizon in enumerate(horizons)]
+        )
+        values = []
+        for first in range(0, len(queries), BLOCK_ROWS):
+            block = queries[np.newaxis, first : first + BLOCK_ROWS]
+            feeds = {"queries": block, "features": features}
+            matrix = run(self._stages["dense"], feeds, "similarities")[0]
+            shares = [matrix[i : i + _SHARE_ROWS] for i in range(0, len(matrix), _SHARE_ROWS)]
+            values += self._crew.map(row_measures, shares)
+        return Rows(
+            values=np.concatenate(values, axis=1),
+            frames=self._frames(n_frames),
+            horizons=np.repeat(
+                np.arange(horizons.start, horizons.stop),
+                [n_frames - horizon for horizon in horizons],
+            ),
+        )

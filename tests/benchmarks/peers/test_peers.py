@@ -1,0 +1,125 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+import numpy as np
+import numpy.typing as npt
+import pytest
+from click.testing import CliRunner
+
+import mosrt
+from mosrt.errors import MosrtError
+from mosrt_bench.cli.io import PlainErrors, save, table
+from mosrt_bench.peers import peers as peers_module
+from mosrt_bench.peers.peers import PeerError, Peers
+
+Float32Array = npt.NDArray[np.float32]
+
+
+def test_every_domain_of_a_bundle_is_a_scorer(tiny: Path, speech: Float32Array) -> None:
+    peers = Peers([str(tiny)], None)
+    assert peers.names == ("tiny north", "tiny south", "tiny east")
+    assert peers.defaults == ("tiny south",)
+    found = peers(speech, 16_000)
+    assert tuple(found) == peers.names
+    with mosrt.load(tiny, threads=1) as scorer:
+        for domain in scorer.domains:
+            assert found[f"tiny {domain}"] == scorer.score(speech, 16_000, domain=domain).mos
+
+
+def test_one_name_twice_is_refused(tiny: Path) -> None:
+    with pytest.raises(PeerError, match="cannot be told apart: tiny, tiny"):
+        Peers([str(tiny), str(tiny)], None)
+
+
+def test_missing_teachers_are_named(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(PeerError, match="dnsmospro_nisqa.pt missing; pass --teachers"):
+        Peers([str(tiny)], tmp_path / "none")
+
+
+@pytest.fixture
+def teachers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
+    """Fake teachers; tells the length and the level of what they hear."""
+    heard: list[tuple[int, float]] = []
+
+    def load(_: Path) -> dict[str, Callable[[Float32Array], float]]:
+        def hear(waveform: Float32Array) -> float:
+            heard.append((len(waveform), float(waveform.std())))
+            return float("nan") if len(waveform) < 8_000 else 3.0
+
+        return {"fake": hear}
+
+    monkeypatch.setattr(peers_module, "_load_teachers", load)
+    return heard
+
+
+def test_teachers_hear_16_khz(
+    tiny: Path, tmp_path: Path, teachers: list[tuple[int, float]]
+) -> None:
+    peers = Peers([str(tiny)], tmp_path)
+    waveform = 0.1 * np.sin(np.arange(48_000) / 20).astype(np.float32)
+    assert peers(waveform, 48_000)["fake"] == 3.0
+    assert peers.names[-1] == "fake"
+    ((n_samples, rms),) = teachers
+    assert n_samples == 16_000
+    assert rms == pytest.approx(0.1 / np.sqrt(2), rel=1e-2)
+
+
+def test_no_score_stops(tiny: Path, tmp_path: Path, teachers: list[tuple[int, float]]) -> None:
+    waveform = np.sin(np.arange(4_000) / 5).astype(np.float32)
+    with pytest.raises(PeerError, match="fake gives no score for a clip of 4000 samples"):
+        Peers([str(tiny)], tmp_path)(waveform, 16_000)
+    assert len(teachers) == 1
+
+
+def test_dnsmos_pro_hears_whole_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    lengths = []
+
+    class Listener:
+        def __init__(self, path: Path) -> None:
+            assert path == Path("x")
+
+        def __call__(self, waveform: Float32Array) -> float:
+            lengths.append(len(waveform))
+            return 0.0
+
+    monkeypatch.setattr(peers_module, "DnsmosPro", Listener)
+    model = peers_module._Repeated(Path("x"))
+    for n_samples in (80_000, 60_000, 160_000, 200_000):
+        model(np.zeros(n_samples, np.float32))
+    assert lengths == [160_000, 180_000, 160_000, 200_000]
+
+
+def test_foreseen_errors_are_one_line() -> None:
+    @click.command(cls=PlainErrors)
+    def fail() -> None:
+        raise MosrtError("no such thing; buy one")
+
+    result = CliRunner().invoke(fail, [])
+    assert result.exit_code == 1
+    assert result.output == "Error: no such thing; buy one\n"
+
+
+def test_save_is_json_and_short(tmp_path: Path) -> None:
+    run = {
+        "a": [1, -2.5, 1e-7],
+        "b": [[1.0, 2.0], [3.0]],
+        "c": ["[ 1,\n 2 ]", "x"],
+        "d": {"e": []},
+        "f": [None, 1],
+    }
+    out = tmp_path / "run.json"
+    save(run, out)
+    assert json.loads(out.read_text()) == run
+    assert ' "a": [1, -2.5, 1e-07],\n' in out.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
+    with pytest.raises(ValueError, match="JSON compliant"):
+        save({"a": float("nan")}, out)
+    assert json.loads(out.read_text()) == run
+
+
+def test_table_lines_up() -> None:
+    assert table(["name", "b"], [["x", "1.00"], ["long name", "10.00"]]) == (
+        "name           b\nx           1.00\nlong name  10.00"
+    )

@@ -1,0 +1,74 @@
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from onnx import helper, numpy_helper
+
+from mosrt_calibration.clips import Choice
+from mosrt_calibration.passes.constants import share_constants
+from mosrt_calibration.scoring import Subject
+from mosrt_calibration.search.network import Network
+from mosrt_calibration.search.recipe import Recipe
+from tests.calibration.conftest import silent
+from tests.standins.quantizable import SIZE
+
+
+def test_equal_constants_are_read_once_and_others_stay() -> None:
+    values: dict[str, Any] = {
+        "a": np.array([1.0, 2.0], np.float32),
+        "b": np.array([1.0, 2.0], np.float32),
+        "other_value": np.array([1.0, 3.0], np.float32),
+        "other_kind": np.array([1.0, 2.0], np.float64),
+        "bytes": np.array([0, 0], np.int8),
+        "bytes_too": np.array([0, 0], np.int8),
+        "other_shape": np.array([[1.0, 2.0]], np.float32),
+        "large": np.ones((40, 40), np.float32),
+        "large_too": np.ones((40, 40), np.float32),
+    }
+    nodes = [
+        helper.make_node("Identity", [name], [f"{name}_out"], f"node/{name}") for name in values
+    ]
+    outputs = [
+        helper.make_tensor_value_info(
+            f"{name}_out", helper.np_dtype_to_tensor_dtype(value.dtype), list(value.shape)
+        )
+        for name, value in values.items()
+    ]
+    constants = [numpy_helper.from_array(value, name) for name, value in values.items()]
+    graph = helper.make_graph(nodes, "constants", [], outputs, constants)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    shared = share_constants(model)
+    kept = [tensor.name for tensor in shared.graph.initializer]
+    assert kept == [name for name in values if name != "b"]
+    found = dict(zip(values, _run(shared), strict=True))
+    for name, value in values.items():
+        assert np.array_equal(found[name], value)
+    assert list(model.graph.node[1].input) == ["b"]  # it is left as it was
+
+
+def test_integer_graphs_share_their_zero_points(
+    conv_subject: Subject, choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    member = conv_subject.reference.members[0]
+    made = []
+    for share in (True, False):
+        if not share:
+            monkeypatch.setattr(
+                "mosrt_calibration.search.network.share_constants", lambda model: model
+            )
+        network = Network(
+            conv_subject, member, choice.calibration, cache=tmp_path / "cache", progress=silent
+        )
+        made.append(network.integer(Recipe(method="min-max"), (), symmetric=False))
+    n_shared, n_plain = (len(model.graph.initializer) for model in made)
+    assert n_shared < 0.9 * n_plain
+    images = np.random.default_rng(0).standard_normal((2, 1, SIZE, SIZE)).astype(np.float32)
+    (shared,), (plain,) = (_run(model, images=images) for model in made)
+    assert np.array_equal(shared, plain)
+
+
+def _run(model: Any, **feeds: Any) -> list[Any]:
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    return list(session.run(None, feeds))

@@ -1,0 +1,70 @@
+"""The mean error of MOS, taken off where scores leave the graph."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from mosrt_calibration.clips import Choice
+from mosrt_calibration.passes.offsets import with_offsets
+from mosrt_calibration.scoring import Subject
+from mosrt_calibration.search.evaluate import Bench, written
+from mosrt_calibration.search.network import Network
+from mosrt_calibration.search.recipe import Recipe
+from tests.calibration.conftest import silent
+from tests.standins.quantizable import DOMAINS, relu_chain
+
+RECIPE = Recipe(method="entropy", weight_bits=7)
+
+
+def test_scores_are_larger_by_them() -> None:
+    model = relu_chain()
+    feed = {"images": np.random.default_rng(0).random((3, 1, 16, 16), np.float32)}
+    offsets = np.linspace(-0.25, 0.5, len(DOMAINS))
+
+    def mos(graph: object) -> object:
+        session = onnxruntime.InferenceSession(graph.SerializeToString())  # type: ignore[attr-defined]
+        assert [value.name for value in session.get_outputs()] == ["mos"]
+        return session.run(["mos"], feed)[0]
+
+    expected = mos(model) + offsets  # type: ignore[operator]
+    assert mos(with_offsets(model, offsets.tolist())) == pytest.approx(expected, abs=1e-6)
+
+
+def test_they_are_the_mean_error_and_what_was_measured_is_what_is_written(
+    conv_subject: Subject, choice: Choice, tmp_path: Path
+) -> None:
+    (member,) = conv_subject.reference.members
+    cache = tmp_path / "cache"
+    network = Network(conv_subject, member, choice.calibration, cache=cache, progress=silent)
+    bench = Bench(conv_subject, silent)
+    model = network.integer(RECIPE, (), symmetric=False)
+    kind = RECIPE.kind(symmetric=False)
+    plain = bench.measure({member.name: model}, choice.evaluation, "plain", kind=kind)
+    assert not any(plain.offsets)
+    measured = bench.measure(
+        {member.name: model},
+        choice.evaluation,
+        "corrected",
+        kind=kind,
+        offset_clips=choice.calibration,
+    )
+    variant = written(conv_subject, {member.name: model}, conv_subject.directory, "int8-cpu", kind)
+    found = conv_subject.score(variant, choice.calibration, "found", silent, views=1)
+    reference = conv_subject.score(
+        conv_subject.reference, choice.calibration, "fp32", silent, views=1
+    )
+    expected = (reference.values - found.values).mean(axis=0)
+    assert measured.offsets == pytest.approx(expected.tolist(), abs=1e-9)
+    assert any(measured.offsets)
+    assert measured.drift != plain.drift
+    again = bench.measure(
+        {member.name: with_offsets(model, measured.offsets)},
+        choice.evaluation,
+        "written",
+        kind=kind,
+    )
+    # Scores are float32, a few units of 1e-7.
+    assert again.drift.mean_abs == pytest.approx(measured.drift.mean_abs, abs=2e-6)
+    assert again.drift.max_abs == pytest.approx(measured.drift.max_abs, abs=2e-6)

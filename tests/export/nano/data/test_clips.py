@@ -1,0 +1,225 @@
+"""Clips: made from a seed and a number alone, in the shares the recipe names."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+
+import numpy as np
+import pytest
+import scipy.signal
+from numpy.typing import NDArray
+
+from mosrt_export.nano.data import clips
+from mosrt_export.nano.data.clips import CLIP_SAMPLES, RUNGS, Pool, make_clip, make_ladder
+from mosrt_export.nano.data.degradations import DEGRADATIONS
+from mosrt_export.nano.data.resyntheses import RESYNTHESES
+from mosrt_export.nano.data.voices import Voice
+from tests.standins.nano import lag, small_pool, speech, voice
+
+Float32Array = NDArray[np.float32]
+
+
+def loudness(waveform: Float32Array) -> float:
+    return float(waveform.std())
+
+
+@pytest.fixture(autouse=True)
+def no_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clips without codec2, which may not be installed."""
+    monkeypatch.setattr(
+        clips,
+        "DEGRADATIONS",
+        {kind: change for kind, change in DEGRADATIONS.items() if kind != "codec2"},
+    )
+
+
+def test_a_clip_is_its_seed_and_number() -> None:
+    pool = small_pool()
+    kinds = {**RESYNTHESES, **DEGRADATIONS}
+    seen = set()
+    for number in range(10):
+        first, same = (make_clip(pool, 3, number, loudness) for _ in range(2))
+        assert first.waveform.shape == first.reference.shape == (CLIP_SAMPLES,)
+        assert first.waveform.dtype == first.reference.dtype == np.float32
+        assert np.isfinite(first.waveform).all()
+        assert np.array_equal(first.waveform, same.waveform)
+        assert np.array_equal(first.reference, same.reference)
+        assert (first.voice, first.treatment, first.severity) == (
+            same.voice, same.treatment, same.severity
+        )  # fmt: skip
+        assert first.anchor == {v.name: v.anchor for v in pool.voices}[first.voice]
+        if first.treatment == "clean":
+            assert first.severity == 0
+        else:
+            assert set(first.treatment.split(" + ")) <= set(kinds)
+            assert 0 < first.severity < 1
+        seen.add(first.waveform.tobytes())
+    assert len(seen) == 10
+    other = make_clip(pool, 4, 0, loudness)
+    assert other.waveform.tobytes() not in seen
+
+
+def test_clean_clips_stay_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Within half a millisecond of the reference: a filter's delay, not a codec's."""
+    monkeypatch.setattr(clips, "_CLEAN_SHARE", 1.0)
+    for number in range(8):
+        clip = make_clip(small_pool(), 0, number, loudness)
+        assert clip.treatment == "clean"
+        assert abs(lag(clip.reference, clip.waveform)) <= 8
+
+
+def test_treatments_come_in_their_shares(monkeypatch: pytest.MonkeyPatch) -> None:
+    """35 % clean, 33 % one resynthesis, 22 % one degradation, 10 % both; within 4 deviations."""
+    plain = speech(0.1)
+
+    def spoken(*_args: object) -> tuple[Voice, Float32Array]:
+        return voice("flite slt"), plain
+
+    def finish(samples: Float32Array, rng: np.random.Generator) -> Float32Array:
+        return samples * np.float32(rng.uniform(0.5, 1))
+
+    def unchanged(samples: Float32Array, _s: float, _rng: np.random.Generator) -> Float32Array:
+        return samples
+
+    tasted: list[float] = []
+
+    def taste(waveform: Float32Array) -> float:
+        tasted.append(loudness(waveform))
+        return tasted[-1]
+
+    monkeypatch.setattr(clips, "_spoken", spoken)
+    monkeypatch.setattr(clips, "_restored", lambda samples, _rng: samples)
+    monkeypatch.setattr(clips, "_finish", finish)
+    monkeypatch.setattr(clips, "RESYNTHESES", dict.fromkeys(RESYNTHESES, unchanged))
+    monkeypatch.setattr(clips, "DEGRADATIONS", dict.fromkeys(DEGRADATIONS, unchanged))
+    n = 3000
+    found: Counter[str] = Counter()
+    kinds: Counter[str] = Counter()
+    chosen = 0
+    for number in range(n):
+        tasted.clear()
+        clip = make_clip(small_pool(), 1, number, taste)
+        parts = clip.treatment.split(" + ")
+        kinds.update(parts)
+        if tasted:
+            # treatments leave samples alone here, and nothing else comes after the best take
+            chosen += 1
+            assert len(tasted) == 4
+            assert loudness(clip.waveform) == loudness(clip.reference) == max(tasted)
+        if clip.treatment == "clean":
+            found["clean"] += 1
+        else:
+            names = ["resynthesis" if part in RESYNTHESES else "degradation" for part in parts]
+            found[" + ".join(names)] += 1
+    shares = {"clean": 0.35, "resynthesis": 0.33, "degradation": 0.22,
+              "resynthesis + degradation": 0.10}  # fmt: skip
+    assert set(found) == set(shares)
+    for name, share in shares.items():
+        assert found[name] / n == pytest.approx(share, abs=4 * np.sqrt(share * (1 - share) / n))
+    assert chosen / n == pytest.approx(0.45, abs=4 * np.sqrt(0.45 * 0.55 / n))
+    assert set(kinds) == {"clean", *RESYNTHESES, *DEGRADATIONS}
+
+
+def test_rungs_of_a_ladder_differ_in_severity_alone() -> None:
+    """Noise grows by its gain only: what is added on all rungs is one signal."""
+    pool = small_pool()
+    kinds: Counter[str] = Counter()
+    for number in range(6):
+        ladder, same = (make_ladder(pool, 3, number, loudness) for _ in range(2))
+        assert len(ladder) == len(same) == RUNGS
+        for rung, again in zip(ladder, same, strict=True):
+            np.testing.assert_array_equal(rung.waveform, again.waveform)
+            np.testing.assert_array_equal(rung.reference, ladder[0].waveform)
+            assert rung.voice == ladder[0].voice
+        assert [rung.treatment for rung in ladder] == ["clean", *[ladder[1].treatment] * 3]
+        severities = [rung.severity for rung in ladder]
+        assert severities[0] == 0
+        assert [int(3 * severity) for severity in severities[1:]] == [0, 1, 2]
+        kinds[ladder[1].treatment] += 1
+    assert len(kinds) > 1
+    assert set(kinds) <= {*RESYNTHESES, *DEGRADATIONS}
+
+
+def test_a_ladder_of_noise(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clips, "RESYNTHESES", {})
+    monkeypatch.setattr(clips, "DEGRADATIONS", {"white noise": DEGRADATIONS["white noise"]})
+    clean, *rungs = (clip.waveform.astype(np.float64) for clip in
+                     make_ladder(small_pool(), 3, 0, loudness))  # fmt: skip
+    noises = [rung - clean for rung in rungs]
+    for mild, severe in itertools.pairwise(noises):
+        assert mild.std() < severe.std()
+        # float32 keeps seven digits of the speech, noise begins 45 dB below it
+        assert np.corrcoef(mild, severe)[0, 1] > 0.9999
+
+
+@pytest.mark.parametrize(
+    ("recorded", "shares"),
+    [
+        (0.6, {"recorded": 0.6, "flite": 0.12, "festival": 0.14, "espeak-ng": 0.14}),
+        (0.3, {"recorded": 0.3, "flite": 0.21, "festival": 0.245, "espeak-ng": 0.245}),
+    ],
+)
+def test_engines_speak_in_their_shares(recorded: float, shares: dict[str, float]) -> None:
+    pool = small_pool()
+    rng = np.random.default_rng(0)
+    drawn: Counter[str] = Counter(
+        pool.voices[pool._choose(rng, recorded)].engine for _ in range(3000)
+    )
+    for engine, share in shares.items():
+        assert drawn[engine] / 3000 == pytest.approx(share, abs=0.04)
+
+
+def test_a_stretch_is_speech_and_pauses() -> None:
+    """What was stored comes back at its level, and a pool without an engine still speaks."""
+    said = np.round(speech(3) * 32767).astype(np.int16)
+    pool = Pool([voice("flite slt")], [[said]])
+    speaker, stretch = pool.stretch(np.random.default_rng(0), 90_000)
+    assert speaker.name == "flite slt"
+    assert stretch.shape == (90_000,)
+    assert stretch.dtype == np.float32
+    whole = said.astype(np.float32) / 32768
+    found = scipy.signal.correlate(stretch.astype(np.float64), whole, "valid")
+    start = int(found.argmax())
+    np.testing.assert_array_equal(stretch[start : start + len(whole)], whole)
+
+
+@pytest.mark.parametrize("factor", [1.2, 0.85])
+def test_formants_move_and_the_pitch_stays(factor: float) -> None:
+    """A buzz of 125 Hz through a resonance at 1 kHz, and another throat.
+
+    The envelope is smoothed, so that the mean frequency goes most of the way, not all of it.
+    """
+    buzz = np.zeros(32_000)
+    buzz[::128] = 1
+    radius, angle = 0.97, 2 * np.pi * 1000 / 16_000
+    vowel = scipy.signal.lfilter([1], [1, -2 * radius * np.cos(angle), radius**2], buzz)
+
+    def harmonics(samples: NDArray[np.floating]) -> NDArray[np.float64]:
+        middle = samples[8000 : 8000 + 128 * 100].astype(np.float64)
+        power = np.abs(np.fft.rfft(middle)) ** 2
+        assert power[::100].sum() > 0.99 * power.sum()  # nothing between multiples of 125 Hz
+        return power[::100]
+
+    def mean_hz(power: NDArray[np.float64]) -> float:
+        return float(power @ (125 * np.arange(len(power))) / power.sum())
+
+    moved = clips._formants(vowel.astype(np.float32), factor)
+    assert moved.shape == (32_000,)
+    assert moved.dtype == np.float32
+    way = np.log(mean_hz(harmonics(moved)) / mean_hz(harmonics(vowel))) / np.log(factor)
+    assert 0.5 < way < 1.1
+    same = clips._formants(vowel.astype(np.float32), 1.0)
+    np.testing.assert_allclose(same, vowel, atol=1e-4 * np.abs(vowel).max())
+
+
+def test_a_gate_lowers_pauses_only() -> None:
+    loud = speech(2) / np.abs(speech(2)).max()
+    rng = np.random.default_rng(0)
+    hiss = rng.normal(0, 1e-4, 16_000).astype(np.float32)
+    both = np.concatenate([loud, hiss]).astype(np.float32)
+    for seed in range(4):
+        gated = clips._gated(both, np.random.default_rng(seed))
+        assert gated.shape == both.shape
+        assert gated[-8000:].std() < 0.6 * both[-8000:].std()
+        assert np.sum(gated[:32_000] ** 2) > 0.98 * np.sum(both[:32_000] ** 2)

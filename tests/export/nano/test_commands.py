@@ -1,0 +1,234 @@
+"""Commands: light until they run, and clear about what is missing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile as sf
+from click.testing import CliRunner, Result
+
+from mosrt_export.nano import commands
+from mosrt_export.nano.cli import nano
+from mosrt_export.nano.data import dataset
+from mosrt_export.nano.data.clips import CLIP_SAMPLES
+from mosrt_export.nano.data.dataset import LABELS
+from mosrt_export.nano.data.voices import Voice, VoiceError
+from mosrt_export.nano.train.model import save_nano
+from mosrt_export.nano.train.pretraining import ARCHITECTURE, PretrainingConfig
+from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
+from tests.standins.nano import STANDARD, provenance, random_nano
+
+COMMANDS = ("generate", "pretrain", "train", "export")
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(nano, [*map(str, arguments)])
+
+
+def test_help_is_light_and_teaches() -> None:
+    code = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from mosrt_export.nano.cli import nano\n"
+        f"for name in ('', *{COMMANDS}):\n"
+        "    result = CliRunner().invoke(nano, [*name.split(), '--help'])\n"
+        "    assert result.exit_code == 0, result.output\n"
+        "    print(result.output)\n"
+        "heavy = {'torch', 'onnx', 'librosa', 'scipy', 'pesq', 'pyworld', 'timm'}\n"
+        "print(sorted(heavy & {m.split('.')[0] for m in sys.modules}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    *text, heavy = found.stdout.strip().splitlines()
+    assert heavy == "[]"
+    for words in ("mosrt nano generate --speech", "pip install 'mosrt[train]'", "--reduced",
+                  "--joint-epochs", "--wav2vec", "--evaluation"):  # fmt: skip
+        assert any(words in line for line in text), words
+
+
+def test_every_command_is_described() -> None:
+    assert set(nano.commands) == set(COMMANDS)
+    for command in nano.commands.values():
+        for parameter in command.params:
+            assert getattr(parameter, "help", None), (command.name, parameter.name)
+
+
+@pytest.mark.parametrize("library", ["torch", "pesq"])
+def test_a_missing_extra_is_named(library: str, tmp_path: Path) -> None:
+    code = (
+        f"import sys; sys.modules[{library!r}] = None\n"
+        "from mosrt_export.nano.cli import nano\n"
+        f"nano(['pretrain', '--data', {str(tmp_path)!r}, '--out', {str(tmp_path / 'x')!r}])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == 1
+    assert "this command needs the extra: pip install 'mosrt[train]'" in found.stderr
+    assert library in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+@pytest.fixture
+def recordings(tmp_path: Path) -> Path:
+    folder = tmp_path / "speech" / "anna"
+    folder.mkdir(parents=True)
+    sf.write(folder / "a.flac", np.zeros(100), 16_000)
+    return folder.parent
+
+
+def generating(speech: Path, tmp_path: Path, *more: object) -> Result:
+    return run("generate", "--speech", speech, "--teachers", tmp_path, "--out",
+               tmp_path / "data", *more)  # fmt: skip
+
+
+def test_held_out_voices_are_never_trained_on(
+    monkeypatch: pytest.MonkeyPatch, recordings: Path, tmp_path: Path
+) -> None:
+    spoken: list[Voice] = []
+    asked: dict[str, Any] = {}
+
+    def build_pool(voice: Voice, seed: int, out: Path, *, held_out: bool = False) -> Path:
+        assert not held_out
+        assert seed == 5
+        spoken.append(voice)
+        return out / voice.name
+
+    def generate(
+        voices: list[Voice], pools: list[Path], recipe: Any, chunks: range, ladders: range,
+        out: Path, workers: int,
+    ) -> Iterator[Path]:  # fmt: skip
+        asked.update(voices=voices, pools=pools, recipe=recipe, chunks=chunks, ladders=ladders)
+        assert (out, workers) == (tmp_path / "data", 1)
+        yield from (out / str(number) for number in (*chunks, *ladders))
+
+    monkeypatch.setattr(commands, "missing_programs", lambda _voices: {})
+    monkeypatch.setattr(commands, "build_pool", build_pool)
+    monkeypatch.setattr(commands, "generate", generate)
+    monkeypatch.setattr(commands, "record_recipe", lambda _recipe, _out: None)
+    result = generating(recordings, tmp_path, "--hours", 1, "--ladder-hours", 0.5, "--seed", 5,
+                        "--workers", 1)  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert {voice.engine for voice in spoken} == {"recorded", "flite", "festival", "espeak-ng"}
+    assert not [voice.name for voice in asked["voices"] if voice.held_out]
+    assert {voice.name for voice in spoken} == {voice.name for voice in asked["voices"]}
+    # pools in the order of their voices, though many were made at once
+    assert [path.name for path in asked["pools"]] == [voice.name for voice in asked["voices"]]
+    # an hour is 720 clips of 5 s
+    assert (asked["chunks"], asked["ladders"]) == (range(8), range(4))
+    assert not asked["recipe"].held_out
+    assert asked["recipe"].seed == 5
+
+
+def test_a_voice_that_fails_is_named(
+    monkeypatch: pytest.MonkeyPatch, recordings: Path, tmp_path: Path
+) -> None:
+    asked: list[str] = []
+
+    def build_pool(voice: Voice, _seed: int, _out: Path) -> Path:
+        asked.append(voice.name)
+        raise VoiceError(f"{voice.name} did not speak")
+
+    monkeypatch.setattr(commands, "missing_programs", lambda _voices: {})
+    monkeypatch.setattr(commands, "build_pool", build_pool)
+    monkeypatch.setattr(commands, "record_recipe", lambda _recipe, _out: None)
+    result = generating(recordings, tmp_path, "--workers", 1)
+    assert result.exit_code == 1
+    assert any(f"{name} did not speak" in result.output for name in asked)
+    assert not list(tmp_path.glob("data/**/*"))
+
+
+def test_missing_programs_stop_it_at_once(
+    monkeypatch: pytest.MonkeyPatch, recordings: Path, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = generating(recordings, tmp_path)
+    assert result.exit_code == 1
+    assert "is missing: install the system package" in result.output
+    assert not (tmp_path / "data").exists()
+
+
+def test_no_recordings_are_an_error(tmp_path: Path) -> None:
+    result = generating(tmp_path, tmp_path)
+    assert result.exit_code == 1
+    assert "no folders of FLAC recordings" in result.output
+
+
+@pytest.mark.parametrize("command", ["pretrain", "train"])
+def test_no_data_is_an_error(command: str, tmp_path: Path) -> None:
+    result = run(command, "--data", tmp_path, "--out", tmp_path / "x.pt")
+    assert result.exit_code == 1
+    assert "no chunks of clips; run `generate` first" in result.output
+    assert not list(tmp_path.glob("*.pt"))
+
+
+def test_pretraining_writes_what_export_reads(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(dataset, "CHUNK_CLIPS", 2)
+    rng = np.random.default_rng(0)
+    dataset._save(
+        dataset._chunk_path(tmp_path, 0, ladders=False),
+        {
+            "waveforms": rng.integers(-999, 999, (2, CLIP_SAMPLES)).astype(np.int16),
+            "labels": np.zeros((2, len(LABELS)), np.float32),
+            "notes": np.array(["recorded anna|clean|0.000", "flite slt|clean|0.000"]),
+        },
+    )
+
+    def small(**options: Any) -> Any:
+        return PretrainingConfig(**options, batch=1, excerpt_samples=8000)
+
+    monkeypatch.setattr(commands, "PretrainingConfig", small)
+    out = tmp_path / "wav2vec.pt"
+    result = run("pretrain", "--data", tmp_path, "--out", out, "--steps", 2, "--full-precision")
+    assert result.exit_code == 0, result.output
+    assert "1 clean clips" in result.output
+    assert "nats (chance 3.71)" in result.output  # log 41
+    assert read_wav2vec(out).build().architecture == ARCHITECTURE
+
+
+def test_export_refuses_other_files(tmp_path: Path) -> None:
+    checkpoint, figures = tmp_path / "x.pt", tmp_path / "figures.json"
+    checkpoint.write_text("nothing")
+    figures.write_text("{broken")
+    out = tmp_path / "bundle"
+    result = run("export", "--checkpoint", checkpoint, "--out", out)
+    assert result.exit_code == 1
+    assert "x.pt: not a checkpoint of `mosrt nano train`" in result.output
+    save_nano(checkpoint, random_nano(with_ssl=False), STANDARD, provenance())
+    result = run("export", "--checkpoint", checkpoint, "--out", out, "--evaluation", figures)
+    assert result.exit_code == 1
+    assert "figures.json: not JSON" in result.output
+    assert not out.exists()
+
+
+def test_export_tells_what_differs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Figures reach the exporter; what it measured is shown."""
+    asked: dict[str, Any] = {}
+
+    class Shown:
+        def table(self) -> str:
+            return "a table"
+
+    def export_nano(checkpoint: Path, out: Path, **options: Any) -> Shown:
+        asked.update(options, checkpoint=checkpoint, out=out)
+        return Shown()
+
+    monkeypatch.setattr(commands, "export_nano", export_nano)
+    checkpoint, figures = tmp_path / "x.pt", tmp_path / "figures.json"
+    checkpoint.touch()
+    figures.write_text(json.dumps({"SRCC": "0.9"}))
+    result = run("export", "--checkpoint", checkpoint, "--out", tmp_path / "b", "--evaluation",
+                 figures, "--force")  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert "a table" in result.output
+    assert asked["evaluation"] == {"SRCC": "0.9"}
+    assert asked["force"] is True
+    assert len(asked["clips"]) > 3

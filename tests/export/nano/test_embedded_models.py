@@ -1,0 +1,78 @@
+"""The embedded models against the checkpoints they were exported from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+import mosrt
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
+from mosrt.host.files import sha256_of
+from mosrt.uncertainty.graphs import load_stages
+from mosrt_export.clips import parity_clips
+from mosrt_export.nano.train.exporting import default_score
+from mosrt_export.nano.train.model import NanoGraph, load_nano
+from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
+from mosrt_export.uncertainty.wav2vec.exporter import TOLERANCE, differences
+from mosrt_export.utmosv2.parity import compare, make_views
+from tests.conftest import STANDINS
+
+CHECKPOINTS = {
+    "nano": STANDINS / "checkpoints/nano.pt",
+    "nano-uncertainty": STANDINS / "checkpoints/wav2vec.pt",
+}
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_exported_from_the_checkpoint_at_hand(name: str) -> None:
+    (source,) = Bundle.open(find_bundle(name)).manifest.provenance["checkpoints"]
+    assert source["sha256"] == sha256_of(CHECKPOINTS[name])
+
+
+def test_nano_equals_torch() -> None:
+    """The graph that is shipped, by the exporter's own gate, on clips it comes with."""
+    path = find_bundle("nano")
+    manifest = Bundle.open(path).manifest
+    model, standard, training = load_nano(CHECKPOINTS["nano"])
+    faithful = NanoGraph(model, standard, default_score(standard))
+    assert manifest.domains == faithful.domains
+    assert manifest.provenance["training"] == training
+    views = make_views(manifest, parity_clips())
+    rows = compare(path, manifest, manifest.variants["fp32"].members[0], faithful, views)
+    assert len(rows) == len(views) >= 5
+    # rounding through some ten layers, on a scale of 1 to 5
+    assert max(row.difference for row in rows) < 1e-4
+
+
+def test_nano_uncertainty_equals_torch() -> None:
+    """Every graph that is shipped, by the exporter's own gate, on clips it comes with."""
+    bundle = Bundle.open(find_bundle("nano-uncertainty"))
+    model = read_wav2vec(CHECKPOINTS["nano-uncertainty"]).build()
+    stages = load_stages(
+        bundle.manifest, bundle.variant("fp32"), bundle.path, provider="cpu", threads=1
+    )
+    try:
+        found = differences(model, bundle.manifest, stages, parity_clips())
+    finally:
+        for stage in stages.values():
+            stage.close()
+    assert set(found) == {"features", "predictions", "logits", "similarities"}
+    assert max(found.values()) < TOLERANCE
+
+
+def test_nano_uncertainty_follows_every_frame(speech: np.ndarray) -> None:
+    """A value per feature frame of torch, and less uncertainty than blind guessing has."""
+    model = read_wav2vec(CHECKPOINTS["nano-uncertainty"]).build()
+    with mosrt.load("nano-uncertainty", threads=1) as scorer:
+        score = scorer.score(speech, 16_000, frames=True)
+    with torch.inference_mode():
+        z, p = model(torch.from_numpy(speech)[None])
+    n_frames = z.shape[2]
+    # one curve value per frame that is predicted, and none where nothing predicts
+    assert score.frames is not None
+    assert abs(len(score.frames) - n_frames) <= 1
+    # chance for a frame among eleven is ln 11; speech it has learned from is far below
+    assert 0 < score.measures["uncertainty"] < np.log(11)
+    assert p.shape[1] == model.architecture.n_steps

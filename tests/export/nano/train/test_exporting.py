@@ -1,0 +1,220 @@
+"""Exporting: bundles of random models, which load, score, and say where they come from."""
+
+from __future__ import annotations
+
+import copy
+import importlib.metadata
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import soundfile as sf
+import torch
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+import mosrt
+from mosrt.audio.sources import FileSource
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.writer import OutputError
+from mosrt.cli.main import main
+from mosrt.host.files import sha256_of
+from mosrt.mel.front_end import MelFrontEnd
+from mosrt_export.nano.data.dataset import LABELS
+from mosrt_export.nano.data.degradations import DEGRADATIONS
+from mosrt_export.nano.data.images import MEL
+from mosrt_export.nano.data.resyntheses import RESYNTHESES
+from mosrt_export.nano.train import exporting
+from mosrt_export.nano.train.card import nano_card
+from mosrt_export.nano.train.exporting import default_score, export_nano, folded
+from mosrt_export.nano.train.model import OVERALL, NanoGraph, save_nano
+from mosrt_export.utmosv2.parity import TOLERANCE_MOS, Drift, ParityError
+from tests.conftest import DATA, known
+from tests.standins.nano import STANDARD, provenance, random_nano
+
+COMBINATION = default_score(STANDARD)
+
+CLIPS = [DATA / "flite_slt_16k_mono.wav", DATA / "espeak_fr_16k_stereo.ogg"]
+FIGURES = {"Ladder, SRCC": "0.97", "Development systems": "0.76 (0.66 to 0.85)"}
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A checkpoint and the bundle made of it."""
+
+    graph: NanoGraph
+    checkpoint: Path
+    bundle: Path
+    drift: Drift
+
+
+@pytest.fixture(scope="module", params=[True, False], ids=["fusion", "spec"])
+def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    folder = tmp_path_factory.mktemp("nano")
+    model = random_nano(with_ssl=request.param)
+    checkpoint = folder / "checkpoint.pt"
+    save_nano(checkpoint, model, STANDARD, provenance())
+    bundle = folder / "small"
+    sources = [FileSource(path, name=path.name) for path in CLIPS]
+    drift = export_nano(checkpoint, bundle, clips=sources, evaluation=FIGURES)
+    return Exported(NanoGraph(model, STANDARD, COMBINATION), checkpoint, bundle, drift)
+
+
+def read(path: Path) -> tuple[NDArray[np.float32], int]:
+    samples, rate_hz = sf.read(path, dtype="float32")
+    return samples, int(rate_hz)
+
+
+@torch.inference_mode()
+def test_the_bundle_scores_as_torch_does(exported: Exported) -> None:
+    """Within the parity gate, the first of two views through the whole runtime; all domains."""
+    assert exported.drift.passed
+    assert len(exported.drift.rows) == len(CLIPS)
+    samples, rate_hz = read(CLIPS[0])
+    whole = np.resize(samples, 3 * MEL.crop_samples // 2)
+    names = (OVERALL, *LABELS)
+    with mosrt.load(exported.bundle, threads=1) as scorer:
+        found = scorer.features(whole, rate_hz)["mos"].reshape(2, len(names))
+        by_domain = [known(scorer.score(whole, rate_hz, domain=name)) for name in names]
+    np.testing.assert_allclose(found.mean(axis=0), by_domain, atol=1e-5)
+    row = found[0]
+    waveform = whole[: MEL.crop_samples]
+    drawn = MelFrontEnd(MEL, 16_000).images(waveform)
+    images = torch.from_numpy(np.stack([drawn[window] for window in MEL.windows])[None])
+    centred = waveform.astype(np.float64) - waveform.mean(dtype=np.float64)
+    normalised = torch.from_numpy((centred / centred.std()).astype(np.float32)[None])
+    feeds = {"waveform": normalised, "images": images}
+    wanted = exported.graph(*(feeds[name] for name in exported.graph.input_names))[0][0]
+    np.testing.assert_allclose(row, wanted.numpy(), atol=TOLERANCE_MOS)
+    assert np.isfinite(row).all()
+    assert np.ptp(row) > 0.1
+
+
+def test_the_manifest_says_where_it_comes_from(exported: Exported) -> None:
+    bundle = Bundle.open(exported.bundle)
+    bundle.verify()
+    manifest = bundle.manifest
+    assert (manifest.name, manifest.family) == ("small", exported.graph.kind)
+    assert (manifest.domains, manifest.default_domain) == ((OVERALL, *LABELS), OVERALL)
+    notes = manifest.provenance
+    assert notes["training"] == provenance()
+    assert notes["combination"] == {"of": OVERALL, **COMBINATION.to_dict()}
+    assert notes["evaluation"] == FIGURES
+    (source,) = notes["checkpoints"]
+    assert source["sha256"] == sha256_of(exported.checkpoint)
+    assert notes["versions"]["mosrt"] == importlib.metadata.version("mosrt")
+    assert notes["versions"]["torch"] == importlib.metadata.version("torch")
+    json.dumps(notes)
+    drift = manifest.variants["fp32"].drift
+    assert drift["n_clips"] == len(CLIPS)
+    assert drift["mos_max_abs"] <= TOLERANCE_MOS
+
+
+def test_views_follow_the_length(exported: Exported) -> None:
+    noise = np.random.default_rng(0).normal(0, 0.1, 160_001).astype(np.float32)
+    with mosrt.load(exported.bundle, threads=1) as scorer:
+        for n_samples, views in ((8000, 1), (80_000, 1), (80_001, 2), (160_001, 3)):
+            assert scorer.score(noise[:n_samples], 16_000).n_views == views
+
+
+def test_the_level_does_not_matter(exported: Exported) -> None:
+    """As the card says: float32's rounding and the stabilising terms below -40 dBFS, 0.01."""
+    samples, rate_hz = read(CLIPS[0])
+    with mosrt.load(exported.bundle, threads=1) as scorer:
+        loud, soft = (scorer.score(samples * gain, rate_hz).mos for gain in (1.0, 0.1))
+    assert loud is not None
+    assert loud == pytest.approx(soft, abs=0.01)
+
+
+def test_info_shows_the_card(exported: Exported) -> None:
+    result = CliRunner().invoke(main, ["info", str(exported.bundle)])
+    assert result.exit_code == 0, result.output
+    shown = " ".join(result.output.split())
+    for words in (
+        "# small",
+        "## Not for",
+        "CC0",
+        "CC-BY-4.0",
+        "DNSMOS Pro",
+        "41.7 hours (30000 clips of 5 s)",
+        "ab" * 32,
+        "Ladder, SRCC: 0.97",
+        "Seed 11",
+        "| fusion | 0.910 / 0.870 |",
+        str(COMBINATION.offset),
+    ):
+        assert words in shown, words
+
+
+def test_the_card_counts_the_ways_to_spoil(exported: Exported) -> None:
+    card = nano_card(Bundle.open(exported.bundle).manifest)
+    assert f"in {len(DEGRADATIONS) + len(RESYNTHESES)} ways" in card
+    assert "{" not in card
+    for name in (OVERALL, *LABELS):
+        assert f"- `{name}`" in card
+    for name in (*COMBINATION.averaged, *COMBINATION.penalties):
+        assert name in LABELS
+
+
+def test_the_graph_has_no_norms_to_compute(exported: Exported) -> None:
+    """Opset 18; the branch's batch norms are in the kernels, the head's one may stay."""
+    path = next(exported.bundle.glob("*.onnx"))
+    model = onnx.load(path, load_external_data=False)
+    assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
+    used = [node.op_type for node in model.graph.node]
+    assert used.count("BatchNormalization") <= 1
+    assert not {"Dropout", "RandomNormal", "If", "Loop"} & set(used)
+
+
+@torch.inference_mode()
+def test_folding_changes_nothing(exported: Exported) -> None:
+    """Of the branch's stages in float64, but for kernels rounded to float32 once: 1e-6."""
+    graph = copy.deepcopy(exported.graph)
+    before = copy.deepcopy(graph.state_dict())
+    plain = folded(graph)
+    assert all(torch.equal(value, before[key]) for key, value in graph.state_dict().items())
+    assert plain.model.mel is not None
+    assert graph.model.mel is not None
+    left = [m for m in plain.model.mel.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert not left
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(
+        (2, len(MEL.windows), MEL.image_height, 64), generator=generator, dtype=torch.float64
+    )
+    found, wanted = (module.model.mel.stages.double()(images) for module in (plain, graph))  # type: ignore[union-attr]
+    torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6 * float(wanted.abs().max()))
+
+
+def test_an_older_bundle_is_kept(exported: Exported, tmp_path: Path) -> None:
+    out = shutil.copytree(exported.bundle, tmp_path / "old")
+    before = (out / "manifest.json").read_bytes()
+    with pytest.raises(OutputError):
+        export_nano(exported.checkpoint, out, clips=[], evaluation={})
+    assert (out / "manifest.json").read_bytes() == before
+
+
+def test_a_parity_failure_writes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def wrong(graph: NanoGraph) -> NanoGraph:
+        changed = folded(graph)
+        changed.model.head.offset.data += 0.01
+        return changed
+
+    checkpoint = tmp_path / "checkpoint.pt"
+    save_nano(checkpoint, random_nano(with_ssl=False), STANDARD, provenance())
+    monkeypatch.setattr(exporting, "folded", wrong)
+    sources = [FileSource(CLIPS[0], name="clip")]
+    with pytest.raises(ParityError, match="nothing was written"):
+        export_nano(checkpoint, tmp_path / "out", clips=sources, evaluation={})
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
+
+
+def test_the_card_says_the_formula(exported: Exported) -> None:
+    """What a point below a threshold costs is the slope times the scale."""
+    card = " ".join(nano_card(Bundle.open(exported.bundle).manifest).split())
+    for name, (threshold, slope) in COMBINATION.penalties.items():
+        cost = f"{slope * COMBINATION.scale:g}"
+        assert f"less {cost} for every point that `{name}` is below {threshold}" in card

@@ -1,0 +1,126 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mosrt_export.utmosv2.config import PUBLISHED_DOMAINS, ConfigError, EncoderConfig, ModelConfig
+from mosrt_export.utmosv2.spectrogram import build_backbone
+from mosrt_export.utmosv2.ssl import build_encoder
+from tests.standins.utmosv2 import SMALL, small_config
+
+
+def test_an_empty_file_is_the_published_model(tmp_path: Path) -> None:
+    file = tmp_path / "empty.toml"
+    file.write_text("")
+    config = ModelConfig.from_toml(file)
+    assert config == ModelConfig()
+    # the published facts, written out once more
+    assert config.ssl.crop_samples == 3 * 16_000
+    assert config.spectrogram.crop_samples == round(1.4 * 16_000)
+    assert config.spectrogram.windows == (4096, 2048, 1024, 512)
+    assert len(PUBLISHED_DOMAINS) == 10
+
+
+def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
+    file = tmp_path / "ours.toml"
+    file.write_text(
+        """
+        name = "ours"
+        domains = ["a", "b"]
+        default_domain = "b"
+
+        [ssl]
+        epsilon = 1
+
+        [ssl.encoder]
+        model_type = "wavlm"
+        hidden_size = 1024
+
+        [spectrogram]
+        backbone = "tf_efficientnetv2_b0"
+        windows = [2048, 512]
+        n_crops = 3
+        """
+    )
+    config = ModelConfig.from_toml(file)
+    assert config.domains == ("a", "b")
+    assert config.default_domain == "b"
+    assert config.ssl.epsilon == 1.0
+    assert isinstance(config.ssl.epsilon, float)
+    assert config.ssl.encoder == EncoderConfig(model_type="wavlm", overrides={"hidden_size": 1024})
+    assert config.spectrogram.windows == (2048, 512)
+    assert config.spectrogram.n_crops == 3
+    assert config.spectrogram.n_fft == ModelConfig().spectrogram.n_fft
+
+
+@pytest.mark.parametrize("config", [ModelConfig(), small_config(), small_config(licence="CC0")])
+def test_dict_round_trip(config: ModelConfig) -> None:
+    assert ModelConfig.from_dict(config.to_dict()) == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"domians": ["a"]}, "unknown key 'domians'; did you mean 'domains'"),
+        ({"spectrogram": {"window": [512]}}, "'spectrogram.window'; did you mean 'windows'"),
+        ({"qqqq": 1}, "unknown key 'qqqq'; known: default_domain"),
+        ({"domains": "a"}, "domains must be a list, not str"),
+        ({"domains": [1]}, r"domains\[0\] must be str, not int"),
+        ({"domains": []}, "at least one"),
+        ({"domains": ["a", "a"]}, "none twice"),
+        ({"domains": ["a"], "default_domain": "b"}, "'b' is not among domains: a"),
+        ({"kind": "both"}, "kind must be one of fusion, spec, ssl, not 'both'"),
+        ({"ssl": 3}, r"write \[ssl\] above its keys"),
+        ({"ssl": {"crop_samples": 1.5}}, "ssl.crop_samples must be int, not float"),
+        ({"ssl": {"crop_samples": True}}, "ssl.crop_samples must be int, not bool"),
+        ({"ssl": {"crop_samples": 0}}, "ssl.crop_samples must be positive, not 0"),
+        ({"ssl": {"epsilon": float("nan")}}, "ssl.epsilon must be positive"),
+        ({"spectrogram": {"windows": []}}, "spectrogram.windows must be lengths"),
+        ({"spectrogram": {"windows": [8192]}}, r"from 1 to n_fft \(4096\), not \[8192\]"),
+        ({"spectrogram": {"f_max_hz": 9000.0}}, "9000.0 at 16000 Hz"),
+    ],
+)
+def test_mistakes_are_named(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        ModelConfig.from_dict(values)
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"missing.toml: cannot read"):
+        ModelConfig.from_toml(tmp_path / "missing.toml")
+    broken = tmp_path / "broken.toml"
+    broken.write_text("domains = [")
+    with pytest.raises(ConfigError, match=r"broken.toml: not valid TOML"):
+        ModelConfig.from_toml(broken)
+    broken.write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match=r"broken.toml: not valid TOML"):
+        ModelConfig.from_toml(broken)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "message"),
+    [
+        ("wav2vec2-bert", "log-mel features"),
+        ("w2v-bert", "log-mel features"),
+        ("whisper", "encoder-decoder"),
+        ("wavlmm", "did you mean 'wavlm'"),
+        ("bert", "not a waveform encoder"),
+    ],
+)
+def test_encoders_that_hear_no_waveform_are_refused(model_type: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_encoder(EncoderConfig(model_type=model_type))
+
+
+def test_unknown_encoder_settings_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"'ssl.encoder.hiden_size'; did you mean 'hidden_size'"):
+        build_encoder(EncoderConfig(overrides={"hiden_size": 8}))
+    overrides = {**SMALL["ssl"]["encoder"], "hidden_size": 33}
+    overrides.pop("model_type")
+    with pytest.raises(ConfigError, match="transformers refuses"):
+        build_encoder(EncoderConfig(overrides=overrides))
+
+
+def test_unknown_backbones_are_named() -> None:
+    with pytest.raises(ConfigError, match=r"'efficientnetv2_x' is not a timm network; some near"):
+        build_backbone("efficientnetv2_x")

@@ -1,0 +1,56 @@
+"""Pieces of long recordings: what they cover, and that they are read right."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mosrt.audio.recording import Recording
+from mosrt.audio.sources import ArraySource
+from mosrt.uncertainty.stretches import stretches
+from tests.conftest import noise
+
+
+@given(st.integers(465, 3_000_000), st.sampled_from([20_000, 320_000]), st.sampled_from([160, 320]))
+def test_pieces_tile_the_frames(n_samples: int, window: int, hop: int) -> None:
+    receptive = 465
+    pieces = stretches(
+        n_samples, window_samples=window, hop_samples=hop, receptive_samples=receptive
+    )
+    if n_samples <= window:
+        assert pieces == [(0, n_samples)]
+        return
+    starts = [
+        frame * hop
+        for first, last in pieces
+        for frame in range(first // hop, (last - receptive) // hop + 1)
+    ]
+    assert starts == list(range(0, n_samples - receptive + 1, hop))
+    lengths = [last - first for first, last in pieces]
+    assert max(lengths) <= window
+    assert max(lengths) - min(lengths) <= hop
+    # As few as can be: with one less, some piece would be longer than the window.
+    frames = (n_samples - receptive) // hop + 1
+    fewer = len(pieces) - 1
+    assert not fewer or math.ceil(frames / fewer) > (window - receptive) // hop + 1
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(4_000, 60_000), st.booleans(), st.sampled_from([16_000, 22_050]))
+def test_pieces_read_in_one_pass_equal_the_whole(
+    n_samples: int, remove_silence: bool, rate_hz: int
+) -> None:
+    samples = noise(n_samples) * 4
+    samples[1_000 : min(n_samples, 20_000) - 500] = 0.0
+    whole = Recording(ArraySource(samples, rate_hz), 16_000, remove_silence=remove_silence)
+    streamed = Recording(
+        ArraySource(samples, rate_hz), 16_000, remove_silence=remove_silence, kept_s=0.0
+    )
+    bounds = stretches(
+        whole.n_samples, window_samples=5_000, hop_samples=160, receptive_samples=465
+    )
+    for a, b in zip(whole.pieces(bounds), streamed.pieces(bounds), strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -1,7 +1,8 @@
 """Mel images as a torch module of plain matrix products, for graphs that take audio.
 
 The same numbers as `mosrt.mel.front_end`, by operators that ONNX Runtime and TensorRT
-both have: Pad, Gather, Reshape, Transpose, MatMul, and a little arithmetic. STFT and DFT are not among them.
+both have: Pad, Gather, Reshape, Transpose, MatMul and element-wise arithmetic. STFT and DFT are
+not among them.
 
 A transform of N = N1·N2 points is two products. With sample n = n1·N2 + n2 and bin k = k1 + N1·k2,
 

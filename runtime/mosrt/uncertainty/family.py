@@ -1,7 +1,8 @@
-"""Models that score by their own uncertainty: what goes in, and what comes out of one piece.
+"""Uncertainty families: from a recording to one figure per measure and row.
 
 The recording goes in at its true length, since norms span time and padding would change every
-value; long ones are cut into parts. Each family turns a part into logits, and those into one figure per measure and row.
+value; long ones are cut into parts. Each family turns a part into logits, and those into one figure
+per measure and row.
 """
 
 from __future__ import annotations

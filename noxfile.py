@@ -1,7 +1,12 @@
-"""What must hold before a change is done; `nox` runs all of it, each session in an environment.
+"""What must hold before a change is merged. `nox` runs the first three sessions.
 
-check   lint, types and every test, full-size models included, with everything installed
-lowest  the runtime's tests with the oldest versions that pyproject.toml allows, without torch
+lowest   the runtime's tests with the oldest versions that pyproject.toml allows, without torch
+docs     the documentation site; warnings are errors
+check    lint, types, import contracts and every test, full-size models included
+runtime  the runtime's tests on one Python version, with the newest versions and without torch
+wheel    the wheel and the source distribution, in dist/
+
+Arguments after -- go to pytest: `nox -s check -- -m "not full"` leaves out what takes minutes.
 """
 
 from __future__ import annotations
@@ -13,18 +18,33 @@ import sys
 
 import nox
 
-nox.options.sessions = ["check", "lowest"]
+nox.options.sessions = ["lowest", "docs", "check"]
 nox.options.reuse_existing_virtualenvs = True
 nox.needs_version = ">=2024.4.15"
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 LOWEST_PYTHON = "3.10"
+PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 # A file stays with one process, since its tests share what they export.
 IN_TWO = ("-n", "2", "--dist", "loadfile", "--durations", "15")
+# What the runtime's tests use beside the runtime.
+RUNTIME_TESTS = (
+    "hypothesis",
+    "librosa",
+    "matplotlib",
+    "onnx",
+    "openvino",
+    "pillow",
+    "psutil",
+    "pytest",
+    "pytest-xdist",
+    "scipy",
+    "threadpoolctl",
+)
 
 
 def _interpreter(version: str) -> str:
-    """A working Python of `version`, from the path or from pyenv; else the one that runs nox."""
+    """Finds Python `version` on the path or with pyenv; else gives the one that runs nox."""
     candidates = [[f"python{version}"]]
     if shutil.which("pyenv"):
         latest = subprocess.run(["pyenv", "latest", version], capture_output=True, text=True)
@@ -42,14 +62,19 @@ def _interpreter(version: str) -> str:
     return sys.executable
 
 
+def _runtime_tests(session: nox.Session) -> None:
+    session.run("pytest", "tests/runtime", "-m", "not full", *IN_TWO, *session.posargs)
+
+
 @nox.session
 def check(session: nox.Session) -> None:
-    """Lint, types and tests."""
+    """Lint, types, import contracts and tests."""
     # What is imported is compiled then; of torch and its like that is a small part.
     session.install("--no-compile", "-e", ".[dev]")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy")
+    session.run("lint-imports")
     session.run("pytest", *IN_TWO, *session.posargs)
 
 
@@ -59,17 +84,28 @@ def lowest(session: nox.Session) -> None:
     pinned = [re.sub(">=", "==", requirement) for requirement in PROJECT["project"]["dependencies"]]
     session.install(*pinned)
     session.install("--no-deps", ".")
-    session.install(
-        "hypothesis",
-        "librosa",
-        "matplotlib",
-        "pillow",
-        "psutil",
-        "pytest",
-        "pytest-xdist",
-        "scipy",
-        "threadpoolctl",
-    )
+    session.install(*RUNTIME_TESTS)
     # Again, since what tests bring along may have asked for newer ones.
     session.install(*pinned)
-    session.run("pytest", "tests/runtime", "-m", "not full", *IN_TWO, *session.posargs)
+    _runtime_tests(session)
+
+
+@nox.session(python=PYTHONS)
+def runtime(session: nox.Session) -> None:
+    """The runtime's tests without torch."""
+    session.install(".", *RUNTIME_TESTS)
+    _runtime_tests(session)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The documentation site, in site/."""
+    session.install("-e", ".[docs]")
+    session.run("mkdocs", "build", "--strict", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The wheel and the source distribution."""
+    session.install("build")
+    session.run("python", "-m", "build", *session.posargs)

@@ -25,6 +25,7 @@ __all__ = [
     "MosrtError",
     "PlanError",
     "ProviderError",
+    "missing_extra",
 ]
 
 
@@ -75,3 +76,14 @@ class DomainError(MosrtError, KeyError):
 
 class ProviderError(MosrtError, RuntimeError):
     """A requested execution provider that is not available on this machine."""
+
+
+def missing_extra(what: str, extra: str, module: str) -> str:
+    """What to tell a user who lacks an extra.
+
+    Args:
+        what: What needs the extra, such as "provider 'openvino'".
+        extra: Name of the extra.
+        module: The module that is missing.
+    """
+    return f"{what} needs the extra: pip install 'mosrt[{extra}]' ({module} is missing)"

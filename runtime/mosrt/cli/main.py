@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NoReturn
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
+from .command import EXTRAS, CommandError, exit_on_error
 from .fit_mos import fit_mos
 from .info import info
 from .score import score
@@ -15,8 +17,15 @@ if TYPE_CHECKING:
 
 __all__ = ["main"]
 
-_GROUP = "mosrt.commands"
-_ALIASES = {"calibrate": "quantize", "calibrate-mos": "fit-mos"}  # names of 0.1.0.dev, hidden
+_GROUP: Final = "mosrt.commands"
+# Names of 0.1.0.dev, which still work for one release and are not listed.
+_ALIASES: Final = {"calibrate": "quantize", "calibrate-mos": "fit-mos"}
+_EXTRA_OF: Final = {
+    "bench": "bench",
+    "export": "export",
+    "gate": "bench",
+    "quantize": "calibrate",
+}
 
 
 class _Commands(click.Group):
@@ -34,6 +43,30 @@ class _Commands(click.Group):
             return _load(entry_point)
         return None
 
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        lines = []
+        for name in self.list_commands(ctx):
+            command = self.get_command(ctx, name)
+            if command is not None:
+                lines.append((name, command.get_short_help_str(limit=100) + _missing(name)))
+        with formatter.section("Commands"):
+            formatter.write_dl(lines)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with exit_on_error():
+            return super().invoke(ctx)
+
+
+def _missing(name: str) -> str:
+    """A note on the extra that a command still needs on this machine."""
+    extra = _EXTRA_OF.get(name)
+    if extra is None:
+        return ""
+    modules = EXTRAS[extra] - {"tomli"}  # which only Python 3.10 needs
+    if all(find_spec(module) for module in modules):
+        return ""
+    return f" (needs the extra: pip install 'mosrt[{extra}]')"
+
 
 def _entry_points() -> EntryPoints:
     # Importing this would lengthen the start of the commands that need no entry points.
@@ -48,13 +81,13 @@ def _load(entry_point: EntryPoint) -> click.Command:
     except ImportError as exc:
         return _broken(entry_point.name, str(exc))
     if not isinstance(loaded, click.Command):
-        return _broken(entry_point.name, f"{entry_point.value} is no command")
+        return _broken(entry_point.name, f"{entry_point.value} is not a click command")
     return loaded
 
 
 def _broken(name: str, reason: str) -> click.Command:
     def explain() -> NoReturn:
-        raise click.ClickException(f"mosrt {name} cannot be loaded: {reason}")
+        raise CommandError(f"mosrt {name} cannot be loaded: {reason}")
 
     return click.Command(
         name,
@@ -64,18 +97,30 @@ def _broken(name: str, reason: str) -> click.Command:
     )
 
 
-@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=_Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Every command ends with status 0 when it is done, 1 when it is done and the answer is "
+    "no, 2 after wrong usage, 3 when a model, provider or file cannot be used, and 130 when "
+    "interrupted. `mosrt COMMAND --help` says what 1 means there.",
+)
 @click.version_option(package_name="mosrt", prog_name="mosrt")
 def main() -> None:
-    """Judge speech quality anywhere: the same score every time, without torch.
+    """Predict how people would rate speech: the same score every time, without torch.
 
     \b
-    mosrt score speech.wav                         score recordings
-    mosrt info                                     what the model is, and what it is for
-    mosrt info --list                              the models that come with mosrt
-    mosrt export utmosv2 --fold 0 --out utmosv2    make a model, on a workstation
-    mosrt bench --audio clips/                     parity and speed on this machine
-    mosrt gate clips/ --baseline gate.json         fail if a set of clips sounds worse
+    Score recordings with the model that comes with mosrt:
+      mosrt score speech.wav
+    Score a directory into a file that a spreadsheet opens:
+      mosrt score clips/ -r --format csv -o scores.csv
+    See what a model is and where it fails, and which models there are:
+      mosrt info nano
+      mosrt info --list
+    Fail a CI job when new clips score worse than recorded ones:
+      mosrt gate clips/ --baseline gate.json
+    Turn a PyTorch checkpoint into a model, and make it smaller and faster:
+      mosrt export utmosv2 --fold 0 -o utmosv2
+      mosrt quantize utmosv2 --audio clips/
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
 
 

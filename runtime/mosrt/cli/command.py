@@ -1,0 +1,175 @@
+"""Exit statuses, one-line errors, missing extras and options that all commands share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+import click
+
+from mosrt.bundle.embedded import DEFAULT_MODEL, embedded_models
+from mosrt.errors import (
+    CalibrationError,
+    DomainError,
+    MeasureError,
+    MosrtError,
+    PlanError,
+    missing_extra,
+)
+
+__all__ = [
+    "EXTRAS",
+    "CommandError",
+    "ExitStatus",
+    "exit_on_error",
+    "exit_statuses",
+    "model_option",
+    "output_option",
+    "require_extra",
+]
+
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+_EXPORT: Final = frozenset({
+    "huggingface_hub", "onnx", "onnx_ir", "onnxscript", "timm", "tomli", "torch", "transformers",
+})  # fmt: skip
+EXTRAS: Final = {
+    "bench": frozenset({"librosa", "psutil", "scipy", "threadpoolctl"}),
+    "calibrate": frozenset({"matplotlib", "onnx"}),
+    "export": _EXPORT,
+    "openvino": frozenset({"openvino"}),
+    "plot": frozenset({"matplotlib"}),
+    "train": _EXPORT | {"librosa", "pesq", "pkg_resources", "pyworld", "scipy"},
+}
+"""Top-level modules that each extra installs."""
+
+
+class ExitStatus(IntEnum):
+    """What every command tells the shell."""
+
+    DONE = 0
+    NO = 1
+    """Done, and the answer is no: a file was not scored, a gate failed, a limit was exceeded."""
+    USAGE = 2
+    UNUSABLE = 3
+    """A model, provider or file cannot be used."""
+    INTERRUPTED = 130
+
+
+class CommandError(click.ClickException):
+    """Ends a command with a one-line message on standard error.
+
+    Args:
+        message: What went wrong, and what to do about it.
+        status: The exit status.
+    """
+
+    def __init__(self, message: str, status: ExitStatus = ExitStatus.UNUSABLE) -> None:
+        super().__init__(message)
+        self.exit_code = status
+
+
+def exit_statuses(no: str | None = None) -> str:
+    """The exit statuses of a command, for the epilog of its help.
+
+    Args:
+        no: When the command ends with status 1; None if it never does.
+    """
+    answer = "" if no is None else f"1 {no}, "
+    return (
+        f"Exit status: 0 done, {answer}2 wrong usage, 3 a model, provider or file cannot be "
+        "used, 130 interrupted."
+    )
+
+
+@contextmanager
+def exit_on_error() -> Iterator[None]:
+    """Turns the library's errors and Ctrl-C into one line and an exit status.
+
+    The group `mosrt` does this for all of its commands. It also works as a decorator.
+
+    Raises:
+        CommandError: In place of a `MosrtError`. The status is USAGE for a wrong domain, plan or
+            measure, NO where no map from uncertainty to MOS fits, and UNUSABLE for all others.
+        click.exceptions.Exit: In place of KeyboardInterrupt.
+    """
+    try:
+        yield
+    except MosrtError as exc:
+        status = ExitStatus.UNUSABLE
+        if isinstance(exc, (DomainError, MeasureError, PlanError)):
+            status = ExitStatus.USAGE
+        elif isinstance(exc, CalibrationError):
+            status = ExitStatus.NO
+        raise CommandError(str(exc), status) from exc
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        raise click.exceptions.Exit(ExitStatus.INTERRUPTED) from None
+
+
+@contextmanager
+def require_extra(*extras: str) -> Iterator[None]:
+    """Turns a missing module of some extras into advice on what to install.
+
+    Args:
+        *extras: Keys of `EXTRAS`; the first that has the module is named.
+
+    Raises:
+        CommandError: In place of the ImportError of a module that an extra installs.
+    """
+    try:
+        yield
+    except ImportError as exc:
+        module = (exc.name or "").split(".")[0]
+        for extra in extras:
+            if module in EXTRAS[extra]:
+                raise CommandError(missing_extra("this command", extra, module)) from exc
+        raise
+
+
+def model_option(
+    purpose: str = "Model to score with", *, required: bool = False
+) -> Callable[[_F], _F]:
+    """The option `-m/--model`, which passes `model: str | None`.
+
+    Args:
+        purpose: What the model is for, as the beginning of the help.
+        required: Whether it must be given. Where it need not be, the environment variable
+            MOSRT_MODEL gives another default than the embedded one.
+    """
+    names = ", ".join(embedded_models()) or "none here"
+    defaults: dict[str, Any] = {"required": True}
+    if not required:
+        defaults = {"envvar": "MOSRT_MODEL", "show_envvar": True, "show_default": DEFAULT_MODEL}
+    return click.option(
+        "--model",
+        "-m",
+        metavar="NAME|PATH",
+        help=f"{purpose}: the name of one that comes with mosrt ({names}), or the path of a "
+        "bundle.",
+        **defaults,
+    )
+
+
+def output_option(
+    text: str, *, metavar: str = "FILE", directory: bool = False, required: bool = False
+) -> Callable[[_F], _F]:
+    """The option `-o/--output`, which passes `output: Path`, or None if it is left out.
+
+    Args:
+        text: The help.
+        metavar: What stands for the value in the help.
+        directory: Whether it names a directory instead of a file.
+        required: Whether it must be given.
+    """
+    return click.option(
+        "--output",
+        "-o",
+        type=click.Path(file_okay=not directory, dir_okay=directory, path_type=Path),
+        metavar=metavar,
+        required=required,
+        help=text,
+    )

@@ -69,7 +69,7 @@ class CommandError(click.ClickException):
 
     def __init__(self, message: str, status: ExitStatus = ExitStatus.UNUSABLE) -> None:
         super().__init__(message)
-        self.exit_code = status
+        self.exit_code = status  # type: ignore[misc]  # click sets it per class
 
 
 def exit_statuses(no: str | None = None) -> str:

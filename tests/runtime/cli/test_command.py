@@ -70,7 +70,9 @@ def test_a_missing_module_names_its_extra() -> None:
 def test_extras_are_those_of_the_package() -> None:
     text = PYPROJECT.read_text(encoding="utf-8")
     section = text.partition("[project.optional-dependencies]\n")[2].partition("\n[")[0]
-    lists = dict(re.findall(r"^(\w+) = \[(.*?)\](?: *#.*)?$", section, re.MULTILINE | re.DOTALL))
+    lists = dict(
+        re.findall(r"^(\w+) = \[(.*?)\](?: *#[^\n]*)?$", section, re.MULTILINE | re.DOTALL)
+    )
     other_names = {"setuptools": "pkg_resources"}
     for extra, modules in EXTRAS.items():
         packages = re.findall(r'"([\w-]+)>=|"([\w-]+)<', lists[extra])

@@ -24,10 +24,11 @@ import numpy as np
 from mosrt import Score, load
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
+from mosrt.cli.command import exit_on_error
 from mosrt.errors import ProviderError
 
-from .cli.io import PlainErrors, save, table
 from .machine import describe
+from .output import save, table
 
 __all__ = ["compare", "hear"]
 
@@ -109,7 +110,8 @@ def main() -> None:
     """Variants of bundles on other processors."""
 
 
-@main.command("hear", cls=PlainErrors)
+@main.command("hear")
+@exit_on_error()
 @click.option("--bundle", "bundles", multiple=True, required=True, help="What to score with.")
 @click.option(
     "--audio",
@@ -137,7 +139,8 @@ def _hear(bundles: tuple[str, ...], clips: tuple[Path, ...], note: str, out: Pat
     save(run, out)
 
 
-@main.command("compare", cls=PlainErrors)
+@main.command("compare")
+@exit_on_error()
 @click.argument("reference", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument(
     "others", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path)

@@ -29,14 +29,15 @@ import numpy.typing as npt
 from mosrt.backends import present_providers
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.manifest import Manifest
+from mosrt.cli.command import exit_on_error
 from mosrt.host.cpu import CpuFeatures
 from mosrt_export.nano.data.voices import read
 from mosrt_studies.speed.comparison import interleave, ratio, timing
 
-from .cli.io import PlainErrors, save, table
 from .end_to_end import Worker
 from .machine import describe
 from .matmul_peak import peaks_gflops
+from .output import save, table
 from .variants_worker import BASELINE, RATE_HZ
 
 __all__ = ["ROWS", "clips_of", "left_out", "row_name"]
@@ -209,7 +210,8 @@ class _Contest:
             return n_workers * n_each / (time.perf_counter() - started)
 
 
-@click.command(cls=PlainErrors)
+@click.command()
+@exit_on_error()
 @click.option("--bundle", required=True, help="Fusion bundle with the variants.")
 @click.option(
     "--checkpoint", help="What it was made from, for torch. [default: weights drawn from a seed]"

@@ -19,9 +19,10 @@ from typing import Any, Final
 import numpy as np
 
 from mosrt_bench.energy.nvml import Nvml
+from mosrt_bench.errors import BenchError
 from mosrt_bench.worker.device import MemoryPeak, UsedBytes
 
-from .configurations import BenchError, Contestant
+from .configurations import Contestant
 
 __all__ = ["cold_starts", "device_memory"]
 

@@ -12,12 +12,12 @@ import mosrt
 from mosrt.backends import present_providers
 from mosrt.bundle.bundle import MANIFEST_NAME, Bundle
 from mosrt.bundle.embedded import find_bundle
-from mosrt.errors import BundleError, MosrtError
+from mosrt.errors import BundleError
 from mosrt.host.cpu import CpuFeatures
 from mosrt.score import Score
+from mosrt_bench.errors import BenchError
 
 __all__ = [
-    "BenchError",
     "Contestant",
     "bundle_sha256",
     "contestants",
@@ -29,10 +29,6 @@ __all__ = [
 ALL: Final = "all"
 REFERENCE_VARIANT: Final = "fp32"
 REFERENCE_PROVIDER: Final = "cpu"
-
-
-class BenchError(MosrtError):
-    """A bench that cannot be run as asked; the message names the cure."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

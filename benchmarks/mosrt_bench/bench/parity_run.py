@@ -12,9 +12,10 @@ from typing import Any
 from mosrt.bundle.bundle import Bundle
 from mosrt.errors import MosrtError
 from mosrt.scorer import ALL_DOMAINS
+from mosrt_bench.clips import AudioFile
+from mosrt_bench.errors import BenchError
 
-from .clips import AudioFile
-from .configurations import BenchError, Contestant, figures, reference_variant
+from .configurations import Contestant, figures, reference_variant
 from .parity import Judged, compare_scores, provider_problem
 from .progress import duration
 from .provider_coverage import placement

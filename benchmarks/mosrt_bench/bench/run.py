@@ -14,14 +14,14 @@ from dataclasses import asdict
 from typing import Any, Final
 
 from mosrt.bundle.bundle import Bundle
-from mosrt_bench.cli.io import finite
+from mosrt_bench.clips import AudioFile, audio_files, rated_files
+from mosrt_bench.errors import BenchError
 from mosrt_bench.machine import describe
+from mosrt_bench.output import finite
 from mosrt_bench.peers.rated import peer_figures
 from mosrt_bench.stats.voicemos import Rating, protocol, read_ratings
 
-from .clips import AudioFile, audio_files, rated_files
 from .configurations import (
-    BenchError,
     Contestant,
     bundle_sha256,
     contestants,

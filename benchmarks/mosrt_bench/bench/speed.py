@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Final
 
+from mosrt_bench.clips import AudioFile
 from mosrt_bench.energy.energy import counters, energy
 
-from .clips import AudioFile
 from .cold_start import cold_starts, device_memory
 from .configurations import Contestant
 from .latency import clip_of, expected_latency_s, latency_row, take_turns, timed

@@ -18,14 +18,14 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.errors import AudioError, MosrtError
 from mosrt.mos.fusion import FusionFrontEnd
 from mosrt.plan_rule import PlanRule
+from mosrt_bench.clips import AudioFile
+from mosrt_bench.errors import BenchError
 from mosrt_export.graphs.audio import taking_features
 from mosrt_export.utmosv2.checkpoint import load_strictly, read_checkpoint
 from mosrt_export.utmosv2.config import ModelConfig
 from mosrt_export.utmosv2.fusion import build
 from mosrt_export.utmosv2.parity import Scored
 
-from .clips import AudioFile
-from .configurations import BenchError
 from .parity import Judged
 
 __all__ = ["torch_figures"]

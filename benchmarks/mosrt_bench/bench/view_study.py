@@ -17,9 +17,8 @@ import numpy.typing as npt
 from mosrt.plan_rule import PlanRule
 from mosrt.score import t_95
 from mosrt.scorer import Scorer
-
-from .clips import AudioFile
-from .configurations import BenchError
+from mosrt_bench.clips import AudioFile
+from mosrt_bench.errors import BenchError
 
 __all__ = ["estimator_study"]
 

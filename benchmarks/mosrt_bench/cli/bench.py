@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import click
 
-from .extra import extra_needed
+from mosrt.cli.command import require_extra
 
 __all__ = ["bench"]
 
@@ -221,7 +221,7 @@ def run(
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
     if not audio and labels is None:
         raise click.UsageError("nothing to hear: pass --audio a folder of recordings")
-    with extra_needed():
+    with require_extra("bench", "export", "train"):
         from mosrt.bundle.embedded import DEFAULT_MODEL  # noqa: PLC0415
         from mosrt.errors import MosrtError  # noqa: PLC0415
         from mosrt.host.threads import usable_cores  # noqa: PLC0415
@@ -285,7 +285,7 @@ def compare(before: Path, after: Path, tolerance: float) -> None:
 
     Exit status: 0 no regression, 1 a regression, or files that do not compare, 2 wrong usage.
     """
-    with extra_needed():
+    with require_extra("bench", "export", "train"):
         from mosrt.errors import MosrtError  # noqa: PLC0415
         from mosrt_bench.report.compare import compare_reports, comparison_table, read_report  # noqa: PLC0415
 

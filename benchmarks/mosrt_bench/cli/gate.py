@@ -8,7 +8,7 @@ from typing import Final
 
 import click
 
-from .extra import extra_needed
+from mosrt.cli.command import require_extra
 
 __all__ = ["gate"]
 
@@ -98,15 +98,14 @@ def gate(
     Exit status: 0 no worse, 1 worse, 2 wrong usage, 3 nothing to compare with, or a clip or model
     that cannot be used.
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
-    with extra_needed():
+    with require_extra("bench", "export", "train"):
         from mosrt.errors import MosrtError  # noqa: PLC0415
         from mosrt_bench.gate.baseline import Baseline  # noqa: PLC0415
         from mosrt_bench.gate.decision import Tolerances  # noqa: PLC0415 - scipy
         from mosrt_bench.gate.decision import gate as decide  # noqa: PLC0415
         from mosrt_bench.gate.gate_run import score_set  # noqa: PLC0415
         from mosrt_bench.gate.report import gate_text, write_junit  # noqa: PLC0415
-
-        from .io import finite, save  # noqa: PLC0415
+        from mosrt_bench.output import finite, save  # noqa: PLC0415
 
         try:
             # an unusable baseline is told before minutes of scoring

@@ -22,9 +22,9 @@ from mosrt.errors import MosrtError
 from mosrt.plan_rule import PlanRule
 from mosrt.score import Score
 from mosrt.scorer import Scorer
-from mosrt_bench.bench.clips import AudioFile
 from mosrt_bench.bench.configurations import bundle_sha256
-from mosrt_bench.cli.io import save
+from mosrt_bench.clips import AudioFile
+from mosrt_bench.output import save
 
 __all__ = ["Baseline", "ClipScore", "GateError", "Maker", "record"]
 

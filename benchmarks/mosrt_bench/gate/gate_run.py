@@ -7,8 +7,8 @@ from pathlib import Path
 
 import mosrt
 from mosrt.bundle.embedded import DEFAULT_MODEL
-from mosrt_bench.bench.clips import audio_files
 from mosrt_bench.bench.configurations import open_bundle
+from mosrt_bench.clips import audio_files
 
 from .baseline import Baseline, record
 

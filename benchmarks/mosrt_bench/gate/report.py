@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from mosrt_bench.cli.io import save_text, table
+from mosrt_bench.output import save_text, table
 
 from .decision import ClipChange, SetChange, Verdict
 

@@ -24,12 +24,13 @@ import numpy as np
 
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
+from mosrt.cli.command import exit_on_error
 from mosrt.errors import ProviderError
 from mosrt.host.files import sha256_of
 from mosrt.host.threads import usable_cores
 from mosrt_bench.bench.latency import Budget
-from mosrt_bench.cli.io import PlainErrors, finite, save
 from mosrt_bench.machine import describe
+from mosrt_bench.output import finite, save
 from mosrt_bench.variants import clips_of
 from mosrt_bench.worker.device import describe_gpu, used_bytes_reader
 from mosrt_bench.worker.process import Conversation, WorkerProcess
@@ -53,7 +54,8 @@ _QUICK: Final = Effort(
 )
 
 
-@click.command(cls=PlainErrors)
+@click.command()
+@exit_on_error()
 @click.option(
     "--bundle", "bundles", required=True, multiple=True, help="Fusion bundle; may be repeated."
 )

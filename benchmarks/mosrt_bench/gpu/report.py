@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mosrt_bench.cli.io import table
+from mosrt_bench.output import table
 
 __all__ = ["terminal"]
 

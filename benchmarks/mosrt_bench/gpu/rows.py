@@ -9,7 +9,7 @@ from typing import Final, Literal
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import Manifest
-from mosrt_bench.bench.configurations import BenchError
+from mosrt_bench.errors import BenchError
 
 __all__ = ["FRONT_ENDS", "Device", "Row", "baseline_bundle", "front_end_of", "plan_rows", "titles"]
 

@@ -13,8 +13,8 @@ import numpy as np
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import FileSource
 from mosrt.errors import AudioError
-from mosrt_bench.bench.clips import AudioFile
-from mosrt_bench.bench.configurations import BenchError
+from mosrt_bench.clips import AudioFile
+from mosrt_bench.errors import BenchError
 from mosrt_export.nano.data.dnsmos import SAMPLE_RATE_HZ, DnsmosP808, DnsmosP835, open_dnsmos
 
 __all__ = ["parse_peer", "peer_figures"]

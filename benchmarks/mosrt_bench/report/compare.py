@@ -16,9 +16,9 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mosrt_bench.bench.configurations import BenchError
 from mosrt_bench.bench.run import SCHEMA_VERSION
-from mosrt_bench.cli.io import table
+from mosrt_bench.errors import BenchError
+from mosrt_bench.output import table
 from mosrt_bench.stats.bootstrap import block_indices, percentile_interval
 
 from .change import Change, judged, present

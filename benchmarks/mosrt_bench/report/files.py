@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mosrt_bench.bench.clips import AudioFile
-from mosrt_bench.cli.io import save, save_text
+from mosrt_bench.clips import AudioFile
+from mosrt_bench.output import save, save_text
 
 from .html import page
 from .text import markdown

@@ -21,7 +21,7 @@ import soundfile
 
 from mosrt.audio.sources import FileSource
 from mosrt.errors import AudioError
-from mosrt_bench.bench.clips import AudioFile
+from mosrt_bench.clips import AudioFile
 
 from .sections import Section, estimator_title, sections
 from .svg import Axis, Series, chart

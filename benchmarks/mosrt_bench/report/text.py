@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from mosrt_bench.cli.io import table
+from mosrt_bench.output import table
 
 from .sections import sections
 

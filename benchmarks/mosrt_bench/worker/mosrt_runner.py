@@ -21,8 +21,9 @@ from mosrt.bundle.manifest import Manifest, Variant
 from mosrt.bundle.variants import check
 from mosrt.host.cache import Cache, cache_directory
 from mosrt.mos.scorer import FusionScorer
-from mosrt_bench.bench.configurations import BenchError, Contestant
+from mosrt_bench.bench.configurations import Contestant
 from mosrt_bench.bench.provider_coverage import placement
+from mosrt_bench.errors import BenchError
 
 from .worker import ONE_VIEW, RATE_HZ
 

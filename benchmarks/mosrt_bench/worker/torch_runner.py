@@ -21,8 +21,8 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.errors import ProviderError
 from mosrt.mos.fusion import FusionFrontEnd
-from mosrt_bench.bench.configurations import BenchError
 from mosrt_bench.bench.torch_baseline import SEED, published_inputs, torch_model
+from mosrt_bench.errors import BenchError
 from mosrt_export.utmosv2.config import ModelConfig
 
 from .worker import ONE_VIEW, RATE_HZ

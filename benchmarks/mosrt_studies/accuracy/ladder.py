@@ -23,8 +23,9 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
-from mosrt_bench.cli.io import PlainErrors, save, table
+from mosrt.cli.command import exit_on_error
 from mosrt_bench.machine import describe
+from mosrt_bench.output import save, table
 from mosrt_bench.peers.peers import Judge, Peers, bundle_option, teachers_option
 from mosrt_export.nano.data.degradations import DEGRADATIONS, Degradation
 from mosrt_export.nano.data.resyntheses import RESYNTHESES
@@ -133,7 +134,8 @@ def overall(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
     }
 
 
-@click.command(cls=PlainErrors)
+@click.command()
+@exit_on_error()
 @click.option(
     "--speech",
     required=True,

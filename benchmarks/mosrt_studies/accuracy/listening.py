@@ -26,9 +26,10 @@ import numpy.typing as npt
 import scipy.stats
 import soundfile
 
+from mosrt.cli.command import exit_on_error
 from mosrt.errors import MosrtError
-from mosrt_bench.cli.io import PlainErrors, save, table
 from mosrt_bench.machine import describe
+from mosrt_bench.output import save, table
 from mosrt_bench.peers.peers import Judge, Peers, bundle_option, teachers_option
 
 __all__ = ["ListeningTest", "System", "agreement", "concordance", "read_systems"]
@@ -189,7 +190,8 @@ def by_test(
     return tests
 
 
-@click.command(cls=PlainErrors)
+@click.command()
+@exit_on_error()
 @click.option(
     "--systems",
     "folder",

@@ -19,8 +19,9 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from mosrt_bench.cli.io import PlainErrors, save, table
+from mosrt.cli.command import exit_on_error
 from mosrt_bench.machine import describe
+from mosrt_bench.output import save, table
 from mosrt_bench.peers.peers import Judge, Peers, bundle_option, teachers_option
 from mosrt_export.nano.data.sentences import sentences
 from mosrt_export.nano.data.voices import VoiceError, missing_programs, speak, synthetic_voices
@@ -132,7 +133,8 @@ def judged(
     }
 
 
-@click.command(cls=PlainErrors)
+@click.command()
+@exit_on_error()
 @click.option(
     "--speech",
     required=True,

@@ -25,8 +25,8 @@ import soxr
 
 import mosrt
 from mosrt.audio.sources import AUDIO_SUFFIXES
-from mosrt_bench.cli.io import save
 from mosrt_bench.machine import describe
+from mosrt_bench.output import save
 from mosrt_export.nano.data.voices import held_out_file
 
 __all__ = ["DEGRADATIONS", "ladder"]

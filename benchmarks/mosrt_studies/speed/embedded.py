@@ -25,8 +25,9 @@ import onnxruntime
 import threadpoolctl
 
 import mosrt
-from mosrt_bench.cli.io import PlainErrors, save
+from mosrt.cli.command import exit_on_error
 from mosrt_bench.machine import describe
+from mosrt_bench.output import save
 from mosrt_bench.peers.peers import TEACHERS, PeerError
 from mosrt_export.nano.data.voices import read
 
@@ -44,6 +45,7 @@ _RUN: Final = "from mosrt.cli.main import main; main()"
 # count the peak of the process that started it.
 _RUN_AND_MEASURE: Final = """
 import sys
+from mosrt.cli.command import exit_on_error
 from mosrt.cli.main import main
 main(sys.argv[1:], standalone_mode=False)
 with open("/proc/self/status") as file:
@@ -130,7 +132,8 @@ def _cpu_timed(run: Callable[[], object]) -> Callable[[], float]:
     return once
 
 
-@click.command(cls=PlainErrors)
+@click.command()
+@exit_on_error()
 @click.option(
     "--bundle", default="nano", show_default=True, metavar="NAME|PATH", help="Model to measure."
 )

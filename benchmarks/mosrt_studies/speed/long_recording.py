@@ -27,8 +27,9 @@ from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AUDIO_SUFFIXES, FileSource
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
-from mosrt_bench.cli.io import PlainErrors, save
+from mosrt.cli.command import exit_on_error
 from mosrt_bench.machine import describe
+from mosrt_bench.output import save
 
 LIMIT_MB: Final = 1500
 _RATE_HZ: Final = 16_000
@@ -49,7 +50,8 @@ print(json.dumps({"pieces": score.n_views, "loaded_mb": loaded_mb, "peak_mb": pe
 """
 
 
-@click.command(cls=PlainErrors)
+@click.command()
+@exit_on_error()
 @click.option("--bundle", "bundles", required=True, multiple=True, help="Name or path of a model.")
 @click.option(
     "--speech",

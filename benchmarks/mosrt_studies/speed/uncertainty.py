@@ -26,9 +26,9 @@ import soundfile
 
 from mosrt.bundle.bundle import Bundle
 from mosrt.uncertainty.measures import row_measures
-from mosrt_bench.cli.io import save
 from mosrt_bench.end_to_end import Worker
 from mosrt_bench.machine import describe
+from mosrt_bench.output import save
 
 from .comparison import interleave, ratio, timing
 

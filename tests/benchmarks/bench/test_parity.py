@@ -14,11 +14,12 @@ import pytest
 import mosrt.backends.ort
 from mosrt.bundle.embedded import find_bundle
 from mosrt.host.cpu import CpuFeatures
-from mosrt_bench.bench.configurations import BenchError, contestants, open_bundle, providers_here
+from mosrt_bench.bench.configurations import contestants, open_bundle, providers_here
 from mosrt_bench.bench.parity import compare_scores, provider_problem, tolerance_mos
 from mosrt_bench.bench.provider_coverage import placement
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.run import run_bench
+from mosrt_bench.errors import BenchError
 from tests.conftest import DATA, STANDINS
 from tests.standins.planted_defects import (
     one_weight_off,

@@ -13,9 +13,9 @@ import mosrt
 from mosrt.plan_rule import PlanRule
 from mosrt.score import Score
 from mosrt.scorer import Scorer
-from mosrt_bench.bench.clips import audio_files
-from mosrt_bench.bench.configurations import BenchError
 from mosrt_bench.bench.view_study import estimator_study
+from mosrt_bench.clips import audio_files
+from mosrt_bench.errors import BenchError
 from tests.conftest import DATA
 
 CLIPS = audio_files([DATA / "flite_kal_8k_mono.wav", DATA / "flite_slt_16k_mono.wav"])

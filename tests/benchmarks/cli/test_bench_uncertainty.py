@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from mosrt.bundle.bundle import Bundle
-from mosrt_bench.bench.clips import AudioFile
 from mosrt_bench.bench.configurations import bundle_sha256
 from mosrt_bench.bench.latency import Budget
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.run import run_bench
+from mosrt_bench.clips import AudioFile
 from mosrt_bench.report.compare import compare_reports
 from mosrt_bench.report.html import page
 from mosrt_bench.report.text import markdown

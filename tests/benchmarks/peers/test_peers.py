@@ -1,16 +1,11 @@
-import json
 from collections.abc import Callable
 from pathlib import Path
 
-import click
 import numpy as np
 import numpy.typing as npt
 import pytest
-from click.testing import CliRunner
 
 import mosrt
-from mosrt.errors import MosrtError
-from mosrt_bench.cli.io import PlainErrors, save, table
 from mosrt_bench.peers import peers as peers_module
 from mosrt_bench.peers.peers import PeerError, Peers
 
@@ -89,37 +84,3 @@ def test_dnsmos_pro_hears_whole_repetitions(monkeypatch: pytest.MonkeyPatch) -> 
     for n_samples in (80_000, 60_000, 160_000, 200_000):
         model(np.zeros(n_samples, np.float32))
     assert lengths == [160_000, 180_000, 160_000, 200_000]
-
-
-def test_foreseen_errors_are_one_line() -> None:
-    @click.command(cls=PlainErrors)
-    def fail() -> None:
-        raise MosrtError("no such thing; buy one")
-
-    result = CliRunner().invoke(fail, [])
-    assert result.exit_code == 1
-    assert result.output == "Error: no such thing; buy one\n"
-
-
-def test_save_is_json_and_short(tmp_path: Path) -> None:
-    run = {
-        "a": [1, -2.5, 1e-7],
-        "b": [[1.0, 2.0], [3.0]],
-        "c": ["[ 1,\n 2 ]", "x"],
-        "d": {"e": []},
-        "f": [None, 1],
-    }
-    out = tmp_path / "run.json"
-    save(run, out)
-    assert json.loads(out.read_text()) == run
-    assert ' "a": [1, -2.5, 1e-07],\n' in out.read_text()
-    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
-    with pytest.raises(ValueError, match="JSON compliant"):
-        save({"a": float("nan")}, out)
-    assert json.loads(out.read_text()) == run
-
-
-def test_table_lines_up() -> None:
-    assert table(["name", "b"], [["x", "1.00"], ["long name", "10.00"]]) == (
-        "name           b\nx           1.00\nlong name  10.00"
-    )

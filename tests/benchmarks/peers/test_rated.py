@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mosrt_bench.bench.clips import audio_files
-from mosrt_bench.bench.configurations import BenchError
+from mosrt_bench.clips import audio_files
+from mosrt_bench.errors import BenchError
 from mosrt_bench.peers.rated import parse_peer, peer_figures
 from tests.export.nano.data.test_dnsmos import model
 

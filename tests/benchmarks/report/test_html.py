@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from mosrt_bench.bench.clips import audio_files
 from mosrt_bench.bench.latency import Budget
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.run import run_bench
+from mosrt_bench.clips import audio_files
 from mosrt_bench.report.html import page
 from tests.conftest import DATA
 from tests.fakes.browser import Tab, browser_tab, find_browser

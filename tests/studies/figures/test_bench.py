@@ -13,7 +13,7 @@ from mosrt.bundle.embedded import find_bundle
 from mosrt_bench.bench.latency import Budget
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.run import run_bench
-from mosrt_bench.cli.io import save
+from mosrt_bench.output import save
 from mosrt_studies.figures.bench import bench_sections
 from tests.conftest import DATA
 from tests.standins.planted_defects import rounded_weights, with_variants

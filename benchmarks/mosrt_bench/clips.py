@@ -11,7 +11,7 @@ from mosrt.audio.sources import AUDIO_SUFFIXES
 from mosrt.host.files import sha256_of
 from mosrt_bench.stats.voicemos import LabelError, Rating
 
-from .configurations import BenchError
+from .errors import BenchError
 
 __all__ = ["AudioFile", "audio_files", "rated_files"]
 

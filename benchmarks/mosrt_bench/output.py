@@ -1,4 +1,4 @@
-"""Runs: what the commands that compare scores have in common: errors, tables and JSON."""
+"""Write results: JSON and text files, and tables for a terminal."""
 
 from __future__ import annotations
 
@@ -9,25 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import click
-
-from mosrt.errors import MosrtError
 from mosrt.host.files import replacing
 
-__all__ = ["PlainErrors", "finite", "save", "save_text", "table"]
+__all__ = ["finite", "save", "save_text", "table"]
 
 _NUMBERS: Final = re.compile(r"\[\n\s*((?:[-\d.eE]+,\n\s*)*[-\d.eE]+)\n\s*\]")
-
-
-class PlainErrors(click.Command):
-    """A command whose foreseen errors are told in one line."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command; a MosrtError becomes a message and exit status 1."""
-        try:
-            return super().invoke(ctx)
-        except MosrtError as exc:
-            raise click.ClickException(str(exc)) from exc
 
 
 def save(run: dict[str, Any], out: Path) -> None:

@@ -228,9 +228,8 @@ def run(
         from mosrt_bench.bench.latency import Budget  # noqa: PLC0415
         from mosrt_bench.bench.request import Request, shown  # noqa: PLC0415
         from mosrt_bench.bench.run import run_bench  # noqa: PLC0415 - scipy and psutil
-        from mosrt_bench.peers.rated import parse_peer  # noqa: PLC0415
-        from mosrt_bench.report.files import write_report  # noqa: PLC0415
-        from mosrt_bench.report.text import terminal  # noqa: PLC0415
+        from mosrt_bench.peers import parse_peer  # noqa: PLC0415
+        from mosrt_bench.report.writer import terminal, write_report  # noqa: PLC0415
 
         try:
             request = Request(

@@ -100,10 +100,9 @@ def gate(
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
     with require_extra("bench", "export", "train"):
         from mosrt.errors import MosrtError  # noqa: PLC0415
-        from mosrt_bench.gate.baseline import Baseline  # noqa: PLC0415
+        from mosrt_bench.gate.baseline import Baseline, score_set  # noqa: PLC0415
         from mosrt_bench.gate.decision import Tolerances  # noqa: PLC0415 - scipy
         from mosrt_bench.gate.decision import gate as decide  # noqa: PLC0415
-        from mosrt_bench.gate.gate_run import score_set  # noqa: PLC0415
         from mosrt_bench.gate.report import gate_text, write_junit  # noqa: PLC0415
         from mosrt_bench.output import finite, save  # noqa: PLC0415
 

@@ -17,16 +17,18 @@ from typing import Final
 
 import numpy as np
 
+import mosrt
 from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import DEFAULT_MODEL
 from mosrt.errors import MosrtError
 from mosrt.plan_rule import PlanRule
 from mosrt.score import Score
 from mosrt.scorer import Scorer
-from mosrt_bench.bench.configurations import bundle_sha256
-from mosrt_bench.clips import AudioFile
+from mosrt_bench.bench.configurations import bundle_sha256, open_bundle
+from mosrt_bench.clips import AudioFile, audio_files
 from mosrt_bench.output import save
 
-__all__ = ["Baseline", "ClipScore", "GateError", "Maker", "record"]
+__all__ = ["Baseline", "ClipScore", "GateError", "Maker", "record", "score_set"]
 
 SCHEMA_VERSION: Final = 1
 _KIND: Final = "mosrt gate baseline"
@@ -172,6 +174,32 @@ class Baseline:
 # Other machines, threads and versions of ONNX Runtime round otherwise, by some 1e-6 on FP32 and
 # more on reduced precision. In MOS, or as a share of the mean uncertainty.
 _SAME: Final = 0.01
+
+
+def score_set(
+    audio: Sequence[Path],
+    *,
+    model: str | None,
+    variant: str | None,
+    provider: str,
+    threads: int | None,
+    views: int,
+    domain: str | None,
+) -> Baseline:
+    """Scores files and folders; see `record`.
+
+    Raises:
+        MosrtError: The model cannot be used, or a clip cannot be scored.
+    """
+    clips = audio_files(audio)
+    bundle = open_bundle(model or DEFAULT_MODEL)
+    with mosrt.load(
+        bundle.path,
+        variant=variant,
+        provider=provider,
+        threads=threads,
+    ) as scorer:
+        return record(scorer, bundle, clips, views=views, domain=domain)
 
 
 def record(

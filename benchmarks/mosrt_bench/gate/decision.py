@@ -30,10 +30,11 @@ import numpy.typing as npt
 import scipy.stats
 
 from mosrt_bench.stats.bootstrap import SEED, percentile_interval
+from mosrt_bench.stats.multiple_comparisons import holm
 
 from .baseline import Baseline, ClipScore
 
-__all__ = ["ClipChange", "SetChange", "Tolerances", "Verdict", "gate", "holm"]
+__all__ = ["ClipChange", "SetChange", "Tolerances", "Verdict", "gate"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -210,16 +211,6 @@ def gate(before: Baseline, after: Baseline, tolerances: Tolerances) -> Verdict:
         scale=scale,
         notes=tuple(_notes(clips, before)),
     )
-
-
-def holm(p_values: Sequence[float]) -> FloatArray:
-    """Holm's adjusted p values, (n,): the k-th smallest times n - k + 1, made to grow."""
-    p = np.asarray(p_values, np.float64)
-    order = np.argsort(p, kind="stable")
-    scaled = p[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-    return adjusted
 
 
 def _error(was: ClipScore, now: ClipScore) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -20,16 +21,42 @@ from mosrt_bench.bench.run import SCHEMA_VERSION
 from mosrt_bench.errors import BenchError
 from mosrt_bench.output import table
 from mosrt_bench.stats.bootstrap import block_indices, percentile_interval
+from mosrt_bench.stats.metrics import METRICS, paired_draws
+from mosrt_bench.stats.voicemos import Rating, Slice, slices
 
-from .change import Change, judged, present
-from .listener_changes import listener_changes
 from .sections import between, figure
 
-__all__ = ["compare_reports", "comparison_table", "read_report"]
+__all__ = ["Change", "compare_reports", "comparison_table", "listener_changes", "read_report"]
 
 FloatArray = npt.NDArray[np.float64]
 
 _RESAMPLES: Final = 1000
+_CORRELATIONS: Final = ("lcc", "srcc", "ktau")
+# Sums in another order differ by this much, and on every resample in the same direction.
+_ROUNDING: Final = 1e-9
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """One figure in two reports.
+
+    Attributes:
+        what: The contestant and the figure.
+        before: In the first report; None where it has none.
+        after: In the second; likewise.
+        ratio: After divided by before; None where that says nothing.
+        difference: After minus before, of correlations only.
+        interval_95: Of the ratio or difference, where both runs have repeats.
+        verdict: "regression", "improvement", "same", "gone", "new" or "note".
+    """
+
+    what: str
+    before: float | None
+    after: float | None
+    ratio: float | None = None
+    difference: float | None = None
+    interval_95: tuple[float, float] | None = None
+    verdict: str = "same"
 
 
 def read_report(file: Path) -> dict[str, Any]:
@@ -181,7 +208,7 @@ def _measured(
     """A figure with repeats: the ratio of medians, resampled in both runs."""
     if old is None or new is None:
         medians = [None if times is None else float(np.median(times)) for times in (old, new)]
-        return present(name, *medians)
+        return _present(name, *medians)
     a, b = np.asarray(old, np.float64), np.asarray(new, np.float64)
     ratios = _medians(b) / _medians(a)[::-1]  # the two draws must not be the same
     bounds = percentile_interval(ratios)
@@ -190,9 +217,9 @@ def _measured(
     if bounds is not None:
         low, high = bounds
         verdict = (
-            judged(ratio < 1 / (1 + tolerance) and high < 1, low > 1)
+            _judged(ratio < 1 / (1 + tolerance) and high < 1, low > 1)
             if more_is_better
-            else judged(ratio > 1 + tolerance and low > 1, high < 1)
+            else _judged(ratio > 1 + tolerance and low > 1, high < 1)
         )
     return Change(
         what=name,
@@ -213,9 +240,121 @@ def _medians(values: FloatArray) -> FloatArray:
 def _single(name: str, old: float | None, new: float | None, tolerance: float) -> Change:
     """A figure without repeats, such as a peak."""
     if old is None or new is None:
-        return present(name, old, new)
+        return _present(name, old, new)
     ratio = new / old
     verdict = "regression" if ratio > 1 + tolerance else "same"
     if ratio < 1 / (1 + tolerance):
         verdict = "improvement"
     return Change(what=name, before=old, after=new, ratio=ratio, verdict=verdict)
+
+
+def listener_changes(
+    before: Mapping[str, Any], after: Mapping[str, Any], tolerance: float
+) -> Iterator[Change]:
+    """A change per contestant, metric and row of the challenge's table; none without ratings.
+
+    Args:
+        before: The older report.
+        after: The newer one.
+        tolerance: Share by which an error may grow, and by how much a correlation may drop.
+    """
+    ratings = [_ratings(report) for report in (before, after)]
+    if not ratings[0] or not ratings[1]:
+        return
+    if set(ratings[0]) != set(ratings[1]):
+        yield Change(
+            what="the ratings are others: agreement with listeners does not compare",
+            before=None, after=None, verdict="note",
+        )  # fmt: skip
+        return
+    predicted = [_predicted(report) for report in (before, after)]
+    for name in {**predicted[0], **predicted[1]}:
+        old, new = (each.get(name) for each in predicted)
+        if old is None or new is None:
+            what = f"{name}, agreement with listeners"
+            yield Change(
+                what=what, before=None, after=None, verdict="new" if old is None else "gone"
+            )
+            continue
+        lost = len(old.keys() - new.keys())
+        if lost:
+            yield Change(
+                what=f"{name}, rated clips with a score", before=float(len(old)),
+                after=float(len(new)), verdict="regression",
+            )  # fmt: skip
+        on_scale = name not in _off_scale(before) | _off_scale(after)
+        metrics = ("mse", *_CORRELATIONS) if on_scale else _CORRELATIONS
+        for part in slices([r for r in ratings[1] if r.path in old and r.path in new]):
+            for metric in metrics:
+                yield _agreement(name, part, metric, old, new, tolerance)
+
+
+def _ratings(report: Mapping[str, Any]) -> tuple[Rating, ...]:
+    names = Rating.__dataclass_fields__
+    return tuple(Rating(**{n: row[n] for n in names}) for row in report.get("ratings", []))
+
+
+def _predicted(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
+    """Scores by path, by contestant; without those that a guard refused."""
+    found: dict[str, dict[str, float]] = {}
+    for row in report["ratings"]:
+        for name, score in row["predicted"].items():
+            if score is not None:
+                found.setdefault(name, {})[row["path"]] = score
+    return found
+
+
+def _off_scale(report: Mapping[str, Any]) -> set[str]:
+    """Contestants whose scores are not on the listeners' scale."""
+    return {row["contestant"] for row in report["labels"] if row["mse"] is None}
+
+
+def _agreement(
+    name: str,
+    part: Slice,
+    metric: str,
+    old: Mapping[str, float],
+    new: Mapping[str, float],
+    tolerance: float,
+) -> Change:
+    found, wanted = [part.found(each) for each in (old, new)], part.wanted()
+    was, now = (METRICS[metric](values, wanted) for values in found)
+    where = f"{part.level}, best {part.zoom_percent:g} %" if part.systems else part.level
+    what = f"{name} {metric.upper()}, {part.dataset or 'all'}, {where}"
+    if was is None or now is None:
+        return _present(what, was, now)
+    if abs(now - was) < _ROUNDING:
+        return Change(what=what, before=was, after=now, verdict="same")
+    drawn = paired_draws(found[0], found[1], wanted, metric)
+    is_error = metric not in _CORRELATIONS
+    ratio = now / was if is_error and was else None
+    difference = None if is_error else now - was
+    bounds = None
+    if drawn is not None:
+        with np.errstate(divide="ignore", invalid="ignore"):  # an error of 0 has no ratio
+            bounds = percentile_interval(drawn[1] / drawn[0] if is_error else drawn[1] - drawn[0])
+    verdict = "same"
+    if bounds is not None and ratio is not None:
+        verdict = _judged(ratio > 1 + tolerance and bounds[0] > 1, bounds[1] < 1)
+    elif bounds is not None and difference is not None:
+        verdict = _judged(difference < -tolerance and bounds[1] < 0, bounds[0] > 0)
+    return Change(
+        what=what,
+        before=was,
+        after=now,
+        ratio=ratio,
+        difference=difference,
+        interval_95=bounds,
+        verdict=verdict,
+    )
+
+
+def _judged(worse: bool, better: bool) -> str:
+    """The verdict on a figure that both reports have."""
+    return "regression" if worse else "improvement" if better else "same"
+
+
+def _present(name: str, old: float | None, new: float | None) -> Change:
+    """A figure that one of the reports may lack, and of which nothing else can be said."""
+    verdict = "same" if old is None and new is None else "new" if old is None else "gone"
+    return Change(what=name, before=old, after=new, verdict=verdict)

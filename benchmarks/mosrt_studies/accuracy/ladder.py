@@ -26,9 +26,9 @@ import scipy.stats
 from mosrt.cli.command import exit_on_error
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save, table
-from mosrt_bench.peers.peers import Judge, Peers, bundle_option, teachers_option
 from mosrt_export.nano.data.degradations import DEGRADATIONS, Degradation
 from mosrt_export.nano.data.resyntheses import RESYNTHESES
+from mosrt_studies.accuracy.peers import Judge, Peers, bundle_option, teachers_option
 
 from .heldout import Speech, clips_in, levelled, recorded_clips, unseen_clips
 

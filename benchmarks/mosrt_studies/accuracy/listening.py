@@ -30,7 +30,7 @@ from mosrt.cli.command import exit_on_error
 from mosrt.errors import MosrtError
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save, table
-from mosrt_bench.peers.peers import Judge, Peers, bundle_option, teachers_option
+from mosrt_studies.accuracy.peers import Judge, Peers, bundle_option, teachers_option
 
 __all__ = ["ListeningTest", "System", "agreement", "concordance", "read_systems"]
 

@@ -22,9 +22,9 @@ import numpy.typing as npt
 from mosrt.cli.command import exit_on_error
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save, table
-from mosrt_bench.peers.peers import Judge, Peers, bundle_option, teachers_option
 from mosrt_export.nano.data.sentences import sentences
 from mosrt_export.nano.data.voices import VoiceError, missing_programs, speak, synthetic_voices
+from mosrt_studies.accuracy.peers import Judge, Peers, bundle_option, teachers_option
 
 from .heldout import Speech, levelled, utterances
 

@@ -28,8 +28,8 @@ import mosrt
 from mosrt.cli.command import exit_on_error
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
-from mosrt_bench.peers.peers import TEACHERS, PeerError
 from mosrt_export.nano.data.voices import read
+from mosrt_studies.accuracy.peers import TEACHERS, PeerError
 
 from .comparison import interleave, ratio, timing
 

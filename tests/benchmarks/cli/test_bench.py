@@ -25,11 +25,10 @@ from mosrt_bench.cli.bench import bench
 from mosrt_bench.clips import AudioFile, audio_files
 from mosrt_bench.errors import BenchError
 from mosrt_bench.report.compare import compare_reports, comparison_table, read_report
-from mosrt_bench.report.files import write_report
 from mosrt_bench.report.html import page
 from mosrt_bench.report.sections import sections
 from mosrt_bench.report.svg import Axis, Series, chart
-from mosrt_bench.report.text import markdown
+from mosrt_bench.report.writer import markdown, write_report
 from tests.conftest import DATA
 from tests.standins.planted_defects import one_weight_off, with_variants
 

@@ -17,7 +17,7 @@ from mosrt_bench.bench.run import run_bench
 from mosrt_bench.clips import AudioFile
 from mosrt_bench.report.compare import compare_reports
 from mosrt_bench.report.html import page
-from mosrt_bench.report.text import markdown
+from mosrt_bench.report.writer import markdown
 from tests.conftest import DATA
 from tests.standins.planted_defects import rounded_weights, with_variants
 

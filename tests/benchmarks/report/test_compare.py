@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mosrt_bench.report.change import Change
-from mosrt_bench.report.listener_changes import listener_changes
+from mosrt_bench.report.compare import Change, listener_changes
 from mosrt_bench.stats.metrics import intervals
 
 N_SYSTEMS, PER_SYSTEM = 10, 6

@@ -6,7 +6,7 @@ import pytest
 import scipy.signal
 from click.testing import CliRunner
 
-from mosrt_bench.peers.peers import PeerError
+from mosrt_studies.accuracy.peers import PeerError
 from mosrt_studies.figures.embedded import embedded_sections
 from mosrt_studies.speed import embedded
 from mosrt_studies.speed.embedded import p808_image, peak_mb, process_ms

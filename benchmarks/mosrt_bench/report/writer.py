@@ -3,16 +3,40 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
-from mosrt_bench.output import table
+from mosrt_bench.clips import AudioFile
+from mosrt_bench.output import save, save_text, table
 
+from .html import page
 from .sections import sections
 
-__all__ = ["escaped", "markdown", "terminal"]
+__all__ = ["escaped", "markdown", "terminal", "write_report"]
 
 _MARKDOWN: Final = re.compile(r"([\\`*_{}\[\]<>|#~!])")
+
+
+def write_report(
+    report: dict[str, Any], clips: Sequence[AudioFile], folder: Path
+) -> tuple[Path, ...]:
+    """Writes the three files; each is complete or not there.
+
+    Args:
+        report: What `run_bench` gave.
+        clips: The recordings, of which the page holds some.
+        folder: Made if need be.
+
+    Returns:
+        The files' paths.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    json_file, text_file, page_file = (folder / f"report.{kind}" for kind in ("json", "md", "html"))
+    save(report, json_file)
+    save_text(markdown(report), text_file)
+    save_text(page(report, clips), page_file)
+    return json_file, text_file, page_file
 
 
 def terminal(report: Mapping[str, Any]) -> str:

@@ -6,8 +6,8 @@ import numpy.typing as npt
 import pytest
 
 import mosrt
-from mosrt_bench.peers import peers as peers_module
-from mosrt_bench.peers.peers import PeerError, Peers
+from mosrt_studies.accuracy import peers as peers_module
+from mosrt_studies.accuracy.peers import PeerError, Peers
 
 Float32Array = npt.NDArray[np.float32]
 

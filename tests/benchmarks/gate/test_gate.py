@@ -15,8 +15,9 @@ from click.testing import CliRunner
 
 from mosrt_bench.cli.gate import gate as command
 from mosrt_bench.gate.baseline import Baseline, ClipScore, GateError, Maker
-from mosrt_bench.gate.decision import Tolerances, Verdict, gate, holm
+from mosrt_bench.gate.decision import Tolerances, Verdict, gate
 from mosrt_bench.gate.report import gate_text, junit
+from mosrt_bench.stats.multiple_comparisons import holm
 from tests.conftest import DATA
 
 FloatArray = npt.NDArray[np.float64]

@@ -6,7 +6,7 @@ import soundfile
 
 from mosrt_bench.clips import audio_files
 from mosrt_bench.errors import BenchError
-from mosrt_bench.peers.rated import parse_peer, peer_figures
+from mosrt_bench.peers import parse_peer, peer_figures
 from tests.export.nano.data.test_dnsmos import model
 
 

@@ -1,1 +1,0 @@
-"""Published quality models to compare with."""

@@ -25,7 +25,7 @@ import soundfile
 
 from mosrt import CropGeometry, CropPlan, PlanRule
 from mosrt.bundle.bundle import Bundle
-from mosrt_studies.speed.comparison import interleave, ratio, timing
+from mosrt_studies.speed.timing import interleave, ratio, timing
 
 from .machine import describe
 

@@ -1,4 +1,4 @@
-"""Peer rows: what published DNSMOS models say of the same clips."""
+"""Score clips with published DNSMOS models, for comparison: `mosrt bench --peer onnx:FILE`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mosrt_bench.clips import AudioFile
 from mosrt_bench.errors import BenchError
 from mosrt_export.nano.data.dnsmos import SAMPLE_RATE_HZ, DnsmosP808, DnsmosP835, open_dnsmos
 
-__all__ = ["parse_peer", "peer_figures"]
+__all__ = ["parse_peer", "peer_results"]
 
 _PREFIX = "onnx:"
 
@@ -26,7 +26,7 @@ def parse_peer(text: str) -> Path:
     """The file of "onnx:FILE".
 
     Raises:
-        BenchError: It is something else, or there is no such file.
+        BenchError: The text has another form, or the file does not exist.
     """
     file = Path(text.removeprefix(_PREFIX))
     if not text.startswith(_PREFIX):
@@ -36,21 +36,21 @@ def parse_peer(text: str) -> Path:
     return file
 
 
-def peer_figures(files: Sequence[Path], clips: Sequence[AudioFile]) -> list[dict[str, Any]]:
-    """Scores and cost of every peer.
+def peer_results(files: Sequence[Path], clips: Sequence[AudioFile]) -> list[dict[str, Any]]:
+    """Scores and cost of every model.
 
     Returns:
-        Rows with "peer", "scores" by clip (nan where a guard refuses it) and "ms" per clip, on one
-        thread, front end included.
+        Per model "peer", "scores" by clip (nan where a guard refuses it) and "ms", the median time
+        per clip on one thread, front end included.
     """
     models = [open_dnsmos(file) for file in files]
     return [
-        {"peer": f"{model.name} ({file.name})", **_heard(model, clips)}
+        {"peer": f"{model.name} ({file.name})", **_scored(model, clips)}
         for file, model in zip(files, models, strict=True)
     ]
 
 
-def _heard(model: DnsmosP808 | DnsmosP835, clips: Sequence[AudioFile]) -> dict[str, Any]:
+def _scored(model: DnsmosP808 | DnsmosP835, clips: Sequence[AudioFile]) -> dict[str, Any]:
     scores, times_ms = {}, []
     for clip in clips:
         try:

@@ -32,7 +32,7 @@ from mosrt.bundle.manifest import Manifest
 from mosrt.cli.command import exit_on_error
 from mosrt.host.cpu import CpuFeatures
 from mosrt_export.nano.data.voices import read
-from mosrt_studies.speed.comparison import interleave, ratio, timing
+from mosrt_studies.speed.timing import interleave, ratio, timing
 
 from .end_to_end import Worker
 from .machine import describe

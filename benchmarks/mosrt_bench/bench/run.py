@@ -18,7 +18,7 @@ from mosrt_bench.clips import AudioFile, audio_files, rated_files
 from mosrt_bench.errors import BenchError
 from mosrt_bench.machine import describe
 from mosrt_bench.output import finite
-from mosrt_bench.peers import peer_figures
+from mosrt_bench.peers import peer_results
 from mosrt_bench.stats.voicemos import Rating, protocol, read_ratings
 
 from .configurations import (
@@ -86,7 +86,7 @@ def run_bench(
         }
         if request.peers:
             say("hearing the peers")
-            report["peers"] = peer_figures(request.peers, clips)
+            report["peers"] = peer_results(request.peers, clips)
         if ratings:
             say("comparing with the listeners")
             predictions = _predictions(bundles, judged, report.get("peers", []))

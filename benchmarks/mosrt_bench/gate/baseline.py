@@ -1,9 +1,8 @@
-"""Baselines: scores recorded for a gate, and what they belong to.
+"""Record the scores of a set of clips, and check that a new set compares with them.
 
-A baseline is JSON: the bundle's SHA-256, model, variant, provider, domain and number of views, and
-for each clip its SHA-256, score, and the standard error and number of the views behind it. Scores
-compare only if all that made them is the same, so whatever differs is an error that names the cure.
-The clips' audio may differ, for that is what is gated; their names may not.
+A baseline is a JSON file: the bundle's SHA-256, model, variant, provider, domain and number of
+views, and for each clip its SHA-256, score, standard error and number of views. Scores compare only
+if everything but the audio is the same; any other difference is an error that says what to do.
 """
 
 from __future__ import annotations
@@ -36,20 +35,20 @@ UNCERTAINTY: Final = "uncertainty"
 
 
 class GateError(MosrtError):
-    """A gate that cannot be decided: no baseline, or one that does not compare."""
+    """A gate cannot decide: there is no baseline, or it does not compare with this run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Maker:
-    """All that a score depends on beside the audio.
+    """Everything but the audio that determines a score.
 
     Attributes:
         model: Name of the model.
-        bundle_sha256: Of its manifest, which has the hashes of its files.
+        bundle_sha256: SHA-256 of its manifest, which holds the hashes of its files.
         variant: Precision variant.
         provider: Execution provider.
         domain: Data domain, or "uncertainty".
-        views: Views per clip; 0 for a model without.
+        views: Views per clip; 0 for a model without views.
     """
 
     model: str
@@ -62,13 +61,13 @@ class Maker:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipScore:
-    """One clip of a set.
+    """The score of one clip.
 
     Attributes:
-        sha256: Of the file.
-        score: MOS, or minus the uncertainty: the more the better.
-        error: Standard error over views; 0 where the model has none.
-        n_views: Predictions behind the score.
+        sha256: SHA-256 of the file.
+        score: MOS, or minus the uncertainty; higher is better.
+        error: Standard error over views; 0 for a model without views.
+        n_views: Number of views behind the score.
     """
 
     sha256: str
@@ -79,25 +78,25 @@ class ClipScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """Scores of a set of clips, by name, and what made them."""
+    """The scores of a set of clips by name, and what determined them."""
 
     maker: Maker
     clips: Mapping[str, ClipScore]
 
     @property
     def of_uncertainty(self) -> bool:
-        """Whether the scores are minus an uncertainty, which has a scale of its own, and no MOS."""
+        """Whether the scores are minus an uncertainty, which is not on the MOS scale."""
         return self.maker.domain == UNCERTAINTY
 
     @property
     def scale(self) -> float:
-        """What a tolerance of 1 means: one MOS, or the mean uncertainty of the set."""
+        """The unit of tolerances: one MOS, or the mean uncertainty of the set."""
         if not self.of_uncertainty:
             return 1.0
         return float(np.mean([abs(clip.score) for clip in self.clips.values()]))
 
     def write(self, file: Path) -> None:
-        """Writes it, complete or not at all."""
+        """Writes the file, complete or not at all."""
         save(
             {
                 "kind": _KIND,
@@ -110,16 +109,16 @@ class Baseline:
 
     @classmethod
     def read(cls, file: Path) -> Baseline:
-        """Reads one.
+        """Reads a file.
 
         Raises:
-            GateError: There is none, or it is damaged, or of another version.
+            GateError: The file is missing, damaged or of another schema version.
         """
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise GateError(
-                f"{file}: no baseline yet; record one with --update, and keep it in the repository"
+                f"{file}: no baseline yet; record one with --update and keep it in the repository"
             ) from None
         except (OSError, ValueError, RecursionError) as exc:
             raise GateError(f"{file}: cannot be read ({exc}); record it again") from exc
@@ -127,8 +126,8 @@ class Baseline:
             raise GateError(f"{file}: not a baseline of `mosrt gate`")
         if found.get("schema_version") != SCHEMA_VERSION:
             raise GateError(
-                f"{file}: schema {found.get('schema_version')}, and this mosrt reads "
-                f"{SCHEMA_VERSION}; record it again with --update"
+                f"{file}: schema version {found.get('schema_version')}, but this mosrt reads "
+                f"version {SCHEMA_VERSION}; record it again with --update"
             )
         try:
             maker = Maker(**{name: found[name] for name in Maker.__dataclass_fields__})
@@ -136,43 +135,51 @@ class Baseline:
             if not all(
                 math.isfinite(clip.score) and math.isfinite(clip.error) for clip in clips.values()
             ):
-                raise ValueError("a score that is no number")
+                raise ValueError("a score is not a finite number")
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise GateError(f"{file}: damaged ({exc}); record it again with --update") from exc
         return cls(maker=maker, clips=clips)
 
     def check(self, new: Baseline, file: Path) -> None:
-        """Raises GateError unless `new` compares with this baseline, read from `file`."""
+        """Checks that a new set compares with this baseline.
+
+        Args:
+            new: The set scored now.
+            file: Where this baseline was read from, for messages.
+
+        Raises:
+            GateError: Model, variant, provider, domain, views or names of clips differ, or an
+                unchanged file has another score.
+        """
         old = asdict(self.maker)
         for name, value in asdict(new.maker).items():
             if old[name] != value:
                 raise GateError(
-                    f"{file}: recorded with {name.replace('_', ' ')} {old[name]}, and this run has "
-                    f"{value}; score with the recorded one, or record again with --update"
+                    f"{file}: recorded with {name.replace('_', ' ')} {old[name]}, but this run has "
+                    f"{value}; use the recorded one, or record again with --update"
                 )
         for text, names in (
             ("has no baseline", set(new.clips) - set(self.clips)),
-            ("is in the baseline and not in this run", set(self.clips) - set(new.clips)),
+            ("is in the baseline but not in this run", set(self.clips) - set(new.clips)),
         ):
             if names:
                 more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
                 raise GateError(
-                    f"{file}: {min(names)}{more} {text}; gate the same set, or record again with "
+                    f"{file}: {min(names)}{more} {text}; score the same set, or record again with "
                     "--update"
                 )
         for name, clip in new.clips.items():
             was = self.clips[name]
             if clip.sha256 == was.sha256 and abs(clip.score - was.score) > _SAME * self.scale:
                 raise GateError(
-                    f"{file}: {name} is the very file that was recorded, and scores "
-                    f"{clip.score:.5g} instead of {was.score:.5g}: what measures has changed, not "
-                    "the speech; use the recorded versions of mosrt and onnxruntime, or record "
-                    "again with --update"
+                    f"{file}: {name} is the recorded file, but scores {clip.score:.5g} instead of "
+                    f"{was.score:.5g}: the scoring has changed, not the speech; use the versions "
+                    "of mosrt and onnxruntime that recorded it, or record again with --update"
                 )
 
 
-# Other machines, threads and versions of ONNX Runtime round otherwise, by some 1e-6 on FP32 and
-# more on reduced precision. In MOS, or as a share of the mean uncertainty.
+# In MOS, or relative to the mean uncertainty. Other machines, thread counts and versions of ONNX
+# Runtime change FP32 scores by some 1e-6, and those of reduced precision by more.
 _SAME: Final = 0.01
 
 
@@ -186,7 +193,16 @@ def score_set(
     views: int,
     domain: str | None,
 ) -> Baseline:
-    """Scores files and folders; see `record`.
+    """Scores files and folders for a gate.
+
+    Args:
+        audio: Files, and folders that are searched whole.
+        model: Name or path of a bundle; None for the default model.
+        variant: Precision variant; None for the reference.
+        provider: Execution provider.
+        threads: Number of threads; None for all cores.
+        views: Views per clip.
+        domain: Data domain; None for the model's default.
 
     Raises:
         MosrtError: The model cannot be used, or a clip cannot be scored.
@@ -205,17 +221,17 @@ def score_set(
 def record(
     scorer: Scorer, bundle: Bundle, clips: Sequence[AudioFile], *, views: int, domain: str | None
 ) -> Baseline:
-    """Scores a set.
+    """Scores clips with a loaded model.
 
     Args:
-        scorer: The model, loaded.
-        bundle: The bundle it is of, verified.
-        clips: The set.
+        scorer: The model.
+        bundle: Its verified bundle.
+        clips: The clips.
         views: Views per clip.
         domain: Data domain; None for the model's default.
 
     Raises:
-        GateError: A clip cannot be scored.
+        GateError: A clip has no score.
     """
     uncertain = scorer.manifest.uncertainty is not None
     plan = PlanRule() if uncertain else PlanRule(views=views)
@@ -224,7 +240,7 @@ def record(
         score = scorer.score_file(clip.path, domain=domain, plan=plan)
         if score.n_views == 0:
             raise GateError(
-                f"{clip.path}: no score ({', '.join(score.flags)}); make it again, or leave it out"
+                f"{clip.path}: no score ({', '.join(score.flags)}); replace it or leave it out"
             )
         scored[clip.name] = _clip_score(clip, score, views)
     maker = Maker(
@@ -243,8 +259,8 @@ def _clip_score(clip: AudioFile, score: Score, views: int) -> ClipScore:
         return ClipScore(
             sha256=clip.sha256, score=-score.measures["uncertainty"], error=0.0, n_views=0
         )
-    # Networks of an ensemble disagree by a constant, which says nothing about this clip's noise:
-    # the spread that counts is that of the places listened to.
+    # The networks of an ensemble differ by a constant offset, which is not noise of this clip. The
+    # spread that counts is the one over views.
     by_view = np.asarray(score.views).reshape(-1, views).mean(axis=0)
     error = float(by_view.std(ddof=1) / math.sqrt(views)) if views > 1 else 0.0
     return ClipScore(sha256=clip.sha256, score=float(by_view.mean()), error=error, n_views=views)

@@ -1,21 +1,20 @@
-"""Gate: has a set of clips become worse than its baseline, beyond the model's own noise?
+"""Decide whether a set of clips is worse than its baseline, beyond the model's own noise.
 
-Clip by clip: the difference is held against the standard errors of both scores over views (Welch's
-t test, one-sided). A set of hundreds of clips makes hundreds of tests, of which some come out by
-chance, so their p values are adjusted by Holm's step-down method (1979): the chance that even one
-sound clip fails is at most alpha, however the tests depend on each other. A gate that stops a
-release should not stop it for nothing, which is why that is controlled, and not the share of false
-alarms among alarms, as by Benjamini and Hochberg.
+Clips: the drop of each clip is tested against the standard errors of both scores over views
+(Welch's t test, one-sided). P values are adjusted by Holm's method, so that the probability that
+even one unchanged clip fails is at most alpha. That error rate is controlled, and not the share of
+false alarms among alarms (Benjamini and Hochberg), because a gate that stops a release must not do
+so by chance.
 
-The set: mean, median, 5th and 95th percentile, each with a bootstrap interval over clips, in which
-every resampled difference also gets the noise of its views; four tests, adjusted likewise.
+Set: the mean, median, 5th and 95th percentile each have a bootstrap interval over clips; every
+resampled score also gets the noise of its views. These four tests are adjusted in the same way.
 
-Either fails only if it is also worse by more than its tolerance: what nobody hears is no
-regression, however certain. The noise of views is not that of rendering a sentence twice, which
-only whoever makes the speech can know, so a clip has a wider tolerance than the set.
+A clip or the set fails only if it is also worse by more than its tolerance, since a difference that
+nobody can hear is no regression. The noise of views is not that of synthesising a sentence twice,
+which only the maker of the speech can know, so a clip has a wider tolerance than the set.
 
-Models that score by their uncertainty have no MOS and no noise over views. Their scores are minus
-the uncertainty, and tolerances are shares of its mean over the recorded clips.
+Uncertainty models have no noise over views. Their scores are minus the uncertainty, and tolerances
+are relative to its mean over the recorded clips.
 """
 
 from __future__ import annotations
@@ -29,12 +28,12 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
-from mosrt_bench.stats.bootstrap import SEED, percentile_interval
+from mosrt_bench.stats.bootstrap import SEED, percentile_interval, resample_indices
 from mosrt_bench.stats.multiple_comparisons import holm
 
 from .baseline import Baseline, ClipScore
 
-__all__ = ["ClipChange", "SetChange", "Tolerances", "Verdict", "gate"]
+__all__ = ["ClipDelta", "SetDelta", "Tolerances", "Verdict", "gate"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -51,13 +50,13 @@ STATISTICS: Final[Mapping[str, Callable[[FloatArray], FloatArray]]] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tolerances:
-    """What may pass.
+    """Drops that pass.
 
     Attributes:
-        of_set: By how much a figure of the set may drop: in MOS, or as a share of the mean
-            uncertainty of the baseline.
-        of_clip: By how much a clip may drop, likewise.
-        alpha: Chance of failing for nothing: of all clips together, and of all figures together.
+        of_set: Largest drop of a statistic of the set, in MOS, or relative to the mean uncertainty
+            of the baseline.
+        of_clip: Largest drop of a clip, in the same unit.
+        alpha: False-alarm rate: of all clips together, and of all statistics together.
     """
 
     of_set: float
@@ -68,7 +67,7 @@ class Tolerances:
     def of(
         cls, baseline: Baseline, of_set: float | None, of_clip: float | None, alpha: float
     ) -> Tolerances:
-        """What is given, and for what is None the default for the baseline's kind of scores."""
+        """The tolerances given; None stands for the default of the baseline's kind of scores."""
         default_set, default_clip = (
             UNCERTAINTY_TOLERANCES if baseline.of_uncertainty else MOS_TOLERANCES
         )
@@ -80,26 +79,27 @@ class Tolerances:
 
 
 MOS_TOLERANCES: Final = (0.05, 0.2)
-"""Of the set and of a clip, in MOS."""
+"""Default tolerances of the set and of a clip, in MOS."""
 
 UNCERTAINTY_TOLERANCES: Final = (0.02, 0.05)
-"""Of the set and of a clip, as shares. `nano-uncertainty` answers white noise 30 dB below the
-speech with 1 to 3 %, and noise 20 dB below it with 7 to 11 %, on the sample clips."""
+"""Default tolerances of the set and of a clip, relative to the mean uncertainty. On the sample
+clips, white noise 30 dB below the speech raises the uncertainty of `nano-uncertainty` by 1 to 3 %,
+and noise 20 dB below it by 7 to 11 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClipChange:
+class ClipDelta:
     """One clip against its baseline.
 
     Attributes:
-        clip: Its name.
+        clip: Name of the clip.
         before: Recorded score.
         after: New score.
         delta: After minus before.
-        error: Standard error of the difference; 0 where the model has no noise of its own.
-        p: Chance of such a drop if nothing had changed, adjusted for the number of clips.
-        same_file: Whether the audio is the recorded one, byte for byte.
-        failed: Whether it became worse.
+        error: Standard error of the delta; 0 for a model without views.
+        p: P value of the drop, adjusted for the number of clips.
+        same_file: Whether the file is identical to the recorded one.
+        failed: Whether the clip became worse.
     """
 
     clip: str
@@ -113,18 +113,18 @@ class ClipChange:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SetChange:
-    """One figure of the whole set against its baseline.
+class SetDelta:
+    """One statistic of the whole set against its baseline.
 
     Attributes:
         name: "mean", "median", "p5" or "p95".
-        before: Of the recorded scores.
-        after: Of the new ones.
+        before: Value over the recorded scores.
+        after: Value over the new scores.
         delta: After minus before.
-        low: Lower end of the difference's 95 % interval.
-        high: Its upper end.
-        p: Adjusted for the number of figures.
-        failed: Whether it became worse.
+        low: Lower bound of the 95 % interval of the delta.
+        high: Upper bound of that interval.
+        p: P value of the drop, adjusted for the number of statistics.
+        failed: Whether the statistic became worse.
     """
 
     name: str
@@ -139,18 +139,18 @@ class SetChange:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What a gate says.
+    """The decision of a gate.
 
     Attributes:
-        summary: The set's figures.
+        summary: The statistics of the set.
         clips: All clips, the largest drop first.
-        tolerances: What may pass.
-        scale: What a tolerance of 1 means on these scores.
-        notes: What a reader must know.
+        tolerances: Drops that pass.
+        scale: The unit of tolerances, in units of the scores.
+        notes: Remarks for the reader.
     """
 
-    summary: tuple[SetChange, ...]
-    clips: tuple[ClipChange, ...]
+    summary: tuple[SetDelta, ...]
+    clips: tuple[ClipDelta, ...]
     tolerances: Tolerances
     scale: float
     notes: tuple[str, ...]
@@ -161,7 +161,7 @@ class Verdict:
         return not (any(c.failed for c in self.summary) or any(c.failed for c in self.clips))
 
     def to_dict(self) -> dict[str, Any]:
-        """All of it, JSON-ready."""
+        """The decision, JSON-ready."""
         return {
             "kind": "mosrt gate",
             "passed": self.passed,
@@ -169,20 +169,20 @@ class Verdict:
             "clip_tolerance": self.tolerances.of_clip,
             "alpha": self.tolerances.alpha,
             "scale": self.scale,
-            "summary": [asdict(change) for change in self.summary],
-            "clips": [asdict(change) for change in self.clips],
-            "listen_to": [change.clip for change in self.clips if change.failed],
+            "summary": [asdict(delta) for delta in self.summary],
+            "clips": [asdict(delta) for delta in self.clips],
+            "listen_to": [delta.clip for delta in self.clips if delta.failed],
             "notes": list(self.notes),
         }
 
 
 def gate(before: Baseline, after: Baseline, tolerances: Tolerances) -> Verdict:
-    """Compares a set with its baseline; both have the same clips.
+    """Compares a set of clips with its baseline.
 
     Args:
         before: The baseline.
-        after: The same clips, made and scored again.
-        tolerances: What may pass.
+        after: The new scores, of clips with the same names.
+        tolerances: Drops that pass.
     """
     scale, alpha = before.scale, tolerances.alpha
     names = list(before.clips)
@@ -192,7 +192,7 @@ def gate(before: Baseline, after: Baseline, tolerances: Tolerances) -> Verdict:
     adjusted = np.ones(len(names))
     adjusted[changed] = holm([_p_of_drop(old[i], new[i]) for i in changed])
     clips = [
-        ClipChange(
+        ClipDelta(
             clip=name,
             before=was.score,
             after=now.score,
@@ -206,7 +206,7 @@ def gate(before: Baseline, after: Baseline, tolerances: Tolerances) -> Verdict:
     ]
     return Verdict(
         summary=tuple(_summary(clips, tolerances.of_set * scale, alpha)),
-        clips=tuple(sorted(clips, key=lambda change: change.delta)),
+        clips=tuple(sorted(clips, key=lambda clip: clip.delta)),
         tolerances=tolerances,
         scale=scale,
         notes=tuple(_notes(clips, before)),
@@ -214,16 +214,16 @@ def gate(before: Baseline, after: Baseline, tolerances: Tolerances) -> Verdict:
 
 
 def _error(was: ClipScore, now: ClipScore) -> float:
-    """Standard error of the difference, as if the two scores' views had nothing in common.
+    """Standard error of the delta, as if the views of both scores were independent.
 
-    Views of two renderings of one sentence look at the same places, so that their noise partly
-    cancels: the true error is smaller, and a clip fails less easily than it might.
+    The views of two renderings of a sentence are at the same places, so their noise partly cancels
+    and the true error is smaller: the test is conservative.
     """
     return math.hypot(was.error, now.error)
 
 
 def _p_of_drop(was: ClipScore, now: ClipScore) -> float:
-    """One-sided p value of Welch's t test that the clip became worse."""
+    """One-sided p value of Welch's t test for a drop."""
     delta = now.score - was.score
     error = _error(was, now)
     if error == 0:
@@ -237,21 +237,21 @@ def _p_of_drop(was: ClipScore, now: ClipScore) -> float:
     return float(scipy.stats.t.cdf(delta / error, error**4 / sum(parts)))
 
 
-def _summary(clips: Sequence[ClipChange], tolerance: float, alpha: float) -> list[SetChange]:
+def _summary(clips: Sequence[ClipDelta], tolerance: float, alpha: float) -> list[SetDelta]:
     rng = np.random.default_rng(SEED)
     before = np.array([clip.before for clip in clips])
     after = np.array([clip.after for clip in clips])
     errors = np.array([clip.error for clip in clips])
-    picked = rng.integers(0, len(clips), (_RESAMPLES, len(clips)))
-    noisy = after[picked] + errors[picked] * rng.standard_normal(picked.shape)
+    indices = resample_indices(len(clips), _RESAMPLES, rng=rng)
+    noisy = after[indices] + errors[indices] * rng.standard_normal(indices.shape)
     found, p_values = [], []
     for name, statistic in STATISTICS.items():
-        drawn = statistic(noisy) - statistic(before[picked])
+        drawn = statistic(noisy) - statistic(before[indices])
         bounds = percentile_interval(drawn) or (math.nan, math.nan)
         p_values.append(float((1 + (drawn >= 0).sum()) / (1 + _RESAMPLES)))
         found.append((name, float(statistic(before)), float(statistic(after)), bounds))
     return [
-        SetChange(
+        SetDelta(
             name=name,
             before=was,
             after=now,
@@ -265,18 +265,18 @@ def _summary(clips: Sequence[ClipChange], tolerance: float, alpha: float) -> lis
     ]
 
 
-def _notes(clips: Sequence[ClipChange], before: Baseline) -> list[str]:
+def _notes(clips: Sequence[ClipDelta], before: Baseline) -> list[str]:
     notes = []
     if before.of_uncertainty:
         notes.append(
-            "scores are minus the uncertainty; tolerances are shares of its mean over the recorded "
-            f"clips, {before.scale:.4g}"
+            "scores are minus the uncertainty; tolerances are relative to its mean over the "
+            f"recorded clips, {before.scale:.4g}"
         )
     same = sum(clip.same_file for clip in clips)
     if same:
-        notes.append(f"{same} of {len(clips)} clips are the recorded files themselves")
+        notes.append(f"{same} of {len(clips)} clips are identical to the recorded files")
     if same < len(clips) and all(clip.error == 0 for clip in clips):
         notes.append("the model has no noise over views: the tolerance alone decides about clips")
     if len(clips) < _FEW_CLIPS:
-        notes.append(f"{len(clips)} clips: intervals of so few are too narrow")
+        notes.append(f"{len(clips)} clips are few: the intervals are too narrow")
     return notes

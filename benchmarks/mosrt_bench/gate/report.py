@@ -1,4 +1,7 @@
-"""Gate reports: for the terminal, and as JUnit XML, which every CI shows."""
+"""Show a gate's decision: as text for the terminal, and as JUnit XML for CI.
+
+JUnit XML has a test case for each statistic of the set and for each clip.
+"""
 
 from __future__ import annotations
 
@@ -10,32 +13,32 @@ from xml.etree import ElementTree as ET
 
 from mosrt_bench.output import save_text, table
 
-from .decision import ClipChange, SetChange, Verdict
+from .decision import ClipDelta, SetDelta, Verdict
 
 __all__ = ["gate_text", "junit", "write_junit"]
 
 _SHOWN: Final = 20
-# What XML 1.0 cannot hold, not even escaped; file names can.
+# Characters that XML 1.0 cannot hold, not even escaped, but file names can.
 _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def gate_text(verdict: Verdict) -> str:
-    """The set's figures, and the clips to listen to."""
+    """The statistics of the set, and the clips to listen to."""
     digits = _digits(verdict)
     rows = [
         [
-            change.name,
-            f"{change.before:.{digits}f}",
-            f"{change.after:.{digits}f}",
-            f"{change.delta:+.{digits}f}",
-            f"{change.low:+.{digits}f} to {change.high:+.{digits}f}",
-            f"{change.p:.3f}",
-            "FAIL" if change.failed else "ok",
+            delta.name,
+            f"{delta.before:.{digits}f}",
+            f"{delta.after:.{digits}f}",
+            f"{delta.delta:+.{digits}f}",
+            f"{delta.low:+.{digits}f} to {delta.high:+.{digits}f}",
+            f"{delta.p:.3f}",
+            "FAIL" if delta.failed else "ok",
         ]
-        for change in verdict.summary
+        for delta in verdict.summary
     ]
-    lines = [table(["set", "before", "after", "change", "95 %", "p", ""], rows)]
-    failed = [change for change in verdict.clips if change.failed]
+    lines = [table(["set", "before", "after", "delta", "95 %", "p", ""], rows)]
+    failed = [delta for delta in verdict.clips if delta.failed]
     if failed:
         lines += ["", "listen to:"]
         rows = [
@@ -43,7 +46,7 @@ def gate_text(verdict: Verdict) -> str:
              f"{c.error:.{digits}f}", f"{c.p:.4f}"]
             for c in failed[:_SHOWN]
         ]  # fmt: skip
-        lines.append(table(["clip", "before", "after", "change", "error", "p"], rows))
+        lines.append(table(["clip", "before", "after", "delta", "error", "p"], rows))
         if len(failed) > _SHOWN:
             lines.append(f"and {len(failed) - _SHOWN} more")
     lines += verdict.notes
@@ -52,7 +55,7 @@ def gate_text(verdict: Verdict) -> str:
 
 
 def junit(verdict: Verdict) -> str:
-    """JUnit XML: a suite of the set's figures, and one of the clips."""
+    """JUnit XML with a suite for the statistics of the set and a suite for the clips."""
     root = ET.Element("testsuites", name="mosrt gate")
     for name, changes in (("set", verdict.summary), ("clips", verdict.clips)):
         suite = ET.SubElement(
@@ -60,17 +63,17 @@ def junit(verdict: Verdict) -> str:
             "testsuite",
             name=name,
             tests=str(len(changes)),
-            failures=str(sum(change.failed for change in changes)),
+            failures=str(sum(delta.failed for delta in changes)),
             errors="0",
             skipped="0",
         )
-        for change in changes:
-            called = change.clip if isinstance(change, ClipChange) else change.name
+        for delta in changes:
+            called = delta.clip if isinstance(delta, ClipDelta) else delta.name
             case = ET.SubElement(
                 suite, "testcase", classname=f"mosrt.gate.{name}", name=_xml(called)
             )
-            if change.failed:
-                message = _xml(_message(called, change, _digits(verdict)))
+            if delta.failed:
+                message = _xml(_message(called, delta, _digits(verdict)))
                 failure = ET.SubElement(case, "failure", type="regression", message=message)
                 failure.text = "\n".join(verdict.notes)
     ET.indent(root)
@@ -78,20 +81,20 @@ def junit(verdict: Verdict) -> str:
 
 
 def write_junit(verdict: Verdict, file: Path) -> None:
-    """Writes JUnit XML, complete or not at all."""
+    """Writes JUnit XML; the file is complete or absent."""
     save_text(junit(verdict), file)
 
 
 def _digits(verdict: Verdict) -> int:
-    """Decimals that show a thousandth of the scores' scale: uncertainties may be tiny."""
+    """Decimals that show a thousandth of the scale; uncertainties may be tiny."""
     return max(3, 3 - math.floor(math.log10(verdict.scale))) if verdict.scale else 3
 
 
-def _message(called: str, change: ClipChange | SetChange, digits: int) -> str:
-    verb = "listen to it" if isinstance(change, ClipChange) else "of the set"
+def _message(called: str, delta: ClipDelta | SetDelta, digits: int) -> str:
+    verb = "listen to it" if isinstance(delta, ClipDelta) else "of the set"
     return (
-        f"{called} dropped by {-change.delta:.{digits}f} from {change.before:.{digits}f} to "
-        f"{change.after:.{digits}f} (adjusted p = {change.p:.4f}); {verb}"
+        f"{called} dropped by {-delta.delta:.{digits}f} from {delta.before:.{digits}f} to "
+        f"{delta.after:.{digits}f} (adjusted p = {delta.p:.4f}); {verb}"
     )
 
 

@@ -1,6 +1,6 @@
 "use strict";
-// Tables are sorted by the column whose heading is pressed, and the other way round if pressed
-// again. Cells that begin with a number sort by it; dashes come last.
+// Pressing a column heading sorts the table by that column; pressing it again reverses the order.
+// Cells that begin with a number are sorted by it, and dashes come last.
 for (const table of document.querySelectorAll("table")) {
   const headings = [...table.tHead.rows[0].cells];
   const body = table.tBodies[0];

@@ -1,9 +1,9 @@
-"""Comparing reports: what changed between two runs of `mosrt bench`, with intervals.
+"""Compare two reports of `mosrt bench`: what became slower, larger or less accurate.
 
-Times of two runs were not taken in turn, so a change of the machine between them looks like a
-change of the program; a note says so where machine or load differ. Figures about listeners are
-compared on the same clips, resampled together. A change is a regression if it is worse than the
-tolerance and its interval excludes no change at all.
+The two runs were not interleaved, so a change of the machine looks like a change of the program; a
+note appears where machine, versions or clips differ. Agreement with listeners is compared on the
+clips that both reports score, resampled together. A figure is a regression if it is worse by more
+than the tolerance and its 95 % interval excludes no change.
 """
 
 from __future__ import annotations
@@ -20,39 +20,41 @@ import numpy.typing as npt
 from mosrt_bench.bench.run import SCHEMA_VERSION
 from mosrt_bench.errors import BenchError
 from mosrt_bench.output import table
-from mosrt_bench.stats.bootstrap import block_indices, percentile_interval
-from mosrt_bench.stats.metrics import METRICS, paired_draws
+from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
+from mosrt_bench.stats.metrics import METRICS, paired_resamples
 from mosrt_bench.stats.voicemos import Rating, Slice, slices
 
-from .sections import between, figure
+from .sections import interval_cell, number
 
-__all__ = ["Change", "compare_reports", "comparison_table", "listener_changes", "read_report"]
+__all__ = ["Delta", "compare_reports", "comparison_table", "listener_deltas", "read_report"]
 
 FloatArray = npt.NDArray[np.float64]
+Report = Mapping[str, Any]
 
 _RESAMPLES: Final = 1000
 _CORRELATIONS: Final = ("lcc", "srcc", "ktau")
 # Sums in another order differ by this much, and on every resample in the same direction.
 _ROUNDING: Final = 1e-9
+_VERDICTS: Final = ("regression", "gone", "improvement", "new", "note", "same")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Change:
+class Delta:
     """One figure in two reports.
 
     Attributes:
-        what: The contestant and the figure.
-        before: In the first report; None where it has none.
-        after: In the second; likewise.
-        ratio: After divided by before; None where that says nothing.
-        difference: After minus before, of correlations only.
-        interval_95: Of the ratio or difference, where both runs have repeats.
+        what: The configuration and the figure.
+        before: Value in the first report; None if it has none.
+        after: Value in the second report; None if it has none.
+        ratio: After divided by before; None where a ratio has no meaning.
+        difference: After minus before, for correlations only.
+        interval_95: Of the ratio or the difference, if both runs have repeated measurements.
         verdict: "regression", "improvement", "same", "gone", "new" or "note".
     """
 
     what: str
-    before: float | None
-    after: float | None
+    before: float | None = None
+    after: float | None = None
     ratio: float | None = None
     difference: float | None = None
     interval_95: tuple[float, float] | None = None
@@ -60,10 +62,10 @@ class Change:
 
 
 def read_report(file: Path) -> dict[str, Any]:
-    """A report.json.
+    """Reads a report.json.
 
     Raises:
-        BenchError: It is none, or a newer mosrt's.
+        BenchError: It is not a report, or of another schema version.
     """
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
@@ -73,34 +75,34 @@ def read_report(file: Path) -> dict[str, Any]:
         raise BenchError(f"{file}: not a report.json of `mosrt bench`")
     if report.get("schema_version") != SCHEMA_VERSION:
         raise BenchError(
-            f"{file}: schema {report.get('schema_version')}, and this mosrt reads "
-            f"{SCHEMA_VERSION}; measure again"
+            f"{file}: schema version {report.get('schema_version')}, but this mosrt reads version "
+            f"{SCHEMA_VERSION}; run the bench again"
         )
     return report
 
 
-def compare_reports(
-    before: Mapping[str, Any], after: Mapping[str, Any], tolerance: float
-) -> list[Change]:
-    """All figures that either report has.
+def compare_reports(before: Report, after: Report, tolerance: float) -> list[Delta]:
+    """Compares all figures that either report has.
 
     Args:
         before: The older report.
         after: The newer one.
-        tolerance: Share by which time, memory, throughput or error may become worse, and by how
-            much a correlation may drop.
+        tolerance: Relative increase of time, memory or error, relative loss of throughput, and
+            absolute drop of a correlation that still pass.
     """
-    changes = list(_notes(before, after))
-    changes += _parity(before, after)
-    changes += listener_changes(before, after, tolerance)
-    for key, name_of, samples, more_is_better in (
+    deltas = list(_notes(before, after))
+    deltas += _parity(before, after)
+    deltas += listener_deltas(before, after, tolerance)
+    for key, name_of, samples, higher_is_better in (
         ("latency", _latency_name, "times_ms", False),
         ("throughput", _throughput_name, "clips_per_s_all", True),
     ):
         old = {name_of(row): row[samples] for row in before.get(key, [])}
         new = {name_of(row): row[samples] for row in after.get(key, [])}
         for name in {**old, **new}:
-            changes.append(_measured(name, old.get(name), new.get(name), tolerance, more_is_better))
+            deltas.append(
+                _repeated(name, old.get(name), new.get(name), tolerance, higher_is_better)
+            )
     for key, what in (("peak_mb", "peak, MB"), ("device_peak_mb", "device peak, MB")):
         peaks = [
             {
@@ -110,79 +112,68 @@ def compare_reports(
             }
             for report in (before, after)
         ]
-        changes += [
+        deltas += [
             _single(name, peaks[0].get(name), peaks[1].get(name), tolerance)
             for name in {**peaks[0], **peaks[1]}
         ]
-    return changes
+    return deltas
 
 
-def comparison_table(changes: Sequence[Change]) -> str:
-    """The changes as a table, regressions first, and a count of each verdict."""
-    ranks = ("regression", "gone", "improvement", "new", "note", "same")
-    ranked = sorted(changes, key=lambda change: ranks.index(change.verdict))
+def comparison_table(deltas: Sequence[Delta]) -> str:
+    """The deltas as a table, regressions first, followed by the count of each verdict."""
     rows = [
         [
-            change.what,
-            figure(change.before, 5),
-            figure(change.after, 5),
-            figure(change.ratio) if change.difference is None else f"{change.difference:+.3f}",
-            between(change.interval_95),
-            change.verdict,
+            delta.what,
+            number(delta.before, 5),
+            number(delta.after, 5),
+            number(delta.ratio) if delta.difference is None else f"{delta.difference:+.3f}",
+            interval_cell(delta.interval_95),
+            delta.verdict,
         ]
-        for change in ranked
+        for delta in sorted(deltas, key=lambda delta: _VERDICTS.index(delta.verdict))
     ]
     counts = ", ".join(
-        f"{sum(c.verdict == rank for c in changes)} {rank}"
-        for rank in ranks
-        if any(c.verdict == rank for c in changes)
+        f"{sum(d.verdict == verdict for d in deltas)} {verdict}"
+        for verdict in _VERDICTS
+        if any(d.verdict == verdict for d in deltas)
     )
-    header = ["figure", "before", "after", "ratio or ±", "95 %", "verdict"]
+    header = ["figure", "before", "after", "ratio or delta", "95 %", "verdict"]
     return f"{table(header, rows)}\n{counts or 'nothing to compare'}"
 
 
-def _notes(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
+def _notes(before: Report, after: Report) -> Iterator[Delta]:
     """What makes two reports less comparable."""
     old, new = before["machine"], after["machine"]
     for name in ("cpu", "usable_cores", "platform", "python"):
         if old.get(name) != new.get(name):
-            yield Change(
-                what=f"{name}: {old.get(name)} -> {new.get(name)}",
-                before=None, after=None, verdict="note",
-            )  # fmt: skip
-    for name in sorted({*old["packages"], *new["packages"]}):
-        if old["packages"].get(name) != new["packages"].get(name):
-            yield Change(
-                what=f"{name}: {old['packages'].get(name)} -> {new['packages'].get(name)}",
-                before=None, after=None, verdict="note",
-            )  # fmt: skip
+            yield Delta(what=f"{name}: {old.get(name)} -> {new.get(name)}", verdict="note")
+    old, new = old["packages"], new["packages"]
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            yield Delta(what=f"{name}: {old.get(name)} -> {new.get(name)}", verdict="note")
     audio = [{clip["sha256"] for clip in report["audio"]} for report in (before, after)]
     if audio[0] != audio[1]:
-        yield Change(
-            what="the clips are others: drift does not compare",
-            before=None, after=None, verdict="note",
-        )  # fmt: skip
+        yield Delta(what="the clips differ, so drift does not compare", verdict="note")
     bundles = [{b["name"]: b["sha256"] for b in r["bundles"]} for r in (before, after)]
     for name in bundles[0]:
         if name in bundles[1] and bundles[0][name] != bundles[1][name]:
-            yield Change(
-                what=f"{name} is another bundle now", before=None, after=None, verdict="note"
-            )
+            yield Delta(what=f"the bundle of {name} has changed", verdict="note")
 
 
-def _parity(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[Change]:
-    """Drift: a row that passed and fails is a regression, whatever else changed."""
+def _parity(before: Report, after: Report) -> Iterator[Delta]:
+    """Drift: what passed and now fails is a regression, however small the change."""
     old = {(r["contestant"], r.get("against")): r for r in before["parity"]}
     new = {(r["contestant"], r.get("against")): r for r in after["parity"]}
+    # None: the configuration does not run on that machine
+    ranks = {True: 2, None: 1, False: 0}
     for key in {**old, **new}:
         first, second = old.get(key), new.get(key)
-        verdict = "gone" if second is None else "new" if first is None else "same"
-        if first is not None and second is not None:
-            # None: it does not run here
-            ranks = {True: 2, None: 1, False: 0}
-            change = ranks[second["passed"]] - ranks[first["passed"]]
-            verdict = "regression" if change < 0 else "improvement" if change > 0 else "same"
-        yield Change(
+        if first is None or second is None:
+            verdict = "new" if first is None else "gone"
+        else:
+            gain = ranks[second["passed"]] - ranks[first["passed"]]
+            verdict = _verdict(worse=gain < 0, better=gain > 0)
+        yield Delta(
             what=f"{key[0]} against {key[1] or '-'}, max |Δ|",
             before=None if first is None else first.get("max_abs"),
             after=None if second is None else second.get("max_abs"),
@@ -198,87 +189,82 @@ def _throughput_name(row: Mapping[str, Any]) -> str:
     return f"{row['contestant']} clips per s, {row['kind']} {row['count']}"
 
 
-def _measured(
+def _repeated(
     name: str,
     old: Sequence[float] | None,
     new: Sequence[float] | None,
     tolerance: float,
-    more_is_better: bool,
-) -> Change:
-    """A figure with repeats: the ratio of medians, resampled in both runs."""
+    higher_is_better: bool,
+) -> Delta:
+    """A figure that was measured repeatedly: the ratio of medians, both runs resampled."""
     if old is None or new is None:
         medians = [None if times is None else float(np.median(times)) for times in (old, new)]
-        return _present(name, *medians)
+        return _unpaired(name, *medians)
     a, b = np.asarray(old, np.float64), np.asarray(new, np.float64)
-    ratios = _medians(b) / _medians(a)[::-1]  # the two draws must not be the same
-    bounds = percentile_interval(ratios)
+    ratios = _medians(b) / _medians(a)[::-1]  # reversed, so that the runs are resampled apart
+    interval = percentile_interval(ratios)
     ratio = float(np.median(b) / np.median(a))
     verdict = "same"
-    if bounds is not None:
-        low, high = bounds
+    if interval is not None:
+        low, high = interval
         verdict = (
-            _judged(ratio < 1 / (1 + tolerance) and high < 1, low > 1)
-            if more_is_better
-            else _judged(ratio > 1 + tolerance and low > 1, high < 1)
+            _verdict(worse=ratio < 1 / (1 + tolerance) and high < 1, better=low > 1)
+            if higher_is_better
+            else _verdict(worse=ratio > 1 + tolerance and low > 1, better=high < 1)
         )
-    return Change(
+    return Delta(
         what=name,
         before=float(np.median(a)),
         after=float(np.median(b)),
         ratio=ratio,
-        interval_95=bounds,
+        interval_95=interval,
         verdict=verdict,
     )
 
 
 def _medians(values: FloatArray) -> FloatArray:
     block = max(1, round(len(values) ** (1 / 3)))
-    medians: FloatArray = np.median(values[block_indices(len(values), block, _RESAMPLES)], axis=1)
+    indices = resample_indices(len(values), _RESAMPLES, block=block)
+    medians: FloatArray = np.median(values[indices], axis=1)
     return medians
 
 
-def _single(name: str, old: float | None, new: float | None, tolerance: float) -> Change:
-    """A figure without repeats, such as a peak."""
+def _single(name: str, old: float | None, new: float | None, tolerance: float) -> Delta:
+    """A figure that was measured once, such as a peak."""
     if old is None or new is None:
-        return _present(name, old, new)
+        return _unpaired(name, old, new)
     ratio = new / old
-    verdict = "regression" if ratio > 1 + tolerance else "same"
-    if ratio < 1 / (1 + tolerance):
-        verdict = "improvement"
-    return Change(what=name, before=old, after=new, ratio=ratio, verdict=verdict)
+    verdict = _verdict(worse=ratio > 1 + tolerance, better=ratio < 1 / (1 + tolerance))
+    return Delta(what=name, before=old, after=new, ratio=ratio, verdict=verdict)
 
 
-def listener_changes(
-    before: Mapping[str, Any], after: Mapping[str, Any], tolerance: float
-) -> Iterator[Change]:
-    """A change per contestant, metric and row of the challenge's table; none without ratings.
+def listener_deltas(before: Report, after: Report, tolerance: float) -> Iterator[Delta]:
+    """Compares how well scores agree with listeners, by configuration, metric and slice.
+
+    Errors are compared by their ratio and correlations by their difference. Reports without
+    ratings give nothing.
 
     Args:
         before: The older report.
         after: The newer one.
-        tolerance: Share by which an error may grow, and by how much a correlation may drop.
+        tolerance: Relative increase of an error, and absolute drop of a correlation, that pass.
     """
     ratings = [_ratings(report) for report in (before, after)]
     if not ratings[0] or not ratings[1]:
         return
     if set(ratings[0]) != set(ratings[1]):
-        yield Change(
-            what="the ratings are others: agreement with listeners does not compare",
-            before=None, after=None, verdict="note",
-        )  # fmt: skip
+        what = "the ratings differ, so agreement with listeners does not compare"
+        yield Delta(what=what, verdict="note")
         return
     predicted = [_predicted(report) for report in (before, after)]
     for name in {**predicted[0], **predicted[1]}:
         old, new = (each.get(name) for each in predicted)
         if old is None or new is None:
-            what = f"{name}, agreement with listeners"
-            yield Change(
-                what=what, before=None, after=None, verdict="new" if old is None else "gone"
-            )
+            verdict = "new" if old is None else "gone"
+            yield Delta(what=f"{name}, agreement with listeners", verdict=verdict)
             continue
-        lost = len(old.keys() - new.keys())
-        if lost:
-            yield Change(
+        if old.keys() - new.keys():
+            yield Delta(
                 what=f"{name}, rated clips with a score", before=float(len(old)),
                 after=float(len(new)), verdict="regression",
             )  # fmt: skip
@@ -289,13 +275,13 @@ def listener_changes(
                 yield _agreement(name, part, metric, old, new, tolerance)
 
 
-def _ratings(report: Mapping[str, Any]) -> tuple[Rating, ...]:
+def _ratings(report: Report) -> tuple[Rating, ...]:
     names = Rating.__dataclass_fields__
     return tuple(Rating(**{n: row[n] for n in names}) for row in report.get("ratings", []))
 
 
-def _predicted(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
-    """Scores by path, by contestant; without those that a guard refused."""
+def _predicted(report: Report) -> dict[str, dict[str, float]]:
+    """Scores by configuration and path, without those that a guard refused."""
     found: dict[str, dict[str, float]] = {}
     for row in report["ratings"]:
         for name, score in row["predicted"].items():
@@ -304,8 +290,8 @@ def _predicted(report: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     return found
 
 
-def _off_scale(report: Mapping[str, Any]) -> set[str]:
-    """Contestants whose scores are not on the listeners' scale."""
+def _off_scale(report: Report) -> set[str]:
+    """Configurations whose scores are not on the listeners' scale."""
     return {row["contestant"] for row in report["labels"] if row["mse"] is None}
 
 
@@ -316,45 +302,48 @@ def _agreement(
     old: Mapping[str, float],
     new: Mapping[str, float],
     tolerance: float,
-) -> Change:
-    found, wanted = [part.found(each) for each in (old, new)], part.wanted()
-    was, now = (METRICS[metric](values, wanted) for values in found)
+) -> Delta:
+    predicted, rated = [part.predicted(each) for each in (old, new)], part.rated()
+    was, now = (METRICS[metric](values, rated) for values in predicted)
     where = f"{part.level}, best {part.zoom_percent:g} %" if part.systems else part.level
     what = f"{name} {metric.upper()}, {part.dataset or 'all'}, {where}"
     if was is None or now is None:
-        return _present(what, was, now)
+        return _unpaired(what, was, now)
     if abs(now - was) < _ROUNDING:
-        return Change(what=what, before=was, after=now, verdict="same")
-    drawn = paired_draws(found[0], found[1], wanted, metric)
+        return Delta(what=what, before=was, after=now)
+    resamples = paired_resamples(predicted[0], predicted[1], rated, metric)
     is_error = metric not in _CORRELATIONS
     ratio = now / was if is_error and was else None
     difference = None if is_error else now - was
-    bounds = None
-    if drawn is not None:
+    interval = None
+    if resamples is not None:
+        a, b = resamples
         with np.errstate(divide="ignore", invalid="ignore"):  # an error of 0 has no ratio
-            bounds = percentile_interval(drawn[1] / drawn[0] if is_error else drawn[1] - drawn[0])
+            interval = percentile_interval(b / a if is_error else b - a)
     verdict = "same"
-    if bounds is not None and ratio is not None:
-        verdict = _judged(ratio > 1 + tolerance and bounds[0] > 1, bounds[1] < 1)
-    elif bounds is not None and difference is not None:
-        verdict = _judged(difference < -tolerance and bounds[1] < 0, bounds[0] > 0)
-    return Change(
+    if interval is not None and ratio is not None:
+        verdict = _verdict(worse=ratio > 1 + tolerance and interval[0] > 1, better=interval[1] < 1)
+    elif interval is not None and difference is not None:
+        verdict = _verdict(
+            worse=difference < -tolerance and interval[1] < 0, better=interval[0] > 0
+        )
+    return Delta(
         what=what,
         before=was,
         after=now,
         ratio=ratio,
         difference=difference,
-        interval_95=bounds,
+        interval_95=interval,
         verdict=verdict,
     )
 
 
-def _judged(worse: bool, better: bool) -> str:
+def _verdict(*, worse: bool, better: bool) -> str:
     """The verdict on a figure that both reports have."""
     return "regression" if worse else "improvement" if better else "same"
 
 
-def _present(name: str, old: float | None, new: float | None) -> Change:
-    """A figure that one of the reports may lack, and of which nothing else can be said."""
+def _unpaired(name: str, old: float | None, new: float | None) -> Delta:
+    """A figure that at least one report lacks."""
     verdict = "same" if old is None and new is None else "new" if old is None else "gone"
-    return Change(what=name, before=old, after=new, verdict=verdict)
+    return Delta(what=name, before=old, after=new, verdict=verdict)

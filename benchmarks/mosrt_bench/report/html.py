@@ -1,7 +1,7 @@
-"""The report as one page of HTML that needs nothing else: no network, no library.
+"""Render a report as one self-contained HTML page: no network, no library.
 
-The page's policy forbids everything but its own script, by hash, and the clips inside it. All text
-from the report is escaped; file names are text like any other.
+The page's content security policy forbids everything but its own script, by hash, and the embedded
+clips. All text from the report is escaped, file names included.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from mosrt.audio.sources import FileSource
 from mosrt.errors import AudioError
 from mosrt_bench.clips import AudioFile
 
-from .sections import Section, estimator_title, sections
+from .sections import Section, sections, view_study_title
 from .svg import Axis, Series, chart
 
 __all__ = ["page"]
@@ -36,18 +36,18 @@ _SHORT: Final = re.compile(r"[:,].*| of a (clip|fresh).*| on the same.*")
 
 
 def page(report: Mapping[str, Any], clips: Sequence[AudioFile]) -> str:
-    """The page.
+    """The whole page.
 
     Args:
-        report: As `run_bench` made it, numbers finite or None.
-        clips: The recordings, of which the worst are put inside.
+        report: The report of `run_bench`, its numbers finite or None.
+        clips: The recordings; those with the largest differences are embedded.
     """
     folder = files("mosrt_bench") / "page"
     script = (folder / "page.js").read_text(encoding="utf-8")
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     template = string.Template((folder / "page.html").read_text(encoding="utf-8"))
     shown = sections(report)
-    charts = {estimator_title(study): _spread(study) for study in report.get("estimator", [])}
+    charts = {view_study_title(study): _spread(study) for study in report.get("estimator", [])}
     return template.substitute(
         policy=f"default-src 'none'; style-src 'unsafe-inline'; media-src data:; img-src data:; "
         f"script-src 'sha256-{digest}'",
@@ -74,7 +74,7 @@ def _facts(report: Mapping[str, Any]) -> str:
         "measured": report["created"],
         "machine": f"{machine['cpu']}, {machine['usable_cores']} cores, "
         f"{machine['memory_gib']:.0f} GiB; {machine['platform']}",
-        "load": "load average at the start: "
+        "load": "load average when measuring began: "
         + ", ".join(f"{value:.1f}" for value in machine["load_average"]),
         "versions": f"Python {machine['python']}, {versions}",
         "bundles": "; ".join(f"{b['name']} {b['sha256'][:16]}…" for b in report["bundles"]),
@@ -95,9 +95,9 @@ def _verdict(report: Mapping[str, Any]) -> str:
         for problem in row["problems"]
     ]
     if not problems:
-        return '<p class="verdict pass">Parity holds for everything that ran.</p>'
+        return '<p class="verdict pass">All configurations that ran are within their tolerance.</p>'
     items = "".join(f"<li>{html.escape(problem)}</li>" for problem in problems)
-    return f'<div class="verdict fail"><p>Parity fails:</p><ul>{items}</ul></div>'
+    return f'<div class="verdict fail"><p>Parity failed:</p><ul>{items}</ul></div>'
 
 
 def _section(section: Section, chart_beside: str) -> str:
@@ -135,7 +135,7 @@ def _plots(report: Mapping[str, Any]) -> Iterator[str]:
         Axis(title="clip, s", log=True),
         Axis(title="p50, ms", log=True),
     )
-    for kind, counted in (("batch", "recordings in hand"), ("callers", "concurrent callers")):
+    for kind, counted in (("batch", "batch size"), ("callers", "concurrent callers")):
         rates: dict[str, list[tuple[float, float, str]]] = {}
         for row in report.get("throughput", []):
             if row["kind"] == kind:
@@ -152,18 +152,21 @@ def _plots(report: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _places(report: Mapping[str, Any]) -> dict[str, int]:
-    """Colours of contestants, the same in all charts; those of all thread counts by name alone."""
+    """The colour of each configuration, the same in all charts.
+
+    The name without its number of threads has the colour of the first thread count.
+    """
     places: dict[str, int] = {}
     for row in (*report.get("latency", []), *report.get("throughput", [])):
         places.setdefault(row["contestant"], len(places))
     for name in (*places, *report["scores"]):
-        places.setdefault(_untied(name), places.get(name, len(places)))
+        places.setdefault(_without_threads(name), places.get(name, len(places)))
     return places
 
 
-def _untied(contestant: str) -> str:
-    """A contestant's name without its number of threads."""
-    return contestant.rsplit(" x", 1)[0]
+def _without_threads(configuration: str) -> str:
+    """The name of a configuration without its number of threads."""
+    return configuration.rsplit(" x", 1)[0]
 
 
 def _lines(
@@ -176,7 +179,7 @@ def _lines(
 
 
 def _latency_and_drift(report: Mapping[str, Any], places: Mapping[str, int]) -> str:
-    """The median latency of a 5 s clip against the mean drift; no drift stands at the bottom."""
+    """Median latency of a 5 s clip against mean drift; zero drift is drawn at the bottom."""
     drift = {
         row["contestant"]: row["mae"] / row["scale"]
         for row in report["parity"]
@@ -184,7 +187,7 @@ def _latency_and_drift(report: Mapping[str, Any], places: Mapping[str, int]) -> 
     }
     found = []
     for row in report.get("latency", []):
-        name = _untied(row["contestant"])
+        name = _without_threads(row["contestant"])
         if row["clip_s"] != 5.0:
             continue
         mae = drift.get(name, 0.0)
@@ -194,7 +197,7 @@ def _latency_and_drift(report: Mapping[str, Any], places: Mapping[str, int]) -> 
         place = places[row["contestant"]]
         found.append(Series(name=row["contestant"], points=points, place=place))
     return chart(
-        "Latency against drift (1e-8 and less at the bottom; of uncertainties, their share)",
+        "Latency against drift (1e-8 or less is drawn at the bottom; uncertainty: relative drift)",
         found,
         Axis(title="p50 of 5 s, ms", zero=True),
         Axis(title="mean |Δ|", log=True),
@@ -202,7 +205,7 @@ def _latency_and_drift(report: Mapping[str, Any], places: Mapping[str, int]) -> 
 
 
 def _spread(study: Mapping[str, Any]) -> str:
-    """How far a score may be off what the public code converges to, against what it costs."""
+    """Spread around the mean over seeds of the public code's crops, against cost."""
     reference = study["reference"]
     draws = [
         (
@@ -231,7 +234,7 @@ def _spread(study: Mapping[str, Any]) -> str:
 
 
 def _score_against_score(report: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
-    """Each bundle's reference against its other variants, and against the peers."""
+    """Each bundle's reference against its other variants and against published models."""
     for bundle in report["bundles"]:
         reference = report["scores"].get(bundle["reference"])
         if reference is None:
@@ -246,7 +249,7 @@ def _score_against_score(report: Mapping[str, Any], places: Mapping[str, int]) -
             Series(
                 name=name,
                 points=_pairs(reference, scores, domain, domain),
-                place=places[_untied(name)],
+                place=places[_without_threads(name)],
             )
             for name, scores in others.items()
         ]
@@ -287,7 +290,7 @@ def _pairs(
 
 
 def _listening(report: Mapping[str, Any], clips: Sequence[AudioFile]) -> str:
-    """Clips to hear: where contestants drift most, then those that the reference likes least."""
+    """Clips to listen to: the largest drifts first, then the lowest scores of the reference."""
     by_name = {clip.name: clip for clip in clips}
     reasons: dict[str, str] = {}
     drifting = [
@@ -296,8 +299,8 @@ def _listening(report: Mapping[str, Any], clips: Sequence[AudioFile]) -> str:
         for worst in row.get("worst", [])
         if row.get("tolerance") and abs(worst["difference"]) > row["tolerance"] / 10
     ]
-    for _, name, contestant, worst in sorted(drifting, key=lambda item: -item[0]):
-        text = f"{contestant} differs by {worst['difference']:+.3g} in domain {worst['domain']}"
+    for _, name, configuration, worst in sorted(drifting, key=lambda item: -item[0]):
+        text = f"{configuration} differs by {worst['difference']:+.3g} in domain {worst['domain']}"
         reasons.setdefault(name, text)
     first = report["bundles"][0]
     scores = report["scores"].get(first["reference"], {})
@@ -306,7 +309,7 @@ def _listening(report: Mapping[str, Any], clips: Sequence[AudioFile]) -> str:
         sign = -1 if domain == "uncertainty" else 1
         scored = [(sign * f[domain], name) for name, f in scores.items() if f[domain] is not None]
         for value, name in sorted(scored):
-            text = f"{first['reference']} gives {sign * value:.3f} ({domain})"
+            text = f"{first['reference']} scores it {sign * value:.3f} ({domain})"
             reasons.setdefault(name, text)
     items, room = [], _MAX_AUDIO_BYTES
     for name, reason in list(reasons.items())[:_MAX_CLIPS]:
@@ -320,17 +323,17 @@ def _listening(report: Mapping[str, Any], clips: Sequence[AudioFile]) -> str:
 
 
 def _player(clip: AudioFile, room: int) -> tuple[str, int]:
-    """A player with the clip inside, as lossless FLAC, and how many bytes that takes."""
+    """A player with the clip embedded as FLAC, and the size of the FLAC in bytes."""
     try:
         rate_hz = FileSource(clip.path).sample_rate_hz
         samples, _ = soundfile.read(clip.path, frames=int(_MAX_CLIP_S * rate_hz), dtype="int16")
         stream = io.BytesIO()
         soundfile.write(stream, samples, rate_hz, format="FLAC", subtype="PCM_16")
     except (AudioError, OSError, RuntimeError, ValueError) as exc:
-        return f"<em>cannot be played here: {html.escape(str(exc))}</em>", 0
+        return f"<em>not embedded: {html.escape(str(exc))}</em>", 0
     data = stream.getvalue()
     if len(data) > room:
-        return "<em>left out: the page has as much audio as it should</em>", 0
+        return "<em>not embedded: the page already holds the most audio that it may</em>", 0
     encoded = base64.b64encode(data).decode("ascii")
     cut = f" <em>its first {_MAX_CLIP_S:g} s</em>" if len(samples) == _MAX_CLIP_S * rate_hz else ""
     return (

@@ -1,6 +1,6 @@
-"""The report's tables: which there are, and their cells as text.
+"""Turn a report into tables of text cells.
 
-The terminal, Markdown and the page show the same ones.
+Terminal, Markdown and HTML show the same tables.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-__all__ = ["Section", "between", "estimator_title", "figure", "sections"]
+__all__ = ["Section", "interval_cell", "number", "sections", "view_study_title"]
 
 _STAGES: Final = ("decode", "resample", "front_end", "model", "rest")
-# Providers that run elsewhere than where the audio is.
+# Providers that copy the audio to another device.
 _COPYING: Final = ("cuda", "tensorrt", "tensorrt-ep", "dml", "coreml")
 
 
@@ -21,11 +21,11 @@ class Section:
     """A table of the report.
 
     Attributes:
-        key: The report's entry that it shows.
-        title: Its heading.
+        key: The entry of the report that it shows.
+        title: The heading.
         header: Names of the columns.
         rows: Cells, as text.
-        notes: Sentences below it.
+        notes: Sentences below the table.
     """
 
     key: str
@@ -36,7 +36,7 @@ class Section:
 
 
 def sections(report: Mapping[str, Any]) -> list[Section]:
-    """The report's tables that have rows, in the order to read them."""
+    """All tables that have rows, the most important first."""
     made = [
         _parity(report),
         _worst(report),
@@ -48,24 +48,24 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         _cold_start(report),
         _energy(report),
         _peers(report),
-        *_estimators(report),
+        *_view_studies(report),
     ]
     return [section for section in made if section.rows]
 
 
-def figure(value: float | None, digits: int = 3) -> str:
+def number(value: float | None, digits: int = 3) -> str:
     """A number, or a dash where there is none."""
     return "-" if value is None else f"{value:.{digits}f}"
 
 
 def small(value: float | None) -> str:
-    """A number that may be tiny."""
+    """A number that may be tiny, or a dash where there is none."""
     if value is None:
         return "-"
     return "0" if value == 0 else f"{value:.1e}" if abs(value) < 1e-3 else f"{value:.4f}"
 
 
-def between(bounds: Sequence[float] | None, digits: int = 3) -> str:
+def interval_cell(bounds: Sequence[float] | None, digits: int = 3) -> str:
     """An interval, or a dash where there is none."""
     if bounds is None:
         return "-"
@@ -80,7 +80,7 @@ def _parity(report: Mapping[str, Any]) -> Section:
     rows, notes = [], []
     for row in report.get("parity", []):
         verdict = {True: "pass", False: "FAIL", None: "not run"}[row["passed"]]
-        # A row that is the reference itself only says that it is.
+        # the reference is compared with itself, to show that it runs
         if row.get("against") == row["contestant"]:
             verdict = "reference" if row["passed"] else "FAIL"
         flips = row.get("flips")
@@ -92,9 +92,9 @@ def _parity(report: Mapping[str, Any]) -> Section:
                 small(row.get("mae")),
                 small(row.get("p95_abs")),
                 small(row.get("max_abs")),
-                figure(row.get("lcc"), 4),
-                figure(row.get("srcc"), 4),
-                figure(row.get("ktau"), 4),
+                number(row.get("lcc"), 4),
+                number(row.get("srcc"), 4),
+                number(row.get("ktau"), 4),
                 "-" if flips is None else f"{flips['flipped']} of {flips['pairs']}",
                 str(row.get("n", "-")),
             )
@@ -104,7 +104,7 @@ def _parity(report: Mapping[str, Any]) -> Section:
     return Section(
         key="parity",
         title="Parity: drift from the reference on these clips",
-        header=("contestant", "against", "verdict", "MAE", "p95 |Δ|", "max |Δ|", "LCC", "SRCC",
+        header=("configuration", "against", "verdict", "MAE", "p95 |Δ|", "max |Δ|", "LCC", "SRCC",
                 "KTAU", "close pairs flipped", "clips"),
         rows=tuple(rows),
         notes=_unique(notes),
@@ -113,16 +113,16 @@ def _parity(report: Mapping[str, Any]) -> Section:
 
 def _worst(report: Mapping[str, Any]) -> Section:
     rows = [
-        (row["contestant"], worst["clip"], worst["domain"], figure(worst["wanted"], 4),
-         figure(worst["found"], 4), f"{worst['difference']:+.1e}")
+        (row["contestant"], worst["clip"], worst["domain"], number(worst["wanted"], 4),
+         number(worst["found"], 4), f"{worst['difference']:+.1e}")
         for row in report.get("parity", [])
         for worst in row.get("worst", [])
         if worst["difference"]
     ]  # fmt: skip
     return Section(
         key="worst",
-        title="Worst clips: where a contestant differs most",
-        header=("contestant", "clip", "domain", "reference", "contestant's", "difference"),
+        title="Worst clips: the largest differences",
+        header=("configuration", "clip", "domain", "reference", "score", "difference"),
         rows=tuple(rows),
     )
 
@@ -138,23 +138,26 @@ def _labels(report: Mapping[str, Any]) -> Section:
                 row["level"],
                 f"{row['zoom_percent']:g} %",
                 str(row["n"]),
-                figure(row["mse"]),
+                number(row["mse"]),
                 *(
-                    figure(row[name]) + (f" ({between(bounds[name], 2)})" if bounds[name] else "")
+                    number(row[name])
+                    + (f" ({interval_cell(bounds[name], 2)})" if bounds[name] else "")
                     for name in ("lcc", "srcc", "ktau")
                 ),
             )
         )
         if row["mse"] is None:
-            notes.append(f"{row['contestant']}: scores on a scale of their own, so there is no MSE")
+            notes.append(
+                f"{row['contestant']}: its scores are not on the MOS scale, so there is no MSE"
+            )
         notes += [
             f"{row['dataset'] or 'all'}, {row['level']}, best {row['zoom_percent']:g} %: {note}"
             for note in row["notes"]
         ]
     return Section(
         key="labels",
-        title="Listeners: the VoiceMOS protocol",
-        header=("contestant", "dataset", "level", "best systems", "n", "MSE", "LCC (95 %)",
+        title="Agreement with listeners: the VoiceMOS protocol",
+        header=("configuration", "dataset", "level", "best systems", "n", "MSE", "LCC (95 %)",
                 "SRCC (95 %)", "KTAU (95 %)"),
         rows=tuple(rows),
         notes=_unique(notes),
@@ -162,7 +165,7 @@ def _labels(report: Mapping[str, Any]) -> Section:
 
 
 def _latency(report: Mapping[str, Any]) -> Section:
-    """The headline: clips of 5 s."""
+    """The headline figures, for clips of 5 s."""
     rows, notes = [], []
     for row in report.get("latency", []):
         if row["clip_s"] != 5.0:
@@ -172,21 +175,21 @@ def _latency(report: Mapping[str, Any]) -> Section:
         rows.append(
             (
                 row["contestant"],
-                figure(quantiles["p50"]["ms"], 2),
-                between(quantiles["p50"]["interval_95"], 2),
-                *(figure(quantiles[name]["ms"], 2) for name in ("p90", "p95", "p99")),
+                number(quantiles["p50"]["ms"], 2),
+                interval_cell(quantiles["p50"]["interval_95"], 2),
+                *(number(quantiles[name]["ms"], 2) for name in ("p90", "p95", "p99")),
                 "1" if row["contestant"] == row["first"] else
-                f"{ratio['ratio']:.3f} ({between(ratio['interval_95'])})",
+                f"{ratio['ratio']:.3f} ({interval_cell(ratio['interval_95'])})",
                 str(row["runs"]),
             )
         )  # fmt: skip
         if not row["stable"]:
             rounds = f"{row['warm_up']} round{'' if row['warm_up'] == 1 else 's'}"
-            notes.append(f"{row['contestant']}: times had not settled after {rounds} of warm-up")
+            notes.append(f"{row['contestant']}: times had not stabilised after {rounds} of warm-up")
     return Section(
         key="latency",
         title="Latency of a clip of 5 s, from the file's bytes to the score, in ms",
-        header=("contestant", "p50", "95 %", "p90", "p95", "p99", "relative to the first (95 %)",
+        header=("configuration", "p50", "95 %", "p90", "p95", "p99", "relative to the first (95 %)",
                 "runs"),
         rows=tuple(rows),
         notes=_unique(notes),
@@ -197,13 +200,13 @@ def _stages(report: Mapping[str, Any]) -> Section:
     headlines = [row for row in report.get("latency", []) if row["clip_s"] == 5.0]
     copying = any(row["contestant"].rsplit(" ", 2)[1] in _COPYING for row in headlines)
     rows = [
-        (row["contestant"], *(figure(row["stages_ms"].get(name), 2) for name in _STAGES))
+        (row["contestant"], *(number(row["stages_ms"].get(name), 2) for name in _STAGES))
         for row in headlines
     ]
     return Section(
         key="stages",
         title="Stages of a clip of 5 s, medians in ms",
-        header=("contestant", *(name.replace("_", " ") for name in _STAGES)),
+        header=("configuration", *(name.replace("_", " ") for name in _STAGES)),
         rows=tuple(rows),
         notes=("on a GPU, model includes the copies to it and back",) if copying else (),
     )
@@ -211,29 +214,37 @@ def _stages(report: Mapping[str, Any]) -> Section:
 
 def _by_length(report: Mapping[str, Any]) -> Section:
     rows = [
-        (row["contestant"], f"{row['clip_s']:g}", figure(row["quantiles"]["p50"]["ms"], 2),
-         figure(row["quantiles"]["p95"]["ms"], 2), figure(row["real_time_factor"], 4),
-         between(row["real_time_factor_95"], 4), str(row["runs"]))
+        (row["contestant"], f"{row['clip_s']:g}", number(row["quantiles"]["p50"]["ms"], 2),
+         number(row["quantiles"]["p95"]["ms"], 2), number(row["real_time_factor"], 4),
+         interval_cell(row["real_time_factor_95"], 4), str(row["runs"]))
         for row in report.get("latency", [])
     ]  # fmt: skip
     return Section(
         key="length",
         title="Latency by length",
-        header=("contestant", "clip, s", "p50, ms", "p95, ms", "real-time factor", "95 %", "runs"),
+        header=(
+            "configuration",
+            "clip, s",
+            "p50, ms",
+            "p95, ms",
+            "real-time factor",
+            "95 %",
+            "runs",
+        ),
         rows=tuple(rows),
     )
 
 
 def _throughput(report: Mapping[str, Any]) -> Section:
     rows = [
-        (row["contestant"], row["kind"], str(row["count"]), figure(row["clips_per_s"], 2),
-         between(row["clips_per_s_95"], 2), figure(row["audio_s_per_s"], 1), str(row["runs"]))
+        (row["contestant"], row["kind"], str(row["count"]), number(row["clips_per_s"], 2),
+         interval_cell(row["clips_per_s_95"], 2), number(row["audio_s_per_s"], 1), str(row["runs"]))
         for row in report.get("throughput", [])
     ]  # fmt: skip
     return Section(
         key="throughput",
         title="Throughput, clips of 5 s",
-        header=("contestant", "of", "count", "clips per s", "95 %", "seconds of audio per s",
+        header=("configuration", "of", "count", "clips per s", "95 %", "seconds of audio per s",
                 "runs"),
         rows=tuple(rows),
     )  # fmt: skip
@@ -249,27 +260,27 @@ def _cold_start(report: Mapping[str, Any]) -> Section:
     if all(row["device_peak_mb"] is None for row in found):
         del columns["device peak, MB"]
     rows = [
-        (row["contestant"], *(figure(row[name], 0) for name in columns.values()), str(row["runs"]))
+        (row["contestant"], *(number(row[name], 0) for name in columns.values()), str(row["runs"]))
         for row in found
     ]
     return Section(
         key="cold_start",
-        title="Cold start of a fresh process, and its peak memory",
-        header=("contestant", *columns, "runs"),
+        title="Cold start and peak memory of a fresh process",
+        header=("configuration", *columns, "runs"),
         rows=tuple(rows),
     )
 
 
 def _energy(report: Mapping[str, Any]) -> Section:
     rows = [
-        (row["contestant"], row["part"], figure(row["joules"]), figure(row["watts"], 1),
+        (row["contestant"], row["part"], number(row["joules"]), number(row["watts"], 1),
          str(row["runs"]))
         for row in report.get("energy", [])
     ]  # fmt: skip
     return Section(
         key="energy",
-        title="Energy of a clip of 5 s, of the whole part, other programs included",
-        header=("contestant", "part", "J per score", "W", "runs"),
+        title="Energy per clip of 5 s, measured for the whole device, other programs included",
+        header=("configuration", "device", "J per score", "W", "runs"),
         rows=tuple(rows),
     )
 
@@ -279,21 +290,21 @@ def _peers(report: Mapping[str, Any]) -> Section:
     for row in report.get("peers", []):
         scored = [value for value in row["scores"].values() if value is not None]
         mean = sum(scored) / len(scored) if scored else None
-        rows.append((row["peer"], figure(mean), str(len(scored)), figure(row["ms"], 1)))
+        rows.append((row["peer"], number(mean), str(len(scored)), number(row["ms"], 1)))
     return Section(
         key="peers",
-        title="Published peers on the same clips, one thread, front end included",
-        header=("peer", "mean score", "clips", "p50, ms"),
+        title="Published models on the same clips, one thread, front end included",
+        header=("model", "mean score", "clips", "p50, ms"),
         rows=tuple(rows),
     )
 
 
-def estimator_title(study: Mapping[str, Any]) -> str:
-    """The heading of an estimator study."""
-    return f"Estimators of {study['model']}: {study['clips']} clips, {study['seeds']} seeds"
+def view_study_title(study: Mapping[str, Any]) -> str:
+    """The heading of a study of the number of views."""
+    return f"Number of views of {study['model']}: {study['clips']} clips, {study['seeds']} seeds"
 
 
-def _estimators(report: Mapping[str, Any]) -> list[Section]:
+def _view_studies(report: Mapping[str, Any]) -> list[Section]:
     made = []
     for study in report.get("estimator", []):
         reference = study["reference"]
@@ -301,36 +312,34 @@ def _estimators(report: Mapping[str, Any]) -> list[Section]:
             (
                 "reference:SEED, 1 view",
                 "0",
-                figure(reference["sd"]),
+                number(reference["sd"]),
                 "-",
-                figure(reference["ms"], 1),
+                number(reference["ms"], 1),
             )
         ]
         rows += [
-            (f"grid, {row['views']} views", f"{row['bias']:+.3f}", figure(row["sd"]),
-             figure(row["half_width"]), figure(row["ms"], 1))
+            (f"grid, {row['views']} views", f"{row['bias']:+.3f}", number(row["sd"]),
+             number(row["half_width"]), number(row["ms"], 1))
             for row in study["grid"]
         ]  # fmt: skip
-        wanted = f"an interval of ±{study['wanted_half_width']:g} MOS"
-        enough = study["recommended_views"]
+        target = f"an interval of at most ±{study['wanted_half_width']:g} MOS on half of the clips"
+        views = study["recommended_views"]
         advice = (
-            f"recommended: {enough} views, the fewest with {wanted} or less on half of the clips; "
-            f"they cost {study['grid'][enough - 1]['ms']:.1f} ms, one view "
-            f"{study['grid'][0]['ms']:.1f} ms"
-            if enough
-            else f"recommended: none; even {len(study['grid'])} views give no half of the clips "
-            f"{wanted}"
+            f"recommended: {views} views, the smallest number that gives {target}; they cost "
+            f"{study['grid'][views - 1]['ms']:.1f} ms, one view {study['grid'][0]['ms']:.1f} ms"
+            if views
+            else f"recommended: none; even {len(study['grid'])} views do not give {target}"
         )
         made.append(
             Section(
                 key="estimator",
-                title=estimator_title(study),
+                title=view_study_title(study),
                 header=("estimator", "bias", "sd", "half-width", "ms"),
                 rows=tuple(rows),
                 notes=(
                     advice,
-                    "bias and sd are of the difference from the mean over seeds, which itself is "
-                    f"known to ±{reference['target_sd']:.3f}",
+                    "bias and sd are those of the difference from the mean over seeds, which is "
+                    f"itself known to ±{reference['target_sd']:.3f}",
                 ),
             )
         )

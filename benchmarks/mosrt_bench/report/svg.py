@@ -1,8 +1,7 @@
-"""SVG: charts of points and lines that stand in a page, in its colours, without a library.
+"""Draw scatter and line charts as inline SVG, without a library.
 
-Colours, fonts and dark mode are the page's style sheet's: a series is class `s0` to `s5`, and has a
-shape of its own as well, so that nobody needs to tell colours apart. Everything that comes from
-outside is escaped.
+Colours, fonts and dark mode come from the page's style sheet: a series has the class `s0` to `s5`
+and a shape of its own, so that it can be told apart without colour. All text is escaped.
 """
 
 from __future__ import annotations
@@ -33,13 +32,13 @@ _SHAPES: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Series:
-    """Points of one name.
+    """Points of one colour and shape.
 
     Attributes:
-        name: For the legend.
-        points: x, y and what to say when a point is pointed at.
-        joined: Whether a line joins them, in their order.
-        place: Says which colour and shape it has; its position among the others if left out.
+        name: Name in the legend.
+        points: x, y and the tooltip of each point.
+        joined: Whether a line joins the points, in their order.
+        place: Index of the colour and shape; by default the position among the series.
     """
 
     name: str
@@ -50,13 +49,13 @@ class Series:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Axis:
-    """One direction of a chart.
+    """An axis of a chart.
 
     Attributes:
-        title: What it measures, with the unit.
-        log: Whether it is logarithmic; all values are then above zero.
-        zero: Whether a linear axis begins at zero.
-        whole: Whether only whole numbers of a linear axis mean anything.
+        title: Quantity and unit.
+        log: Whether the axis is logarithmic; all values must be above zero.
+        zero: Whether a linear axis starts at zero.
+        whole: Whether ticks of a linear axis are whole numbers only.
     """
 
     title: str
@@ -67,7 +66,7 @@ class Axis:
 
 @dataclass(slots=True)
 class _Scale:
-    """From values to positions."""
+    """Maps values to positions in the figure."""
 
     axis: Axis
     values: Sequence[float]
@@ -91,7 +90,7 @@ class _Scale:
         return self.start + (at - self.low) / (self.high - self.low) * (self.end - self.start)
 
     def ticks(self) -> list[float]:
-        """Round values within."""
+        """Round values within the range."""
         if not self.axis.log:
             found = _linear_ticks(self.low, self.high)
             return [v for v in found if v == round(v)] if self.axis.whole else found
@@ -100,7 +99,7 @@ class _Scale:
         every = max(1, math.ceil((self.high - self.low) / 6))
         found = [s * 10.0**d for d in decades for s in steps if d % every == 0 or every == 1]
         found = [value for value in found if self.low <= math.log10(value) <= self.high]
-        # within a decade, there may be hardly a round one
+        # a range within one decade may hold hardly any of them
         return found if len(found) > 2 else _linear_ticks(10**self.low, 10**self.high)
 
 
@@ -113,14 +112,14 @@ def _linear_ticks(low: float, high: float) -> list[float]:
 
 
 def chart(title: str, series: Sequence[Series], x: Axis, y: Axis, *, diagonal: bool = False) -> str:
-    """A figure with a caption and a legend, as HTML; empty where there is nothing to draw.
+    """A figure with a caption and a legend as HTML; an empty string if there are no points.
 
     Args:
         title: The caption.
-        series: What to draw; from the seventh place on, colours and shapes repeat.
+        series: What to draw; colours and shapes repeat after six.
         x: The horizontal axis.
         y: The vertical axis.
-        diagonal: Whether to draw where y equals x.
+        diagonal: Whether to draw the line y = x.
     """
     points = [point for each in series for point in each.points]
     if not points:

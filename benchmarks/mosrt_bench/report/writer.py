@@ -1,4 +1,4 @@
-"""The report as text: tables for the terminal and for Markdown, of the same figures."""
+"""Write a report: as text for the terminal, as Markdown, and as files in a folder."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _MARKDOWN: Final = re.compile(r"([\\`*_{}\[\]<>|#~!])")
 def write_report(
     report: dict[str, Any], clips: Sequence[AudioFile], folder: Path
 ) -> tuple[Path, ...]:
-    """Writes the three files; each is complete or not there.
+    """Writes report.json, report.md and report.html; each file is complete or absent.
 
     Args:
-        report: What `run_bench` gave.
-        clips: The recordings, of which the page holds some.
-        folder: Made if need be.
+        report: The report of `run_bench`.
+        clips: The recordings, some of which the page embeds.
+        folder: Where to write; created if it does not exist.
 
     Returns:
-        The files' paths.
+        The paths of the files.
     """
     folder.mkdir(parents=True, exist_ok=True)
     json_file, text_file, page_file = (folder / f"report.{kind}" for kind in ("json", "md", "html"))
@@ -40,7 +40,7 @@ def write_report(
 
 
 def terminal(report: Mapping[str, Any]) -> str:
-    """All tables, aligned."""
+    """All tables, aligned for a terminal."""
     parts = []
     for section in sections(report):
         parts += ["", section.title, table(section.header, section.rows)]
@@ -49,7 +49,7 @@ def terminal(report: Mapping[str, Any]) -> str:
 
 
 def markdown(report: Mapping[str, Any]) -> str:
-    """The whole report, as Markdown; whatever comes from file names is escaped."""
+    """The whole report as Markdown, with all text from outside escaped."""
     machine = report["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["packages"].items() if v)
     lines = [
@@ -74,5 +74,5 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def escaped(text: str) -> str:
-    """Text that Markdown shows as it is, on one line."""
+    """Text on one line that Markdown shows unchanged."""
     return _MARKDOWN.sub(r"\\\1", " ".join(text.split()))

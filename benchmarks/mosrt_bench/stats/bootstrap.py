@@ -1,4 +1,4 @@
-"""Resampling: bootstrap intervals, the same every time."""
+"""Bootstrap confidence intervals from seeded resamples: the same every time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["SEED", "block_indices", "interval_95", "percentile_interval"]
+__all__ = ["SEED", "interval_95", "percentile_interval", "resample_indices"]
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -23,41 +23,54 @@ def interval_95(
     *,
     block: int | None = None,
     resamples: int = _RESAMPLES,
+    seed: int = SEED,
 ) -> tuple[float, float] | None:
-    """Percentile bootstrap interval of a statistic of measurements taken one after the other.
+    """Percentile bootstrap interval of a statistic of a series of measurements.
 
-    Neighbouring timings are alike, because whatever disturbs a machine lasts longer than one of
-    them; resampling them one by one would make the interval too narrow. Blocks of neighbours are
-    drawn instead (circular block bootstrap, Politis and Romano 1992), of length n^(1/3).
+    Neighbouring timings are correlated: whatever disturbs a machine lasts longer than one of them.
+    Resampling them one by one would make the interval too narrow, so blocks of neighbours are drawn
+    (circular block bootstrap, Politis and Romano 1992). By default a block has n^(1/3) values.
 
     Args:
-        values: (n,) in the order taken.
-        statistic: (resamples, n) -> (resamples,).
-        block: Length of a block; 1 for measurements whose order means nothing.
-        resamples: How many.
+        values: (n,) in the order in which they were measured.
+        statistic: Maps resamples (resamples, n) to their statistics (resamples,).
+        block: Values per block; 1 if the order carries no information.
+        resamples: Number of resamples.
+        seed: Seed of the resampling.
 
     Returns:
-        Low and high, or None for fewer than two values.
+        Lower and upper bound, or None for fewer than two values.
     """
-    taken = np.asarray(values, np.float64)
-    if len(taken) < 2:
+    measured = np.asarray(values, np.float64)
+    if len(measured) < 2:
         return None
-    block = block or max(1, round(len(taken) ** (1 / 3)))
-    picked = block_indices(len(taken), block, resamples)
-    return percentile_interval(statistic(taken[picked]))
+    block = block or max(1, round(len(measured) ** (1 / 3)))
+    indices = resample_indices(len(measured), resamples, block=block, rng=seed)
+    return percentile_interval(statistic(measured[indices]))
 
 
-def block_indices(n: int, block: int, resamples: int) -> IntArray:
-    """What a circular block bootstrap picks out of n: indices (resamples, n)."""
-    rng = np.random.default_rng(SEED)
-    starts = rng.integers(0, n, (resamples, -(-n // block), 1))
-    picked: IntArray = ((starts + np.arange(block)) % n).reshape(resamples, -1)[:, :n]
-    return picked
+def resample_indices(
+    n: int, resamples: int, *, block: int = 1, rng: int | np.random.Generator = SEED
+) -> IntArray:
+    """Indices that resample n values with replacement.
+
+    Args:
+        n: Number of values.
+        resamples: Number of resamples.
+        block: Consecutive values drawn together; the last value is followed by the first.
+        rng: A seed, or a generator whose stream is continued.
+
+    Returns:
+        (resamples, n), each in [0, n).
+    """
+    starts = np.random.default_rng(rng).integers(0, n, (resamples, -(-n // block), 1))
+    indices: IntArray = ((starts + np.arange(block)) % n).reshape(resamples, -1)[:, :n]
+    return indices
 
 
-def percentile_interval(drawn: FloatArray) -> tuple[float, float] | None:
-    """The middle 95 % of a statistic's resampled values (resamples,); None where none is finite."""
-    finite = drawn[np.isfinite(drawn)]
+def percentile_interval(statistics: FloatArray) -> tuple[float, float] | None:
+    """The central 95 % of a statistic's resampled values (resamples,); None if none is finite."""
+    finite = statistics[np.isfinite(statistics)]
     if not finite.size:
         return None
     low, high = np.percentile(finite, [2.5, 97.5])

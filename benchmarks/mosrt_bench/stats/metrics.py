@@ -1,15 +1,14 @@
-"""Metrics: how two lists of scores agree, by the standard definitions.
+"""Measure how predicted scores agree with reference scores.
 
-MAE, largest and 95th percentile of |d|, and MSE of d = found - wanted; Pearson's linear
-correlation (LCC), Spearman's rank correlation with mean ranks for ties (SRCC), Kendall's tau-b
-(KTAU): the last three are scipy's. A correlation with a constant list is not defined, and is None
-with a note. Ties keep their mean ranks, and a note tells how many there are.
+With d = predicted - reference: MAE, the largest and the 95th percentile of |d|, and MSE. Pearson's
+linear correlation (LCC), Spearman's rank correlation with mean ranks for ties (SRCC) and Kendall's
+tau-b (KTAU) are scipy's. A correlation with a constant list is undefined: it is None, with a note.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -18,7 +17,7 @@ import scipy.stats
 
 from mosrt.errors import MosrtError
 
-from .bootstrap import block_indices, percentile_interval
+from .bootstrap import percentile_interval, resample_indices
 
 __all__ = [
     "CLOSE_MOS",
@@ -28,7 +27,7 @@ __all__ = [
     "MetricError",
     "agreement",
     "intervals",
-    "paired_draws",
+    "paired_resamples",
     "rank_flips",
 ]
 
@@ -39,7 +38,7 @@ CLOSE_MOS: Final = 0.1
 _MIN_CORRELATED: Final = 3
 _MIN_RESAMPLED: Final = 5
 _MAX_FLIP_CLIPS: Final = 4000
-# Beyond, a table of all pairs takes more memory than it saves time.
+# Above this, a matrix of all pairs takes more memory than the time it saves is worth.
 _MAX_PAIRED: Final = 2000
 
 
@@ -49,18 +48,18 @@ class MetricError(MosrtError, ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Agreement:
-    """How found scores agree with wanted ones; see the module's text for the definitions.
+    """Agreement of predicted with reference scores.
 
     Attributes:
-        n: Pairs compared.
-        mae: Mean of |found - wanted|.
-        max_abs: Largest |found - wanted|.
-        p95_abs: 95th percentile of |found - wanted|, linearly interpolated.
-        mse: Mean of (found - wanted)².
-        lcc: Pearson's correlation; None where it is not defined.
-        srcc: Spearman's; likewise.
-        ktau: Kendall's tau-b; likewise.
-        notes: What a reader must know: ties, constant lists, too few pairs.
+        n: Number of pairs.
+        mae: Mean of |predicted - reference|.
+        max_abs: Largest |predicted - reference|.
+        p95_abs: 95th percentile of |predicted - reference|, linearly interpolated.
+        mse: Mean of (predicted - reference)².
+        lcc: Pearson's correlation; None where it is undefined.
+        srcc: Spearman's correlation; None where it is undefined.
+        ktau: Kendall's tau-b; None where it is undefined.
+        notes: Ties, constant lists, too few pairs.
     """
 
     n: int
@@ -75,32 +74,21 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         """The figures by name, JSON-ready."""
-        return {
-            "n": self.n,
-            "mae": self.mae,
-            "max_abs": self.max_abs,
-            "p95_abs": self.p95_abs,
-            "mse": self.mse,
-            "lcc": self.lcc,
-            "srcc": self.srcc,
-            "ktau": self.ktau,
-            "notes": list(self.notes),
-        }
+        return {**asdict(self), "notes": list(self.notes)}
 
 
-def agreement(found: npt.ArrayLike, wanted: npt.ArrayLike) -> Agreement:
+def agreement(predicted: npt.ArrayLike, reference: npt.ArrayLike) -> Agreement:
     """Compares two lists of scores, pair by pair.
 
     Args:
-        found: (n,), finite.
-        wanted: (n,), finite; what found is held to.
+        predicted: (n,), finite.
+        reference: (n,), finite.
 
     Raises:
         MetricError: The lists are empty, of different length, or not finite.
     """
-    x, y = _checked(found, wanted)
+    x, y = _checked(predicted, reference)
     d = np.abs(x - y)
-    notes = list(_notes(x, y))
     return Agreement(
         n=len(x),
         mae=float(d.mean()),
@@ -110,7 +98,7 @@ def agreement(found: npt.ArrayLike, wanted: npt.ArrayLike) -> Agreement:
         lcc=_lcc(x, y),
         srcc=_srcc(x, y),
         ktau=_ktau(x, y),
-        notes=tuple(notes),
+        notes=tuple(_notes(x, y)),
     )
 
 
@@ -141,60 +129,60 @@ METRICS: Final[Mapping[str, Callable[[FloatArray, FloatArray], float | None]]] =
     "srcc": _srcc,
     "ktau": _ktau,
 }
-"""Figures that get an interval, by name."""
+"""Metrics that have an interval, by name."""
 
 
 def intervals(
-    found: npt.ArrayLike,
-    wanted: npt.ArrayLike,
+    predicted: npt.ArrayLike,
+    reference: npt.ArrayLike,
     names: Sequence[str] = tuple(METRICS),
     *,
     resamples: int = 500,
 ) -> dict[str, tuple[float, float] | None]:
-    """95 % bootstrap intervals over pairs, by metric: pairs are drawn with replacement, seeded.
+    """95 % bootstrap intervals by metric; pairs are resampled.
 
-    A resample on which a correlation is not defined is left out. None for all below five pairs,
-    of which resamples are too few.
+    Resamples on which a correlation is undefined are left out. With fewer than five pairs all
+    intervals are None.
     """
-    x, y = _checked(found, wanted)
+    x, y = _checked(predicted, reference)
     if len(x) < _MIN_RESAMPLED:
         return dict.fromkeys(names)
-    picked = block_indices(len(x), 1, resamples)
-    return {name: percentile_interval(_drawn(name, x, y, picked)) for name in names}
+    indices = resample_indices(len(x), resamples)
+    return {name: percentile_interval(_resampled(name, x, y, indices)) for name in names}
 
 
-def paired_draws(
+def paired_resamples(
     before: npt.ArrayLike,
     after: npt.ArrayLike,
-    wanted: npt.ArrayLike,
+    reference: npt.ArrayLike,
     name: str,
     *,
     resamples: int = 500,
 ) -> tuple[FloatArray, FloatArray] | None:
-    """A metric of two lists of scores of the same clips, each pair of values on one resample.
+    """A metric of two lists of scores of the same clips, both on the same resamples.
 
-    What is hard or easy about the clips drawn then concerns both alike, so that the interval of
-    their difference is that of the change, and not of the set of clips.
+    Easy and difficult clips then affect both alike, so that the interval of the difference is that
+    of the change and not of the choice of clips.
 
     Returns:
-        (resamples,) of the first list, and of the second; nan where a correlation is not defined.
-        None below five clips.
+        (resamples,) for each list, nan where a correlation is undefined; None for fewer than five
+        clips.
     """
-    (a, y), (b, _) = _checked(before, wanted), _checked(after, wanted)
+    (a, y), (b, _) = _checked(before, reference), _checked(after, reference)
     if len(y) < _MIN_RESAMPLED:
         return None
-    picked = block_indices(len(y), 1, resamples)
-    return _drawn(name, a, y, picked), _drawn(name, b, y, picked)
+    indices = resample_indices(len(y), resamples)
+    return _resampled(name, a, y, indices), _resampled(name, b, y, indices)
 
 
-def _drawn(name: str, x: FloatArray, y: FloatArray, picked: IntArray) -> FloatArray:
-    """A metric of each resample (resamples, n) of pairs, (resamples,); nan where not defined.
+def _resampled(name: str, x: FloatArray, y: FloatArray, indices: IntArray) -> FloatArray:
+    """A metric of each resample (resamples, n) of pairs, (resamples,); nan where undefined.
 
-    All resamples at once, since one by one they would take seconds per row of a table.
+    All resamples are computed at once: one by one they would take seconds per row of a table.
     """
     if name == "ktau" and len(x) <= _MAX_PAIRED:
-        return _ktau_drawn(x, y, picked)
-    a, b = x[picked], y[picked]
+        return _ktau_resampled(x, y, indices)
+    a, b = x[indices], y[indices]
     if name == "mae":
         return np.asarray(np.abs(a - b).mean(axis=1))
     if name == "mse":
@@ -211,10 +199,10 @@ def _drawn(name: str, x: FloatArray, y: FloatArray, picked: IntArray) -> FloatAr
     return np.where(constant, np.nan, found)
 
 
-def _ktau_drawn(x: FloatArray, y: FloatArray, picked: IntArray) -> FloatArray:
-    """Tau-b of each resample: sums over pairs of clips, each as often as both were drawn."""
-    counts = np.zeros((len(picked), len(x)))
-    np.add.at(counts, (np.arange(len(picked))[:, None], picked), 1.0)
+def _ktau_resampled(x: FloatArray, y: FloatArray, indices: IntArray) -> FloatArray:
+    """Tau-b of each resample: sums over pairs of clips, weighted by how often both were drawn."""
+    counts = np.zeros((len(indices), len(x)))
+    np.add.at(counts, (np.arange(len(indices))[:, None], indices), 1.0)
     signs = [np.sign(values[:, None] - values) for values in (x, y)]
     pairs = [signs[0] * signs[1], np.abs(signs[0]), np.abs(signs[1])]
     agreeing, of_x, of_y = ((counts @ each * counts).sum(axis=1) for each in pairs)
@@ -224,15 +212,15 @@ def _ktau_drawn(x: FloatArray, y: FloatArray, picked: IntArray) -> FloatArray:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flips:
-    """Pairs of clips whose order the found scores turn round.
+    """Pairs of clips whose order differs between predicted and reference scores.
 
     Attributes:
-        pairs: Pairs that the wanted scores order, and that lie closer than `close`.
-        flipped: Those of them that the found scores order the other way.
-        all_pairs: Pairs that the wanted scores order, however far apart.
-        all_flipped: Those of them that are turned round.
-        widest: Largest wanted difference of a pair that was turned round; 0 if none was.
-        close: What counts as close.
+        pairs: Pairs closer than `close` in the reference, without ties.
+        flipped: Those of them in the opposite order in the predicted scores.
+        all_pairs: All pairs without ties in the reference.
+        all_flipped: Those of them in the opposite order.
+        widest: Largest reference difference of a flipped pair; 0 if there is none.
+        close: Reference difference below which a pair counts as close.
     """
 
     pairs: int
@@ -243,23 +231,18 @@ class Flips:
     close: float
 
     def to_dict(self) -> dict[str, Any]:
-        """The figures by name, JSON-ready."""
-        return {
-            "pairs": self.pairs,
-            "flipped": self.flipped,
-            "all_pairs": self.all_pairs,
-            "all_flipped": self.all_flipped,
-            "widest": self.widest,
-            "close": self.close,
-        }
+        """The counts by name, JSON-ready."""
+        return asdict(self)
 
 
-def rank_flips(found: npt.ArrayLike, wanted: npt.ArrayLike, *, close: float = CLOSE_MOS) -> Flips:
-    """Counts pairs that change their order; a pair that becomes a tie does not count as flipped.
+def rank_flips(
+    predicted: npt.ArrayLike, reference: npt.ArrayLike, *, close: float = CLOSE_MOS
+) -> Flips:
+    """Counts pairs that change their order; a pair that becomes a tie is not flipped.
 
-    Of more than 4 000 clips the first 4 000 are looked at: the work grows with the square.
+    Only the first 4 000 clips are counted, since the work grows with the square of their number.
     """
-    x, y = _checked(found, wanted)
+    x, y = _checked(predicted, reference)
     x, y = x[:_MAX_FLIP_CLIPS], y[:_MAX_FLIP_CLIPS]
     pairs = flipped = all_pairs = all_flipped = 0
     widest = 0.0
@@ -284,11 +267,11 @@ def rank_flips(found: npt.ArrayLike, wanted: npt.ArrayLike, *, close: float = CL
     )
 
 
-def _checked(found: npt.ArrayLike, wanted: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
-    x, y = np.asarray(found, np.float64), np.asarray(wanted, np.float64)
+def _checked(predicted: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
+    x, y = np.asarray(predicted, np.float64), np.asarray(reference, np.float64)
     if x.ndim != 1 or x.shape != y.shape or not x.size:
         raise MetricError(
-            f"scores to compare must be two lists of one length, not {x.shape} and {y.shape}"
+            f"scores to compare must be two lists of the same length, not {x.shape} and {y.shape}"
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise MetricError("scores to compare must be finite; leave out clips without a score")
@@ -296,18 +279,18 @@ def _checked(found: npt.ArrayLike, wanted: npt.ArrayLike) -> tuple[FloatArray, F
 
 
 def _undefined(x: FloatArray, y: FloatArray) -> bool:
-    """Whether a correlation says nothing: too few pairs, or a list of one value."""
+    """Whether a correlation is undefined: too few pairs, or a constant list."""
     return len(x) < _MIN_CORRELATED or bool(np.ptp(x) == 0 or np.ptp(y) == 0)
 
 
 def _notes(x: FloatArray, y: FloatArray) -> list[str]:
     notes = []
     if len(x) < _MIN_CORRELATED:
-        notes.append(f"{len(x)} pairs: correlations need {_MIN_CORRELATED}")
-    for name, values in (("found", x), ("wanted", y)):
+        notes.append(f"{len(x)} pairs: a correlation needs at least {_MIN_CORRELATED}")
+    for name, values in (("predicted", x), ("reference", y)):
         distinct = len(np.unique(values))
         if len(x) > 1 and distinct == 1:
-            notes.append(f"all {name} scores are equal: correlations are not defined")
+            notes.append(f"all {name} scores are equal: correlations are undefined")
         elif distinct < len(values):
             notes.append(f"{len(values) - distinct} of {len(values)} {name} scores are ties")
     return notes

@@ -1,8 +1,8 @@
-"""VoiceMOS: listeners' ratings, and how well predictions follow them, by the challenge's protocol.
+"""Read listeners' ratings, and measure predictions against them by the VoiceMOS protocol.
 
-Utterance level compares clip by clip; system level compares the means over each system's clips.
-Track 1 of the VoiceMOS Challenge 2024 (arXiv 2409.07001) zooms in: the same figures on the best
-50, 25, 12 and 6 % of the systems, best in the listeners' eyes.
+Utterance level compares clips; system level compares the mean of each system's clips. Track 1 of
+the VoiceMOS Challenge 2024 (arXiv 2409.07001) also zooms in on the systems that listeners rate
+best: the top 50, 25, 12 and 6 %.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ _NAMES: Final = tuple(name for name in METRICS if name != "mae")
 
 
 class LabelError(MosrtError, ValueError):
-    """A file of ratings that cannot be used; the message names the line and the cure."""
+    """A file of ratings cannot be used; the message names the line and says what to change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rating:
-    """What listeners said of one clip.
+    """The listeners' rating of one clip.
 
     Attributes:
-        path: The clip, as the file of ratings has it.
+        path: The clip, as written in the file of ratings.
         mos: Mean opinion score.
-        system: What made it; None where the file does not say.
-        dataset: The listening test; "" where the file does not say.
+        system: The system that made the clip; None if the file does not say.
+        dataset: The listening test; "" if the file does not say.
     """
 
     path: str
@@ -52,14 +52,14 @@ class Rating:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slice:
-    """What one row of the challenge's table compares.
+    """The ratings behind one row of the challenge's table.
 
     Attributes:
         dataset: The listening test.
         level: "utterance" or "system".
-        zoom_percent: Share of the systems that it is about, the best in the listeners' eyes.
-        systems: How many those are; 0 where the ratings name none.
-        units: Ratings of each clip or of each system; a unit counts by its mean.
+        zoom_percent: Share of the systems that it covers, those that listeners rate best.
+        systems: Number of those systems; 0 if the ratings name none.
+        units: The ratings of each clip or of each system; a unit counts by its mean.
     """
 
     dataset: str
@@ -68,20 +68,20 @@ class Slice:
     systems: int
     units: tuple[tuple[Rating, ...], ...]
 
-    def wanted(self) -> FloatArray:
+    def rated(self) -> FloatArray:
         """The listeners' mean of each unit, (units,)."""
         return np.array([_mean_mos(unit) for unit in self.units])
 
-    def found(self, predicted: Mapping[str, float]) -> FloatArray:
-        """The predictions' mean of each unit, (units,)."""
-        return np.array([np.mean([predicted[r.path] for r in unit]) for unit in self.units])
+    def predicted(self, scores: Mapping[str, float]) -> FloatArray:
+        """The mean of the predictions of each unit, (units,), from scores by path."""
+        return np.array([np.mean([scores[r.path] for r in unit]) for unit in self.units])
 
 
 def read_ratings(file: Path) -> list[Rating]:
-    """Reads a CSV with a header of columns path and mos, and maybe system and dataset.
+    """Reads a CSV file with the columns path and mos, and optionally system and dataset.
 
     Raises:
-        LabelError: The file or a line cannot be used, or a path stands there twice.
+        LabelError: The file or a line cannot be used, or a path occurs twice.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
@@ -90,7 +90,7 @@ def read_ratings(file: Path) -> list[Rating]:
             if missing:
                 raise LabelError(
                     f"{file}: no column {' and '.join(sorted(missing))}; the first line must be "
-                    "path,mos and may go on with system and dataset"
+                    "path,mos and may add system and dataset"
                 )
             ratings = [_rating(row, f"{file}, line {reader.line_num}") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
@@ -130,32 +130,31 @@ def protocol(
 ) -> list[dict[str, Any]]:
     """The challenge's table: a row per listening test, level and zoom.
 
-    Intervals are of a bootstrap over what a level compares: clips, or systems.
+    Intervals are bootstrap intervals over clips or over systems, whichever the level compares.
 
     Args:
-        ratings: What listeners said.
-        predicted: Scores by path; ratings without one are left out, and a note says how many.
-        on_scale: Whether scores are on the listeners' scale; if not, their MSE means nothing, and
-            is None.
-        resamples: Of the bootstrap.
+        ratings: The listeners' ratings.
+        predicted: Scores by path; ratings without a score are left out, and a note counts them.
+        on_scale: Whether scores are on the listeners' scale; if not, MSE is None.
+        resamples: Resamples of the bootstrap.
 
     Returns:
         Rows with "dataset", "level" ("utterance" or "system"), "zoom_percent", "n", "systems", the
         metrics, "intervals" by metric and "notes".
     """
-    heard = [r for r in ratings if math.isfinite(predicted.get(r.path, math.nan))]
+    scored = [r for r in ratings if math.isfinite(predicted.get(r.path, math.nan))]
     lost = {}
     for dataset in dict.fromkeys(rating.dataset for rating in ratings):
-        n, n_heard = (sum(r.dataset == dataset for r in each) for each in (ratings, heard))
-        lost[dataset] = [f"{n - n_heard} of {n} rated clips have no score"] if n_heard < n else []
+        n, n_scored = (sum(r.dataset == dataset for r in each) for each in (ratings, scored))
+        lost[dataset] = [f"{n - n_scored} of {n} rated clips have no score"] * (n_scored < n)
     rows = []
-    for part in slices(heard):
-        figures = _figures(part.found(predicted), part.wanted(), resamples)
+    for part in slices(scored):
+        figures = _figures(part.predicted(predicted), part.rated(), resamples)
         if not on_scale:
             figures["mse"] = figures["intervals"]["mse"] = None
         alone = sum(len(unit) == 1 for unit in part.units)
         if part.level == "system" and alone:
-            figures["notes"].append(f"{alone} of {part.systems} systems have one clip only")
+            figures["notes"].append(f"{alone} of {part.systems} systems have only one clip")
         figures["notes"] = [*lost[part.dataset], *figures["notes"]]
         rows.append(
             {
@@ -170,7 +169,7 @@ def protocol(
 
 
 def slices(ratings: Sequence[Rating]) -> Iterator[Slice]:
-    """What the challenge's table compares, row by row; systems only where every clip names one."""
+    """The rows of the challenge's table; at system level only if every clip names its system."""
     for dataset in dict.fromkeys(rating.dataset for rating in ratings):
         of_set = [rating for rating in ratings if rating.dataset == dataset]
         systems = _by_system(of_set)
@@ -192,7 +191,7 @@ def slices(ratings: Sequence[Rating]) -> Iterator[Slice]:
 
 
 def _by_system(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
-    """Ratings by system; empty unless every clip has one."""
+    """Ratings by system; empty unless every clip names one."""
     if any(rating.system is None for rating in ratings):
         return {}
     systems: dict[str, list[Rating]] = {}
@@ -202,7 +201,7 @@ def _by_system(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
 
 
 def _best(systems: Mapping[str, list[Rating]], percent: float) -> dict[str, list[Rating]]:
-    """The best systems in the listeners' eyes: rounded to a whole number, at least one."""
+    """The systems that listeners rate best: rounded to a whole number, at least one."""
     count = max(1, round(len(systems) * percent / 100))
     ranked = sorted(systems, key=lambda name: (-_mean_mos(systems[name]), name))
     return {name: systems[name] for name in ranked[:count]}
@@ -212,9 +211,9 @@ def _mean_mos(ratings: Sequence[Rating]) -> float:
     return float(np.mean([rating.mos for rating in ratings]))
 
 
-def _figures(found: FloatArray, wanted: FloatArray, resamples: int) -> dict[str, Any]:
-    compared = agreement(found, wanted)
-    bounds = intervals(found, wanted, _NAMES, resamples=resamples)
+def _figures(predicted: FloatArray, rated: FloatArray, resamples: int) -> dict[str, Any]:
+    compared = agreement(predicted, rated)
+    bounds = intervals(predicted, rated, _NAMES, resamples=resamples)
     figures = compared.to_dict()
     return {
         "n": compared.n,

@@ -31,7 +31,7 @@ from mosrt_bench.output import save
 from mosrt_export.nano.data.voices import read
 from mosrt_studies.accuracy.peers import TEACHERS, PeerError
 
-from .comparison import interleave, ratio, timing
+from .timing import interleave, ratio, timing
 
 __all__ = ["P808", "p808_image", "peak_mb", "process_ms"]
 

@@ -29,7 +29,7 @@ from mosrt.mel.front_end import MelFrontEnd
 from mosrt_bench.bench.torch_baseline import librosa_image, torch_resize
 from mosrt_bench.machine import describe
 
-from .comparison import interleave, ratio, timing
+from .timing import interleave, ratio, timing
 
 
 @click.command()

@@ -30,7 +30,7 @@ from mosrt_bench.end_to_end import Worker
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 
-from .comparison import interleave, ratio, timing
+from .timing import interleave, ratio, timing
 
 _MODULE: Final = "mosrt_studies.speed.uncertainty"
 _LENGTHS_S: Final = (2, 5, 20, 60, 300)

@@ -74,7 +74,7 @@ def test_the_same_files_pass_and_have_no_noise() -> None:
     verdict = gate(made(scores), made(scores), Tolerances(of_set=0.0, of_clip=0.0, alpha=0.05))
     assert verdict.passed
     assert all(clip.delta == clip.error == 0 and clip.p == 1 for clip in verdict.clips)
-    assert "40 of 40 clips are the recorded files themselves" in verdict.notes
+    assert "40 of 40 clips are identical to the recorded files" in verdict.notes
 
 
 def test_noise_alone_hardly_ever_fails() -> None:
@@ -163,7 +163,7 @@ def test_uncertainties_have_tolerances_of_their_own_scale(scale: float) -> None:
 def test_the_same_file_with_another_uncertainty_is_an_error() -> None:
     before = uncertain(np.full(3, 1e-4))
     before.check(uncertain(np.full(3, 1.005e-4)), Path("base.json"))
-    with pytest.raises(GateError, match=r"0\.wav is the very file .* scores -0\.000102 instead"):
+    with pytest.raises(GateError, match=r"0\.wav is the recorded file.* scores -0\.000102 instead"):
         before.check(uncertain(np.full(3, 1.02e-4)), Path("base.json"))
 
 
@@ -181,7 +181,7 @@ def test_a_model_without_noise_is_decided_by_the_tolerance() -> None:
     ("change", "message"),
     [
         ({"bundle_sha256": "cd" * 32}, "recorded with bundle sha256 abab"),
-        ({"variant": "fp16"}, "recorded with variant fp32, and this run has fp16"),
+        ({"variant": "fp16"}, "recorded with variant fp32, but this run has fp16"),
         ({"provider": "cuda"}, "recorded with provider cpu"),
         ({"domain": "bvcc"}, "recorded with domain overall"),
         ({"views": 4}, "recorded with views 8"),
@@ -197,12 +197,12 @@ def test_another_maker_is_an_error(change: dict[str, Any], message: str) -> None
 def test_other_clips_are_an_error() -> None:
     with pytest.raises(GateError, match=r"3\.wav \(and 1 more\) has no baseline"):
         made(np.ones(3)).check(made(np.ones(5)), Path("base.json"))
-    with pytest.raises(GateError, match=r"2\.wav is in the baseline and not in this run"):
+    with pytest.raises(GateError, match=r"2\.wav is in the baseline but not in this run"):
         made(np.ones(3)).check(made(np.ones(2)), Path("base.json"))
 
 
 def test_the_same_file_with_another_score_is_an_error() -> None:
-    with pytest.raises(GateError, match=r"0\.wav is the very file .* scores 1\.5 instead of 1:"):
+    with pytest.raises(GateError, match=r"0\.wav is the recorded file.* scores 1\.5 instead of 1:"):
         made(np.ones(1)).check(made(np.ones(1) + 0.5), Path("base.json"))
     made(np.ones(1)).check(made(np.ones(1) + 1e-5), Path("base.json"))
 
@@ -222,7 +222,7 @@ def test_a_baseline_is_read_as_it_was_written(tmp_path: Path) -> None:
         ("[]", "not a baseline of `mosrt gate`"),
         (
             '{"kind": "mosrt gate baseline", "schema_version": 9}',
-            "schema 9, and this mosrt reads 1",
+            "schema version 9, but this mosrt reads version 1",
         ),
         ('{"kind": "mosrt gate baseline", "schema_version": 1}', "damaged"),
     ],
@@ -238,7 +238,7 @@ def test_scores_must_be_numbers(tmp_path: Path) -> None:
     file = tmp_path / "base.json"
     made(np.ones(1)).write(file)
     file.write_text(file.read_text().replace('"score": 1.0', '"score": NaN'))
-    with pytest.raises(GateError, match="a score that is no number"):
+    with pytest.raises(GateError, match="not a finite number"):
         Baseline.read(file)
 
 
@@ -289,7 +289,7 @@ def test_command(tmp_path: Path) -> None:
     assert ET.parse(xml).getroot().find(".//failure") is not None
 
     code, output = run("--domain", "bvcc")
-    assert (code, "recorded with domain overall, and this run has bvcc" in output) == (3, True)
+    assert (code, "recorded with domain overall, but this run has bvcc" in output) == (3, True)
     before = base.read_bytes()
     (clips / "empty.wav").write_bytes(b"")
     code, output = run("--update")

@@ -6,13 +6,13 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mosrt_bench.stats.bootstrap import block_indices, interval_95
+from mosrt_bench.stats.bootstrap import interval_95, resample_indices
 from mosrt_bench.stats.metrics import (
     METRICS,
     MetricError,
     agreement,
     intervals,
-    paired_draws,
+    paired_resamples,
     rank_flips,
 )
 
@@ -37,7 +37,7 @@ def test_ties_by_hand() -> None:
     assert found.srcc == pytest.approx(4.5 / np.sqrt(22.5))
     # tau-b: 5 concordant of sqrt(5 * 6)
     assert found.ktau == pytest.approx(5 / np.sqrt(30))
-    assert found.notes == ("1 of 4 found scores are ties",)
+    assert found.notes == ("1 of 4 predicted scores are ties",)
 
 
 scores = st.lists(st.integers(10, 50).map(lambda tenths: tenths / 10), min_size=3, max_size=30)
@@ -50,7 +50,7 @@ def test_equals_scipy(wanted: list[float], random: Random) -> None:
     ours = agreement(found, wanted)
     if len(set(wanted)) == 1 or len(set(found)) == 1:
         assert ours.lcc is ours.srcc is ours.ktau is None
-        assert any("not defined" in note for note in ours.notes)
+        assert any("undefined" in note for note in ours.notes)
         return
     # the same formulas in double precision
     assert ours.lcc == pytest.approx(np.corrcoef(found, wanted)[0, 1], abs=1e-9)
@@ -70,7 +70,7 @@ def test_lists_that_do_not_compare(found: list[float], wanted: list[float]) -> N
 def test_two_pairs_have_no_correlation() -> None:
     found = agreement([1.0, 2.0], [2.0, 3.0])
     assert found.lcc is None
-    assert found.notes == ("2 pairs: correlations need 3",)
+    assert found.notes == ("2 pairs: a correlation needs at least 3",)
     assert intervals([1.0, 2.0], [2.0, 3.0])["mse"] is None
 
 
@@ -112,12 +112,12 @@ def test_every_resample_is_scipys(monkeypatch: pytest.MonkeyPatch, most: int) ->
     rng = np.random.default_rng(0)
     wanted, before = rng.integers(1, 4, (2, 7)).astype(float)
     after = before + rng.normal(0, 0.3, 7)
-    picked = block_indices(7, 1, 60)
+    picked = resample_indices(7, 60)
     for name, metric in METRICS.items():
-        drawn = paired_draws(before, after, wanted, name, resamples=60)
+        drawn = paired_resamples(before, after, wanted, name, resamples=60)
         assert drawn is not None
         for scores, found in zip((before, after), drawn, strict=True):
             alone = [metric(scores[rows], wanted[rows]) for rows in picked]
             expected = np.array([np.nan if value is None else value for value in alone])
             np.testing.assert_allclose(found, expected, atol=1e-12, equal_nan=True)
-    assert paired_draws([1, 2], [1, 2], [1, 2], "mse") is None
+    assert paired_resamples([1, 2], [1, 2], [1, 2], "mse") is None

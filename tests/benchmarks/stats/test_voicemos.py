@@ -53,7 +53,7 @@ def test_systems_of_one_clip_and_lost_clips_are_said() -> None:
     del predicted["s3/0.wav"]
     table = protocol(ratings, predicted, resamples=10)
     system = next(row for row in table if row["level"] == "system")
-    assert "3 of 3 systems have one clip only" in system["notes"]
+    assert "3 of 3 systems have only one clip" in system["notes"]
     assert "1 of 4 rated clips have no score" in system["notes"]
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from mosrt_studies.speed.comparison import interleave, ratio, timing
+from mosrt_studies.speed.timing import interleave, ratio, timing
 
 
 def test_contestants_take_turns() -> None:

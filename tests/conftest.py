@@ -38,12 +38,6 @@ UTMOSV2_MEL = MelSpec(
 )
 
 
-def known(score: mosrt.Score) -> float:
-    """The MOS of a score by a model that gives one."""
-    assert score.mos is not None
-    return score.mos
-
-
 def noise(n_samples: int) -> npt.NDArray[np.float32]:
     """White noise (n_samples,) at -20 dBFS, another for each length."""
     return np.random.default_rng(n_samples).normal(0, 0.1, n_samples).astype(np.float32)

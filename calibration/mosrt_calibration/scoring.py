@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from mosrt.backends import Backend, OrtBackend
 from mosrt.bundle.manifest import Manifest, Member, Variant
 from mosrt.mos.scorer import FusionScorer
-from mosrt.plan_rule import PlanRule
 from mosrt.scorer import Scorer
 from mosrt.uncertainty.graphs import load_stages
 from mosrt.uncertainty.scorer import UncertaintyScorer
@@ -132,17 +131,17 @@ class Subject:
         """
         options: dict[str, Any] = {}
         if views is not None and self.manifest.uncertainty is None:
-            options["plan"] = PlanRule(kind="grid", views=views)
-        values: list[list[float | None]] = []
+            options["views"] = views
+        values: list[list[float]] = []
         model_ms = []
         with self.scorer(variant) as scorer, progress(clips, label) as each:
             for clip in each:
-                scores = list(scorer.score_file(clip.path, domain="all", **options).values())
+                score = scorer.score_file(clip.path, **options)
                 if self.manifest.uncertainty is not None:
-                    values.append([scores[0].measures["uncertainty"]])
+                    values.append([score.measures["uncertainty"]])
                 else:
-                    values.append([score.mos for score in scores])
-                model_ms.append(scores[0].timings_ms["model"])
+                    values.append(list(score.domains.values()))
+                model_ms.append(score.timings_ms["model"])
         return Scored(values=np.array(values, np.float64), model_ms=np.array(model_ms))
 
     def hear(self, scorer: Scorer, clip: Clip) -> None:
@@ -150,7 +149,7 @@ class Subject:
         if self.manifest.uncertainty is not None:
             scorer.score_file(clip.path)
         else:
-            scorer.score_file(clip.path, plan=PlanRule(kind="grid", views=1))
+            scorer.score_file(clip.path, views=1)
 
     def _backend(self, variant: Variant) -> OrtBackend:
         return OrtBackend(

@@ -8,7 +8,7 @@ with mosrt.load() as scorer:
 
 import typing
 
-from .crops import CropGeometry, CropPlan
+from .crops import CropGeometry, CropPlan, PlanRule
 from .errors import (
     AudioError,
     BundleError,
@@ -19,8 +19,7 @@ from .errors import (
     PlanError,
     ProviderError,
 )
-from .loading import load
-from .plan_rule import PlanRule
+from .loading import available_models, load
 from .score import Score
 
 if typing.TYPE_CHECKING:
@@ -41,6 +40,7 @@ __all__ = [
     "Score",
     "Scorer",
     "__version__",
+    "available_models",
     "load",
 ]
 

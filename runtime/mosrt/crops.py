@@ -16,11 +16,12 @@ import numpy.typing as npt
 
 from .errors import PlanError
 
-__all__ = ["CropGeometry", "CropPlan"]
+__all__ = ["CropGeometry", "CropPlan", "Plan", "PlanRule", "resolve_plan", "tiled_length"]
 
 IntArray = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
+_KINDS: Final = ("grid", "reference", "paper")
 _PAPER_REPETITIONS: Final = 5
 _MIX_ALPHA: Final = 0.4  # the reference's Beta(0.4, 0.4), design of UTMOSv2 (arXiv 2409.09305)
 
@@ -254,6 +255,73 @@ class CropPlan:
                     f"{name} has {starts.max()}, but in this recording of {n_samples} samples a "
                     f"crop of {crop_samples} can start at {last} at the latest"
                 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanRule:
+    """A constructor of `CropPlan` by name, with its options.
+
+    Attributes:
+        kind: "grid", "reference" or "paper".
+        seed: Seed of the random kinds.
+        views: Views per recording; None for the kind's own choice.
+    """
+
+    kind: str = "grid"
+    seed: int = 0
+    views: int | None = None
+
+    @classmethod
+    def parse(cls, text: str, views: int | None = None) -> PlanRule:
+        """Reads "grid", "reference:SEED", "paper" or "paper:SEED".
+
+        Raises:
+            PlanError: The text is none of these, or does not go with a number of views.
+        """
+        kind, colon, seed = text.partition(":")
+        if kind not in _KINDS or (colon and (kind == "grid" or not seed.isdecimal())):
+            raise PlanError(
+                f"unknown plan {text!r}; known: grid, reference:SEED, paper, paper:SEED"
+            )
+        if kind == "reference" and not colon:
+            raise PlanError("plan reference needs a seed, such as reference:0")
+        if kind == "paper" and views is not None:
+            raise PlanError("plan paper has its own number of views; leave views out")
+        if views is not None and views < 1:
+            raise PlanError(f"views must be at least 1, not {views}")
+        return cls(kind=kind, seed=int(seed or 0), views=views)
+
+    def plan(self, n_samples: int, geometry: CropGeometry) -> CropPlan:
+        """The plan for a recording of `n_samples` at the model's rate."""
+        if self.kind == "grid":
+            return CropPlan.grid(n_samples, self.views, geometry=geometry)
+        if self.kind == "paper":
+            return CropPlan.paper(n_samples, self.seed, geometry=geometry)
+        return CropPlan.reference(n_samples, self.seed, self.views or 1, geometry=geometry)
+
+
+Plan = CropPlan | PlanRule | str
+"""Where to look: a plan, a rule, or the text of a rule."""
+
+
+def resolve_plan(plan: Plan | None, views: int | None = None) -> CropPlan | PlanRule:
+    """The plan that a caller means.
+
+    Args:
+        plan: A plan, a rule, or the text of a rule; by default the grid.
+        views: Number of views of the grid.
+
+    Raises:
+        PlanError: The text is no rule, or `views` is below 1 or goes with another plan.
+    """
+    if plan is None or plan in ("grid", PlanRule()):
+        return PlanRule.parse("grid", views)
+    if views is not None:
+        raise PlanError(
+            "views is the number of views of plan 'grid'; leave it out, or give a PlanRule with "
+            "its own views"
+        )
+    return PlanRule.parse(plan) if isinstance(plan, str) else plan
 
 
 def _check_length(n_samples: int) -> None:

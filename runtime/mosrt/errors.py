@@ -71,7 +71,7 @@ class DomainError(MosrtError, KeyError):
 
     def __str__(self) -> str:
         names = ", ".join(self.known) if self.known else "none: this model has no domains"
-        return f"unknown domain {self.domain!r}; known: {names} (or 'all' for every one)"
+        return f"unknown domain {self.domain!r}; known: {names}"
 
 
 class ProviderError(MosrtError, RuntimeError):

@@ -1,61 +1,72 @@
-"""Loading: from a model's name or bundle to a scorer."""
+"""Opens a model as a scorer, by name or from a bundle on disk."""
 
 from __future__ import annotations
 
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TYPE_CHECKING, Any, get_args
 
 from .audio.guards import BadAudioPolicy
-from .backends import candidates, open_backend
-from .backends import precision as arithmetic
+from .backends import candidates, open_backend, precision
 from .bundle.bundle import Bundle
-from .bundle.embedded import find_bundle
+from .bundle.embedded import embedded_models, find_bundle
 from .bundle.variants import caution, check, fastest, reference
-from .errors import ProviderError
+from .errors import BundleError, ProviderError
 from .host.cache import Cache, cache_directory
 from .host.cpu import CpuFeatures
 from .host.threads import usable_cores
 
 if TYPE_CHECKING:
+    from .bundle.manifest import Manifest
     from .scorer import Scorer
 
-__all__ = ["load"]
+__all__ = ["available_models", "load"]
 
 _LOG = logging.getLogger(__name__)
 
 
+def available_models() -> tuple[str, ...]:
+    """Names of the models that come with mosrt, the default first."""
+    return tuple(embedded_models())
+
+
 def load(
-    bundle: str | os.PathLike[str] | None = None,
+    model: str | os.PathLike[str] | None = None,
     *,
     variant: str | None = None,
     provider: str = "auto",
     threads: int | None = None,
+    batch_size: int | None = None,
     on_bad_audio: BadAudioPolicy = "warn",
     remove_silence: bool = False,
     cache: bool = True,
 ) -> Scorer:
-    """Loads a model into a scorer.
+    """Opens a model as a scorer.
 
     Args:
-        bundle: Name of a model that comes with mosrt, "nano" if left out; or the path of a bundle
-            directory or of a zip of one. A name goes before a path: write "./nano", or give a
-            Path, for a bundle in the working directory that is called like an embedded model.
-        variant: Precision variant. By default the reference, fp32, whose scores are the same on
-            every machine but for rounding. "auto" is the fastest for this machine, of those that
-            the bundle has: its scores drift by as much as the manifest says, and on machines that
-            differ in what they choose they differ by that; `Score.variant` tells which it was.
+        model: Name of a model that comes with mosrt (`available_models`), "nano" if left out; or
+            the path of a bundle, a directory or a zip of one. A name goes before a path: write
+            "./nano", or give a Path, for a bundle that is called like an embedded model.
+        variant: Precision variant. The default is the reference, fp32, whose scores are the same
+            on every machine but for rounding. "auto" is the fastest one of the bundle on this
+            machine: its scores differ from the reference's by about the drift that the manifest
+            states, and machines may choose differently; `Score.variant` tells which one it was.
         provider: "cpu", "cuda", "coreml", "dml"; "tensorrt", which runs engines that `mosrt
             build` has made on this machine; "tensorrt-ep", ONNX Runtime's own use of TensorRT,
             which builds its engines at the first run; "openvino" (an extra; bfloat16 where the
             CPU is fast at it), "openvino-bf16", "openvino-fp32"; or "auto" for the first that
             works of "cuda" and "cpu".
         threads: Threads that one call may use, front end and model alike; by default all cores
-            this process may use (affinity mask and container quota respected).
+            that this process may use (affinity mask and container quota respected).
+        batch_size: Recordings that `score_many` and `iter_scores` decode before they run the
+            model; by default as many as the provider runs views at once. A GPU's batches are then
+            full even if each recording has few views; a CPU runs view by view. Scores do not
+            depend on it.
         on_bad_audio: What to do about a recording that trips a guard. "warn" logs a warning and
             scores it all the same, or gives nan where no score is possible; "nan" gives nan;
-            "error" raises AudioError. The flags in the score tell which guards it tripped.
+            "error" raises AudioError. The flags in the score name the guards.
         remove_silence: Cut long quiet runs before scoring, as the reference implementation of
             UTMOSv2 does by default.
         cache: Keep what engines make of large graphs on disk (see
@@ -66,42 +77,53 @@ def load(
         ProviderError: The provider is not available, or does not run the variant.
         ValueError: An option has a value that it does not know.
     """
-    opened = Bundle.open(find_bundle(bundle))
-    if threads is not None and threads < 1:
-        raise ValueError(f"threads must be at least 1, not {threads}")
+    opened = Bundle.open(find_bundle(model))
+    for name, value in (("threads", threads), ("batch_size", batch_size)):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} must be at least 1, not {value}")
     if on_bad_audio not in get_args(BadAudioPolicy):
         raise ValueError(f"on_bad_audio must be 'warn', 'nan' or 'error', not {on_bad_audio!r}")
-    kept = Cache(cache_directory()) if cache else None
-    common: dict[str, Any] = {
+    options: dict[str, Any] = {
         "threads": threads or usable_cores(),
+        "batch_size": batch_size,
         "on_bad_audio": on_bad_audio,
         "remove_silence": remove_silence,
     }
     refused: ProviderError | None = None
-    for place in candidates(provider):
+    for candidate in candidates(provider):
         if refused is not None:
-            _LOG.warning("%s; trying %s", refused, place)
+            _LOG.warning("%s; trying %s", refused, candidate)
         try:
-            return _load_on(opened, place, variant, kept, common)
+            return _load_on(opened, candidate, variant, cache, options)
         except ProviderError as exc:
             refused = exc
     raise refused or ProviderError("onnxruntime has no provider here; install it again")
 
 
 def _load_on(
-    opened: Bundle, provider: str, variant: str | None, cache: Cache | None, common: dict[str, Any]
+    opened: Bundle, provider: str, variant: str | None, cache: bool, options: dict[str, Any]
 ) -> Scorer:
     """A scorer on one provider; ProviderError if that is not possible."""
     name = _variant(opened, provider, variant)
     chosen = opened.variant(name)
     manifest = opened.manifest
-    provider = arithmetic.exact_provider(manifest.front_end, provider)
-    if (warning := arithmetic.caution(provider)) is not None:
+    embedded = opened.path in embedded_models().values()
+    reopen = partial(
+        _reopen,
+        opened.path.name if embedded else opened.path.absolute(),
+        **options,
+        variant=variant and name,
+        provider=provider,
+        cache=cache,
+    )
+    common: dict[str, Any] = {**options, "variant": name, "reopen": reopen}
+    provider = precision.exact_provider(manifest.front_end, provider)
+    if (warning := precision.caution(provider)) is not None:
         _LOG.warning("%s", warning)
     engine: dict[str, Any] = {
         "provider": provider,
-        "threads": common["threads"],
-        "cache": cache,
+        "threads": options["threads"],
+        "cache": Cache(cache_directory()) if cache else None,
     }
     with opened.extracted(chosen) as directory:
         if manifest.uncertainty is not None:
@@ -109,18 +131,38 @@ def _load_on(
             from .uncertainty.scorer import UncertaintyScorer  # noqa: PLC0415 - as above
 
             stages = load_stages(manifest, chosen, directory, **engine)
-            return UncertaintyScorer(manifest, stages, variant=name, **common)
+            return UncertaintyScorer(manifest, stages, **common)
         tensors: dict[str, Any] = {"inputs": manifest.inputs, "outputs": manifest.outputs}
         with ThreadPoolExecutor(1) as beside:
             opening = beside.submit(open_backend, directory, chosen, **tensors, **engine)
-            # ONNX Runtime leaves the interpreter to others as it loads a graph, which takes longer
-            # than importing and preparing all that scores.
-            from .mos.fusion import FusionFrontEnd  # noqa: PLC0415
+            # ONNX Runtime releases the interpreter lock while it loads a graph, which takes longer
+            # than these imports.
+            from .mos.front_end import FusionFrontEnd  # noqa: PLC0415
             from .mos.scorer import FusionScorer  # noqa: PLC0415
 
             front_end = FusionFrontEnd(manifest)
             backend = opening.result()
-    return FusionScorer(manifest, backend, front_end=front_end, variant=name, **common)
+    return FusionScorer(manifest, backend, front_end=front_end, **common)
+
+
+def _reopen(model: str | os.PathLike[str], *, manifest: Manifest, **options: Any) -> Scorer:
+    """Opens a pickled scorer's bundle, which must be what it was.
+
+    Args:
+        model: Name or absolute path of the bundle.
+        manifest: The manifest it had, which holds the SHA-256 of every file.
+        **options: As for `load`.
+
+    Raises:
+        BundleError: The bundle is not there, or has changed.
+    """
+    path = find_bundle(model)
+    if Bundle.open(path).manifest != manifest:
+        raise BundleError(
+            f"{path}: the bundle is not the one that the scorer was pickled with; "
+            "load it again, or put the old bundle back"
+        )
+    return load(model, **options)
 
 
 def _variant(opened: Bundle, provider: str, asked: str | None) -> str:

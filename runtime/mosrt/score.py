@@ -1,10 +1,10 @@
-"""Score: what a scorer says of one recording."""
+"""The score of one recording, and the interval of a mean."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Final
 
 import numpy as np
@@ -21,7 +21,7 @@ _Z_95: Final = 1.959963984540054
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """A quality score with the estimator's own spread.
+    """A quality score with the estimator's own spread. It can be pickled.
 
     `low` and `high` bound a 95 % interval over views and networks of the ensemble: how far the
     estimate depends on where in the recording the model looked. They say nothing about how much
@@ -29,15 +29,17 @@ class Score:
 
     Attributes:
         mos: Mean opinion score, the mean over `views`; nan if the recording could not be scored.
-            None for a model that scores by its uncertainty, unless its bundle has a map to MOS.
+            A model that scores by its uncertainty has a MOS only if its bundle has a map to MOS,
+            and nan without one.
         low: Lower end of the 95 % interval; nan with fewer than two views.
         high: Upper end of the 95 % interval; nan with fewer than two views.
-        n_views: Number of predictions behind `mos`, or of pieces that the recording was heard in.
+        n_views: Number of predictions behind `mos`, or of chunks that the recording was read in.
         views: Each prediction: the first network's views in time order, then the second's, ...
-        windows: Span in seconds (start, end) that each view of the plan listened to; a clip
-            shorter than a crop is heard repeated, and its span then ends after the clip does.
-        domain: Data domain the score is for.
-        measures: Further figures by name; empty for MOS models. "uncertainty" comes first: the
+        windows: The part of the recording that each view of the plan was made of, (start, end) in
+            seconds, from 0 to at most `duration_s`. With `remove_silence`, time after the removal.
+        domain: Data domain that the score is for.
+        domains: MOS for each data domain by name; empty for a model that gives no MOS.
+        measures: Further results by name; empty for MOS models. "uncertainty" comes first: the
             larger, the worse the recording probably is.
         frames: Uncertainty over time, if asked for; nan where a frame has none.
         frame_rate_hz: Values of `frames` per second; nan without them.
@@ -49,13 +51,14 @@ class Score:
         provider: What ran the model, such as "cpu"; "openvino-bf16" also names the precision.
     """
 
-    mos: float | None
+    mos: float
     low: float
     high: float
     n_views: int
     views: tuple[float, ...]
     windows: tuple[tuple[float, float], ...]
     domain: str
+    domains: Mapping[str, float] = field(default_factory=dict)
     measures: Mapping[str, float] = field(default_factory=dict)
     frames: tuple[float, ...] = ()
     frame_rate_hz: float = math.nan
@@ -68,24 +71,7 @@ class Score:
 
     def to_dict(self) -> dict[str, Any]:
         """The score as JSON-ready values: its fields by name, with nan as None."""
-        return {
-            "mos": None if self.mos is None else _finite(self.mos),
-            "low": _finite(self.low),
-            "high": _finite(self.high),
-            "n_views": self.n_views,
-            "views": [_finite(view) for view in self.views],
-            "windows": [list(window) for window in self.windows],
-            "domain": self.domain,
-            "measures": {name: _finite(value) for name, value in self.measures.items()},
-            "frames": [_finite(value) for value in self.frames],
-            "frame_rate_hz": _finite(self.frame_rate_hz),
-            "flags": list(self.flags),
-            "duration_s": _finite(self.duration_s),
-            "timings_ms": dict(self.timings_ms),
-            "model": self.model,
-            "variant": self.variant,
-            "provider": self.provider,
-        }
+        return {item.name: _plain(getattr(self, item.name)) for item in fields(self)}
 
 
 def interval_95(values: npt.NDArray[np.float64]) -> tuple[float, float]:
@@ -112,5 +98,12 @@ def t_95(dof: int) -> float:
     return z + g1 / dof + g2 / dof**2 + g3 / dof**3
 
 
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None
+def _plain(value: Any) -> Any:
+    """A field as JSON holds it."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

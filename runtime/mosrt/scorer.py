@@ -1,35 +1,35 @@
-"""Scorer: recordings in, scores out."""
+"""The interface that recordings are scored through, whatever the model."""
 
 from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, overload
+from functools import partial
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
 
 from .audio.guards import FLAGS, BadAudioPolicy
 from .audio.recording import Recording
-from .audio.sources import ArraySource, AudioSource, FileSource
+from .audio.sources import ArraySource, AudioSource, FileSource, audio_error
 from .bundle.manifest import Manifest
-from .crops import CropPlan
+from .crops import CropPlan, Plan, PlanRule, resolve_plan
 from .errors import AudioError, DomainError
 from .host.thread_pool import Crew
-from .plan_rule import PlanRule
 from .score import Score
 
-__all__ = ["Item", "Plan", "Request", "Scorer"]
+__all__ = ["AudioFile", "Item", "Request", "Scorer"]
 
 Float32Array = npt.NDArray[np.float32]
-Item = str | os.PathLike[str] | bytes | tuple[npt.ArrayLike, float]
-Plan = CropPlan | PlanRule | str
+AudioFile = str | os.PathLike[str] | bytes | BinaryIO
+Item = AudioFile | tuple[npt.ArrayLike, float]
 
-ALL_DOMAINS: Final = "all"
 _LOG = logging.getLogger(__name__)
 
 
@@ -37,13 +37,16 @@ class Scorer(ABC):
     """Scores recordings with one model. Any number of threads may use one scorer at once.
 
     The same audio, bundle, variant, provider and number of threads give bit-identical scores:
-    alone or in a batch, in any order. Make one with `mosrt.load`.
+    alone or in a batch, in any order. Make one with `mosrt.load`. A pickled scorer opens its bundle
+    again where it is unpickled, with the same variant, provider and number of threads.
 
     Attributes:
         manifest: What the model is.
         variant: Name of the precision variant.
         provider: Name of the execution provider.
         threads: Threads that one call may use.
+        batch_size: Recordings that `score_many` and `iter_scores` decode before they run the
+            model, so that a GPU's batches are full. It changes no score and may be set at any time.
     """
 
     def __init__(
@@ -53,25 +56,24 @@ class Scorer(ABC):
         variant: str,
         provider: str,
         threads: int,
+        batch_size: int,
         on_bad_audio: BadAudioPolicy,
         remove_silence: bool,
+        reopen: Callable[..., Scorer] | None = None,
     ) -> None:
         self.manifest = manifest
         self.variant = variant
         self.provider = provider
         self.threads = threads
+        self.batch_size = batch_size
         self._on_bad_audio = on_bad_audio
         self._remove_silence = remove_silence
+        self._reopen = reopen
         self._crew = Crew(threads)
 
     @property
-    @abstractmethod
-    def batch_size(self) -> int:
-        """Recordings that `score_many` has in hand at once by default."""
-
-    @property
     def measures(self) -> tuple[str, ...]:
-        """Names of the figures in `Score.measures` that every score has; () for MOS models."""
+        """Names of the measures in `Score.measures` that every score has; () for MOS models."""
         return ()
 
     @property
@@ -79,143 +81,133 @@ class Scorer(ABC):
         """The data domains that the model can score for."""
         return self.manifest.domains
 
-    @overload
-    def score(  # type: ignore[overload-overlap]  # a literal string is a string
-        self,
-        waveform: npt.ArrayLike,
-        sample_rate: float,
-        *,
-        domain: Literal["all"],
-        plan: Plan = "grid",
-        frames: bool = False,
-        horizons: bool = False,
-    ) -> dict[str, Score]: ...
-    @overload
     def score(
         self,
         waveform: npt.ArrayLike,
         sample_rate: float,
         *,
         domain: str | None = None,
-        plan: Plan = "grid",
+        views: int | None = None,
+        plan: Plan | None = None,
         frames: bool = False,
         horizons: bool = False,
-    ) -> Score: ...
-    def score(
-        self,
-        waveform: npt.ArrayLike,
-        sample_rate: float,
-        *,
-        domain: str | None = None,
-        plan: Plan = "grid",
-        frames: bool = False,
-        horizons: bool = False,
-    ) -> Score | dict[str, Score]:
+    ) -> Score:
         """Scores a waveform.
 
         Args:
             waveform: (samples,) or (channels, samples); float32 or float64 in [-1, 1], int16 or
                 int32. Channels are averaged.
-            sample_rate: Rate in Hz, 4 000 to 192 000; resampled to the model's by soxr HQ.
-            domain: Data domain to score for, by default the model's own default; "all" gives a
-                dict of all of them, at no extra cost.
-            plan: Where to look: a CropPlan, or a rule that makes one from the recording's length:
-                "grid" (the default), "reference:SEED", "paper", or a PlanRule. A model that scores
-                by its uncertainty hears all of every recording, and takes "grid" only.
+            sample_rate: Sampling rate in Hz, 4 000 to 192 000; resampled to the model's by soxr HQ.
+            domain: Data domain to score for, by default the model's own default. The MOS of every
+                domain is in `Score.domains` whichever this is.
+            views: Number of evenly spaced views, at least 1; by default the model's choice for the
+                recording's length. More views narrow the interval and take more time.
+            plan: Where to look instead: a CropPlan, or a rule that makes one from the recording's
+                length: "grid" (the default), "reference:SEED", "paper", or a PlanRule. A model that
+                scores by its uncertainty reads all of every recording and takes neither.
             frames: Also give the uncertainty over time, `Score.frames`.
-            horizons: Also give every measure per horizon, where the model predicts several.
+            horizons: Also give every measure per prediction horizon, where the model has several.
 
         Raises:
             AudioError: A guard refuses the recording, and the policy is "error".
             DomainError: The model does not know the domain.
-            MeasureError: The model gives no figures over time, or per horizon.
-            PlanError: The plan does not fit the recording or the model.
+            MeasureError: The model has no uncertainty over time, or no horizons.
+            PlanError: The plan does not fit the recording or the model, or `views` the plan.
         """
-        return self._only((waveform, sample_rate), domain, Request(plan, frames, horizons))
+        request = Request(resolve_plan(plan, views), frames, horizons)
+        return self._score_one((waveform, sample_rate), domain, request)
 
-    @overload
-    def score_file(  # type: ignore[overload-overlap]  # a literal string is a string
-        self,
-        path: str | os.PathLike[str] | bytes,
-        *,
-        domain: Literal["all"],
-        plan: Plan = "grid",
-        frames: bool = False,
-        horizons: bool = False,
-    ) -> dict[str, Score]: ...
-    @overload
     def score_file(
         self,
-        path: str | os.PathLike[str] | bytes,
+        file: AudioFile,
         *,
         domain: str | None = None,
-        plan: Plan = "grid",
+        views: int | None = None,
+        plan: Plan | None = None,
         frames: bool = False,
         horizons: bool = False,
-    ) -> Score: ...
-    def score_file(
-        self,
-        path: str | os.PathLike[str] | bytes,
-        *,
-        domain: str | None = None,
-        plan: Plan = "grid",
-        frames: bool = False,
-        horizons: bool = False,
-    ) -> Score | dict[str, Score]:
-        """Scores an audio file: a path, or a whole file's bytes. See `score`.
+    ) -> Score:
+        """Scores an audio file of any format that libsndfile reads.
 
-        A recording of any length is scored in bounded memory.
+        Args:
+            file: A path, the bytes of a whole file, or a binary file object, which is read into
+                memory from its position to its end. A path is scored in bounded memory.
+            domain: As for `score`.
+            views: As for `score`.
+            plan: As for `score`.
+            frames: As for `score`.
+            horizons: As for `score`.
+
+        Raises:
+            MosrtError: As for `score`.
+            TypeError: The file object is not binary.
         """
-        return self._only(path, domain, Request(plan, frames, horizons))
+        return self._score_one(file, domain, Request(resolve_plan(plan, views), frames, horizons))
 
     def score_many(
         self,
         items: Iterable[Item],
         *,
-        batch_size: int | None = None,
         domain: str | None = None,
-        plan: Plan = "grid",
+        views: int | None = None,
+        plan: Plan | None = None,
         frames: bool = False,
         horizons: bool = False,
     ) -> list[Score]:
-        """Scores many recordings; equal, bit for bit, to scoring each alone.
+        """Scores many recordings; a list of what `iter_scores` gives."""
+        scores = self.iter_scores(
+            items, domain=domain, views=views, plan=plan, frames=frames, horizons=horizons
+        )
+        return list(scores)
+
+    def iter_scores(
+        self,
+        items: Iterable[Item],
+        *,
+        domain: str | None = None,
+        views: int | None = None,
+        plan: Plan | None = None,
+        frames: bool = False,
+        horizons: bool = False,
+    ) -> Iterator[Score]:
+        """Scores recordings one after the other, as they are asked for.
+
+        At most `batch_size` recordings are read ahead of the score that is given, so that memory is
+        bounded for any number of them. Scores equal, bit for bit, those of each recording alone.
 
         Args:
-            items: Paths, bytes of whole files, or (waveform, sample_rate) pairs.
-            batch_size: Recordings to have in hand at once: more let a GPU fill its batches with
-                the views of several. The CPU runs view by view whatever this is, since one view
-                fills it.
-            domain: Data domain to score for.
-            plan: Where to look; a CropPlan is used for all, which only suits equal lengths.
-            frames: As in `score`.
-            horizons: As in `score`.
+            items: Files as `score_file` takes them, or (waveform, sample_rate) pairs.
+            domain: As for `score`.
+            views: As for `score`.
+            plan: As for `score`; a CropPlan is used for all, which suits equal lengths only.
+            frames: As for `score`.
+            horizons: As for `score`.
 
         Returns:
-            Scores in the order of `items`.
+            An iterator of scores in the order of `items`.
+
+        Raises:
+            MosrtError: As for `score`. A wrong domain or plan is an error of the call itself, a
+                recording's error is raised where its score is due.
         """
-        domain = self._checked_domain(domain)
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, not {batch_size}")
-        scores: list[Score] = []
-        request = Request(plan, frames, horizons)
-        for group in _groups(items, batch_size or self.batch_size):
-            scores += [clip[domain] for clip in self._score(group, (domain,), request)]
-        return scores
+        request = Request(resolve_plan(plan, views), frames, horizons)
+        return self._iterate(iter(items), self._checked_domain(domain), request)
 
     @abstractmethod
     def features(
-        self, waveform: npt.ArrayLike, sample_rate: float, *, plan: Plan = "grid"
+        self, waveform: npt.ArrayLike, sample_rate: float, *, plan: Plan | None = None
     ) -> dict[str, Float32Array]:
-        """What the model makes of a recording on the way to its score.
+        """The model's outputs for a recording, before they become a score.
 
         Returns:
-            Arrays by name, (networks, views, size) float32: for MOS models "mos", and what the
+            Arrays by name, float32. For MOS models (networks, views, size): "mos", and what the
             manifest lists beside it, such as "ssl_features" and "spec_features". For models that
-            score by their uncertainty, what the first graph gives, (frames, size), of a recording
-            that is heard in one piece.
+            score by their uncertainty (frames, size): the output of the first graph, for a
+            recording that is short enough to be read in one chunk.
 
         Raises:
             AudioError: The recording cannot be scored.
+            MeasureError: The recording is too long to be read in one chunk.
             PlanError: The plan does not fit the recording or the model.
         """
 
@@ -229,11 +221,25 @@ class Scorer(ABC):
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def _only(self, item: Item, domain: str | None, request: Request) -> Score | dict[str, Score]:
-        if domain == ALL_DOMAINS:
-            return self._score([item], self.domains, request)[0]
+    def __reduce__(self) -> tuple[Callable[[], Scorer], tuple[()]]:
+        if self._reopen is None:
+            raise TypeError("only a scorer made by mosrt.load can be pickled")
+        return partial(self._reopen, manifest=self.manifest, batch_size=self.batch_size), ()
+
+    def _score_one(self, item: Item, domain: str | None, request: Request) -> Score:
         domain = self._checked_domain(domain)
         return self._score([item], (domain,), request)[0][domain]
+
+    def _score_domains(
+        self, item: Item, domains: tuple[str, ...], request: Request
+    ) -> dict[str, Score]:
+        """A score for each of `domains`, with the views and the interval of that domain."""
+        return self._score([item], domains, request)[0]
+
+    def _iterate(self, items: Iterator[Item], domain: str, request: Request) -> Iterator[Score]:
+        while group := list(itertools.islice(items, self.batch_size)):
+            for scores in self._score(group, (domain,), request):
+                yield scores[domain]
 
     def _checked_domain(self, domain: str | None) -> str:
         if domain is None:
@@ -248,8 +254,34 @@ class Scorer(ABC):
     ) -> list[dict[str, Score]]:
         """Scores a group of recordings for each of `domains`."""
 
+    def _make_score(self, domain: str, **values: Any) -> Score:
+        """A score with what is the same for every recording."""
+        return Score(
+            domain=domain,
+            model=self.manifest.name,
+            variant=self.variant,
+            provider=self.provider,
+            **values,
+        )
+
+    def _failed_score(self, error: AudioError, domain: str, domains: Iterable[str]) -> Score:
+        """The score of a recording that cannot be scored, with nan for every number."""
+        return self._make_score(
+            domain,
+            mos=math.nan,
+            low=math.nan,
+            high=math.nan,
+            n_views=0,
+            views=(),
+            windows=(),
+            domains=dict.fromkeys(domains, math.nan),
+            measures=dict.fromkeys(self.measures, math.nan),
+            flags=error.flags,
+            duration_s=math.nan,
+        )
+
     def _open(self, item: Item) -> Recording | AudioError:
-        """Decodes and guards a recording; gives an error that the policy lets pass."""
+        """Decodes and checks a recording; gives an error that the policy lets pass."""
         try:
             recording = self._recording(_source(item))
         except AudioError as exc:
@@ -277,7 +309,7 @@ class Scorer(ABC):
 class Request:
     """What a caller asks for beside the score; see `Scorer.score`."""
 
-    plan: Plan = "grid"
+    plan: CropPlan | PlanRule = PlanRule()  # noqa: RUF009 - it is frozen
     frames: bool = False
     horizons: bool = False
 
@@ -285,10 +317,13 @@ class Request:
 def _source(item: Item) -> AudioSource:
     if isinstance(item, tuple):
         return ArraySource(*item)
-    return FileSource(item)
-
-
-def _groups(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while group := list(itertools.islice(iterator, size)):
-        yield group
+    if isinstance(item, str | os.PathLike | bytes):
+        return FileSource(item)
+    name = getattr(item, "name", None)
+    name = name if isinstance(name, str) else "audio"
+    if hasattr(item, "encoding"):
+        raise TypeError(f"{name} is open as text; open it in binary mode")
+    try:
+        return FileSource(item.read(), name=name)
+    except OSError as exc:
+        raise audio_error(name, "unreadable", exc.strerror or str(exc)) from exc

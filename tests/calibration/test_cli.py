@@ -1,5 +1,6 @@
 import hashlib
 import json
+import math
 import re
 import shutil
 import subprocess
@@ -203,7 +204,7 @@ def test_a_transformer_whose_batch_is_fixed(recordings: Path, tmp_path: Path) ->
     assert variant.kind in {"qdq-u8s7", "qdq-u8s7+dynamic"}
     assert (variant.fixed_batch == 1) or variant.kind == "qdq-u8s7"
     with mosrt.load(bundle, variant="int8-cpu") as scorer:
-        assert scorer.score_file(recordings / "clean" / "01.wav").mos is not None
+        assert math.isfinite(scorer.score_file(recordings / "clean" / "01.wav").mos)
 
 
 def test_a_model_that_scores_by_its_uncertainty(recordings: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 import json
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -31,11 +32,13 @@ def test_one_view_has_no_interval() -> None:
 def test_to_dict_is_json() -> None:
     score = Score(
         mos=3.5, low=math.nan, high=math.nan, n_views=1, views=(3.5,), windows=((0.0, 3.0),),
-        domain="south", flags=("clipped",), duration_s=4.0, timings_ms={"model": 1.5},
-        model="tiny", variant="fp32", provider="cpu",
+        domain="south", domains={"north": math.nan, "south": 3.5}, flags=("clipped",),
+        duration_s=4.0, timings_ms={"model": 1.5}, model="tiny", variant="fp32", provider="cpu",
     )  # fmt: skip
     plain = json.loads(json.dumps(score.to_dict(), allow_nan=False))
     assert plain["mos"] == 3.5
     assert plain["low"] is None
+    assert plain["domains"] == {"north": None, "south": 3.5}
     assert plain["windows"] == [[0.0, 3.0]]
     assert set(plain) == set(Score.__dataclass_fields__)
+    assert repr(pickle.loads(pickle.dumps(score))) == repr(score)

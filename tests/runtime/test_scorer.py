@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import math
@@ -20,7 +21,7 @@ from hypothesis import strategies as st
 
 import mosrt
 from mosrt import CropPlan, Score, Scorer
-from tests.conftest import STANDINS, UTMOSV2_MEL, known
+from tests.conftest import STANDINS, UTMOSV2_MEL, noise
 from tests.runtime.mel.test_front_end import librosa_images
 
 Waveform = npt.NDArray[np.float32]
@@ -110,7 +111,7 @@ def test_files_and_arrays_score_alike(
         assert same(by_file, scorer.score(waveform.T, rate_hz))
         assert same(by_file, scorer.score_file(clip.read_bytes()))
         assert by_file.flags == ()
-        assert by_file.low < known(by_file) < by_file.high
+        assert by_file.low < by_file.mos < by_file.high
         assert by_file.duration_s == pytest.approx(len(waveform) / rate_hz)
         assert set(by_file.timings_ms) == {"decode", "resample", "front_end", "model"}
         assert all(ms >= 0 for ms in by_file.timings_ms.values())
@@ -127,15 +128,16 @@ def test_integers_equal_floats(scorer: Scorer, speech: Waveform) -> None:
 @settings(max_examples=6, deadline=None)
 @given(
     order=st.permutations(range(4)),
-    batch_size=st.none() | st.integers(1, 8),
+    batch_size=st.integers(1, 8),
     plan=st.sampled_from(["grid", "reference:3"]),
 )
 def test_batches_and_orders_change_nothing(
     scorer: Scorer, clips: list[Path], alone: list[Score], drawn: list[Score],
-    order: list[int], batch_size: int | None, plan: str,
+    order: list[int], batch_size: int, plan: str,
 ) -> None:  # fmt: skip
     expected = alone if plan == "grid" else drawn
-    many = scorer.score_many([clips[i] for i in order], batch_size=batch_size, plan=plan)
+    scorer.batch_size = batch_size
+    many = scorer.score_many([clips[i] for i in order], plan=plan)
     assert all(same(score, expected[i]) for score, i in zip(many, order, strict=True))
 
 
@@ -178,15 +180,83 @@ def test_one_thread_means_one(tiny: Path) -> None:
 
 
 def test_domains(scorer: Scorer, speech: Waveform) -> None:
-    everything = scorer.score(speech, 16_000, domain="all")
-    assert tuple(everything) == scorer.domains == ("north", "south", "east")
-    assert same(everything["south"], scorer.score(speech, 16_000))
-    assert same(everything["east"], scorer.score(speech, 16_000, domain="east"))
-    assert everything["north"].mos != everything["south"].mos
+    south = scorer.score(speech, 16_000)
+    assert tuple(south.domains) == scorer.domains == ("north", "south", "east")
+    for name, mos in south.domains.items():
+        score = scorer.score(speech, 16_000, domain=name)
+        assert (score.domain, score.mos, score.domains) == (name, mos, south.domains)
+    assert same(south, scorer.score(speech, 16_000, domain="south"))
+    assert len(set(south.domains.values())) == 3
     with pytest.raises(mosrt.DomainError, match="'west'; known: north, south, east"):
         scorer.score(speech, 16_000, domain="west")
     with pytest.raises(mosrt.DomainError, match="'all'"):
-        scorer.score_many([(speech, 16_000)], domain="all")
+        scorer.iter_scores([(speech, 16_000)], domain="all")
+
+
+def test_views(scorer: Scorer, speech: Waveform) -> None:
+    item = (speech, 16_000)
+    five = scorer.score(*item, views=5)
+    assert five.n_views == 10  # of two networks
+    assert same(five, scorer.score(*item, plan=CropPlan.grid(len(speech), 5)))
+    assert same(five, scorer.score(*item, views=5, plan="grid"))
+    assert same(five, scorer.score_many([item], views=5)[0])
+    assert same(five, next(scorer.iter_scores([item], views=5)))
+    for plan in ("paper", "reference:1", CropPlan.grid(len(speech)), mosrt.PlanRule(views=2)):
+        with pytest.raises(mosrt.PlanError, match="plan 'grid'"):
+            scorer.score(*item, views=5, plan=plan)
+    with pytest.raises(mosrt.PlanError, match="at least 1"):
+        scorer.score(*item, views=0)
+
+
+def test_binary_file_objects(scorer: Scorer, clips: list[Path], alone: list[Score]) -> None:
+    with clips[0].open("rb") as stream:
+        assert same(scorer.score_file(stream), alone[0])
+    behind = io.BytesIO(b"other bytes" + clips[1].read_bytes())
+    behind.seek(len(b"other bytes"))
+    assert same(scorer.score_many([behind])[0], alone[1])
+    with pytest.raises(TypeError, match="binary mode"), clips[0].open() as text:
+        scorer.score_file(text)  # type: ignore[arg-type]
+
+
+def test_a_broken_file_object_is_unreadable(scorer: Scorer) -> None:
+    class Broken(io.BytesIO):
+        def read(self, _: int | None = -1, /) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    assert scorer.score_file(Broken()).flags == ("unreadable",)
+    assert scorer.score_file(io.BytesIO()).flags == ("unreadable",)
+
+
+def test_iter_scores_is_lazy(tiny: Path, clips: list[Path], alone: list[Score]) -> None:
+    taken = []
+
+    def items() -> Iterator[Path]:
+        for clip in clips * 3:
+            taken.append(clip)
+            yield clip
+
+    with mosrt.load(tiny, threads=2, batch_size=2) as scorer:
+        scores = scorer.iter_scores(items())
+        assert taken == []
+        for i in range(4):
+            assert same(next(scores), alone[i])
+            assert len(taken) <= i + 2
+        with pytest.raises(mosrt.DomainError):  # at once, not at the first score
+            scorer.iter_scores([], domain="west")
+
+
+@pytest.mark.parametrize("rate_hz", [16_000, 22_050, 48_000])
+@pytest.mark.parametrize("duration_s", [0.3, 1.4, 2.0, 3.0, 5.3])
+def test_windows_lie_in_the_recording(scorer: Scorer, rate_hz: int, duration_s: float) -> None:
+    """Short clips are repeated until a crop is full; windows say what of them was read."""
+    score = scorer.score(noise(round(duration_s * rate_hz)), rate_hz, plan="reference:2")
+    ((first, last),) = score.windows
+    assert 0 <= first < last <= score.duration_s
+    if duration_s <= 3.0:  # the waveform crop takes three seconds, so all of it
+        assert first == 0
+        assert last == pytest.approx(score.duration_s, abs=1 / 16_000)
+    else:
+        assert last - first >= 3.0
 
 
 def test_features(scorer: Scorer, speech: Waveform) -> None:
@@ -223,8 +293,8 @@ def test_nothing_else_crashes(
     scorer: Scorer, waveform: npt.NDArray[np.float32], rate_hz: float
 ) -> None:
     score = scorer.score(waveform, rate_hz)
-    assert math.isfinite(known(score)) == bool(score.n_views)
-    assert score.flags or math.isfinite(known(score))
+    assert math.isfinite(score.mos) == bool(score.n_views)
+    assert score.flags or math.isfinite(score.mos)
 
 
 def test_policies(tiny: Path, speech: Waveform, caplog: pytest.LogCaptureFixture) -> None:
@@ -233,14 +303,14 @@ def test_policies(tiny: Path, speech: Waveform, caplog: pytest.LogCaptureFixture
     with mosrt.load(tiny, on_bad_audio="warn") as warn, caplog.at_level(logging.WARNING):
         flagged, failed = warn.score_many([(clipped, 16_000), (empty, 16_000)])
         assert flagged.flags == ("clipped",)
-        assert math.isfinite(known(flagged))
+        assert math.isfinite(flagged.mos)
         assert failed.flags == ("empty",)
-        assert math.isnan(known(failed))
+        assert math.isnan(failed.mos)
         assert [record.levelname for record in caplog.records] == ["WARNING", "WARNING"]
     caplog.clear()
     with mosrt.load(tiny, on_bad_audio="nan") as nan:
         scores = nan.score_many([(clipped, 16_000), (empty, 16_000), (speech, 16_000)])
-        assert [math.isnan(known(score)) for score in scores] == [True, True, False]
+        assert [math.isnan(score.mos) for score in scores] == [True, True, False]
         assert [score.flags for score in scores] == [("clipped",), ("empty",), ()]
         assert not caplog.records
     with mosrt.load(tiny, on_bad_audio="error") as error:
@@ -262,7 +332,8 @@ def test_silence_removal(tiny: Path, speech: Waveform) -> None:
 @pytest.mark.parametrize(
     ("options", "error", "message"),
     [
-        ({"threads": 0}, ValueError, "at least 1"),
+        ({"threads": 0}, ValueError, "threads must be at least 1"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1"),
         ({"on_bad_audio": "shrug"}, ValueError, "'warn', 'nan' or 'error'"),
         ({"provider": "abacus"}, mosrt.ProviderError, "known: auto, cpu, cuda"),
     ],

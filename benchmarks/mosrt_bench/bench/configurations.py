@@ -163,12 +163,11 @@ def contestants(
     return sorted(found, key=lambda c: (names.index(c.model), not c.is_reference))
 
 
-def figures(scores: dict[str, Score]) -> dict[str, float]:
-    """What is compared of a clip's scores by domain: MOS by domain, or the uncertainty."""
-    first = next(iter(scores.values()))
-    if "uncertainty" in first.measures:
-        return {"uncertainty": first.measures["uncertainty"]}
-    return {name: float("nan") if s.mos is None else s.mos for name, s in scores.items()}
+def figures(score: Score) -> dict[str, float]:
+    """What is compared of a clip's score: MOS by domain, or the uncertainty."""
+    if "uncertainty" in score.measures:
+        return {"uncertainty": score.measures["uncertainty"]}
+    return dict(score.domains)
 
 
 def _unique(names: Iterable[str]) -> list[str]:

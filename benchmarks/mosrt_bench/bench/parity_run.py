@@ -11,7 +11,6 @@ from typing import Any
 
 from mosrt.bundle.bundle import Bundle
 from mosrt.errors import MosrtError
-from mosrt.scorer import ALL_DOMAINS
 from mosrt_bench.clips import AudioFile
 from mosrt_bench.errors import BenchError
 
@@ -154,9 +153,9 @@ def _judge(contestant: Contestant, clips: Sequence[AudioFile]) -> _Answer:
     with contestant.load() as scorer:
         begun = time.perf_counter()
         for clip in clips:
-            scores = scorer.score_file(clip.path, domain=ALL_DOMAINS)
-            found[clip.name] = figures(scores)
-            duration_s = next(iter(scores.values())).duration_s
+            score = scorer.score_file(clip.path)
+            found[clip.name] = figures(score)
+            duration_s = score.duration_s
             fives += max(1.0, duration_s / 5) if math.isfinite(duration_s) else 0.0
         taken_s = time.perf_counter() - begun
         return _Answer(

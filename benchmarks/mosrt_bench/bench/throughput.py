@@ -93,8 +93,9 @@ def _run(job: tuple[str, str, int], scorers: Mapping[str, Scorer], clip: bytes, 
 
 
 def _batched(scorer: Scorer, clip: bytes, batch: int, n: int) -> float:
+    scorer.batch_size = batch
     started = time.perf_counter()
-    scorer.score_many([clip] * n, batch_size=batch)
+    scorer.score_many([clip] * n)
     return time.perf_counter() - started
 
 

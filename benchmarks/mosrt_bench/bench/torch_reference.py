@@ -15,9 +15,9 @@ import torch
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import FileSource
 from mosrt.bundle.bundle import Bundle
+from mosrt.crops import PlanRule
 from mosrt.errors import AudioError, MosrtError
-from mosrt.mos.fusion import FusionFrontEnd
-from mosrt.plan_rule import PlanRule
+from mosrt.mos.front_end import FusionFrontEnd
 from mosrt_bench.clips import AudioFile
 from mosrt_bench.errors import BenchError
 from mosrt_export.graphs.audio import taking_features

@@ -14,7 +14,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from mosrt.plan_rule import PlanRule
+from mosrt.crops import PlanRule
 from mosrt.score import t_95
 from mosrt.scorer import Scorer
 from mosrt_bench.clips import AudioFile

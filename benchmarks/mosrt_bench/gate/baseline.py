@@ -19,8 +19,8 @@ import numpy as np
 import mosrt
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import DEFAULT_MODEL
+from mosrt.crops import PlanRule
 from mosrt.errors import MosrtError
-from mosrt.plan_rule import PlanRule
 from mosrt.score import Score
 from mosrt.scorer import Scorer
 from mosrt_bench.bench.configurations import bundle_sha256, open_bundle

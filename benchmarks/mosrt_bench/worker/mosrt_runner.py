@@ -25,7 +25,7 @@ from mosrt_bench.bench.configurations import Contestant
 from mosrt_bench.bench.provider_coverage import placement
 from mosrt_bench.errors import BenchError
 
-from .worker import ONE_VIEW, RATE_HZ
+from .worker import RATE_HZ
 
 __all__ = ["ENGINE_BATCHES", "MosrtRunner"]
 
@@ -88,30 +88,24 @@ class MosrtRunner:
     def judge(self, clip: Float32Array) -> list[float]:
         """MOS for every domain."""
         self._backend.batch_size = 1
-        scores = self._scorer.score(clip, RATE_HZ, domain="all", plan=ONE_VIEW)
-        return [_mos(score.mos) for score in scores.values()]
+        return list(self._scorer.score(clip, RATE_HZ, views=1).domains.values())
 
     def score(self, clip: Float32Array) -> dict[str, float]:
         """Times of the front end, and of the copies and the model together."""
         self._backend.batch_size = 1
-        score = self._scorer.score(clip, RATE_HZ, plan=ONE_VIEW)
+        score = self._scorer.score(clip, RATE_HZ, views=1)
         return {stage: score.timings_ms[stage] for stage in ("front_end", "model")}
 
     def score_batch(self, clips: Sequence[Float32Array]) -> list[float]:
         """MOS for the default domain."""
         self._backend.batch_size = len(clips)
-        scores = self._scorer.score_many(
-            [(clip, RATE_HZ) for clip in clips], batch_size=len(clips), plan=ONE_VIEW
-        )
-        return [_mos(score.mos) for score in scores]
+        self._scorer.batch_size = len(clips)
+        scores = self._scorer.score_many([(clip, RATE_HZ) for clip in clips], views=1)
+        return [score.mos for score in scores]
 
     def placement(self) -> dict[str, int] | None:
         """Nodes of the first network by provider, where ONNX Runtime runs it."""
         return placement(self._contestant)
-
-
-def _mos(value: float | None) -> float:
-    return float("nan") if value is None else value
 
 
 def _build(manifest: Manifest, variant: Variant, directory: Path) -> dict[str, Any]:

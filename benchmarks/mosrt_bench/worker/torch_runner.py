@@ -20,7 +20,7 @@ import torch
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.errors import ProviderError
-from mosrt.mos.fusion import FusionFrontEnd
+from mosrt.mos.front_end import FusionFrontEnd
 from mosrt_bench.bench.torch_baseline import SEED, published_inputs, torch_model
 from mosrt_bench.errors import BenchError
 from mosrt_export.utmosv2.config import ModelConfig

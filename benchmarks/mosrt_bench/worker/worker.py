@@ -22,7 +22,7 @@ from typing import Any, Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mosrt.plan_rule import PlanRule
+from mosrt.crops import PlanRule
 
 __all__ = ["ONE_VIEW", "RATE_HZ", "Runner", "Worker", "serve"]
 

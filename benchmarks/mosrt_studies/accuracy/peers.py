@@ -114,8 +114,8 @@ class Peers:
         scores: dict[str, float] = {}
         with self._blas.limit(limits=1):
             for scorer in self._scorers:
-                for domain, score in scorer.score(waveform, rate_hz, domain="all").items():
-                    scores[f"{scorer.manifest.name} {domain}"] = _figure(score)
+                for domain, figure in _figures(scorer.score(waveform, rate_hz)).items():
+                    scores[f"{scorer.manifest.name} {domain}"] = figure
             for name, teacher in self._teachers.items():
                 scores[name] = teacher(narrow)
         for name, figure in scores.items():
@@ -124,8 +124,9 @@ class Peers:
         return scores
 
 
-def _figure(score: Score) -> float:
-    return -score.measures["uncertainty"] if score.mos is None else score.mos
+def _figures(score: Score) -> Mapping[str, float]:
+    """MOS by domain, or minus the uncertainty where there is none."""
+    return score.domains or {score.domain: -score.measures["uncertainty"]}
 
 
 def _load_teachers(folder: Path) -> dict[str, Callable[[Float32Array], float]]:

@@ -22,7 +22,7 @@ _CROPS = "crops"
 
 
 class AudioGraph(OnnxModule):
-    """A network behind its front end: what `mosrt.mos.fusion` does in NumPy, as a module.
+    """A network behind its front end: what `mosrt.mos.front_end` does in NumPy, as a module.
 
     Args:
         network: Takes "waveform", normalised, and "images", or one of them.

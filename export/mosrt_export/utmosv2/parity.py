@@ -15,10 +15,10 @@ from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AUDIO_SUFFIXES, AudioSource, FileSource
 from mosrt.backends import OrtBackend
 from mosrt.bundle.manifest import Manifest, Member, Variant
+from mosrt.crops import PlanRule
 from mosrt.errors import AudioError, MosrtError
 from mosrt.host.threads import usable_cores
-from mosrt.mos.fusion import FusionFrontEnd
-from mosrt.plan_rule import PlanRule
+from mosrt.mos.front_end import FusionFrontEnd
 from mosrt_export.clips import parity_clips
 from mosrt_export.graphs.audio import taking_features
 

@@ -68,6 +68,7 @@ def open_report(
 def record(path: str, score: Score, *, timings: bool) -> dict[str, Any]:
     """A score as a JSON object that begins with its path."""
     values = score.to_dict()
+    del values["domains"]  # each domain that is asked for has a row of its own
     if not timings:
         del values["timings_ms"]
     return {"path": path, **values}
@@ -133,7 +134,7 @@ class _Table:
         interval = "-"
         if math.isfinite(score.low):
             interval = f"{score.low:.3f} … {score.high:.3f}"
-        mos = "-" if score.mos is None else _number(score.mos)
+        mos = _number(score.mos)
         measure = "" if self._measure is None else _number(score.measures[self._measure])
         flags = " ".join(score.flags)
         self._row(path, score.domain, mos, interval, measure, str(score.n_views), flags)
@@ -155,7 +156,7 @@ def summary(scores: Sequence[Score]) -> str:
     Of the uncertainty where there is no MOS.
     """
     values = np.array(
-        [score.measures["uncertainty"] if score.mos is None else score.mos for score in scores]
+        [score.mos if score.domains else score.measures["uncertainty"] for score in scores]
     )
     scored = values[np.isfinite(values)]
     counts = f"{len(scored)} scored, {len(values) - len(scored)} failed"

@@ -17,11 +17,11 @@ from mosrt.audio.guards import BadAudioPolicy
 from mosrt.audio.sources import AUDIO_SUFFIXES
 from mosrt.backends import PROVIDERS
 from mosrt.bundle.embedded import DEFAULT_MODEL, embedded_models
+from mosrt.crops import PlanRule
 from mosrt.errors import BundleError, DomainError, MosrtError, PlanError, ProviderError
 from mosrt.loading import load
-from mosrt.plan_rule import PlanRule
 from mosrt.score import Score
-from mosrt.scorer import ALL_DOMAINS, Request, Scorer
+from mosrt.scorer import Request, Scorer
 
 from .report import FORMATS, open_report, summary
 
@@ -31,6 +31,7 @@ EXIT_SOME_FAILED: Final = 1
 EXIT_UNUSABLE: Final = 3
 EXIT_INTERRUPTED: Final = 130
 STDIN: Final = "-"
+ALL_DOMAINS: Final = "all"
 
 
 @click.command(short_help="Score audio files.")
@@ -255,21 +256,16 @@ def _domains(scorer: Scorer, domain: str | None) -> tuple[str, ...]:
     if domain == ALL_DOMAINS:
         return scorer.domains
     if domain is not None and domain not in scorer.domains:
-        raise click.UsageError(str(DomainError(domain, scorer.domains)))
+        raise click.UsageError(
+            f"{DomainError(domain, scorer.domains)} (or all, for a row per domain)"
+        )
     return (domain or scorer.manifest.default_domain,)
 
 
 def _score(scorer: Scorer, path: str, domains: tuple[str, ...], request: Request) -> list[Score]:
     """The scores of one file, one per domain."""
     file = sys.stdin.buffer.read() if path == STDIN else path
-    scores = scorer.score_file(
-        file,
-        domain=ALL_DOMAINS,
-        plan=request.plan,
-        frames=request.frames,
-        horizons=request.horizons,
-    )
-    return [scores[domain] for domain in domains]
+    return list(scorer._score_domains(file, domains, request).values())
 
 
 def _plot(path: str, scorer: Scorer, score: Score, target: Path) -> None:

@@ -1,8 +1,7 @@
-"""Fusion scorer: views of a recording through a MOS model."""
+"""Scores recordings with a model that predicts MOS from crops."""
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,17 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mosrt.audio.guards import BadAudioPolicy
 from mosrt.audio.recording import Recording
 from mosrt.backends import Backend
 from mosrt.bundle.manifest import Manifest
-from mosrt.crops import CropPlan
+from mosrt.crops import CropPlan, Plan, PlanRule, resolve_plan
 from mosrt.errors import AudioError, MeasureError
-from mosrt.plan_rule import PlanRule
 from mosrt.score import Score, interval_95
-from mosrt.scorer import Item, Plan, Request, Scorer
+from mosrt.scorer import Item, Request, Scorer
 
-from .fusion import FusionFrontEnd
+from .front_end import FusionFrontEnd
 
 __all__ = ["FusionScorer"]
 
@@ -34,11 +31,9 @@ class FusionScorer(Scorer):
     Args:
         manifest: What the model is.
         backend: Runs it.
-        front_end: Of that manifest; made if left out.
-        variant: As for `Scorer`, like what follows.
-        threads: See there.
-        on_bad_audio: See there.
-        remove_silence: See there.
+        front_end: Makes its inputs; by default that of the manifest.
+        batch_size: As for `Scorer`; by default as many as `backend` runs at once.
+        **options: As for `Scorer`.
     """
 
     def __init__(
@@ -47,32 +42,23 @@ class FusionScorer(Scorer):
         backend: Backend,
         *,
         front_end: FusionFrontEnd | None = None,
-        variant: str,
-        threads: int,
-        on_bad_audio: BadAudioPolicy,
-        remove_silence: bool,
+        batch_size: int | None = None,
+        **options: Any,
     ) -> None:
         super().__init__(
             manifest,
-            variant=variant,
             provider=backend.provider,
-            threads=threads,
-            on_bad_audio=on_bad_audio,
-            remove_silence=remove_silence,
+            batch_size=batch_size or backend.batch_size,
+            **options,
         )
         self._backend = backend
         self._front_end = FusionFrontEnd(manifest) if front_end is None else front_end
 
-    @property
-    def batch_size(self) -> int:
-        """Recordings that `score_many` has in hand at once by default."""
-        return self._backend.batch_size
-
     def features(
-        self, waveform: npt.ArrayLike, sample_rate: float, *, plan: Plan = "grid"
+        self, waveform: npt.ArrayLike, sample_rate: float, *, plan: Plan | None = None
     ) -> dict[str, Float32Array]:
         """All outputs of the model; see `Scorer.features`."""
-        clip = self._open_clip((waveform, sample_rate), plan)
+        clip = self._open_clip((waveform, sample_rate), resolve_plan(plan))
         if isinstance(clip, AudioError):
             raise clip
         names = [tensor.name for tensor in self.manifest.outputs]
@@ -97,23 +83,18 @@ class FusionScorer(Scorer):
             [clip for clip in clips if not isinstance(clip, AudioError)],
             [self.manifest.outputs[0].name],
         )
-        return [{domain: self._to_score(clip, domain) for domain in domains} for clip in clips]
+        return [self._to_scores(clip, domains) for clip in clips]
 
-    def _open_clip(self, item: Item, plan: Plan) -> _Clip | AudioError:
+    def _open_clip(self, item: Item, plan: CropPlan | PlanRule) -> _Clip | AudioError:
         """Opens a recording, and plans its crops."""
         recording = self._open(item)
         if isinstance(recording, AudioError):
             return recording
-        return _Clip(recording, self._plan(recording.n_samples, plan))
-
-    def _plan(self, n_samples: int, plan: Plan) -> CropPlan:
         geometry = self._front_end.geometry
-        if isinstance(plan, str):
-            plan = PlanRule.parse(plan)
         if isinstance(plan, PlanRule):
-            plan = plan.plan(n_samples, geometry)
-        plan.check(n_samples, geometry)
-        return plan
+            plan = plan.plan(recording.n_samples, geometry)
+        plan.check(recording.n_samples, geometry)
+        return _Clip(recording, plan)
 
     def _run(self, clips: Sequence[_Clip], outputs: Sequence[str]) -> None:
         """Runs every view of every clip through the model, filling each clip's `outputs`."""
@@ -148,64 +129,61 @@ class FusionScorer(Scorer):
             clip.outputs.append({name: result[:, i] for name, result in results.items()})
             clip.model_ms += elapsed_ms / len(pending)
 
-    def _to_score(self, clip: _Clip | AudioError, domain: str) -> Score:
-        common: dict[str, Any] = {
-            "domain": domain,
-            "model": self.manifest.name,
-            "variant": self.variant,
-            "provider": self.provider,
-        }
+    def _to_scores(self, clip: _Clip | AudioError, domains: tuple[str, ...]) -> dict[str, Score]:
         if isinstance(clip, AudioError):
-            return Score(
-                mos=math.nan,
-                low=math.nan,
-                high=math.nan,
-                n_views=0,
-                views=(),
-                windows=(),
-                flags=clip.flags,
-                duration_s=math.nan,
-                **common,
-            )
-        column = self.domains.index(domain)
-        mos = self.manifest.outputs[0].name
-        # (networks, views): all views of the first network, then of the second, ...
-        values = np.stack([out[mos][:, column] for out in clip.outputs], axis=1)
-        views = values.astype(np.float64).ravel()
-        low, high = interval_95(views)
+            return {name: self._failed_score(clip, name, self.domains) for name in domains}
+        output = self.manifest.outputs[0].name
+        # (networks, views, domains): all views of the first network, then of the second, ...
+        values = np.stack([out[output] for out in clip.outputs], axis=1).astype(np.float64)
+        views = {name: values[:, :, i].ravel() for i, name in enumerate(self.domains)}
+        mos = {name: float(each.mean()) for name, each in views.items()}
         recording = clip.recording
-        return Score(
-            mos=float(views.mean()),
-            low=low,
-            high=high,
-            n_views=len(views),
-            views=tuple(views.tolist()),
-            windows=self._windows(clip.plan),
-            flags=recording.flags,
-            duration_s=recording.duration_s,
-            timings_ms={
-                **recording.timings_ms,
-                "front_end": clip.front_end_ms,
-                "model": clip.model_ms,
-            },
-            **common,
-        )
+        windows = self._windows(clip)
+        timings_ms = {
+            **recording.timings_ms,
+            "front_end": clip.front_end_ms,
+            "model": clip.model_ms,
+        }
+        scores = {}
+        for name in domains:
+            low, high = interval_95(views[name])
+            scores[name] = self._make_score(
+                name,
+                mos=mos[name],
+                low=low,
+                high=high,
+                n_views=len(views[name]),
+                views=tuple(views[name].tolist()),
+                windows=windows,
+                domains=mos,
+                flags=recording.flags,
+                duration_s=recording.duration_s,
+                timings_ms=timings_ms,
+            )
+        return scores
 
-    def _windows(self, plan: CropPlan) -> tuple[tuple[float, float], ...]:
+    def _windows(self, clip: _Clip) -> tuple[tuple[float, float], ...]:
         """Span in seconds from the first to the last sample that each view reads."""
-        geometry = self._front_end.geometry
-        rate_hz = self.manifest.sample_rate_hz
+        geometry, plan = self._front_end.geometry, clip.plan
         spans = []
         for view in range(plan.n_views):
-            starts, ends = [], []
+            crops = [
+                self._span(start, geometry.spec_samples, clip.recording)
+                for start in plan.spec_starts[view].tolist()
+            ]
             if geometry.ssl_samples:
-                starts.append(int(plan.ssl_starts[view]))
-                ends.append(starts[-1] + geometry.ssl_samples)
-            for start in plan.spec_starts[view].tolist():
-                starts.append(start)
-                ends.append(start + geometry.spec_samples)
-            spans.append((min(starts) / rate_hz, max(ends) / rate_hz))
+                start = int(plan.ssl_starts[view])
+                crops.append(self._span(start, geometry.ssl_samples, clip.recording))
+            spans.append((min(first for first, _ in crops), max(last for _, last in crops)))
         return tuple(spans)
+
+    def _span(self, start: int, length: int, recording: Recording) -> tuple[float, float]:
+        """Span in seconds of one crop; a recording that is repeated for it is read whole."""
+        if recording.n_samples <= length:
+            start, length = 0, recording.n_samples
+        rate_hz = self.manifest.sample_rate_hz
+        # Resampling may have rounded the number of samples up.
+        return start / rate_hz, min((start + length) / rate_hz, recording.duration_s)
 
 
 @dataclass(slots=True)

@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mosrt.audio.guards import BadAudioPolicy
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AudioSource
 from mosrt.bundle.manifest import Manifest
+from mosrt.crops import CropPlan, Plan, PlanRule, resolve_plan
 from mosrt.errors import AudioError, BundleError, MeasureError, PlanError
-from mosrt.plan_rule import PlanRule
 from mosrt.score import Score
-from mosrt.scorer import Item, Plan, Request, Scorer
+from mosrt.scorer import Item, Request, Scorer
 
 from .families import listener
 from .family import Rows, Stages, lengthened
@@ -44,29 +43,20 @@ class UncertaintyScorer(Scorer):
         manifest: Manifest,
         stages: Stages,
         *,
-        variant: str,
-        threads: int,
-        on_bad_audio: BadAudioPolicy,
-        remove_silence: bool,
+        batch_size: int | None = None,
+        **options: Any,
     ) -> None:
         if manifest.uncertainty is None:
             raise BundleError(f"manifest.json: {manifest.name!r} gives no uncertainty")
         super().__init__(
             manifest,
-            variant=variant,
             provider=next(iter(stages.values())).provider,
-            threads=threads,
-            on_bad_audio=on_bad_audio,
-            remove_silence=remove_silence,
+            batch_size=batch_size or 1,  # each recording is run at its own length
+            **options,
         )
         self._spec = manifest.uncertainty
         self._stages = stages
         self._listener = listener(manifest, stages, self._crew)
-
-    @property
-    def batch_size(self) -> int:
-        """Recordings that `score_many` has in hand at once: each is run at its own length."""
-        return 1
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -74,14 +64,14 @@ class UncertaintyScorer(Scorer):
         return ("uncertainty", *self._spec.names())
 
     def features(
-        self, waveform: npt.ArrayLike, sample_rate: float, *, plan: Plan = "grid"
+        self, waveform: npt.ArrayLike, sample_rate: float, *, plan: Plan | None = None
     ) -> dict[str, Float32Array]:
         """What the first graph gives; see `Scorer.features`.
 
         Raises:
             MeasureError: The recording is too long to be heard in one piece.
         """
-        self._check_plan(plan)
+        self._check_plan(resolve_plan(plan))
         recording = self._open((waveform, sample_rate))
         if isinstance(recording, AudioError):
             raise recording
@@ -122,9 +112,8 @@ class UncertaintyScorer(Scorer):
             )
         return recording
 
-    def _check_plan(self, plan: Plan) -> None:
-        rule = PlanRule.parse(plan) if isinstance(plan, str) else plan
-        if rule != PlanRule():
+    def _check_plan(self, plan: CropPlan | PlanRule) -> None:
+        if plan != PlanRule():
             raise PlanError(
                 f"{self.manifest.name} hears all of every recording; leave plan and views out"
             )
@@ -146,30 +135,13 @@ class UncertaintyScorer(Scorer):
                 f"{self.manifest.name} predicts no future frames, so it has no horizons; leave "
                 "horizons out"
             )
-        return [dict.fromkeys(domains, self._score_one(item, request)) for item in items]
+        return [dict.fromkeys(domains, self._score_recording(item, request)) for item in items]
 
-    def _score_one(self, item: Item, request: Request) -> Score:
+    def _score_recording(self, item: Item, request: Request) -> Score:
         recording = self._open(item)
-        common: dict[str, Any] = {
-            "low": math.nan,
-            "high": math.nan,
-            "views": (),
-            "domain": self.manifest.default_domain,
-            "model": self.manifest.name,
-            "variant": self.variant,
-            "provider": self.provider,
-        }
-        mos_map = self._spec.mos_map
+        domain, mos_map = self.manifest.default_domain, self._spec.mos_map
         if isinstance(recording, AudioError):
-            return Score(
-                mos=None if mos_map is None else math.nan,
-                n_views=0,
-                windows=(),
-                measures=dict.fromkeys(self.measures, math.nan),
-                flags=recording.flags,
-                duration_s=math.nan,
-                **common,
-            )
+            return self._failed_score(recording, domain, () if mos_map is None else self.domains)
         bounds = self._bounds(recording)
         totals = _Totals()
         curves = []
@@ -188,17 +160,23 @@ class UncertaintyScorer(Scorer):
         measures = totals.means(per_horizon=request.horizons)
         uncertainty = self._spec.sign * measures[self._spec.measure]
         rate_hz = self.manifest.sample_rate_hz
-        return Score(
-            mos=None if mos_map is None else mos_map(uncertainty),
+        mos = math.nan if mos_map is None else mos_map(uncertainty)
+        end_s = recording.duration_s  # resampling may have rounded the number of samples up
+        return self._make_score(
+            domain,
+            mos=mos,
+            low=math.nan,
+            high=math.nan,
             n_views=len(bounds),
-            windows=tuple((first / rate_hz, last / rate_hz) for first, last in bounds),
+            views=(),
+            windows=tuple((first / rate_hz, min(last / rate_hz, end_s)) for first, last in bounds),
+            domains={} if mos_map is None else dict.fromkeys(self.domains, mos),
             measures={"uncertainty": uncertainty, **measures},
             frames=tuple(np.concatenate(curves).tolist()) if curves else (),
             frame_rate_hz=rate_hz / self._spec.hop_samples if curves else math.nan,
             flags=recording.flags,
             duration_s=recording.duration_s,
             timings_ms={**recording.timings_ms, "model": model_ms},
-            **common,
         )
 
     def _n_frames(self, n_samples: int) -> int:

@@ -28,11 +28,12 @@ class Scores:
 
     def __init__(self, score_s: float) -> None:
         self.now_s = 0.0
+        self.batch_size = 1
         self.clips: list[int] = []
         self._score_s = score_s
 
-    def score_many(self, clips: list[bytes], batch_size: int) -> None:
-        assert len(clips) % batch_size == 0
+    def score_many(self, clips: list[bytes]) -> None:
+        assert len(clips) % self.batch_size == 0
         self.clips.append(len(clips))
         self.now_s += self._score_s * len(clips)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import mosrt
-from mosrt.plan_rule import PlanRule
+from mosrt.crops import PlanRule
 from mosrt.score import Score
 from mosrt.scorer import Scorer
 from mosrt_bench.bench.view_study import estimator_study

@@ -11,8 +11,8 @@ from onnx.reference import ReferenceEvaluator
 
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import FileSource
-from mosrt.mos.fusion import FusionFrontEnd
-from mosrt.plan_rule import PlanRule
+from mosrt.crops import PlanRule
+from mosrt.mos.front_end import FusionFrontEnd
 from mosrt_calibration.clips import Choice, Clip
 from mosrt_calibration.passes.graph import Topology, read_graph
 from mosrt_calibration.passes.qparams import step

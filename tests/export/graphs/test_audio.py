@@ -34,9 +34,9 @@ FRONT_END_OPERATORS = {
 
 def scored(scorer: mosrt.Scorer, item: Item, plan: mosrt.PlanRule) -> dict[str, mosrt.Score]:
     """Scores by domain of a file or of a waveform and its rate."""
-    if isinstance(item, tuple):
-        return scorer.score(*item, domain="all", plan=plan)
-    return scorer.score_file(item, domain="all", plan=plan)
+    return {
+        domain: scorer.score_many([item], domain=domain, plan=plan)[0] for domain in scorer.domains
+    }
 
 
 def same_scores(bundle: Path, other: Path | str, items: Sequence[Item], views: int) -> None:

@@ -16,7 +16,7 @@ from mosrt.audio.recording import Recording
 from mosrt.audio.sources import ArraySource
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.manifest import Manifest
-from mosrt.mos.fusion import FusionFrontEnd
+from mosrt.mos.front_end import FusionFrontEnd
 
 
 @pytest.fixture

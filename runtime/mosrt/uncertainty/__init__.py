@@ -1,1 +1,1 @@
-"""Uncertainty models: logits, measures per row, score."""
+"""Models that score by their uncertainty: graphs, logits, measures, score."""

@@ -1,4 +1,4 @@
-"""Stages: what runs the several graphs of a model that scores by its uncertainty."""
+"""Opens the graphs of a model that scores by its uncertainty, a backend for each."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def load_stages(
     threads: int,
     cache: Cache | None = None,
 ) -> dict[str, Backend]:
-    """A backend for each graph, by the graph's name.
+    """Opens a backend for each graph, by the graph's name.
 
     Args:
         manifest: Of an uncertainty family.
-        variant: The precision to run.
+        variant: The precision variant to run.
         directory: Where its files are.
         provider: As for `open_backend`.
         threads: As for `open_backend`.

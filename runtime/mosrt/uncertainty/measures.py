@@ -1,4 +1,4 @@
-"""Measures: how uncertain a row of logits is, in float64."""
+"""Measures how uncertain a row of logits is, in float64."""
 
 from __future__ import annotations
 

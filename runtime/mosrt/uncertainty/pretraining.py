@@ -1,4 +1,4 @@
-"""wav2vec 2.0's pretraining head: masked frames told from other masked frames.
+"""wav2vec 2.0 with its pretraining head: masked frames told apart from other masked frames.
 
 As in arXiv 2312.15616: spans are masked, and for each masked frame the softmax over the frame's own
 quantised features and those of distractors is collapsed to two columns, log p(own) and
@@ -12,24 +12,25 @@ import numpy.typing as npt
 
 from mosrt.bundle.uncertainty_spec import MaskingSpec, UncertaintySpec
 
-from .family import Array, Rows, Stages, normalised, run
+from .chunks import normalised
+from .family import Array, Rows, Stages, run
 from .measures import row_measures
-from .sampling import Draws
+from .sampling import SeededSampler
 
-__all__ = ["MaskingListener"]
+__all__ = ["MaskingFamily"]
 
 Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
 
 
-class MaskingListener:
-    """Hears with a wav2vec 2.0 model and its pretraining head.
+class MaskingFamily:
+    """Measures a wav2vec 2.0 model with its pretraining head.
 
     Args:
         spec: The manifest's section.
         masking: Its part on this family.
-        stages: What runs "convolutions", once per piece, and "encoder", once per pass.
+        stages: What runs "convolutions", once per chunk, and "encoder", once per pass.
     """
 
     def __init__(self, spec: UncertaintySpec, masking: MaskingSpec, stages: Stages) -> None:
@@ -37,17 +38,17 @@ class MaskingListener:
         self._masking = masking
         self._stages = stages
 
-    def features(self, piece: Float32Array) -> dict[str, Float32Array]:
+    def features(self, chunk: Float32Array) -> dict[str, Float32Array]:
         """The convolutions' features (frames, channels)."""
-        return {"features": self._convolve(piece)[0]}
+        return {"features": self._convolve(chunk)[0]}
 
-    def hear(self, piece: Float32Array, number: int) -> dict[str, Rows]:
-        """Measures by layout; see `Listener`."""
-        features = self._convolve(piece)
-        draws = Draws(self._spec.seed, number)
+    def measure(self, chunk: Float32Array, number: int) -> dict[str, Rows]:
+        """Measures by layout; see `ModelFamily`."""
+        features = self._convolve(chunk)
+        sampler = SeededSampler(self._spec.seed, number)
         values, frames = [], []
         for _ in range(self._masking.n_passes):
-            spans, negatives = self.draw(draws, features.shape[1])
+            spans, negatives = self.sample(sampler, features.shape[1])
             masked = np.flatnonzero(spans)
             logits = self.logits(features, spans, negatives)[masked]
             values.append(row_measures(collapsed(logits)))
@@ -58,20 +59,20 @@ class MaskingListener:
             )
         }
 
-    def draw(self, draws: Draws, n_frames: int) -> tuple[Float32Array, IntArray]:
+    def sample(self, sampler: SeededSampler, n_frames: int) -> tuple[Float32Array, IntArray]:
         """Spans (frames,), 1 where masked, and distractors (frames, negatives) for every frame.
 
         Distractors of a masked frame are other masked frames; where it is alone, any others.
         """
         masking = self._masking
-        spans = draws.spans(masking.probability, masking.span_frames, n_frames)
+        spans = sampler.spans(masking.probability, masking.span_frames, n_frames)
         masked = np.flatnonzero(spans)
         pool = masked if len(masked) > 1 else np.arange(n_frames)
         negatives = np.zeros((n_frames, masking.n_negatives), np.int64)
-        drawn = draws.integers(len(pool) - 1, (len(masked), masking.n_negatives))
+        sampled = sampler.integers(len(pool) - 1, (len(masked), masking.n_negatives))
         own = np.searchsorted(pool, masked)
-        drawn[drawn >= own[:, np.newaxis]] += 1
-        negatives[masked] = pool[drawn]
+        sampled[sampled >= own[:, np.newaxis]] += 1
+        negatives[masked] = pool[sampled]
         return spans, negatives
 
     def logits(
@@ -86,8 +87,8 @@ class MaskingListener:
         logits: Float32Array = run(self._stages["encoder"], feeds, "logits")[0]
         return logits
 
-    def _convolve(self, piece: Float32Array) -> Float32Array:
-        samples = normalised(piece) if self._spec.normalised else piece
+    def _convolve(self, chunk: Float32Array) -> Float32Array:
+        samples = normalised(chunk) if self._spec.normalised else chunk
         return run(self._stages["convolutions"], {"waveform": samples[np.newaxis]}, "features")
 
 

@@ -1,6 +1,6 @@
-"""Draws: random inputs made from a seed, the same on every machine and with every NumPy.
+"""Random inputs from a seed, the same on every machine and with every version of NumPy.
 
-Only raw bits of PCG64 are used, whose stream NumPy never changes; its distributions may change.
+Only raw bits of PCG64 are used: NumPy never changes that stream, but may change distributions.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Draws"]
+__all__ = ["SeededSampler"]
 
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
@@ -18,19 +18,19 @@ IntArray = npt.NDArray[np.int64]
 _TWO_32: Final = 2**32
 
 
-class Draws:
-    """A stream of draws for one stretch of a recording.
+class SeededSampler:
+    """A stream of random numbers for one chunk of a recording.
 
     Args:
         seed: From the manifest.
-        stretch: Number of the stretch, so that each has a stream of its own.
+        chunk: Number of the chunk, so that each has a stream of its own.
     """
 
-    def __init__(self, seed: int, stretch: int) -> None:
-        self._bits = np.random.PCG64(np.random.SeedSequence([seed, stretch]))
+    def __init__(self, seed: int, chunk: int) -> None:
+        self._bits = np.random.PCG64(np.random.SeedSequence([seed, chunk]))
 
     def integers(self, bound: int, shape: tuple[int, ...]) -> IntArray:
-        """Integers from 0 to bound - 1, `bound` at most 2**31; uneven by bound / 2**32 at most."""
+        """Integers from 0 to bound - 1, `bound` at most 2**31; biased by at most bound / 2**32."""
         return ((self._words(shape) * np.uint64(bound)) >> np.uint64(32)).astype(np.int64)
 
     def keep(self, probability: float, shape: tuple[int, ...]) -> Float32Array:
@@ -39,7 +39,7 @@ class Draws:
         return kept * np.float32(1.0 / (1.0 - probability) if probability < 1.0 else 0.0)
 
     def negatives(self, n_negatives: int, n_frames: int) -> IntArray:
-        """Distractor frames for wav2vec v1 as the published model draws them, of two or more.
+        """Distractor frames for wav2vec v1 as the published model samples them, of two or more.
 
         Integers below n_frames - 1, then 1 is added where they reach the frame's own index; but
         the published model counts own indices frame by frame and stores distractors copy by copy,
@@ -48,10 +48,10 @@ class Draws:
         Returns:
             (n_negatives, n_frames) int64, from 0 to n_frames - 1.
         """
-        drawn = self.integers(n_frames - 1, (n_negatives * n_frames,))
+        sampled = self.integers(n_frames - 1, (n_negatives * n_frames,))
         own = np.arange(n_frames).repeat(n_negatives)
-        drawn[drawn >= own] += 1
-        return drawn.reshape(n_negatives, n_frames)
+        sampled[sampled >= own] += 1
+        return sampled.reshape(n_negatives, n_frames)
 
     def spans(self, probability: float, span_frames: int, n_frames: int) -> Float32Array:
         """Masked frames: spans at random starts, as many as cover `probability` of the frames.

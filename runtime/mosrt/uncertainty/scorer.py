@@ -1,4 +1,4 @@
-"""Uncertainty scorer: whole recordings through a model that is less certain of poor speech."""
+"""Scores whole recordings by how uncertain a model is: the less certain, the poorer the speech."""
 
 from __future__ import annotations
 
@@ -19,10 +19,12 @@ from mosrt.errors import AudioError, BundleError, MeasureError, PlanError
 from mosrt.score import Score
 from mosrt.scorer import Item, Request, Scorer
 
-from .families import listener
-from .family import Rows, Stages, lengthened
+from .chunks import chunk_bounds, zero_padded
+from .ctc import DropoutFamily
+from .family import ModelFamily, Rows, Stages
 from .measures import MEASURES
-from .stretches import stretches
+from .pretraining import MaskingFamily
+from .wav2vec import ContrastFamily
 
 __all__ = ["UncertaintyScorer"]
 
@@ -34,8 +36,7 @@ IntArray = npt.NDArray[np.int64]
 class UncertaintyScorer(Scorer):
     """Scores with a model of an uncertainty family; see `Scorer`.
 
-    Every row of every piece counts the same in a recording's figures, so that a figure is the mean
-    over all rows as if they had been heard in one piece.
+    A measure of a recording is the mean over the rows of all of its chunks, each row counted once.
     """
 
     def __init__(
@@ -56,7 +57,7 @@ class UncertaintyScorer(Scorer):
         )
         self._spec = manifest.uncertainty
         self._stages = stages
-        self._listener = listener(manifest, stages, self._crew)
+        self._family = self._make_family()
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -69,7 +70,7 @@ class UncertaintyScorer(Scorer):
         """What the first graph gives; see `Scorer.features`.
 
         Raises:
-            MeasureError: The recording is too long to be heard in one piece.
+            MeasureError: The recording is too long to be read in one chunk.
         """
         self._check_plan(resolve_plan(plan))
         recording = self._open((waveform, sample_rate))
@@ -79,17 +80,27 @@ class UncertaintyScorer(Scorer):
         if len(bounds) > 1:
             limit_s = self._spec.window_samples / self.manifest.sample_rate_hz
             raise MeasureError(
-                f"{recording.name}: {recording.duration_s:.1f} s is too long to be heard in one "
-                f"piece, of which features are given; cut it to {limit_s:g} s"
+                f"{recording.name}: {recording.duration_s:.1f} s is too long for features, "
+                f"which are given for one chunk; cut it to {limit_s:g} s"
             )
-        piece, _ = lengthened(next(recording.pieces(bounds)), self._spec)
-        return self._listener.features(piece)
+        chunk, _ = zero_padded(next(recording.pieces(bounds)), self._spec.zero_pad_below_samples)
+        return self._family.features(chunk)
 
     def close(self) -> None:
         """Releases the model's memory and the threads; the scorer cannot be used afterwards."""
         for stage in self._stages.values():
             stage.close()
         super().close()
+
+    def _make_family(self) -> ModelFamily:
+        spec, stages = self._spec, self._stages
+        if spec.contrast is not None:
+            return ContrastFamily(spec, spec.contrast, stages, self._crew)
+        if spec.dropout is not None:
+            return DropoutFamily(spec, spec.dropout, stages)
+        if spec.masking is not None:
+            return MaskingFamily(spec, spec.masking, stages)
+        raise BundleError(f"manifest.json: family {self.manifest.family!r} gives no uncertainty")
 
     def _recording(self, source: AudioSource) -> Recording:
         recording = Recording(
@@ -115,11 +126,11 @@ class UncertaintyScorer(Scorer):
     def _check_plan(self, plan: CropPlan | PlanRule) -> None:
         if plan != PlanRule():
             raise PlanError(
-                f"{self.manifest.name} hears all of every recording; leave plan and views out"
+                f"{self.manifest.name} reads all of every recording; leave plan and views out"
             )
 
     def _bounds(self, recording: Recording) -> list[tuple[int, int]]:
-        return stretches(
+        return chunk_bounds(
             recording.n_samples,
             window_samples=self._spec.window_samples,
             hop_samples=self._spec.hop_samples,
@@ -146,15 +157,15 @@ class UncertaintyScorer(Scorer):
         totals = _Totals()
         curves = []
         started = time.perf_counter()
-        for number, piece in enumerate(recording.pieces(bounds)):
-            samples, padded = lengthened(piece, self._spec)
-            heard = self._listener.hear(samples, number)
-            totals.add(heard)
+        for number, chunk in enumerate(recording.pieces(bounds)):
+            samples, padded = zero_padded(chunk, self._spec.zero_pad_below_samples)
+            rows = self._family.measure(samples, number)
+            totals.add(rows)
             if request.frames:
                 n_frames = self._n_frames(len(samples))
-                curve = self._curve(heard, n_frames)
-                # Frames that hear nothing but the zeros in front are no part of the recording.
-                own = n_frames - self._n_frames(len(piece)) if padded else 0
+                curve = self._curve(rows, n_frames)
+                # Frames that depend on nothing but the added zeros are no part of the recording.
+                own = n_frames - self._n_frames(len(chunk)) if padded else 0
                 curves.append(curve[own:])
         model_ms = 1e3 * (time.perf_counter() - started)
         measures = totals.means(per_horizon=request.horizons)
@@ -182,14 +193,14 @@ class UncertaintyScorer(Scorer):
     def _n_frames(self, n_samples: int) -> int:
         return (n_samples - self._spec.receptive_samples) // self._spec.hop_samples + 1
 
-    def _curve(self, heard: Mapping[str, Rows], n_frames: int) -> FloatArray:
-        """Uncertainty of each frame of a piece, (n_frames,): the mean over rows that are about it.
+    def _curve(self, rows_of: Mapping[str, Rows], n_frames: int) -> FloatArray:
+        """Uncertainty of each frame of a chunk, (n_frames,): the mean over rows that are about it.
 
-        Where rows of the layout of *the* uncertainty are not about single frames, another layout
-        stands in, the same measure of it.
+        If the rows of the measure's own layout are not about single frames, the same measure of
+        another layout is taken.
         """
         layout, _, measure = self._spec.measure.partition(".")
-        candidates = [heard[layout], *list(heard.values())[::-1]]
+        candidates = [rows_of[layout], *list(rows_of.values())[::-1]]
         for rows in candidates:
             if rows.frames is not None:
                 values = self._spec.sign * rows.values[MEASURES.index(measure)]
@@ -209,9 +220,9 @@ class _Totals:
     sums: dict[tuple[str, int | None], FloatArray] = field(default_factory=dict)
     counts: dict[tuple[str, int | None], int] = field(default_factory=dict)
 
-    def add(self, heard: Mapping[str, Rows]) -> None:
-        """Takes in the rows of a piece."""
-        for layout, rows in heard.items():
+    def add(self, rows_of: Mapping[str, Rows]) -> None:
+        """Adds the rows of a chunk, by layout."""
+        for layout, rows in rows_of.items():
             self._add((layout, None), rows.values)
             if rows.horizons is not None:
                 for horizon in np.unique(rows.horizons).tolist():

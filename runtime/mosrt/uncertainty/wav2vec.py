@@ -1,4 +1,4 @@
-"""wav2vec v1: predictions of future features against other features.
+"""wav2vec v1: predictions of future features compared with those of other frames.
 
 Step s of context frame t predicts the features of frame u = t + o with horizon
 o = first_horizon + s. Its logits are dot products with the features of frames: of u itself, and
@@ -8,7 +8,7 @@ of distractors. How they are arranged in rows is a layout:
 - "paper": what the published code of arXiv 2312.15616 does. The logits of a step, all frames
   against themselves, then all against their first distractor, and so on, are cut into rows of as
   many columns as "contrastive" has. Rows are mostly one distractor's over consecutive frames.
-- "dense": a row per step and frame against all frames; nothing is drawn.
+- "dense": a row per step and frame against all frames; nothing is sampled.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from mosrt.host.thread_pool import Crew
 
 from .family import Array, Rows, Stages, run
 from .measures import row_measures
-from .sampling import Draws
+from .sampling import SeededSampler
 
-__all__ = ["BLOCK_ROWS", "ContrastListener"]
+__all__ = ["BLOCK_ROWS", "ContrastFamily"]
 
 Float32Array = npt.NDArray[np.float32]
 IntArray = npt.NDArray[np.int64]
 
-# Rows of the frame-by-frame matrix that exist at once: 8 MB in float32 for a piece of 20 s.
+# Rows of the frame-by-frame matrix that exist at once: 8 MB in float32 for a chunk of 20 s.
 BLOCK_ROWS: Final = 1024
 # Rows that one thread measures at a time, so that they stay in its cache.
 _SHARE_ROWS: Final = 64
 
 
-class ContrastListener:
-    """Hears with a wav2vec v1 model.
+class ContrastFamily:
+    """Measures a wav2vec v1 model.
 
     Args:
         spec: The manifest's section.
         contrast: Its part on this family.
         stages: What runs "encoder", "contrast" and "dense", the latter two if a layout needs them.
-        crew: Threads that share the measuring.
+        crew: Threads that share the work of measuring.
     """
 
     def __init__(
@@ -54,35 +54,35 @@ class ContrastListener:
         self._stages = stages
         self._crew = crew
 
-    def features(self, piece: Float32Array) -> dict[str, Float32Array]:
+    def features(self, chunk: Float32Array) -> dict[str, Float32Array]:
         """Features z (frames, channels)."""
-        z = run(self._stages["encoder"], {"waveform": piece[np.newaxis]}, "features")
+        z = run(self._stages["encoder"], {"waveform": chunk[np.newaxis]}, "features")
         return {"features": np.ascontiguousarray(z[0].T)}
 
-    def hear(self, piece: Float32Array, number: int) -> dict[str, Rows]:
-        """Measures by layout; see `Listener`."""
-        features, predictions = self.encode(piece)
-        heard = {}
+    def measure(self, chunk: Float32Array, number: int) -> dict[str, Rows]:
+        """Measures by layout; see `ModelFamily`."""
+        features, predictions = self.encode(chunk)
+        rows = {}
         if "contrast" in self._stages:
             n_frames = features.shape[2]
-            negatives = Draws(self._spec.seed, number).negatives(
+            negatives = SeededSampler(self._spec.seed, number).negatives(
                 self._contrast.n_negatives, n_frames
             )
             logits = self.logits(features, predictions, negatives)
             if "paper" in self._spec.layouts:
-                heard["paper"] = self._paper(logits)
+                rows["paper"] = self._paper(logits)
             if "contrastive" in self._spec.layouts:
-                heard["contrastive"] = self._contrastive(logits)
+                rows["contrastive"] = self._contrastive(logits)
         if "dense" in self._stages:
-            heard["dense"] = self._dense(features, predictions)
-        return heard
+            rows["dense"] = self._dense(features, predictions)
+        return rows
 
-    def encode(self, piece: Float32Array) -> tuple[Float32Array, Float32Array]:
-        """Features (1, channels, frames) and predictions (1, steps, frames, channels) of a piece.
+    def encode(self, chunk: Float32Array) -> tuple[Float32Array, Float32Array]:
+        """Features (1, channels, frames) and predictions (1, steps, frames, channels) of a chunk.
 
         Step s at frame t predicts the features at frame t + first_horizon + s.
         """
-        feeds = {"waveform": piece[np.newaxis]}
+        feeds = {"waveform": chunk[np.newaxis]}
         found = self._stages["encoder"].run(feeds, ["features", "predictions"])
         return found["features"][0], found["predictions"][0]
 
@@ -114,7 +114,7 @@ class ContrastListener:
         ]
 
     def _horizons(self, n_frames: int) -> range:
-        """The horizons that fit into a piece."""
+        """The horizons that fit into a chunk."""
         first = self._contrast.first_horizon
         return range(first, min(first + self._contrast.n_steps, n_frames))
 

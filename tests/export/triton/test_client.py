@@ -18,7 +18,7 @@ from scipy.special import entr, softmax
 import mosrt
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
-from mosrt.uncertainty.sampling import Draws
+from mosrt.uncertainty.sampling import SeededSampler
 from tests.conftest import DATA
 
 pytest.importorskip("tritonclient.grpc", reason="needs Triton's schema: tritonclient[grpc]")
@@ -160,7 +160,7 @@ def test_the_stages_in_one_request(tmp_path: Path) -> None:
     assert spec.contrast is not None
     clip, rate_hz = soundfile.read(CLIP, dtype="float32")
     n_frames = (len(clip) - spec.receptive_samples) // spec.hop_samples + 1
-    negatives = Draws(spec.seed, 0).negatives(spec.contrast.n_negatives, n_frames)
+    negatives = SeededSampler(spec.seed, 0).negatives(spec.contrast.n_negatives, n_frames)
     feeds = {"waveform": clip[np.newaxis], "negatives": negatives[np.newaxis]}
     logits = repository.infer("nano-uncertainty", feeds, ["logits"])["logits"][0]
     rows = np.concatenate(

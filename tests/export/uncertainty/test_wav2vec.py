@@ -20,8 +20,8 @@ from mosrt.cli.main import main
 from mosrt.host.thread_pool import Crew
 from mosrt.scorer import Item
 from mosrt.uncertainty.graphs import load_stages
-from mosrt.uncertainty.sampling import Draws
-from mosrt.uncertainty.wav2vec import ContrastListener
+from mosrt.uncertainty.sampling import SeededSampler
+from mosrt.uncertainty.wav2vec import ContrastFamily
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
 from tests.standins.utmosv2 import GOLDEN
 from tests.standins.wav2vec import (
@@ -46,10 +46,10 @@ def export(checkpoint: Path, out: Path, *options: str) -> Path:
 
 
 @dataclass(frozen=True)
-class Heard:
+class Opened:
     """A bundle opened at its graphs, so that a test can choose the distractors."""
 
-    listener: ContrastListener
+    family: ContrastFamily
     bundle: Bundle
 
 
@@ -70,13 +70,13 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def opened(large: Path) -> Iterator[Heard]:
+def opened(large: Path) -> Iterator[Opened]:
     bundle = Bundle.open(large)
     spec = bundle.manifest.uncertainty
     assert spec is not None
     assert spec.contrast is not None
     stages = load_stages(bundle.manifest, bundle.variant("fp32"), large, provider="cpu", threads=1)
-    yield Heard(ContrastListener(spec, spec.contrast, stages, Crew(1)), bundle)
+    yield Opened(ContrastFamily(spec, spec.contrast, stages, Crew(1)), bundle)
     for stage in stages.values():
         stage.close()
 
@@ -88,16 +88,16 @@ def relative(found: npt.ArrayLike, expected: npt.ArrayLike) -> float:
 
 @pytest.mark.full
 @pytest.mark.parametrize("case", ["long", "short", "fewer_steps"])
-def test_golden(opened: Heard, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
+def test_golden(opened: Opened, monkeypatch: pytest.MonkeyPatch, case: str) -> None:
     """fairseq's features, logits and measures; 1e-4 and 1e-5 are what FP32 sums of 512 allow."""
     with np.load(GOLDEN / "wav2vec_v1" / f"{case}.npz") as stored:
         golden = dict(stored)
     waveform = golden["waveform"].astype(np.float32) / 32_768
     negatives = golden["negative_indices"].astype(np.int64)
-    listener = opened.listener
-    features, predictions = listener.encode(waveform)
+    family = opened.family
+    features, predictions = family.encode(waveform)
     assert relative(features[0, ::16, ::16], golden["features_sample"]) < 1e-4
-    logits = listener.logits(features, predictions, negatives)
+    logits = family.logits(features, predictions, negatives)
     flat = np.concatenate([step.ravel() for step in logits])
     assert flat.shape == golden["copy_major_logits"].shape
     assert relative(flat, golden["copy_major_logits"]) < 1e-4
@@ -105,10 +105,10 @@ def test_golden(opened: Heard, monkeypatch: pytest.MonkeyPatch, case: str) -> No
     head = golden["contrastive_logits_head"]
     assert relative(rows[: len(head)], head) < 1e-4
     # The scorer's own way, with the reference's distractors.
-    monkeypatch.setattr(Draws, "negatives", lambda *_: negatives)
-    heard = listener.hear(waveform, 0)
+    monkeypatch.setattr(SeededSampler, "negatives", lambda *_: negatives)
+    measured = family.measure(waveform, 0)
     for layout in ("paper", "contrastive"):
-        found = heard[layout].values.mean(axis=1)
+        found = measured[layout].values.mean(axis=1)
         np.testing.assert_allclose(found, golden[f"{layout}_measures"], rtol=1e-5)
 
 

@@ -16,8 +16,8 @@ from scipy.special import log_softmax, logsumexp, softmax
 
 import mosrt
 from mosrt.cli.main import main
-from mosrt.uncertainty.pretraining import MaskingListener
-from mosrt.uncertainty.sampling import Draws
+from mosrt.uncertainty.pretraining import MaskingFamily
+from mosrt.uncertainty.sampling import SeededSampler
 from tests.standins.wav2vec import check_batch, check_operators
 
 FloatArray = npt.NDArray[np.float64]
@@ -116,9 +116,9 @@ def test_dropout_equals_transformers(tmp_path: Path, kind: str) -> None:
     if kind == "layer":
         heard = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
     n_frames = (len(samples) - 400) // 320 + 1
-    draws = Draws(0, 0)
-    # The runtime takes passes five at a time; its draws are one stream, runs filled in turn.
-    keep = np.concatenate([draws.keep(0.6, (n, n_frames, 16)) for n in (5, 2)])
+    sampler = SeededSampler(0, 0)
+    # The runtime takes passes five at a time; runs take their numbers from one stream in turn.
+    keep = np.concatenate([sampler.keep(0.6, (n, n_frames, 16)) for n in (5, 2)])
     logits = direct_logits(model, heard, keep)
     assert np.abs(logits[0] - logits[1]).max() > 1e-2
     columns = logits.shape[2]
@@ -174,9 +174,9 @@ def test_pretraining_equals_transformers(tmp_path: Path) -> None:
     assert spec is not None
     assert spec.masking is not None
     assert spec.masking.probability == 0.65  # of the model's own training, whatever its files say
-    listener, draws = MaskingListener(spec, spec.masking, {}), Draws(0, 0)
+    family, sampler = MaskingFamily(spec, spec.masking, {}), SeededSampler(0, 0)
     for _ in range(2):
-        spans, negatives = listener.draw(draws, n_frames)
+        spans, negatives = family.sample(sampler, n_frames)
         masked = np.flatnonzero(spans)
         assert 0 < len(masked) < n_frames
         assert np.isin(negatives[masked], masked).all()

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 import mosrt
 from mosrt.bundle.manifest import TensorSpec
 from mosrt.cli.main import main
-from mosrt.uncertainty.sampling import Draws
+from mosrt.uncertainty.sampling import SeededSampler
 from mosrt_export.graphs.dynamic import example_of, write_dynamic_graph
 from mosrt_export.uncertainty.wav2vec.architecture import Architecture
 from mosrt_export.uncertainty.wav2vec.checkpoint import architecture_of, read_wav2vec
@@ -145,7 +145,7 @@ def test_a_quantised_model_through_the_bundle(tmp_path: Path) -> None:
             found = scorer.features(waveform, 16_000)["features"]
             np.testing.assert_allclose(found.T, z, rtol=1e-4, atol=1e-5)
             n_frames = z.shape[1]
-            negatives = Draws(0, 0).negatives(10, n_frames)
+            negatives = SeededSampler(0, 0).negatives(10, n_frames)
             logits = [
                 np.stack([z[:, t + ahead] @ p[ahead - 3, t],
                           *(z[:, negatives[:, t + ahead]].T @ p[ahead - 3, t])])

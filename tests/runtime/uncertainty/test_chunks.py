@@ -1,4 +1,4 @@
-"""Pieces of long recordings: what they cover, and that they are read right."""
+"""Chunks of long recordings: what they cover, and that they are read right."""
 
 from __future__ import annotations
 
@@ -10,37 +10,37 @@ from hypothesis import strategies as st
 
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import ArraySource
-from mosrt.uncertainty.stretches import stretches
+from mosrt.uncertainty.chunks import chunk_bounds
 from tests.conftest import noise
 
 
 @given(st.integers(465, 3_000_000), st.sampled_from([20_000, 320_000]), st.sampled_from([160, 320]))
-def test_pieces_tile_the_frames(n_samples: int, window: int, hop: int) -> None:
+def test_chunks_tile_the_frames(n_samples: int, window: int, hop: int) -> None:
     receptive = 465
-    pieces = stretches(
+    chunks = chunk_bounds(
         n_samples, window_samples=window, hop_samples=hop, receptive_samples=receptive
     )
     if n_samples <= window:
-        assert pieces == [(0, n_samples)]
+        assert chunks == [(0, n_samples)]
         return
     starts = [
         frame * hop
-        for first, last in pieces
+        for first, last in chunks
         for frame in range(first // hop, (last - receptive) // hop + 1)
     ]
     assert starts == list(range(0, n_samples - receptive + 1, hop))
-    lengths = [last - first for first, last in pieces]
+    lengths = [last - first for first, last in chunks]
     assert max(lengths) <= window
     assert max(lengths) - min(lengths) <= hop
-    # As few as can be: with one less, some piece would be longer than the window.
+    # As few as can be: with one less, some chunk would be longer than the window.
     frames = (n_samples - receptive) // hop + 1
-    fewer = len(pieces) - 1
+    fewer = len(chunks) - 1
     assert not fewer or math.ceil(frames / fewer) > (window - receptive) // hop + 1
 
 
 @settings(max_examples=20, deadline=None)
 @given(st.integers(4_000, 60_000), st.booleans(), st.sampled_from([16_000, 22_050]))
-def test_pieces_read_in_one_pass_equal_the_whole(
+def test_chunks_read_in_one_pass_equal_the_whole(
     n_samples: int, remove_silence: bool, rate_hz: int
 ) -> None:
     samples = noise(n_samples) * 4
@@ -49,7 +49,7 @@ def test_pieces_read_in_one_pass_equal_the_whole(
     streamed = Recording(
         ArraySource(samples, rate_hz), 16_000, remove_silence=remove_silence, kept_s=0.0
     )
-    bounds = stretches(
+    bounds = chunk_bounds(
         whole.n_samples, window_samples=5_000, hop_samples=160, receptive_samples=465
     )
     for a, b in zip(whole.pieces(bounds), streamed.pieces(bounds), strict=True):

@@ -56,15 +56,15 @@ def paper_only(manifest: dict[str, Any]) -> None:
 
 
 def two_steps(manifest: dict[str, Any]) -> None:
-    """A sixth of the time; logits exist a block at a time, of which two steps give four a piece."""
+    """A sixth of the time; logits exist a block at a time, of which two steps give four a chunk."""
     manifest["uncertainty"]["contrast"]["n_steps"] = 2
 
 
-def test_long_audio_needs_no_more_memory_than_a_piece(tiny_wav2vec: Path, tmp_path: Path) -> None:
+def test_long_audio_needs_no_more_memory_than_a_chunk(tiny_wav2vec: Path, tmp_path: Path) -> None:
     """Beyond ten minutes recordings are not kept: what ten minutes take is all that is added."""
     model = changed(tiny_wav2vec, tmp_path / "model", paper_only)
-    n_pieces, before, after = run_long(tmp_path / "long.wav", model, 15)
-    assert n_pieces == 46
+    n_chunks, before, after = run_long(tmp_path / "long.wav", model, 15)
+    assert n_chunks == 46
     ten_minutes = 600 * 16_000 * 4
     assert after - before < 2.5 * ten_minutes
 
@@ -73,6 +73,6 @@ def test_long_audio_needs_no_more_memory_than_a_piece(tiny_wav2vec: Path, tmp_pa
 def test_an_hour(tiny_wav2vec: Path, tmp_path: Path) -> None:
     """With every layout; the model here is tiny, so that this is the runtime's own need."""
     model = changed(tiny_wav2vec, tmp_path / "model", two_steps)
-    n_pieces, _, peak = run_long(tmp_path / "hour.wav", model, 60)
-    assert n_pieces == 181
+    n_chunks, _, peak = run_long(tmp_path / "hour.wav", model, 60)
+    assert n_chunks == 181
     assert peak < 0.6e9

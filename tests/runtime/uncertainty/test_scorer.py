@@ -1,4 +1,4 @@
-"""Models that score by their uncertainty: short and long recordings, figures, refusals."""
+"""Models that score by their uncertainty: short and long recordings, measures, refusals."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def test_short_recordings(
     score = scorer.score(samples, 16_000, frames=True)
     assert score.flags == flags
     assert len(score.frames) == n_frames
-    heard = np.concatenate([np.zeros(n_samples, np.float32), samples]) if flags else samples
-    assert score.measures == scorer.score(heard, 16_000).measures
+    padded = np.concatenate([np.zeros(n_samples, np.float32), samples]) if flags else samples
+    assert score.measures == scorer.score(padded, 16_000).measures
 
 
 @pytest.mark.parametrize("n_samples", [0, 472, 750, 944])
@@ -55,7 +55,7 @@ def test_too_short(tiny_wav2vec: Path, n_samples: int) -> None:
             strict.score(noise(n_samples), 16_000)
 
 
-def test_a_long_recording_is_the_mean_of_its_pieces(scorer: mosrt.Scorer) -> None:
+def test_a_long_recording_is_the_mean_of_its_chunks(scorer: mosrt.Scorer) -> None:
     samples = noise(47 * 16_000 + 123)
     score = scorer.score(samples, 16_000, frames=True)
     assert score.n_views == len(score.windows) == 3
@@ -63,8 +63,8 @@ def test_a_long_recording_is_the_mean_of_its_pieces(scorer: mosrt.Scorer) -> Non
     total, rows = np.zeros(4), 0
     curve: list[float] = []
     for start_s, end_s in score.windows:
-        piece = samples[round(start_s * 16_000) : round(end_s * 16_000)]
-        part = scorer.score(piece, 16_000, frames=True)
+        chunk = samples[round(start_s * 16_000) : round(end_s * 16_000)]
+        part = scorer.score(chunk, 16_000, frames=True)
         assert part.n_views == 1
         n_frames = len(part.frames)
         n_rows = sum(n_frames - horizon for horizon in range(3, 15))
@@ -90,12 +90,12 @@ def test_horizons(scorer: mosrt.Scorer) -> None:
 def test_features(scorer: mosrt.Scorer) -> None:
     features = scorer.features(noise(16_000), 16_000)
     assert {name: values.shape for name, values in features.items()} == {"features": (98, 8)}
-    with pytest.raises(mosrt.MeasureError, match="too long to be heard in one piece"):
+    with pytest.raises(mosrt.MeasureError, match="too long for features"):
         scorer.features(noise(21 * 16_000), 16_000)
 
 
 def test_what_does_not_go_together(scorer: mosrt.Scorer, tiny: Path) -> None:
-    with pytest.raises(mosrt.PlanError, match="hears all of every recording"):
+    with pytest.raises(mosrt.PlanError, match="reads all of every recording"):
         scorer.score(noise(16_000), 16_000, plan="reference:1")
     with mosrt.load(tiny) as fusion, pytest.raises(mosrt.MeasureError, match="predicts MOS"):
         fusion.score(noise(16_000), 16_000, frames=True)
@@ -135,7 +135,7 @@ def test_contradictions_in_a_manifest(
     ),
     rate_hz=st.sampled_from([0, 8_000, 16_000, 44_100]),
 )
-def test_whatever_comes_in_gives_figures_or_flags(
+def test_any_input_gives_measures_or_flags(
     scorer: mosrt.Scorer, waveform: npt.NDArray[np.float64], rate_hz: int
 ) -> None:
     score = scorer.score(waveform, rate_hz)

@@ -21,8 +21,8 @@ from mosrt.bundle.writer import check_target
 from mosrt.host.files import sha256_of
 from mosrt.host.thread_pool import Crew
 from mosrt.uncertainty.family import Stages
-from mosrt.uncertainty.sampling import Draws
-from mosrt.uncertainty.wav2vec import ContrastListener
+from mosrt.uncertainty.sampling import SeededSampler
+from mosrt.uncertainty.wav2vec import ContrastFamily
 from mosrt_export.graphs.dynamic import example_of, write_dynamic_graph
 from mosrt_export.uncertainty.bundle import (
     Drift,
@@ -218,7 +218,7 @@ def differences(
     spec = manifest.uncertainty
     if spec is None or spec.contrast is None:
         raise ValueError("not a wav2vec manifest")
-    listener = ContrastListener(spec, spec.contrast, stages, Crew(1))
+    family = ContrastFamily(spec, spec.contrast, stages, Crew(1))
     found: dict[str, float] = {"features": 0.0, "predictions": 0.0}
     for i, clip in enumerate(clips):
         recording = Recording(clip, manifest.sample_rate_hz)
@@ -230,8 +230,8 @@ def differences(
         keep_worst(found, "features", relative(answer["features"][0], z))
         keep_worst(found, "predictions", relative(answer["predictions"][0], p))
         if "contrast" in stages:
-            negatives = Draws(spec.seed, 0).negatives(spec.contrast.n_negatives, z.shape[2])
-            logits = listener.logits(z, p, negatives)
+            negatives = SeededSampler(spec.seed, 0).negatives(spec.contrast.n_negatives, z.shape[2])
+            logits = family.logits(z, p, negatives)
             for step, row in enumerate(logits):
                 expected = _expected_logits(z, p, negatives, step, spec.contrast.first_horizon)
                 keep_worst(found, "logits", relative(row, expected))

@@ -16,9 +16,10 @@ from mosrt.audio.sources import AudioSource
 from mosrt.bundle.manifest import Manifest, TensorSpec
 from mosrt.bundle.uncertainty_spec import DropoutSpec, MaskingSpec, UncertaintySpec
 from mosrt.bundle.writer import check_target
-from mosrt.uncertainty.family import Stages, normalised
-from mosrt.uncertainty.pretraining import MaskingListener
-from mosrt.uncertainty.sampling import Draws
+from mosrt.uncertainty.chunks import normalised
+from mosrt.uncertainty.family import Stages
+from mosrt.uncertainty.pretraining import MaskingFamily
+from mosrt.uncertainty.sampling import SeededSampler
 from mosrt_export.graphs.dynamic import example_of, write_dynamic_graph
 from mosrt_export.uncertainty.bundle import (
     Drift,
@@ -247,16 +248,16 @@ def _differences(
         z = features["features"][0]
         keep_worst(found, "features", relative(z, expected.transpose(1, 2).numpy()))
         if spec.dropout is not None:
-            keep = Draws(spec.seed, i).keep(spec.dropout.probability, (2, *z.shape[1:]))
+            keep = SeededSampler(spec.seed, i).keep(spec.dropout.probability, (2, *z.shape[1:]))
             feeds = {"features": z, "keep": keep}
             logits = stages["encoder"].run(feeds, ["logits"])["logits"][0]
             with torch.inference_mode():
                 answer = torch_logits(source, torch.from_numpy(z * keep))
             keep_worst(found, "logits", relative(logits, answer.numpy()))
         elif spec.masking is not None:
-            listener = MaskingListener(spec, spec.masking, stages)
-            spans, negatives = listener.draw(Draws(spec.seed, i), z.shape[1])
-            logits = listener.logits(z, spans, negatives)
+            family = MaskingFamily(spec, spec.masking, stages)
+            spans, negatives = family.sample(SeededSampler(spec.seed, i), z.shape[1])
+            logits = family.logits(z, spans, negatives)
             with torch.inference_mode():
                 reference = MaskedEncoder(source.model)(
                     *map(torch.from_numpy, (z, spans[None], negatives[None]))

@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from mosrt.host.threads import usable_cores
+from mosrt.host.cpu import usable_cores
 
 __all__ = ["describe"]
 

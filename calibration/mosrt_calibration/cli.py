@@ -223,7 +223,7 @@ def _places(request: _Request) -> tuple[Path, Path]:
 
 
 def _options(request: _Request) -> Options:
-    from mosrt.host.threads import usable_cores  # noqa: PLC0415
+    from mosrt.host.cpu import usable_cores  # noqa: PLC0415
 
     from .quantize import Options  # noqa: PLC0415
     from .ranges.collector import default_cache  # noqa: PLC0415

@@ -11,12 +11,13 @@ from typing import Any, Final
 
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.manifest import Variant
+from mosrt.bundle.writer import updated_bundle, write_card, write_manifest
 from mosrt.errors import BundleError, MosrtError
 from mosrt.host.cpu import CpuFeatures
 
 from .clips import Choice, Clip, choose, list_sha256
 from .passes.offsets import with_offsets
-from .publish import staged, write_card, write_manifest
+from .publish import card_with_variants
 from .ranges.collector import default_cache
 from .ranges.ranges import METHODS
 from .scoring import Progress, Subject
@@ -135,7 +136,7 @@ def calibrate_bundle(
         ClipsError: There are too few recordings.
         IndependenceError: A variant does not repeat itself; nothing was written.
         NonFiniteError: The float32 model gives values that are not finite.
-        TargetError: `out` must not or cannot be written.
+        OutputError: `out` must not or cannot be written.
     """
     opened = Bundle.open(bundle)
     if not bundle.is_dir():
@@ -143,7 +144,7 @@ def calibrate_bundle(
     if _REFERENCE not in opened.manifest.variants:
         raise BundleError(f"{bundle}: has no variant fp32 to start from; export it again")
     opened.verify()
-    with staged(bundle, out) as directory:
+    with updated_bundle(bundle, out) as directory:
         choice = choose(
             audio,
             sample_rate_hz=opened.manifest.sample_rate_hz,
@@ -171,7 +172,8 @@ def calibrate_bundle(
         manifest = dataclasses.replace(opened.manifest, variants=variants)
         _remove_orphans(directory, opened, variants)
         write_manifest(directory, manifest)
-        write_card(directory, manifest)
+        card = opened.model_card() or f"# {manifest.name}\n"
+        write_card(directory, card_with_variants(card, manifest))
     return result
 
 

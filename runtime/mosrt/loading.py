@@ -15,8 +15,7 @@ from .bundle.embedded import embedded_models, find_bundle
 from .bundle.variants import caution, check, fastest, reference
 from .errors import BundleError, ProviderError
 from .host.cache import Cache, cache_directory
-from .host.cpu import CpuFeatures
-from .host.threads import usable_cores
+from .host.cpu import CpuFeatures, usable_cores
 
 if TYPE_CHECKING:
     from .bundle.manifest import Manifest

@@ -21,7 +21,7 @@ from .audio.sources import ArraySource, AudioSource, FileSource, audio_error
 from .bundle.manifest import Manifest
 from .crops import CropPlan, Plan, PlanRule, resolve_plan
 from .errors import AudioError, DomainError
-from .host.thread_pool import Crew
+from .host.thread_pool import ThreadPool
 from .score import Score
 
 __all__ = ["AudioFile", "Item", "Request", "Scorer"]
@@ -69,7 +69,7 @@ class Scorer(ABC):
         self._on_bad_audio = on_bad_audio
         self._remove_silence = remove_silence
         self._reopen = reopen
-        self._crew = Crew(threads)
+        self._pool = ThreadPool(threads)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -213,7 +213,7 @@ class Scorer(ABC):
 
     def close(self) -> None:
         """Releases the model's memory and the threads; the scorer cannot be used afterwards."""
-        self._crew.close()
+        self._pool.close()
 
     def __enter__(self) -> Scorer:
         return self

@@ -10,7 +10,7 @@ import pytest
 
 from tests.full.conftest import Export
 
-BASE = {"numpy", "onnxruntime", "protobuf", "soundfile", "soxr", "click"}
+BASE = {"numpy", "onnxruntime", "soundfile", "soxr", "click"}
 
 
 def test_contents(wheel: Path) -> None:

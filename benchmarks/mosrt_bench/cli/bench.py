@@ -224,7 +224,7 @@ def run(
     with require_extra("bench", "export", "train"):
         from mosrt.bundle.embedded import DEFAULT_MODEL  # noqa: PLC0415
         from mosrt.errors import MosrtError  # noqa: PLC0415
-        from mosrt.host.threads import usable_cores  # noqa: PLC0415
+        from mosrt.host.cpu import usable_cores  # noqa: PLC0415
         from mosrt_bench.bench.latency import Budget  # noqa: PLC0415
         from mosrt_bench.bench.request import Request, shown  # noqa: PLC0415
         from mosrt_bench.bench.run import run_bench  # noqa: PLC0415 - scipy and psutil

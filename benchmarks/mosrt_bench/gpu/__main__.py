@@ -26,8 +26,8 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.cli.command import exit_on_error
 from mosrt.errors import ProviderError
+from mosrt.host.cpu import usable_cores
 from mosrt.host.files import sha256_of
-from mosrt.host.threads import usable_cores
 from mosrt_bench.bench.latency import Budget
 from mosrt_bench.machine import describe
 from mosrt_bench.output import finite, save

@@ -24,7 +24,7 @@ import threadpoolctl
 import torch
 
 from mosrt.bundle.bundle import Bundle
-from mosrt.host.thread_pool import Crew
+from mosrt.host.thread_pool import ThreadPool
 from mosrt.mel.front_end import MelFrontEnd
 from mosrt_bench.bench.torch_baseline import librosa_image, torch_resize
 from mosrt_bench.machine import describe
@@ -68,10 +68,10 @@ def main(bundle: str, audio: str, rounds: int, out: Path) -> None:
 
     torch.set_num_threads(1)
     difference = max(np.abs(a - b).max() for a, b in zip(by_librosa(), by_mosrt(), strict=True))
-    with closing(Crew(2)) as crew:
+    with closing(ThreadPool(2)) as pool:
 
         def by_two_threads() -> list[Any]:
-            return crew.map(front_end.images, crops)
+            return pool.map(front_end.images, crops)
 
         contestants = {
             "librosa, 1 thread": _timed(by_librosa, blas_threads=1),

@@ -10,6 +10,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mosrt._arrays import FloatArray
 from mosrt.errors import MosrtError
 
 __all__ = ["BINS", "Channels", "Extrema", "Histogram", "Histograms", "NonFiniteError"]
@@ -20,8 +21,6 @@ BINS: Final = 8192
 _MOST_VALUES: Final = 1 << 18
 # What is smaller counts as zero.
 _TINY: Final = 1e-30
-
-FloatArray = NDArray[np.float64]
 
 
 class NonFiniteError(MosrtError, ValueError):

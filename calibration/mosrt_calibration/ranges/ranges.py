@@ -7,6 +7,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+from mosrt._arrays import FloatArray, IntArray
+
 from .collector import Statistics
 from .histograms import BINS
 
@@ -22,9 +24,6 @@ _CANDIDATES: Final = 128
 _TINY: Final = 1e-12
 _STEPS: Final = 255
 _SHARES: Final = np.geomspace(1.0, 1 / 32, 64)
-
-IntArray = NDArray[np.int64]
-FloatArray = NDArray[np.float64]
 
 
 def ranges(statistics: Statistics, method: str) -> dict[str, tuple[float, float]]:

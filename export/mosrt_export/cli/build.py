@@ -183,13 +183,13 @@ def _provide(
 
 def _copy_out(planned: list[PlannedEngine], files: EngineFiles, out: Path) -> None:
     """Writes engines without mosrt's header."""
-    from mosrt.backends.engine_file import replacing  # noqa: PLC0415
+    from mosrt.backends.engine_file import replacing_in_cache  # noqa: PLC0415
 
     for engine in planned:
         path = out / f"{engine.graph.stem}.engine"
         with (
             files.opened(files.path(engine.key)) as (_, content),
-            replacing(path) as stream,
+            replacing_in_cache(path) as stream,
         ):
             stream.write(content)
         click.echo(f"{path}: written")

@@ -28,13 +28,12 @@ from numpy.typing import NDArray
 from torch import nn
 from torch.nn import functional
 
+from mosrt._arrays import FloatArray
 from mosrt.bundle.front_end_spec import MelSpec
 from mosrt.mel.filterbank import mel_filterbank
 from mosrt.mel.front_end import AMIN, resize_weights
 
 __all__ = ["MelImages"]
-
-FloatArray = NDArray[np.float64]
 
 
 class MelImages(nn.Module):

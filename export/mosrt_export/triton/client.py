@@ -21,6 +21,7 @@ import numpy.typing as npt
 from tritonclient import http
 from tritonclient.utils import np_to_triton_dtype
 
+from mosrt._arrays import Float32Array
 from mosrt.bundle.manifest import Manifest
 from mosrt.mos.scorer import FusionScorer
 from mosrt.scorer import Scorer
@@ -28,7 +29,6 @@ from mosrt.uncertainty.scorer import UncertaintyScorer
 
 __all__ = ["TritonBackend", "open_scorer"]
 
-Float32Array = npt.NDArray[np.float32]
 HERE = Path(__file__).parent
 
 

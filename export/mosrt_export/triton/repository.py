@@ -11,7 +11,7 @@ from typing import Final
 from mosrt.bundle.bundle import MODEL_CARD_NAME, Bundle
 from mosrt.bundle.manifest import File, Member, Variant
 from mosrt.bundle.variants import check, reference
-from mosrt.bundle.writer import check_target, staged
+from mosrt.bundle.writer import check_target, new_directory
 from mosrt.errors import ProviderError
 from mosrt.host.files import sha256_of
 from mosrt_export.triton_errors import TritonError
@@ -72,7 +72,7 @@ def write_repository(
     chosen = bundle.variant(name)
     matched = match_engines(manifest, chosen, engines) if engines else {}
     plan = plan_repository(manifest, chosen, serving=serving, engines=matched, max_batch=max_batch)
-    with staged(out, force=force, kind=_KIND, mark=MODEL_FACTS_NAME) as directory:
+    with new_directory(out, force=force, kind=_KIND, mark=MODEL_FACTS_NAME) as directory:
         for model, config in plan.configs.items():
             # Triton wants a version of every model, of an ensemble an empty one.
             (directory / model / _VERSION).mkdir(parents=True)

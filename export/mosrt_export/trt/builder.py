@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mosrt.backends.engine_file import Profile, replacing
+from mosrt.backends.engine_file import Profile, replacing_in_cache
 from mosrt.backends.trt import check_tensors
 from mosrt.backends.trt_module import TensorRt, dtype_name
 from mosrt.bundle.manifest import TensorSpec
@@ -248,5 +248,5 @@ def _keep_timings(config: Any, path: Path) -> None:
     """Writes the timings of this build and those before."""
     cache = config.get_timing_cache()
     if cache is not None:
-        with replacing(path) as stream, memoryview(cache.serialize()) as content:
+        with replacing_in_cache(path) as stream, memoryview(cache.serialize()) as content:
             stream.write(content)

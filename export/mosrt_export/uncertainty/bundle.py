@@ -13,9 +13,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from mosrt.bundle.bundle import MODEL_CARD_NAME
 from mosrt.bundle.manifest import Manifest, Member, Variant
-from mosrt.bundle.writer import bundle_file, staged, write_manifest
+from mosrt.bundle.writer import bundle_file, new_directory, write_card, write_manifest
 from mosrt.uncertainty.family import Stages
 from mosrt.uncertainty.graphs import load_stages
 from mosrt_export.graphs.graph import OPSET
@@ -129,7 +128,7 @@ def write_bundle(
         OutputError: `out` must not or cannot be written.
         ParityError: A graph and its torch module disagree; nothing was written.
     """
-    with staged(out, force=force) as directory:
+    with new_directory(out, force=force) as directory:
         with step("exporting"):
             members = tuple(
                 Member(
@@ -158,9 +157,7 @@ def write_bundle(
             variant = dataclasses.replace(variant, drift=drift.to_dict())
             manifest = dataclasses.replace(manifest, variants={"fp32": variant})
             write_manifest(directory, manifest)
-            (directory / MODEL_CARD_NAME).write_text(
-                uncertainty_card(manifest), encoding="utf-8", newline="\n"
-            )
+            write_card(directory, uncertainty_card(manifest))
     return drift
 
 

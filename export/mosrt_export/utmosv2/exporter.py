@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, Final
 
 from mosrt.audio.sources import AudioSource
-from mosrt.bundle.bundle import MODEL_CARD_NAME
 from mosrt.bundle.front_end_spec import MelSpec, SslSpec
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
-from mosrt.bundle.writer import bundle_file, check_target, staged, write_manifest
+from mosrt.bundle.writer import bundle_file, check_target, new_directory, write_card, write_manifest
 from mosrt.host.files import sha256_of
 from mosrt_export.graphs.audio import AudioGraph, taking_audio
 from mosrt_export.graphs.canonical import BATCH
@@ -132,7 +131,7 @@ def export_bundle(
             digests.append(digest)
     if plan is None:
         raise CheckpointError("nothing to export: pass --checkpoint or --fold")
-    with staged(out, force=force) as directory:
+    with new_directory(out, force=force) as directory:
         manifest = _manifest(plan, sources, digests)
         members = []
         for source in sources:
@@ -160,9 +159,7 @@ def export_bundle(
             variant = dataclasses.replace(manifest.variants["fp32"], drift=drift.to_dict())
             manifest = dataclasses.replace(manifest, variants={"fp32": variant})
             write_manifest(directory, manifest)
-            (directory / MODEL_CARD_NAME).write_text(
-                model_card(manifest), encoding="utf-8", newline="\n"
-            )
+            write_card(directory, model_card(manifest))
     return drift
 
 

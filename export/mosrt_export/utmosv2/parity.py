@@ -17,7 +17,7 @@ from mosrt.backends import OrtBackend
 from mosrt.bundle.manifest import Manifest, Member, Variant
 from mosrt.crops import PlanRule
 from mosrt.errors import AudioError, MosrtError
-from mosrt.host.threads import usable_cores
+from mosrt.host.cpu import usable_cores
 from mosrt.mos.front_end import FusionFrontEnd
 from mosrt_export.clips import parity_clips
 from mosrt_export.graphs.audio import taking_features

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import soxr
 
+from mosrt._arrays import Float32Array, IntArray
 from mosrt.crops import tiled_length
 
 from .guards import FATAL_FLAGS, MIN_DURATION_S, LevelMeter
@@ -23,8 +23,6 @@ from .sources import AudioSource, audio_error, frame_samples
 
 __all__ = ["Recording"]
 
-Float32Array = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 _KEPT_S: Final = 600.0
 # Silence removal as the reference implementation of UTMOSv2 does it, on samples at 16 kHz.

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from mosrt._arrays import Float32Array
 from mosrt.errors import AudioError
 
 from .guards import FLAGS, MAX_RATE_HZ, MIN_RATE_HZ
 
 __all__ = ["AUDIO_SUFFIXES", "ArraySource", "AudioSource", "FileSource"]
 
-Float32Array = npt.NDArray[np.float32]
 
 AUDIO_SUFFIXES: Final = frozenset({
     ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64",

@@ -11,8 +11,7 @@ from mosrt.errors import ProviderError
 from mosrt.host.cache import Cache
 
 from . import ort
-from .base import Backend
-from .optional import OPENVINO, TENSORRT
+from .base import OPENVINO, TENSORRT, Backend
 from .ort import OrtBackend
 
 __all__ = [

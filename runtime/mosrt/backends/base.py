@@ -1,20 +1,20 @@
-"""Backend: the protocol that an inference engine fulfils."""
+"""The protocol of a backend, and what backends share."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Final, Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import TensorSpec
 from mosrt.errors import BundleError
 
-__all__ = ["Backend", "check_tensors"]
+__all__ = ["OPENVINO", "TENSORRT", "Backend", "check_tensors"]
 
-Float32Array = npt.NDArray[np.float32]
-Array = npt.NDArray[Any]
+# Providers that need packages of their own. Their names are here, so that a start imports only the
+# backend that it runs.
+OPENVINO: Final = ("openvino", "openvino-bf16", "openvino-fp32")
+TENSORRT: Final = ("tensorrt",)
 
 
 class Backend(Protocol):

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, Final
 
 from mosrt.errors import ProviderError
-from mosrt.host import files as whole_file
 from mosrt.host.cache import cache_directory
+from mosrt.host.files import replacing
 
 __all__ = [
     "EngineFiles",
@@ -28,7 +28,7 @@ __all__ = [
     "Header",
     "Profile",
     "Target",
-    "replacing",
+    "replacing_in_cache",
 ]
 
 Shape = tuple[int, ...]
@@ -231,14 +231,14 @@ class EngineFiles:
         with memoryview(engine) as view, view.cast("B") as content:
             header = Header(key=key, n_bytes=len(content), sha256=_digest(content), facts=facts)
             path = self.path(key)
-            with replacing(path) as stream:
+            with replacing_in_cache(path) as stream:
                 stream.write(_MAGIC + header.to_line())
                 stream.write(content)
         return path
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Any]:
+def replacing_in_cache(path: Path) -> Iterator[Any]:
     """A stream to what becomes `path` if the block succeeds; its folder is made if missing.
 
     Raises:
@@ -246,7 +246,7 @@ def replacing(path: Path) -> Iterator[Any]:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file.replacing(path) as part, part.open("wb") as stream:
+        with replacing(path) as part, part.open("wb") as stream:
             yield stream
     except OSError as exc:
         raise ProviderError(

@@ -10,20 +10,17 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import Member, TensorSpec, Variant
 from mosrt.errors import BundleError, ProviderError
 from mosrt.host.cache import Cache
 from mosrt.host.cpu import CpuFeatures
 
-from .base import check_tensors
-from .optional import OPENVINO
+from .base import OPENVINO, check_tensors
 
 __all__ = ["OpenVinoBackend", "present_providers"]
 
-Float32Array = npt.NDArray[np.float32]
-Array = npt.NDArray[Any]
 
 _PRECISIONS: Final = {"openvino-bf16": "bf16", "openvino-fp32": "f32"}
 _BLOB: Final = "compiled.blob"

@@ -8,24 +8,20 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
+from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import Member, TensorSpec, Variant
 from mosrt.errors import BundleError, ProviderError
 from mosrt.host.cache import Cache, cache_directory
 from mosrt.host.cpu import CpuFeatures
 
 from .base import check_tensors
-from .ort_binding import BoundSession
-from .ort_halves import FORMAT, Halves
-from .ort_libraries import load_cuda_libraries
+from .ort_cuda import BoundSession, load_cuda_libraries
 from .precision import may_use_tf32
 
 __all__ = ["PROVIDERS", "OrtBackend"]
 
-Float32Array = npt.NDArray[np.float32]
-Array = npt.NDArray[Any]
 
 PROVIDERS: Final = {
     "cpu": "CPUExecutionProvider",
@@ -37,8 +33,6 @@ PROVIDERS: Final = {
 _GPU_BATCH: Final = 4
 # Smaller networks are optimised in milliseconds.
 _WORTH_CACHING_BYTES: Final = 16_000_000
-# Those over which two sessions start sooner than one.
-_WORTH_CUTTING_BYTES: Final = 100_000_000
 _OPTIMISED: Final = "optimised.onnx"
 # Weights go to a file beside the graph, so that they are mapped instead of copied, and sessions and
 # processes share them. Not those that kernels pack for themselves, too: a float network gains
@@ -156,7 +150,6 @@ class _Engine:
         """A network's session, from the cache where that is quicker."""
         graph, digest = directory / member.graph.path, member.sha256
         size = sum(file.bytes for file in member.files)
-        halves = size >= _WORTH_CUTTING_BYTES
         if self.cache is not None and self.provider == "cpu" and size >= _WORTH_CACHING_BYTES:
             session = self.cache.get(
                 {
@@ -167,9 +160,8 @@ class _Engine:
                 {
                     "onnxruntime": onnxruntime.__version__,
                     "options": {**_OPTIMISED_ENTRIES, **self.entries},
-                    "halves": FORMAT if halves else 0,
                 },
-                make=lambda entry: self._optimise(graph, digest, entry, halves=halves),
+                make=lambda entry: self._optimise(graph, digest, entry),
                 load=lambda entry: self._load_optimised(entry, digest),
             )
             if session is not None:
@@ -193,28 +185,19 @@ class _Engine:
             options.add_session_config_entry(name, value)
         return options
 
-    def _optimise(self, graph: Path, digest: str, entry: Path, *, halves: bool) -> None:
-        """Writes the graph as ONNX Runtime optimises it for this CPU, whole or in halves."""
+    def _optimise(self, graph: Path, digest: str, entry: Path) -> None:
+        """Writes the graph as ONNX Runtime optimises it for this CPU."""
         options = self._options()
         options.intra_op_num_threads = 1
         options.optimized_model_filepath = str(entry / _OPTIMISED)
         for name, value in _OPTIMISED_ENTRIES.items():
             options.add_session_config_entry(name, value)
         _session(graph, options, "cpu", digest)
-        if halves:
-            from .ort_cut import cut  # noqa: PLC0415 - once for a model
-
-            cut(entry / _OPTIMISED)
 
     def _load_optimised(self, entry: Path, digest: str) -> Any:
-        def prepared(graph: Path) -> Any:
-            options = self._options()
-            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-            return _session(graph, options, "cpu", digest)
-
-        if (entry / _OPTIMISED).exists():
-            return prepared(entry / _OPTIMISED)
-        return Halves.open(entry, prepared, threads=self.threads)
+        options = self._options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return _session(entry / _OPTIMISED, options, "cpu", digest)
 
 
 def _with_options(provider: str, digest: str) -> list[Any]:

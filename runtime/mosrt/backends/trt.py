@@ -14,21 +14,19 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import TensorSpec, Variant
 from mosrt.errors import BundleError, ProviderError
 
+from .base import TENSORRT
 from .cuda import Cuda
 from .engine_file import EngineFiles, Target
-from .optional import TENSORRT
 from .trt_context import Lane
 from .trt_module import TensorRt, dtype_name, find_tensorrt, tensorrt_installed
 
 __all__ = ["TrtBackend", "check_tensors", "present_providers"]
 
-Float32Array = npt.NDArray[np.float32]
-Array = npt.NDArray[Any]
 
 _BATCH: Final = "batch"
 # Two keep a GPU busy, one computing while the other copies; more cost memory only.

@@ -12,6 +12,7 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from mosrt._arrays import Array
 from mosrt.errors import ProviderError
 
 from .cuda import Cuda, DeviceBuffer, Event, Graph, HostBuffer, Stream
@@ -20,7 +21,6 @@ from .trt_module import TensorRt
 
 __all__ = ["Lane"]
 
-Array = npt.NDArray[Any]
 
 _LARGEST: Final = 2
 _LOG = logging.getLogger(__name__)

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from mosrt._arrays import FloatArray
 from mosrt.errors import BundleError, CalibrationError
 
 from .fields import Fields
 
 __all__ = ["KINDS", "MosMap"]
 
-FloatArray = npt.NDArray[np.float64]
 
 KINDS: Final = ("isotonic", "linear")
 MIN_CLIPS: Final = 5

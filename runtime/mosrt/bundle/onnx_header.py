@@ -1,7 +1,7 @@
-"""Wire: the little of an ONNX file that must be known before TensorRT reads it.
+"""Reads nodes and constants of an ONNX file without the onnx package.
 
-ONNX files are protocol buffers: fields of a number and a value, the numbers being those of
-onnx.proto. Reading these few fields here spares the machine that builds an engine the onnx package.
+ONNX files are protocol buffers: numbered fields with values, numbered as in onnx.proto. The few
+fields read here are what must be known of a graph before an engine opens it.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mosrt_export.errors import EngineError
+from mosrt.errors import BundleError
 
 __all__ = ["Node", "Tensor", "read_graph"]
 
@@ -77,7 +77,7 @@ def read_graph(path: Path) -> tuple[list[Node], dict[str, Tensor]]:
     """Nodes in order, and constants (initialisers and outputs of Constant) by name.
 
     Raises:
-        EngineError: It is no ONNX file.
+        BundleError: It is no ONNX file.
     """
     nodes: list[Node] = []
     constants: dict[str, Tensor] = {}
@@ -90,9 +90,9 @@ def read_graph(path: Path) -> tuple[list[Node], dict[str, Tensor]]:
             for initializer in _all(graph, 5):
                 constants[_text(initializer, 8)] = Tensor(initializer, path.parent)
     except (IndexError, ValueError) as exc:
-        raise EngineError(f"{path}: is no ONNX file, or a damaged one; export it again") from exc
+        raise BundleError(f"{path}: is no ONNX file, or a damaged one; export it again") from exc
     except OSError as exc:
-        raise EngineError(f"{path}: cannot be read ({exc}); copy the bundle again") from exc
+        raise BundleError(f"{path}: cannot be read ({exc}); copy the bundle again") from exc
     return nodes, constants
 
 

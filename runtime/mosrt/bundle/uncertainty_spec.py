@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from typing import Final
 
 from mosrt.errors import BundleError
-from mosrt.uncertainty.measures import MEASURES
 
 from .fields import Fields
 from .mos_map import MosMap
 
 __all__ = [
+    "MEASURES",
     "STAGES",
     "UNCERTAINTY_FAMILIES",
     "ContrastSpec",
@@ -23,6 +23,8 @@ __all__ = [
     "UncertaintySpec",
 ]
 
+MEASURES: Final = ("mean", "std", "max", "entropy")
+"""Of a row of logits: mean, unbiased standard deviation, maximum, entropy of its softmax (nats)."""
 UNCERTAINTY_FAMILIES: Final = ("wav2vec", "wav2vec2-ctc", "wav2vec2-pretraining")
 STAGES: Final[dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]]] = {
     "wav2vec": {

@@ -21,8 +21,7 @@ from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.variants import best_on_cpu
 from mosrt.errors import BundleError
 from mosrt.host.cache import cache_directory
-from mosrt.host.cpu import CpuFeatures
-from mosrt.host.threads import usable_cores
+from mosrt.host.cpu import CpuFeatures, usable_cores
 
 from .score import EXIT_UNUSABLE
 from .uncertainty_facts import uncertainty_facts

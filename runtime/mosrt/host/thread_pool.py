@@ -1,4 +1,4 @@
-"""Crew: a fixed number of threads, the caller's own among them, that share out work."""
+"""ThreadPool: a fixed number of threads, the caller's own among them, that share out work."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-__all__ = ["Crew"]
+__all__ = ["ThreadPool"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
 
-class Crew:
+class ThreadPool:
     """Maps functions over items with at most `threads` threads. Safe to share between threads.
 
     The caller works too, instead of waiting for a full set of workers: on a machine with as many
@@ -26,7 +26,7 @@ class Crew:
 
     def __init__(self, threads: int) -> None:
         self._helpers = threads - 1
-        self._pool = ThreadPoolExecutor(self._helpers, "mosrt") if self._helpers else None
+        self._executor = ThreadPoolExecutor(self._helpers, "mosrt") if self._helpers else None
 
     def map(self, function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
         """`[function(item) for item in items]`, shared out.
@@ -35,7 +35,7 @@ class Crew:
             Exception: The first of those that `function` raised.
         """
         todo = list(items)
-        if self._pool is None or len(todo) < 2:
+        if self._executor is None or len(todo) < 2:
             return [function(item) for item in todo]
         done: dict[int, _R] = {}
         # Drawing from one counter is atomic, so each item is worked on once.
@@ -45,7 +45,7 @@ class Crew:
             while (i := next(counter)) < len(todo):
                 done[i] = function(todo[i])
 
-        helpers = [self._pool.submit(work) for _ in range(min(self._helpers, len(todo) - 1))]
+        helpers = [self._executor.submit(work) for _ in range(min(self._helpers, len(todo) - 1))]
         try:
             work()
         finally:
@@ -59,5 +59,5 @@ class Crew:
 
     def close(self) -> None:
         """Ends the threads; `map` must not be called afterwards."""
-        if self._pool is not None:
-            self._pool.shutdown()
+        if self._executor is not None:
+            self._executor.shutdown()

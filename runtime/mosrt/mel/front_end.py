@@ -9,13 +9,13 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from mosrt._arrays import Float32Array
 from mosrt.bundle.front_end_spec import MelSpec
 
 from .power import mel_power
 
 __all__ = ["AMIN", "MelFrontEnd", "resize_weights"]
 
-Float32Array = npt.NDArray[np.float32]
 
 AMIN: Final = 1e-10  # librosa.power_to_db: power below this is silence
 _RESIZE_COLUMNS: Final = 32

@@ -34,14 +34,13 @@ from typing import Final, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mosrt._arrays import Complex64Array, Float32Array
 from mosrt.bundle.front_end_spec import MelSpec
 
 from .filterbank import mel_filterbank
 
 __all__ = ["FftMelPower", "MelPower", "SlidingMelPower", "mel_power"]
 
-Float32Array = npt.NDArray[np.float32]
-Complex64Array = npt.NDArray[np.complex64]
 Complex128Array = npt.NDArray[np.complex128]
 
 # Matrix products are cut into tiles of at most this many multiplications. OpenBLAS, which NumPy

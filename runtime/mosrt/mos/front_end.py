@@ -12,7 +12,7 @@ from mosrt.audio.recording import Recording
 from mosrt.bundle.front_end_spec import MelSpec, SslSpec
 from mosrt.bundle.manifest import Manifest
 from mosrt.crops import CropGeometry, CropPlan
-from mosrt.host.thread_pool import Crew
+from mosrt.host.thread_pool import ThreadPool
 from mosrt.mel.front_end import MelFrontEnd
 
 __all__ = ["FusionFrontEnd"]
@@ -56,20 +56,20 @@ class FusionFrontEnd:
         )
 
     def views(
-        self, recording: Recording, plan: CropPlan, crew: Crew | None = None, at_once: int = 1
+        self, recording: Recording, plan: CropPlan, pool: ThreadPool | None = None, at_once: int = 1
     ) -> Iterator[dict[str, Float32Array]]:
         """Makes the inputs of a plan's views, one view after the other.
 
         Args:
             recording: What is scored.
             plan: Where to look; must fit the recording and `geometry`.
-            crew: The threads that share the work; by default the caller's alone.
-            at_once: Views to prepare together, so that the crew has enough to share.
+            pool: The threads that share the work; by default the caller's alone.
+            at_once: Views to prepare together, so that the pool has enough to share.
 
         Yields:
             Per view, tensors by input name, float32, without the batch axis.
         """
-        crew = crew or Crew(1)
+        pool = pool or ThreadPool(1)
         for rows in _runs(range(plan.n_views), _VIEWS_READ):
             requests: list[tuple[IntArray, int]] = []
             if self._ssl is not None:
@@ -83,7 +83,7 @@ class FusionFrontEnd:
                 images: dict[int, dict[int, Float32Array]] = {}
                 if self._mel is not None:
                     crops = dict(zip(starts, read[-1], strict=True))
-                    images = self._draw(crops, _windows_by_start(plan, some, self._mel), crew)
+                    images = self._draw(crops, _windows_by_start(plan, some, self._mel), pool)
                 for row in some:
                     feeds = {}
                     if self._ssl is not None:
@@ -103,7 +103,7 @@ class FusionFrontEnd:
         self,
         crops: Mapping[int, Float32Array],
         windows: Mapping[int, Sequence[int]],
-        crew: Crew,
+        pool: ThreadPool,
     ) -> dict[int, dict[int, Float32Array]]:
         """Images by crop start and window length, for the windows asked for at each start."""
         front_end = self._mel_front_end
@@ -113,7 +113,7 @@ class FusionFrontEnd:
         def draw(start: int) -> dict[int, Float32Array]:
             return front_end.images(crops[start], windows[start])
 
-        return dict(zip(windows, crew.map(draw, windows), strict=True))
+        return dict(zip(windows, pool.map(draw, windows), strict=True))
 
 
 def normalised(crop: Float32Array, spec: SslSpec) -> Float32Array:

@@ -98,13 +98,13 @@ class FusionScorer(Scorer):
 
     def _run(self, clips: Sequence[_Clip], outputs: Sequence[str]) -> None:
         """Runs every view of every clip through the model, filling each clip's `outputs`."""
-        crew = self._crew
+        pool = self._pool
         # As many views at a time as have crops for all threads.
         at_once = max(1, self.threads // max(1, self._front_end.geometry.n_crops))
         pending: list[tuple[_Clip, dict[str, Float32Array]]] = []
         for clip in clips:
             started = time.perf_counter()
-            for feeds in self._front_end.views(clip.recording, clip.plan, crew, at_once):
+            for feeds in self._front_end.views(clip.recording, clip.plan, pool, at_once):
                 clip.front_end_ms += 1e3 * (time.perf_counter() - started)
                 pending.append((clip, feeds))
                 if len(pending) == self._backend.batch_size:

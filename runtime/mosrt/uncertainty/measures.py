@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MEASURES", "row_measures"]
+__all__ = ["row_measures"]
 
 FloatArray = npt.NDArray[np.float64]
-
-MEASURES: Final = ("mean", "std", "max", "entropy")
-"""Per row: mean, unbiased standard deviation, maximum, and entropy in nats of the softmax."""
 
 
 def row_measures(logits: npt.NDArray[np.floating[Any]]) -> FloatArray:

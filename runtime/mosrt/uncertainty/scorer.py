@@ -14,6 +14,7 @@ import numpy.typing as npt
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AudioSource
 from mosrt.bundle.manifest import Manifest
+from mosrt.bundle.uncertainty_spec import MEASURES
 from mosrt.crops import CropPlan, Plan, PlanRule, resolve_plan
 from mosrt.errors import AudioError, BundleError, MeasureError, PlanError
 from mosrt.score import Score
@@ -22,7 +23,6 @@ from mosrt.scorer import Item, Request, Scorer
 from .chunks import chunk_bounds, zero_padded
 from .ctc import DropoutFamily
 from .family import ModelFamily, Rows, Stages
-from .measures import MEASURES
 from .pretraining import MaskingFamily
 from .wav2vec import ContrastFamily
 
@@ -95,7 +95,7 @@ class UncertaintyScorer(Scorer):
     def _make_family(self) -> ModelFamily:
         spec, stages = self._spec, self._stages
         if spec.contrast is not None:
-            return ContrastFamily(spec, spec.contrast, stages, self._crew)
+            return ContrastFamily(spec, spec.contrast, stages, self._pool)
         if spec.dropout is not None:
             return DropoutFamily(spec, spec.dropout, stages)
         if spec.masking is not None:

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mosrt.bundle.uncertainty_spec import ContrastSpec, UncertaintySpec
-from mosrt.host.thread_pool import Crew
+from mosrt.host.thread_pool import ThreadPool
 
 from .family import Array, Rows, Stages, run
 from .measures import row_measures
@@ -43,16 +43,16 @@ class ContrastFamily:
         spec: The manifest's section.
         contrast: Its part on this family.
         stages: What runs "encoder", "contrast" and "dense", the latter two if a layout needs them.
-        crew: Threads that share the work of measuring.
+        pool: Threads that share the work of measuring.
     """
 
     def __init__(
-        self, spec: UncertaintySpec, contrast: ContrastSpec, stages: Stages, crew: Crew
+        self, spec: UncertaintySpec, contrast: ContrastSpec, stages: Stages, pool: ThreadPool
     ) -> None:
         self._spec = spec
         self._contrast = contrast
         self._stages = stages
-        self._crew = crew
+        self._pool = pool
 
     def features(self, chunk: Float32Array) -> dict[str, Float32Array]:
         """Features z (frames, channels)."""
@@ -153,7 +153,7 @@ class ContrastFamily:
             feeds = {"queries": block, "features": features}
             matrix = run(self._stages["dense"], feeds, "similarities")[0]
             shares = [matrix[i : i + _SHARE_ROWS] for i in range(0, len(matrix), _SHARE_ROWS)]
-            values += self._crew.map(row_measures, shares)
+            values += self._pool.map(row_measures, shares)
         return Rows(
             values=np.concatenate(values, axis=1),
             frames=self._frames(n_frames),

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 import mosrt
 from mosrt.backends.trt_module import TensorRt
 from mosrt.bundle.onnx_header import read_graph
+from mosrt.errors import BundleError
 from mosrt_export.errors import EngineError
 from mosrt_export.trt.qdq_check import check_zero_points
 from tests.standins.engine_graphs import built, quantised, save
@@ -101,7 +102,7 @@ def test_wire_reads_what_onnx_reads() -> None:
 def test_what_is_no_onnx_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(content)
-    with pytest.raises(EngineError, match="is no ONNX file"):
+    with pytest.raises(BundleError, match="is no ONNX file"):
         read_graph(path)
-    with pytest.raises(EngineError, match="cannot be read"):
+    with pytest.raises(BundleError, match="cannot be read"):
         read_graph(tmp_path / "missing.onnx")

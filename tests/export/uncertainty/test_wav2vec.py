@@ -17,7 +17,7 @@ from scipy.special import logsumexp, softmax
 import mosrt
 from mosrt.bundle.bundle import Bundle
 from mosrt.cli.main import main
-from mosrt.host.thread_pool import Crew
+from mosrt.host.thread_pool import ThreadPool
 from mosrt.scorer import Item
 from mosrt.uncertainty.graphs import load_stages
 from mosrt.uncertainty.sampling import SeededSampler
@@ -76,7 +76,7 @@ def opened(large: Path) -> Iterator[Opened]:
     assert spec is not None
     assert spec.contrast is not None
     stages = load_stages(bundle.manifest, bundle.variant("fp32"), large, provider="cpu", threads=1)
-    yield Opened(ContrastFamily(spec, spec.contrast, stages, Crew(1)), bundle)
+    yield Opened(ContrastFamily(spec, spec.contrast, stages, ThreadPool(1)), bundle)
     for stage in stages.values():
         stage.close()
 

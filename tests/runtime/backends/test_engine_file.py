@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 import mosrt
-from mosrt.backends.engine_file import EngineFiles, EngineKey, Target, replacing
+from mosrt.backends.engine_file import EngineFiles, EngineKey, Target, replacing_in_cache
 from mosrt.bundle.manifest import File, Member
 
 TARGET = Target(module="tensorrt", version="10.3.0", compute_capability="8.7")
@@ -59,7 +59,7 @@ def test_what_fails_half_way_leaves_the_old_file(tmp_path: Path) -> None:
 
     @contextmanager
     def stops() -> Iterator[None]:
-        with replacing(path) as stream:
+        with replacing_in_cache(path) as stream:
             stream.write(b"half")
             yield
 

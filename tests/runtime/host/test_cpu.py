@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from mosrt.host.threads import usable_cores
+from mosrt.host.cpu import usable_cores
 
 
 def cores(tmp_path: Path, membership: str, files: dict[str, str]) -> int:

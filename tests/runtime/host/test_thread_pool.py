@@ -4,24 +4,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from mosrt.host.thread_pool import Crew
+from mosrt.host.thread_pool import ThreadPool
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 @pytest.mark.parametrize("count", [0, 1, 2, 40])
 def test_maps_in_order(threads: int, count: int) -> None:
-    crew = Crew(threads)
-    assert crew.map(lambda x: x * x, range(count)) == [x * x for x in range(count)]
-    crew.close()
+    pool = ThreadPool(threads)
+    assert pool.map(lambda x: x * x, range(count)) == [x * x for x in range(count)]
+    pool.close()
 
 
 def test_uses_the_caller_and_no_more_threads_than_allowed() -> None:
-    crew = Crew(3)
+    pool = ThreadPool(3)
     barrier = threading.Barrier(3)
-    names = crew.map(lambda _: (barrier.wait(10), threading.current_thread())[1], range(3))
+    names = pool.map(lambda _: (barrier.wait(10), threading.current_thread())[1], range(3))
     assert len(set(names)) == 3
     assert threading.current_thread() in names
-    crew.close()
+    pool.close()
 
 
 @pytest.mark.parametrize("bad", [0, 7])
@@ -32,16 +32,16 @@ def test_raises_what_the_work_raises(bad: int) -> None:
         time.sleep(0.001)
         return x
 
-    crew = Crew(2)
+    pool = ThreadPool(2)
     with pytest.raises(ValueError, match=f"item {bad}"):
-        crew.map(work, range(8))
-    assert crew.map(work, [1, 2]) == [1, 2]
-    crew.close()
+        pool.map(work, range(8))
+    assert pool.map(work, [1, 2]) == [1, 2]
+    pool.close()
 
 
 def test_many_callers_share_a_crew() -> None:
-    crew = Crew(2)
+    pool = ThreadPool(2)
     with ThreadPoolExecutor(8) as callers:
-        futures = [callers.submit(crew.map, lambda x: x + 1, range(50)) for _ in range(40)]
+        futures = [callers.submit(pool.map, lambda x: x + 1, range(50)) for _ in range(40)]
         assert all(future.result(10) == list(range(1, 51)) for future in futures)
-    crew.close()
+    pool.close()

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 import mosrt
 from mosrt.bundle.manifest import Manifest
-from mosrt.uncertainty.measures import MEASURES
+from mosrt.bundle.uncertainty_spec import MEASURES
 from tests.conftest import noise
 
 

@@ -12,13 +12,14 @@ import scipy.signal
 import soxr
 from numpy.typing import NDArray
 
+from mosrt._arrays import Float32Array
+
 from .degradations import DEGRADATIONS, coloured_noise, reverberated
 from .resyntheses import RESYNTHESES
 from .voices import SAMPLE_RATE_HZ, Voice
 
 __all__ = ["CLIP_SAMPLES", "RUNGS", "Clip", "Pool", "make_clip", "make_ladder"]
 
-Float32Array = NDArray[np.float32]
 
 CLIP_SAMPLES: Final = 80_000
 RUNGS: Final = 4

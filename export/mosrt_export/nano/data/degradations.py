@@ -13,13 +13,12 @@ import numpy as np
 import scipy.signal
 import soundfile as sf
 import soxr
-from numpy.typing import NDArray
 
+from mosrt._arrays import Float32Array
 from mosrt.errors import MosrtError
 
 __all__ = ["DEGRADATIONS", "Degradation", "DegradationError", "add_noise", "reverberated"]
 
-Float32Array = NDArray[np.float32]
 Degradation: TypeAlias = Callable[[Float32Array, float, np.random.Generator], Float32Array]
 """Speech (samples,) at 16 kHz, severity, random source -> the degraded speech, equally long."""
 

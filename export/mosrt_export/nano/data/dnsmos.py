@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
+from mosrt._arrays import Float32Array
 from mosrt.errors import BundleError
 from mosrt.mel.filterbank import mel_filterbank
 
 __all__ = ["SAMPLE_RATE_HZ", "DnsmosP808", "DnsmosP835", "open_dnsmos"]
 
-Float32Array = npt.NDArray[np.float32]
 
 SAMPLE_RATE_HZ: Final = 16_000
 _WINDOW_SAMPLES: Final = 144_160  # 9.01 s, what both models hear at once

@@ -9,9 +9,10 @@ import numpy as np
 import pesq
 from numpy.typing import NDArray
 
+from mosrt._arrays import Float32Array
+
 __all__ = ["fidelity", "log_spectral_distance_db"]
 
-Float32Array = NDArray[np.float32]
 
 SAMPLE_RATE_HZ: Final = 16_000
 _PESQ_BEST: Final = 4.6439  # PESQ wide-band of a clip against itself (P.862.2's mapping)

@@ -12,12 +12,12 @@ import scipy.signal
 from librosa.filters import mel as mel_filters
 from numpy.typing import NDArray
 
+from mosrt._arrays import Complex64Array, Float32Array
+
 from .degradations import Degradation
 
 __all__ = ["RESYNTHESES", "griffin_lim"]
 
-Float32Array = NDArray[np.float32]
-Complex64Array = NDArray[np.complex64]
 
 SAMPLE_RATE_HZ: Final = 16_000
 _N_FFT: Final = 1024

@@ -8,16 +8,14 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from mosrt._arrays import Float32Array
 from mosrt.errors import MosrtError
 
 from .dnsmos import DnsmosP808, DnsmosP835
 
 __all__ = ["DnsmosP808", "DnsmosP835", "DnsmosPro", "TeacherError"]
-
-Float32Array = NDArray[np.float32]
 
 
 class TeacherError(MosrtError):

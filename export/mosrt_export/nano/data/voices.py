@@ -16,8 +16,8 @@ from typing import Final, Literal
 import numpy as np
 import soundfile as sf
 import soxr
-from numpy.typing import NDArray
 
+from mosrt._arrays import Float32Array
 from mosrt.errors import MosrtError
 
 from .sentences import sentences
@@ -33,7 +33,6 @@ __all__ = [
     "synthetic_voices",
 ]
 
-Float32Array = NDArray[np.float32]
 Engine = Literal["recorded", "flite", "festival", "espeak-ng"]
 
 SAMPLE_RATE_HZ: Final = 16_000

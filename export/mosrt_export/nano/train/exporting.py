@@ -12,10 +12,9 @@ from typing import Any, Final
 import torch
 
 from mosrt.audio.sources import AudioSource
-from mosrt.bundle.bundle import MODEL_CARD_NAME
 from mosrt.bundle.front_end_spec import GridSpec, SslSpec
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
-from mosrt.bundle.writer import bundle_file, staged, write_manifest
+from mosrt.bundle.writer import bundle_file, new_directory, write_card, write_manifest
 from mosrt.host.files import sha256_of
 from mosrt_export.graphs.audio import AudioGraph, taking_audio
 from mosrt_export.graphs.canonical import BATCH
@@ -101,7 +100,7 @@ def export_nano(
     if front_end == "graph":
         graph = AudioGraph(graph, ssl=ssl, mel=mel, sample_rate_hz=SAMPLE_RATE_HZ)
         manifest = taking_audio(manifest)
-    with staged(out, force=force) as directory:
+    with new_directory(out, force=force) as directory:
         shapes = {
             tensor.name: tuple(int(size) for size in tensor.shape[1:]) for tensor in manifest.inputs
         }
@@ -125,9 +124,7 @@ def export_nano(
         variant = dataclasses.replace(variant, drift=drift.to_dict())
         manifest = dataclasses.replace(manifest, variants={"fp32": variant})
         write_manifest(directory, manifest)
-        (directory / MODEL_CARD_NAME).write_text(
-            nano_card(manifest), encoding="utf-8", newline="\n"
-        )
+        write_card(directory, nano_card(manifest))
     return drift
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mosrt._arrays import Float32Array, IntArray
 from mosrt.host.files import replacing
 from mosrt_export.nano.data.dataset import LABELS
 from mosrt_export.nano.data.microphones import other_microphones
@@ -32,8 +33,6 @@ from .training import (
 
 __all__ = ["Clips", "Outcome", "Plan", "train_nano"]
 
-Float32Array = NDArray[np.float32]
-IntArray = NDArray[np.int64]
 Progress = Callable[[str, float, float], None]
 """Called with the stage, the share of it that is done, and the loss."""
 

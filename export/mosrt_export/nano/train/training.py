@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import nn
 
+from mosrt._arrays import Float32Array
+
 __all__ = ["Standardisation", "TrainingConfig", "correlations", "train"]
 
-Float32Array = NDArray[np.float32]
 _STEEPNESS: Final = 8.0
 Inputs = Callable[[NDArray[np.int64]], tuple[torch.Tensor, ...]]
 """Numbers of clips -> the network's inputs for them."""

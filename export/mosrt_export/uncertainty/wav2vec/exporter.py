@@ -19,7 +19,7 @@ from mosrt.bundle.manifest import Manifest, TensorSpec
 from mosrt.bundle.uncertainty_spec import ContrastSpec, UncertaintySpec, stages_in_use
 from mosrt.bundle.writer import check_target
 from mosrt.host.files import sha256_of
-from mosrt.host.thread_pool import Crew
+from mosrt.host.thread_pool import ThreadPool
 from mosrt.uncertainty.family import Stages
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt.uncertainty.wav2vec import ContrastFamily
@@ -218,7 +218,7 @@ def differences(
     spec = manifest.uncertainty
     if spec is None or spec.contrast is None:
         raise ValueError("not a wav2vec manifest")
-    family = ContrastFamily(spec, spec.contrast, stages, Crew(1))
+    family = ContrastFamily(spec, spec.contrast, stages, ThreadPool(1))
     found: dict[str, float] = {"features": 0.0, "predictions": 0.0}
     for i, clip in enumerate(clips):
         recording = Recording(clip, manifest.sample_rate_hz)

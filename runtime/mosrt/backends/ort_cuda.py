@@ -1,18 +1,46 @@
-"""Bound sessions: ONNX Runtime on a GPU, its inputs in memory of the device that is used again."""
+"""CUDA for ONNX Runtime: its libraries, and sessions whose inputs stay on the GPU."""
 
 from __future__ import annotations
 
+import io
+import logging
 import queue
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
-__all__ = ["BoundSession"]
+from mosrt._arrays import Array
 
-Array = npt.NDArray[Any]
+__all__ = ["BoundSession", "load_cuda_libraries"]
+
+_LOG = logging.getLogger(__name__)
+
+
+def load_cuda_libraries() -> None:
+    """Loads what `pip install 'onnxruntime-gpu[cuda,cudnn]'` and torch bring along.
+
+    The system's loader does not look into Python packages, so that ONNX Runtime would miss cuBLAS
+    and cuDNN though they are installed. Its own function for that looks beside itself only, while
+    packages may be spread over several folders. Libraries that the system has are found as ever,
+    and those that are nowhere are for the provider to complain of.
+    """
+    preload = getattr(onnxruntime, "preload_dlls", None)
+    if preload is None:  # before version 1.21
+        return
+    said = io.StringIO()
+    # It prints, and standard output is for scores.
+    with redirect_stdout(said):
+        for entry in sys.path:
+            for folder in sorted(Path(entry, "nvidia").glob("*/lib")):
+                preload(directory=str(folder))
+        preload()
+    if said.getvalue():
+        _LOG.info("%s", said.getvalue().strip())
 
 
 class BoundSession:

@@ -13,7 +13,7 @@ from mosrt_bench.output import save, save_text, table
 from .html import page
 from .sections import sections
 
-__all__ = ["escaped", "markdown", "terminal", "write_report"]
+__all__ = ["escaped", "markdown", "markdown_table", "terminal", "write_report"]
 
 _MARKDOWN: Final = re.compile(r"([\\`*_{}\[\]<>|#~!])")
 
@@ -63,14 +63,19 @@ def markdown(report: Mapping[str, Any]) -> str:
     ]
     for section in sections(report):
         lines += ["", f"## {section.title}", ""]
-        lines.append("| " + " | ".join(map(escaped, section.header)) + " |")
-        lines.append("|---" * len(section.header) + "|")
-        lines += ["| " + " | ".join(map(escaped, row)) + " |" for row in section.rows]
+        cells = [[escaped(cell) for cell in row] for row in (section.header, *section.rows)]
+        lines += markdown_table(cells[0], cells[1:])
         if section.notes:
             lines += ["", *(f"- {escaped(note)}" for note in section.notes)]
     if report["notes"]:
         lines += ["", *(f"- {escaped(note)}" for note in report["notes"])]
     return "\n".join(lines) + "\n"
+
+
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """The lines of a Markdown table, of cells that are Markdown."""
+    made = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
+    return [made[0], "|---" * len(header) + "|", *made[1:]]
 
 
 def escaped(text: str) -> str:

@@ -1,1 +1,1 @@
-"""Render `benchmarks/RESULTS.md` and model-card figures from the raw results."""
+"""Render `benchmarks/RESULTS.md`, README's results and model-card claims from the raw results."""

@@ -1,129 +1,240 @@
-"""The README's figures, made from the raw runs.
+"""Render the raw results as `benchmarks/RESULTS.md`, and a short table of them for README.md.
 
-    python -m mosrt_studies.figures.render benchmarks/results README.md
+    python -m mosrt_studies.figures.render [--check]
 
-rewrites what stands between the README's markers; a test fails when the two disagree.
+Reads benchmarks/results/*.json and writes both files; a test fails when they disagree.
 """
 
 from __future__ import annotations
 
-import itertools
 import json
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
-from mosrt_bench.variants_figures import variants_section
+from mosrt.cli.command import ExitStatus
+from mosrt_bench.report.writer import markdown_table
 
-from .bench import bench_sections
-from .calibration import calibration_section
-from .drift import drift_section
-from .embedded import embedded_sections
-from .uncertainty import uncertainty_sections
+from . import accuracy, speed, variants
 
-__all__ = ["render", "replaced"]
+__all__ = ["readme_table", "render", "replaced"]
 
-BEGIN: Final = "<!-- figures: begin -->"
-END: Final = "<!-- figures: end -->"
-_PREDICTIONS: Final = {
-    "end_to_end_reference": "as the public code predicts: crops mixed, 16 spectrograms",
-    "end_to_end_grid": "as mosrt predicts: crops not mixed, 8 spectrograms",
+Run = Mapping[str, Any]
+
+BEGIN: Final = "<!-- results: begin -->"
+END: Final = "<!-- results: end -->"
+_ROOT: Final = Path(__file__).parents[3]
+
+_INTRODUCTION: Final = """\
+# Results
+
+Every published figure, with the hardware, versions, threads and command behind it. This page is
+generated from `benchmarks/results/*.json` by `python -m mosrt_studies.figures.render`; do not edit
+it. Each table comes from one run whose configurations took turns on one machine. Intervals are
+95 % bootstrap intervals, speed-ups are median ratios, times are medians unless the heading says
+otherwise.
+
+Results come from three kinds of weights:
+
+- **Embedded**: `nano` and `nano-uncertainty`, the trained models that come with mosrt.
+- **Distilled**: `utmosv2-distilled`, of UTMOSv2's published size, trained briefly to predict the
+  scores of `nano`. It shows how trained weights drift; it is not meant for scoring.
+- **Stand-in**: random weights of the published size. They prove parity and speed, and say nothing
+  about accuracy.
+
+A command is the one that was run, with the current names of modules and options; `…` stands for a
+path. Commands that begin with `python -m mosrt_bench.` belong to an earlier version; today
+`mosrt bench` measures the same. [Inputs](#inputs) says where the inputs come from.
+"""
+_INPUTS: Final = """\
+## Inputs
+
+- Studies need the extras `bench`, `export` and `train`, and `benchmarks` on the Python path.
+- `--speech`: a folder of FLAC recordings per voice, those that the embedded models were trained on.
+  `--extra`: recordings of one speaker that were not. `--teachers`: the published DNSMOS models.
+  `export/mosrt_export/nano` says where all of them come from.
+- `--systems`: a folder with `systems.tsv` and clips of real TTS systems.
+- `--checkpoint`: a published checkpoint. Results of stand-in weights used a random one of the same
+  size.
+- `mosrt bench … --report DIR` writes `DIR/report.json`, which is kept as `bench_NAME.json`.
+"""
+_OLD_MODULE: Final = re.compile(r"mosrt_bench\.(\w+)")
+_MODULES: Final = {
+    "ladder": "accuracy.ladder",
+    "listening": "accuracy.listening",
+    "order": "accuracy.order",
+    "uncertainty_ranking": "accuracy.uncertainty_ranking",
+    "distilled": "distilled",
+    "embedded": "speed.embedded",
+    "front_end": "speed.front_end",
+    "long_recording": "speed.long_recording",
+    "uncertainty_speed": "speed.uncertainty",
 }
+# Threads of studies that fix them and do not record them.
+_THREADS: Final = {"embedded": 1, "ladder": 1, "listening": 1, "order": 1, "drift": 1}
 
 
 def render(results: Path) -> str:
-    """The figures as Markdown, from the JSON files in `results`."""
-    front_end = _read(results / "front_end.json")
-    lines = [
-        f"Front end: the {front_end['images']} images of one view, dB and resize included.",
-        "",
-        "| contestant | median | 95 % interval | times as fast |",
-        "|---|---|---|---|",
-    ]
-    for name, times in front_end["timings"].items():
-        faster = front_end["faster_than_librosa"].get(name)
-        lines.append(f"| {name} | {_timing(times)} | {_ratio(faster)} |")
-    lines += [
-        "",
-        f"Largest difference {front_end['largest_difference']:.1e} of the range; "
-        f"{front_end['mosrt_peak_extra_memory_mb']:.0f} MB of extra memory at the peak.",
-    ]
-    for name, prediction in _PREDICTIONS.items():
-        run = _read(results / f"{name}.json")
-        lines += [
-            "",
-            f"End to end, {prediction}: one view of a {run['clip_s']:.1f} s clip in memory, FP32, "
-            f"{run['threads']} threads, {run['weights']} weights.",
-            "",
-            "| contestant | median | 95 % interval | times as fast | peak memory |",
-            "|---|---|---|---|---|",
-        ]
-        for contestant, times in run["timings"].items():
-            faster = run["faster"] if contestant == "mosrt" else None
-            peak = f"{run['peak_mb'][contestant]:.0f} MB"
-            if contestant == "mosrt":
-                peak += f" ({run['peak_ratio']:.2f} of torch's)"
-            lines.append(f"| {contestant} | {_timing(times)} | {_ratio(faster)} | {peak} |")
-    machine = front_end["machine"]
-    packages = machine["packages"]
-    versions = ", ".join(f"{name} {version}" for name, version in packages.items() if version)
-    lines += [
-        "",
-        f"Machine: {machine['cpu']}, {machine['usable_cores']} cores, "
-        f"{machine['memory_gib']:.0f} GiB; Python {machine['python']}, {versions}.",
-    ]
-    sections = [
-        section(results)
-        for section in (
-            embedded_sections,
-            drift_section,
-            calibration_section,
-            bench_sections,
-            uncertainty_sections,
-            variants_section,
-        )
-    ]
-    return "\n".join([*itertools.chain(*sections), *lines])
+    """RESULTS.md from a folder of raw results; sections whose file is missing are left out."""
+    sections = list(_sections(results))
+    contents = [f"- [{title}](#{_anchor(title)})" for title, _ in sections]
+    parts = [_INTRODUCTION, "\n".join([*contents, "- [Inputs](#inputs)", ""])]
+    parts += ["\n".join([f"## {title}", "", *lines, ""]) for title, lines in sections]
+    return "\n".join([*parts, _INPUTS])
 
 
-def replaced(readme: str, figures: str) -> str:
-    """`readme` with `figures` between its markers.
+def _sections(results: Path) -> Iterator[tuple[str, list[str]]]:
+    """Heading and lines of each section, in the order of the page."""
+    listed = [
+        *((name, *rest) for name, rest in accuracy.SECTIONS.items()),
+        *variants.SECTIONS,
+        *(
+            (path.stem, None, variants.bench_section)
+            for path in sorted(results.glob("bench_*.json"))
+        ),
+        *((name, *rest) for name, rest in speed.SECTIONS.items()),
+    ]
+    for name, title, lines_of in listed:
+        run = _read(results, name)
+        if run is not None:
+            lines = [*lines_of(run), *_provenance(name, run)]
+            yield (variants.bench_title(run) if title is None else title), lines
+
+
+def _provenance(name: str, run: Run) -> list[str]:
+    machine = run["machine"]
+    packages = {"Python": machine["python"], **machine["packages"]}
+    versions = ", ".join(f"{package} {version}" for package, version in packages.items() if version)
+    threads = run.get("threads") or run.get("settings", {}).get("threads") or _THREADS.get(name)
+    counts = " or ".join(map(str, threads)) if isinstance(threads, list) else str(threads)
+    used = "" if threads is None else f" {counts} thread{'' if counts == '1' else 's'}."
+    return [
+        "",
+        f"{machine['cpu']}, {machine['usable_cores']} cores, {machine['memory_gib']:.0f} GiB."
+        f"{used} {versions}. Raw data: [{name}.json](results/{name}.json).",
+        "",
+        "```",
+        _current(run["command"]),
+        "```",
+    ]
+
+
+def _current(command: str) -> str:
+    """A recorded command with the current names of modules and options."""
+    command = _OLD_MODULE.sub(
+        lambda m: f"mosrt_studies.{_MODULES[m[1]]}" if m[1] in _MODULES else m[0], command
+    )
+    for old, new in (("mosrt calibrate ", "mosrt quantize "), (" --out ", " --output ")):
+        command = command.replace(old, new)
+    return command.replace(" --bundle ", " --model ") if "mosrt_studies" in command else command
+
+
+def _anchor(title: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def readme_table(results: Path) -> str:
+    """A short table: accuracy, drift, time, size and speed against torch by variant.
+
+    Args:
+        results: Folder of the raw results; cells whose result is missing are dashes.
+    """
+    listening = (_read(results, "listening") or {}).get("agreement", {})
+    drifts = _declared_drifts(results)
+    against_torch = (_read(results, "variants") or {}).get("rows", {})
+    rows = []
+    for path in sorted(results.glob("bench_*.json")):
+        run = json.loads(path.read_text(encoding="utf-8"))
+        latency = {r["contestant"]: r for r in run["latency"] if r["clip_s"] == 5.0}
+        for name, row in latency.items():
+            model, variant, provider, _ = name.split(" ")
+            bundle = next((b for b in run["bundles"] if b["name"] == model), None)
+            if bundle is None or variant not in bundle["variants"]:
+                continue
+            agreement = listening.get(f"{model} {bundle['default_domain']}")
+            torch_row = against_torch.get(f"{variant}, {provider}") if "utmosv2" in model else None
+            rows.append(
+                (
+                    f"`{model}`",
+                    variant,
+                    _concordance(agreement) if variant == "fp32" else "-",
+                    drifts.get((model, variant), "-"),
+                    _ms(row["quantiles"]["p50"]["ms"]),
+                    f"{bundle['variants'][variant]['bytes'] / 1e6:.1f} MB",
+                    f"{torch_row['faster']['ratio']:.2f}" if torch_row else "-",
+                )
+            )
+    embedded = _read(results, "embedded")
+    if embedded is not None:
+        cost = f"{embedded['faster_than_p808']['ratio']:.1f} times the CPU time of `nano`"
+        peer = "DNSMOS P.808"
+        rows.append((peer, "-", _concordance(listening.get(peer)), "-", cost, "-", "-"))
+    header = ("model", "variant", "pairs in listeners' order", "drift from FP32", "5 s clip",
+              "size", "speed-up over torch")  # fmt: skip
+    return "\n".join(markdown_table(header, rows))
+
+
+def _declared_drifts(results: Path) -> dict[tuple[str, str], str]:
+    """Mean drift by model and variant, as the bundles declare it."""
+    found = {}
+    for name in ("bench_utmosv2", "drift"):
+        for bundle in (_read(results, name) or {}).get("bundles", []):
+            for variant, row in bundle["variants"].items():
+                if variant != "fp32":
+                    drift = variants.drift_cell(row["declared_drift"])
+                    found[bundle["name"], variant] = drift
+    return found
+
+
+def _concordance(agreement: Run | None) -> str:
+    return "-" if agreement is None else f"{agreement['concordance']:.0%}"
+
+
+def _ms(value: float) -> str:
+    return f"{value:.{0 if value >= 100 else 1}f} ms"
+
+
+def replaced(readme: str, table: str) -> str:
+    """README's text with a table between the markers of results.
 
     Raises:
-        click.ClickException: A marker is missing.
+        ValueError: A marker is missing.
     """
     before, begin, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
-        raise click.ClickException(f"the markers {BEGIN} and {END} are missing")
-    return f"{before}{BEGIN}\n{figures}\n{END}{after}"
+        raise ValueError(f"the markers {BEGIN} and {END} are missing")
+    return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(results: Path, name: str) -> dict[str, Any] | None:
+    path = results / f"{name}.json"
+    if not path.exists():
+        return None
     run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return run
 
 
-def _timing(times: dict[str, Any]) -> str:
-    low, high = times["interval_95_ms"]
-    return f"{times['median_ms']:.0f} ms | {low:.0f} to {high:.0f} ms"
-
-
-def _ratio(figure: dict[str, Any] | None) -> str:
-    if figure is None:
-        return "1"
-    low, high = figure["interval_95"]
-    return f"**{figure['ratio']:.2f}** ({low:.2f} to {high:.2f})"
-
-
 @click.command()
-@click.argument("results", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("readme", type=click.Path(exists=True, dir_okay=False, path_type=Path))
-def main(results: Path, readme: Path) -> None:
-    """Put the figures of RESULTS into README."""
-    text = readme.read_text(encoding="utf-8")
-    readme.write_text(replaced(text, render(results)), encoding="utf-8")
+@click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a file is out of date.")
+def main(check: bool) -> None:
+    """Write benchmarks/RESULTS.md and the results table of README.md."""
+    results, readme = _ROOT / "benchmarks" / "results", _ROOT / "README.md"
+    made: list[tuple[Path, Callable[[], str]]] = [
+        (_ROOT / "benchmarks" / "RESULTS.md", lambda: render(results)),
+        (readme, lambda: replaced(readme.read_text(encoding="utf-8"), readme_table(results))),
+    ]
+    for path, text_of in made:
+        text = text_of()
+        if not path.exists() or path.read_text(encoding="utf-8") != text:
+            click.echo(f"{path.name}: out of date" if check else f"{path.name}: written")
+            if check:
+                raise click.exceptions.Exit(ExitStatus.NO)
+            path.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from mosrt_studies.accuracy import ladder
 from mosrt_studies.accuracy.heldout import Speech, levelled
 from mosrt_studies.accuracy.ladder import KINDS, climb, falling, overall, rungs, summary
-from mosrt_studies.figures.embedded import embedded_sections
+from mosrt_studies.figures.render import render
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -166,7 +166,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speech: Float3
         assert scores.shape == (2, 6)
         mean = np.mean([kind["tiny dull"]["srcc"] for kind in kinds.values()])
         assert run["overall"][group]["tiny dull"]["srcc"] == pytest.approx(mean, abs=1e-4)
-    sections = embedded_sections(tmp_path)
-    assert "| score | held-out recordings | unseen synthetic voices |" in sections
-    assert "| deaf | 0.00 / 0.00 | 0.00 / 0.00 |" in sections
-    assert any(line.startswith("| **tiny dull** | ") for line in sections)
+    text = render(tmp_path)
+    assert "| model, domain | held-out recordings | unseen synthetic voices |\n" in text
+    assert "| deaf | 0.00 / 0.00 | 0.00 / 0.00 |\n" in text
+    assert "\n| **tiny dull** | " in text

@@ -20,7 +20,7 @@ from mosrt_studies.accuracy.listening import (
     concordance,
     read_systems,
 )
-from mosrt_studies.figures.embedded import embedded_sections
+from mosrt_studies.figures.render import render
 
 HEADER = "set\tsystem\tmos\tfolder\n"
 
@@ -185,8 +185,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         "quiet": 0.0,
     }
     assert run["scores"]["tiny loud"][0] == pytest.approx([0.51, 0.52], abs=1e-3)
-    sections = embedded_sections(tmp_path)
-    assert "5 systems of 2 listening tests, 4 pairs; guessing has 0.50." in sections[0]
-    assert "looked at 3 times" in sections[0]
-    assert "| **tiny loud** | 1.00 | 1.00 to 1.00 | 1.00 |" in sections
-    assert "| quiet | 0.00 | 0.00 to 0.00 | 0.00 |" in sections
+    text = render(tmp_path)
+    assert "5 systems of 2 listening tests, 4 pairs whose MOS" in text
+    assert "evaluated 3 times" in text
+    assert "| **tiny loud** | 1.00 | 1.00 to 1.00 | 1.00 |\n" in text
+    assert "| quiet | 0.00 | 0.00 to 0.00 | 0.00 |\n" in text

@@ -17,7 +17,7 @@ from mosrt_studies.accuracy.order import (
     mean,
     verdicts,
 )
-from mosrt_studies.figures.embedded import embedded_sections
+from mosrt_studies.figures.render import render
 
 
 def readings(rng: np.random.Generator) -> dict[str, npt.NDArray[np.float64]]:
@@ -125,8 +125,8 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "tiny level:" not in result.output
     run = json.loads(out.read_text(encoding="utf-8"))
     assert len(run["sentences"]) == 24
-    sections = embedded_sections(tmp_path)
-    assert "recordings > flite slt; recordings > flite rms; flite slt > flite kal16" in sections[0]
-    rows = {line.split(" | ")[0]: line for line in sections if line.startswith("| ")}
+    text = render(tmp_path)
+    assert "recordings > flite slt; recordings > flite rms; flite slt > flite kal16" in text
+    rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
     assert rows["| **tiny level**"].endswith("| 7 of 7 |")
     assert rows["| upside down"].endswith("| 0 of 7 |")

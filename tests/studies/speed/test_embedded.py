@@ -7,7 +7,7 @@ import scipy.signal
 from click.testing import CliRunner
 
 from mosrt_studies.accuracy.peers import PeerError
-from mosrt_studies.figures.embedded import embedded_sections
+from mosrt_studies.figures.render import render
 from mosrt_studies.speed import embedded
 from mosrt_studies.speed.embedded import p808_image, peak_mb, process_ms
 
@@ -77,6 +77,6 @@ def test_command(
     assert run["timings"][run["process"]]["median_ms"] == 12.0
     assert run["files"] == 1
     assert run["timings"]["tiny"]["median_ms"] > 0
-    sections = embedded_sections(tmp_path)
-    assert any(line.startswith("| **tiny** | ") for line in sections)
-    assert sections[-2].startswith("`mosrt score` in a fresh process, 1 files: 0.01 s")
+    text = render(tmp_path)
+    assert "\n| **tiny** | " in text
+    assert "`mosrt score` of 1 files in a fresh process takes 0.01 s" in text

@@ -1,10 +1,8 @@
-"""The README's table of a bench, made from a report of the embedded model."""
+"""RESULTS.md's table of a report of `mosrt bench`, made from a report of the embedded model."""
 
 from __future__ import annotations
 
 import copy
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,8 +11,7 @@ from mosrt.bundle.embedded import find_bundle
 from mosrt_bench.bench.latency import Budget
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.run import run_bench
-from mosrt_bench.output import save
-from mosrt_studies.figures.bench import bench_sections
+from mosrt_studies.figures.variants import bench_section, bench_title
 from tests.conftest import DATA
 from tests.standins.planted_defects import rounded_weights, with_variants
 
@@ -35,7 +32,7 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_a_row_for_each_that_runs(report: dict[str, Any], tmp_path: Path) -> None:
+def test_a_row_for_each_that_runs(report: dict[str, Any]) -> None:
     report = copy.deepcopy(report)
     report["notes"] = ["device memory: no library", "energy of GPUs: none", "energy of GPUs: 1"]
     row = next(
@@ -46,11 +43,9 @@ def test_a_row_for_each_that_runs(report: dict[str, Any], tmp_path: Path) -> Non
     for each in report["throughput"]:
         each["clips_per_s"] = 20.4 if each["kind"] == "callers" else 3.0
     report["cold_start"][1].update(process_ms=1234.0, peak_mb=99.6, device_peak_mb=12.0)
-    save(report, tmp_path / "bench_nano.json")
-    assert bench_sections(tmp_path / "nowhere") == []
-    lines = bench_sections(tmp_path)
-    assert lines[0].startswith("`mosrt bench` of nano: drift from the reference on 2 clips; ")
-    assert "speed on one of 5 s, 1 thread (" in lines[0]
+    assert bench_title(report) == "Speed of the variants of nano"
+    lines = bench_section(report)
+    assert "measured on 2 clips" in lines[0]
     rows = [cells(line) for line in lines if line.startswith("| ")]
     assert len({len(row) for row in rows}) == 1
     assert [row[0] for row in rows[1:]] == ["fp32, cpu", "fp16, cpu"]
@@ -61,23 +56,19 @@ def test_a_row_for_each_that_runs(report: dict[str, Any], tmp_path: Path) -> Non
         "12.3 ms", "1234.5 ms", "**2.00** (1.25 to 2.50)", "20 (2 callers)", "1.23 s",
         "100 MB, GPU 12 MB",
     ]  # fmt: skip
-    assert "Left out: fp32 on tensorrt (does not run here: " in lines[-4]
-    assert lines[-2] == (
-        "Not measured, since this machine does not tell: device memory, energy of GPUs."
-    )
+    assert "Left out: fp32 on tensorrt (does not run here: " in lines[-3]
+    assert lines[-1] == "Not available on this machine: device memory, energy of GPUs."
 
 
-def test_parity_alone_and_failures(report: dict[str, Any], tmp_path: Path) -> None:
+def test_parity_alone_and_failures(report: dict[str, Any]) -> None:
     report = copy.deepcopy(report)
     for key in ("throughput", "cold_start"):
         del report[key]
     row = next(r for r in report["parity"] if r["variant"] == "fp16")
     row.update(passed=False, scale=0.01, mae=0.002, max_abs=0.004, srcc=None)
-    (tmp_path / "bench_nano.json").write_text(json.dumps(report))
-    (found,) = [line for line in bench_sections(tmp_path) if line.startswith("| fp16")]
+    (found,) = [line for line in bench_section(report) if line.startswith("| fp16")]
     assert cells(found)[1:4] == ["0.2000 relative", "0.4000", "- (FAILS)"]
     assert cells(found)[7:] == ["-", "-", "-"]
     del row["mae"]  # no clip that both score
-    (tmp_path / "bench_nano.json").write_text(json.dumps(report))
-    (found,) = [line for line in bench_sections(tmp_path) if line.startswith("| fp16")]
+    (found,) = [line for line in bench_section(report) if line.startswith("| fp16")]
     assert cells(found)[1:4] == ["-", "-", "- (FAILS)"]

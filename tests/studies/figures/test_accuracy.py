@@ -3,7 +3,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from mosrt_studies.figures.card import claims, main
+from mosrt_studies.figures.accuracy import claims, main
 
 LISTENING = {
     "systems": [{}, {}, {}],
@@ -32,7 +32,7 @@ def test_claims_come_from_the_runs_that_are_there(tmp_path: Path) -> None:
 
 def test_no_runs_no_file(tmp_path: Path) -> None:
     out = tmp_path / "evaluation.json"
-    result = CliRunner().invoke(main, [str(tmp_path), "--model", "nano", "--out", str(out)])
+    result = CliRunner().invoke(main, [str(tmp_path), "--model", "nano", "--output", str(out)])
     assert result.exit_code == 1
-    assert "no runs" in result.output
+    assert "no listening.json" in result.output
     assert not out.exists()

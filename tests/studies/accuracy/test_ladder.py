@@ -119,11 +119,11 @@ def test_missing_speech_and_teachers_are_told(tmp_path: Path, tiny: Path) -> Non
     arguments = ["--bundle", str(tiny), "--out", str(tmp_path / "x.json"), "--clips", "2"]
     speech = str(tmp_path / "speech")
     result = CliRunner().invoke(ladder.main, [*arguments, "--speech", speech])
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert f"{speech}: no folders of FLAC recordings" in result.output
     teachers = ["--teachers", str(tmp_path)]
     result = CliRunner().invoke(ladder.main, [*arguments, "--speech", speech, *teachers])
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "dnsmos_p808.onnx, dnsmos_p835.onnx, dnsmospro_bvcc.pt" in result.output
     assert "pass --teachers" in result.output
 

@@ -148,7 +148,7 @@ def test_missing_folder(tmp_path: Path) -> None:
     result = CliRunner().invoke(
         listening.main, ["--systems", str(tmp_path / "none"), "--looks", "1", "--out", "x"]
     )
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "systems.tsv: No such file or directory; pass --systems" in result.output
 
 

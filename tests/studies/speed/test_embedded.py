@@ -58,7 +58,7 @@ def test_missing_model_is_told(tiny: Path, clips: list[Path], tmp_path: Path) ->
     command = ["--bundle", str(tiny), "--teachers", str(tmp_path), "--audio", str(clips[0]),
                "--clips", str(clips[0]), "--out", str(tmp_path / "x.json")]  # fmt: skip
     result = CliRunner().invoke(embedded.main, command)
-    assert result.exit_code == 1
+    assert result.exit_code == 3
     assert "dnsmos_p808.onnx is missing; pass --teachers its folder" in result.output
 
 

@@ -1,1 +1,1 @@
-"""Studies behind published figures, one file per question; not in the wheel."""
+"""Studies behind the published results: one module per question, not part of the wheel."""

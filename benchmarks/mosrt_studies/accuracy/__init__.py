@@ -1,1 +1,1 @@
-"""Studies of how well scores follow listeners."""
+"""Studies of accuracy: agreement with listeners, degradations, order of synthesisers."""

@@ -1,4 +1,4 @@
-"""Held-out speech: recordings and voices that the embedded models never heard, at one level."""
+"""Load held-out speech: recordings and voices that the embedded models were not trained on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+import click
 import numpy as np
 import numpy.typing as npt
 
@@ -32,6 +33,7 @@ __all__ = [
     "joined",
     "levelled",
     "recorded_clips",
+    "speech_option",
     "unseen_clips",
     "utterances",
 ]
@@ -40,18 +42,21 @@ Float32Array = npt.NDArray[np.float32]
 
 CLIP_SAMPLES: Final = 80_000
 _LEVEL_DB: Final = -26.0
-_MUTE_SENTENCES: Final = 10
+_MAX_SILENT: Final = 10
 _SILENCE: Final = 0.01
+
+speech_option = click.option(
+    "--speech",
+    required=True,
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The recordings that the embedded models were trained on; the held-out part is used.",
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Speech:
-    """Clean speech.
-
-    Attributes:
-        voice: Who speaks.
-        waveform: (samples,) float32 at 16 kHz and -26 dBFS RMS.
-    """
+    """Clean speech: the name of the voice, and (samples,) at 16 kHz and -26 dBFS RMS."""
 
     voice: str
     waveform: Float32Array
@@ -64,7 +69,7 @@ def levelled(waveform: Float32Array) -> Float32Array:
 
 
 def joined(parts: Iterable[Float32Array], n_samples: int = CLIP_SAMPLES) -> Iterator[Float32Array]:
-    """Clips (n_samples,) of consecutive utterances, none of which is heard in two clips."""
+    """Clips (n_samples,) of consecutive utterances; no utterance is in two clips."""
     row: list[Float32Array] = []
     length = 0
     for part in parts:
@@ -76,7 +81,7 @@ def joined(parts: Iterable[Float32Array], n_samples: int = CLIP_SAMPLES) -> Iter
 
 
 def recorded_clips(folder: Path, count: int) -> list[Speech]:
-    """Clips of 5 s of the held-out utterances of recorded voices, the voices in turn.
+    """Clips of 5 s of the held-out utterances of recorded voices, alternating between voices.
 
     Raises:
         VoiceError: There are no recordings, or too few.
@@ -87,7 +92,7 @@ def recorded_clips(folder: Path, count: int) -> list[Speech]:
 
 
 def utterances(folder: Path, count: int, *, shortest_s: float) -> list[Speech]:
-    """Held-out utterances of recorded voices, the voices in turn.
+    """Held-out utterances of recorded voices, alternating between voices.
 
     Raises:
         VoiceError: There are no recordings, or too few.
@@ -101,9 +106,9 @@ def utterances(folder: Path, count: int, *, shortest_s: float) -> list[Speech]:
 
 
 def clips_in(folders: Sequence[Path], count: int) -> list[Speech]:
-    """Clips of 5 s of speakers never trained on, a folder of recordings each, in turn.
+    """Clips of 5 s of speakers outside the training data, a folder of recordings each.
 
-    Recordings of silence, which sets of spoken prompts have, are left out.
+    Speakers alternate. Silent recordings, which sets of spoken prompts contain, are left out.
 
     Raises:
         VoiceError: There are too few recordings.
@@ -123,22 +128,15 @@ def clips_in(folders: Sequence[Path], count: int) -> list[Speech]:
     return _taken(streams, count, ", ".join(str(folder) for folder in folders))
 
 
-def _recordings(folder: Path) -> Iterator[Float32Array]:
-    """All audio files of a folder, in order."""
-    for path in sorted(folder.iterdir()):
-        if path.suffix.lower() in AUDIO_SUFFIXES:
-            yield read(path)
-
-
 def unseen_clips(count: int, seed: int) -> list[Speech]:
-    """Clips of 5 s of the synthetic voices kept for evaluation; engines, then voices, in turn.
+    """Clips of 5 s of the synthetic voices kept for evaluation, alternating between engines.
 
     Args:
-        count: How many.
-        seed: Of the text, the rates and the pitches.
+        count: Number of clips.
+        seed: Seed of text, speaking rates and pitches.
 
     Raises:
-        VoiceError: A voice is not installed, or mute.
+        VoiceError: A voice is not installed, or produces no speech.
     """
     voices = [voice for voice in synthetic_voices() if voice.held_out]
     for name, cure in missing_programs(voices).items():
@@ -152,17 +150,17 @@ def unseen_clips(count: int, seed: int) -> list[Speech]:
 
 
 def _reading(voice: Voice, seed: int) -> Iterator[Float32Array]:
-    """A synthetic voice's utterances without end, or till it has been mute for ten sentences."""
+    """Utterances of a synthetic voice; ends after ten sentences without speech."""
     rng = np.random.default_rng([seed, *hashlib.sha256(voice.name.encode()).digest()])
-    mute = 0
-    while mute < _MUTE_SENTENCES:
+    silent = 0
+    while silent < _MAX_SILENT:
         (part,) = synthesise(voice, 1, rng)
-        # a voice that cannot read its text says next to nothing
+        # a voice that cannot read its text is almost silent
         if len(part) > 8000 and part.std() > 1e-3:
-            mute = 0
+            silent = 0
             yield part
         else:
-            mute += 1
+            silent += 1
 
 
 def _named(name: str, waveforms: Iterable[Float32Array]) -> Iterator[Speech]:
@@ -170,7 +168,7 @@ def _named(name: str, waveforms: Iterable[Float32Array]) -> Iterator[Speech]:
 
 
 def _in_turn(streams: Sequence[Iterator[Speech]]) -> Iterator[Speech]:
-    """One of each stream, over and over, till all have ended."""
+    """One item of each stream in turn, until all streams have ended."""
     for turn in itertools.zip_longest(*streams):
         yield from (speech for speech in turn if speech is not None)
 
@@ -178,5 +176,5 @@ def _in_turn(streams: Sequence[Iterator[Speech]]) -> Iterator[Speech]:
 def _taken(streams: Sequence[Iterator[Speech]], count: int, source: str) -> list[Speech]:
     taken = list(itertools.islice(_in_turn(streams), count))
     if len(taken) < count:
-        raise VoiceError(f"{source}: enough for {len(taken)} clips only, not for {count}")
+        raise VoiceError(f"{source}: enough for only {len(taken)} clips, not for {count}")
     return taken

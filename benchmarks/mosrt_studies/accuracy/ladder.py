@@ -1,14 +1,14 @@
-"""Does a score fall when speech gets worse, and only then?
+"""Do scores fall as speech is degraded more, and only then?
 
     python -m mosrt_studies.accuracy.ladder --speech SPEECH --teachers TEACHERS \
-        --out benchmarks/results/ladder.json
+        -o benchmarks/results/ladder.json
 
-Clips of 5 s of held-out recordings and of voices never trained on go down ladders of
-degradations: the clean clip, then ever more of one kind, everything random being the same on all
-rungs. SRCC is the rank correlation of severity and score on one clip's ladder, clean included and
-the sign turned, averaged over clips: 1 where every step down lowers the score. Pooled SRCC ranks
-all clips of a kind together, so that a good voice must not hide damage. The last figure is the
-share of degraded clips that score below their own clean version.
+Clips of 5 s of held-out recordings and of unseen voices go through ladders of degradations: the
+clean clip, then increasing severity of one kind with the same random state. SRCC is the rank
+correlation of severity and falling score on the ladder of one clip, averaged over clips: 1 where
+every step lowers the score. Pooled SRCC ranks all clips of a kind together, so that a good voice
+must not hide a degradation. The last figure is the share of degraded clips that score below their
+own clean version.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
-from mosrt.cli.command import exit_on_error
+from mosrt.cli.command import exit_on_error, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save, table
 from mosrt_export.nano.data.degradations import DEGRADATIONS, Degradation
 from mosrt_export.nano.data.resyntheses import RESYNTHESES
-from mosrt_studies.accuracy.peers import Judge, Peers, bundle_option, teachers_option
 
-from .heldout import Speech, clips_in, levelled, recorded_clips, unseen_clips
+from .heldout import Speech, clips_in, levelled, recorded_clips, speech_option, unseen_clips
+from .peers import Peers, ScoreClip, models_option, teachers_option
 
-__all__ = ["KINDS", "climb", "falling", "rungs", "summary"]
+__all__ = ["KINDS", "falling", "overall", "rungs", "score_ladders", "summary"]
 
 Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]
@@ -55,37 +55,37 @@ _MEASURES: Final = ("srcc", "srcc_pooled", "below_clean")
 def rungs(
     clean: Float32Array, degradation: Degradation, severities: Sequence[float], seed: Sequence[int]
 ) -> list[Float32Array]:
-    """A clip (samples,) degraded to each severity, from the same random state, at its own level."""
+    """A clip (samples,) at each severity, from the same random state and at the clip's level."""
     return [
         levelled(degradation(clean, severity, np.random.default_rng(list(seed))))
         for severity in severities
     ]
 
 
-def climb(
+def score_ladders(
     clips: Sequence[Speech],
-    judge: Judge,
+    score: ScoreClip,
     *,
     kinds: Mapping[str, Degradation] = KINDS,
     severities: Sequence[float] = SEVERITIES,
     seed: int,
     label: str,
 ) -> dict[str, dict[str, FloatArray]]:
-    """Every scorer's scores on every ladder.
+    """Scores every ladder with every model.
 
     Returns:
-        By kind and scorer, (clips, 1 + severities), the clean clip first.
+        (clips, 1 + severities) by kind and model, the clean clip first.
     """
     rows: dict[str, dict[str, list[list[float]]]] = {kind: {} for kind in kinds}
     length = len(clips) * len(kinds)
     with click.progressbar(length=length, file=sys.stderr, label=label) as bar:
         for number, clip in enumerate(clips):
-            clean = judge(clip.waveform, _RATE_HZ)
+            clean = score(clip.waveform, _RATE_HZ)
             for i, (kind, degradation) in enumerate(kinds.items()):
-                steps = rungs(clip.waveform, degradation, severities, (seed, number, i))
-                judged = [clean, *(judge(step, _RATE_HZ) for step in steps)]
+                degraded = rungs(clip.waveform, degradation, severities, (seed, number, i))
+                scored = [clean, *(score(rung, _RATE_HZ) for rung in degraded)]
                 for name in clean:
-                    rows[kind].setdefault(name, []).append([scores[name] for scores in judged])
+                    rows[kind].setdefault(name, []).append([scores[name] for scores in scored])
                 bar.update(1)
     return {
         kind: {name: np.array(scores) for name, scores in by_name.items()}
@@ -94,23 +94,18 @@ def climb(
 
 
 def falling(severities: npt.ArrayLike, scores: npt.ArrayLike) -> float:
-    """Spearman's rank correlation of severity and score, sign turned; 0 if the score never moves.
-
-    Args:
-        severities: (values,), at least two of them different.
-        scores: (values,).
-    """
+    """Minus Spearman's rank correlation of severity and score; 0 if all scores are equal."""
     if np.ptp(np.asarray(scores)) == 0:
         return 0.0
     return -float(scipy.stats.spearmanr(severities, scores)[0])
 
 
 def summary(scores: FloatArray, severities: Sequence[float]) -> dict[str, Any]:
-    """What the ladders of one kind say of one scorer.
+    """The results of one model on the ladders of one kind.
 
     Args:
         scores: (clips, 1 + severities), the clean clip first.
-        severities: Of the rungs, without the clean one.
+        severities: Severities, without that of the clean clip.
     """
     levels = np.array([0.0, *severities])
     return {
@@ -122,12 +117,10 @@ def summary(scores: FloatArray, severities: Sequence[float]) -> dict[str, Any]:
 
 
 def overall(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, dict[str, float]]:
-    """The means over kinds, by scorer, of what `summary` says by kind and scorer."""
+    """Means over kinds, by model, of summaries by kind and model."""
     return {
         name: {
-            measure: round(
-                float(np.mean([by_name[name][measure] for by_name in kinds.values()])), 4
-            )
+            measure: round(float(np.mean([row[name][measure] for row in kinds.values()])), 4)
             for measure in _MEASURES
         }
         for name in next(iter(kinds.values()))
@@ -135,39 +128,26 @@ def overall(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
 
 
 @click.command()
-@exit_on_error()
-@click.option(
-    "--speech",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the recordings that the embedded models were trained on; what was held out "
-    "is used.",
-)
+@speech_option
 @click.option(
     "--extra",
-    "extra",
     multiple=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of recordings of one speaker never trained on; may be repeated.",
+    help="Folder of recordings of one speaker outside the training data; may be repeated.",
 )
-@bundle_option
+@models_option
 @teachers_option
-@click.option(
-    "--clips", default=20, show_default=True, type=click.IntRange(min=2), help="Per group."
-)
-@click.option("--seed", default=1001, show_default=True, help="Of text and degradations.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
+@click.option("--clips", default=20, show_default=True, type=click.IntRange(min=2),
+              help="Clips per group.")  # fmt: skip
+@click.option("--seed", default=1001, show_default=True, help="Seed of text and degradations.")
+@output_option("JSON file to write.", required=True)
+@exit_on_error()
 def main(
-    speech: Path,
-    extra: tuple[Path, ...],
-    bundles: tuple[str, ...],
-    teachers: Path | None,
-    clips: int,
-    seed: int,
-    out: Path,
-) -> None:
-    """Tell whether scores fall as speech gets worse."""
-    peers = Peers(bundles, teachers)
+    speech: Path, extra: tuple[Path, ...], models: tuple[str, ...], teachers: Path | None,
+    clips: int, seed: int, output: Path,
+) -> None:  # fmt: skip
+    """Measure whether scores fall as speech is degraded more."""
+    peers = Peers(models, teachers)
     groups = {
         "held-out recordings": recorded_clips(speech, clips),
         "unseen synthetic voices": unseen_clips(clips, seed),
@@ -175,7 +155,8 @@ def main(
     if extra:
         groups["unseen speakers"] = clips_in(extra, clips)
     scores = {
-        group: climb(members, peers, seed=seed, label=group) for group, members in groups.items()
+        group: score_ladders(members, peers, seed=seed, label=group)
+        for group, members in groups.items()
     }
     kinds = {
         group: {
@@ -184,6 +165,7 @@ def main(
         }
         for group, by_kind in scores.items()
     }
+    means = {group: overall(by_kind) for group, by_kind in kinds.items()}
     run = {
         "question": "do scores fall with the severity of a degradation",
         "command": "python -m mosrt_studies.accuracy.ladder --speech … --teachers … "
@@ -192,7 +174,7 @@ def main(
         "machine": describe(),
         "defaults": list(peers.defaults),
         "voices": {group: [clip.voice for clip in members] for group, members in groups.items()},
-        "overall": {group: overall(by_kind) for group, by_kind in kinds.items()},
+        "overall": means,
         "kinds": kinds,
         "scores": {
             group: {
@@ -202,23 +184,23 @@ def main(
             for group, by_kind in scores.items()
         },
     }
-    save(run, out)
+    save(run, output)
     for group, by_kind in kinds.items():
         click.echo(f"\n{group}, {clips} clips: SRCC / share below clean")
-        means = overall(by_kind)
         rows = [
             [
                 name + (" *" if name in peers.defaults else ""),
-                f"{means[name]['srcc']:.2f}/{means[name]['below_clean']:.2f}",
-                f"{means[name]['srcc_pooled']:.2f}",
-                *(
-                    f"{by_name[name]['srcc']:.2f}/{by_name[name]['below_clean']:.2f}"
-                    for by_name in by_kind.values()
-                ),
+                _cell(mean),
+                f"{mean['srcc_pooled']:.2f}",
+                *(_cell(by_name[name]) for by_name in by_kind.values()),
             ]
-            for name in means
+            for name, mean in means[group].items()
         ]
-        click.echo(table(["scorer", "all kinds", "pooled SRCC", *by_kind], rows))
+        click.echo(table(["model", "all kinds", "pooled SRCC", *by_kind], rows))
+
+
+def _cell(row: Mapping[str, Any]) -> str:
+    return f"{row['srcc']:.2f}/{row['below_clean']:.2f}"
 
 
 if __name__ == "__main__":

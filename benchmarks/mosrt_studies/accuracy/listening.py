@@ -1,14 +1,15 @@
-"""Do scores order real TTS systems as listeners did?
+"""Do scores put real TTS systems in the order of the listeners' ratings?
 
     python -m mosrt_studies.accuracy.listening --systems SYSTEMS --teachers TEACHERS --looks 1 \
-        --out benchmarks/results/listening.json
+        -o benchmarks/results/listening.json
 
 SYSTEMS holds systems.tsv, with the columns set, system, mos and folder, and a folder of FLAC clips
-per system. A system's score is the mean over its clips. Concordance is the share of pairs of
+per system. The score of a system is the mean over its clips. Concordance is the share of pairs of
 systems of one listening test that scores put in the listeners' order, among pairs whose published
 MOS differ by at least 0.15 (wide pairs: 0.40); equal scores count one half. Intervals resample the
-clips of a test, the same for all its systems, since clips of one place in the order say the same.
-Who tunes a model by such a set wears it out: --looks says how often it has been looked at.
+clips of a test, the same clips for all its systems, because clips at the same position have the
+same text. Choosing a model by this result makes it optimistic: --looks counts how often that was
+done.
 """
 
 from __future__ import annotations
@@ -26,24 +27,26 @@ import numpy.typing as npt
 import scipy.stats
 import soundfile
 
-from mosrt.cli.command import exit_on_error
+from mosrt.cli.command import exit_on_error, output_option
 from mosrt.errors import MosrtError
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save, table
-from mosrt_studies.accuracy.peers import Judge, Peers, bundle_option, teachers_option
+from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
 
-__all__ = ["ListeningTest", "System", "agreement", "concordance", "read_systems"]
+from .peers import Peers, ScoreClip, models_option, teachers_option
+
+__all__ = ["ListeningTest", "System", "agreement", "by_test", "concordance", "read_systems"]
 
 FloatArray = npt.NDArray[np.float64]
 
 GAP: Final = 0.15
 WIDE_GAP: Final = 0.40
 _COLUMNS: Final = ("set", "system", "mos", "folder")
-_DRAWS: Final = 1000
+_RESAMPLES: Final = 1000
 
 
 class ListeningError(MosrtError):
-    """A collection of systems that cannot be used."""
+    """A collection of systems cannot be used."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +55,9 @@ class System:
 
     Attributes:
         test: Name of the listening test.
-        name: Of the system.
+        name: Name of the system.
         mos: Published mean opinion score.
-        clips: Its clips, in the order of the test's sentences.
+        clips: Its clips, in the order of the sentences of the test.
     """
 
     test: str
@@ -65,27 +68,23 @@ class System:
 
 @dataclass(frozen=True, slots=True)
 class ListeningTest:
-    """One listening test as one scorer sees it.
-
-    Attributes:
-        mos: (systems,) published.
-        scores: (systems, clips) of the scorer.
-    """
+    """Published MOS (systems,) of a listening test, and the scores (systems, clips) of a model."""
 
     mos: FloatArray
     scores: FloatArray
 
-    def drawn(self, rng: np.random.Generator) -> ListeningTest:
-        """The test with as many clips, drawn with replacement, the same for all systems."""
-        n_clips = self.scores.shape[1]
-        return ListeningTest(self.mos, self.scores[:, rng.integers(0, n_clips, n_clips)])
+    def resampled(self, rng: np.random.Generator) -> ListeningTest:
+        """The test with its clips drawn with replacement, the same for all systems."""
+        (indices,) = resample_indices(self.scores.shape[1], 1, rng=rng)
+        return ListeningTest(self.mos, self.scores[:, indices])
 
 
 def read_systems(folder: Path) -> list[System]:
-    """The systems that a folder's systems.tsv lists.
+    """Reads systems.tsv and lists the clips of each system.
 
     Raises:
-        ListeningError: The list or clips are missing, or systems of a test differ in their number.
+        ListeningError: The list or clips are missing, or systems of a test differ in their number
+            of clips.
     """
     path = folder / "systems.tsv"
     try:
@@ -112,22 +111,22 @@ def read_systems(folder: Path) -> list[System]:
 
 
 def concordance(tests: Sequence[ListeningTest], gap: float = GAP) -> tuple[float, int]:
-    """Share of pairs in the listeners' order, and the number of pairs that it is a share of."""
+    """Share of pairs in the listeners' order, and the number of pairs."""
     points = []
     for test in tests:
         first, second = np.triu_indices(len(test.mos), k=1)
-        heard = test.mos[first] - test.mos[second]
+        rated = test.mos[first] - test.mos[second]
         means = test.scores.mean(axis=1)
         predicted = means[first] - means[second]
-        counted = np.abs(heard) >= gap - 1e-9  # 4.10 - 3.95 is a little less than 0.15
-        agreed = np.sign(predicted) * np.sign(heard)
+        counted = np.abs(rated) >= gap - 1e-9  # 4.10 - 3.95 is a little less than 0.15
+        agreed = np.sign(predicted) * np.sign(rated)
         points.append((1 + agreed[counted]) / 2)
     all_points = np.concatenate(points)
     return (float(all_points.mean()) if len(all_points) else float("nan")), len(all_points)
 
 
-def agreement(tests: Mapping[str, ListeningTest], draws: int = _DRAWS) -> dict[str, Any]:
-    """How a scorer agrees with listeners: all tests together, with an interval, and each alone.
+def agreement(tests: Mapping[str, ListeningTest], resamples: int = _RESAMPLES) -> dict[str, Any]:
+    """Agreement of a model with listeners: all tests together, with an interval, and each alone.
 
     Raises:
         ListeningError: No pair of systems differs enough.
@@ -135,13 +134,15 @@ def agreement(tests: Mapping[str, ListeningTest], draws: int = _DRAWS) -> dict[s
     share, n_pairs = concordance(list(tests.values()))
     if not n_pairs:
         raise ListeningError(f"no two systems of one listening test differ by {GAP} MOS")
-    rng = np.random.default_rng(0)  # the same draws for every scorer
-    drawn = [concordance([test.drawn(rng) for test in tests.values()])[0] for _ in range(draws)]
-    low, high = np.percentile(drawn, [2.5, 97.5])
+    rng = np.random.default_rng(0)  # the same resamples for every model
+    drawn = [
+        concordance([test.resampled(rng) for test in tests.values()])[0] for _ in range(resamples)
+    ]
+    low, high = percentile_interval(np.array(drawn)) or (share, share)
     wide, n_wide = concordance(list(tests.values()), WIDE_GAP)
     return {
         "concordance": round(share, 4),
-        "interval_95": [round(float(low), 4), round(float(high), 4)],
+        "interval_95": [round(low, 4), round(high, 4)],
         "pairs": n_pairs,
         "concordance_wide": None if not n_wide else round(wide, 4),
         "pairs_wide": n_wide,
@@ -159,16 +160,16 @@ def _alone(test: ListeningTest) -> dict[str, Any]:
     }
 
 
-def judged(systems: Sequence[System], judge: Judge) -> dict[str, list[list[float]]]:
-    """Every scorer's scores of every system's clips: by scorer, a list per system."""
+def score_systems(systems: Sequence[System], score: ScoreClip) -> dict[str, list[list[float]]]:
+    """Scores of all clips: by model, a list per system."""
     scores: dict[str, list[list[float]]] = {}
     n_clips = sum(len(system.clips) for system in systems)
     with click.progressbar(length=n_clips, file=sys.stderr, label="clips") as bar:
         for i, clip in ((i, clip) for i, system in enumerate(systems) for clip in system.clips):
             samples, rate_hz = soundfile.read(clip, dtype="float32", always_2d=True)
-            for name, figure in judge(samples.mean(axis=1), rate_hz).items():
+            for name, value in score(samples.mean(axis=1), rate_hz).items():
                 rows = scores.setdefault(name, [[] for _ in systems])
-                rows[i].append(figure)
+                rows[i].append(value)
             bar.update(1)
     return scores
 
@@ -176,7 +177,7 @@ def judged(systems: Sequence[System], judge: Judge) -> dict[str, list[list[float
 def by_test(
     systems: Sequence[System], scores: Sequence[Sequence[float]]
 ) -> dict[str, ListeningTest]:
-    """One scorer's scores, a list per system, as listening tests by name."""
+    """The scores of one model, a list per system, as listening tests by name."""
     tests = {}
     for name in dict.fromkeys(system.test for system in systems):
         members = [
@@ -191,30 +192,31 @@ def by_test(
 
 
 @click.command()
-@exit_on_error()
 @click.option(
     "--systems",
     "folder",
     required=True,
     type=click.Path(path_type=Path),
-    help="Folder with systems.tsv and the systems' clips.",
+    metavar="DIR",
+    help="Folder with systems.tsv and the clips of the systems.",
 )
-@bundle_option
+@models_option
 @teachers_option
 @click.option(
     "--looks",
     required=True,
     type=click.IntRange(min=1),
-    help="How often these systems have been looked at while choosing a model, this run included.",
+    help="How often these systems were evaluated to choose a model, this run included.",
 )
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
+@output_option("JSON file to write.", required=True)
+@exit_on_error()
 def main(
-    folder: Path, bundles: tuple[str, ...], teachers: Path | None, looks: int, out: Path
+    folder: Path, models: tuple[str, ...], teachers: Path | None, looks: int, output: Path
 ) -> None:
-    """Tell how well models order TTS systems that listeners have judged."""
+    """Measure how well models order TTS systems that listeners have rated."""
     systems = read_systems(folder)
-    peers = Peers(bundles, teachers)
-    scores = judged(systems, peers)
+    peers = Peers(models, teachers)
+    scores = score_systems(systems, peers)
     agreements = {name: agreement(by_test(systems, rows)) for name, rows in scores.items()}
     run = {
         "question": "share of pairs of TTS systems in the listeners' order",
@@ -228,11 +230,11 @@ def main(
         ],
         "agreement": agreements,
         "scores": {
-            name: [[round(figure, 4) for figure in row] for row in rows]
+            name: [[round(value, 4) for value in row] for row in rows]
             for name, rows in scores.items()
         },
     }
-    save(run, out)
+    save(run, output)
     tests = list(dict.fromkeys(system.test for system in systems))
     pairs = next(iter(agreements.values()))["pairs"]
     rows = [
@@ -248,7 +250,7 @@ def main(
         ]
         for name, a in agreements.items()
     ]
-    header = ["scorer", "concordance", "95 %", "wide", *(f"{test} (SRCC)" for test in tests)]
+    header = ["model", "concordance", "95 %", "wide", *(f"{test} (SRCC)" for test in tests)]
     click.echo(table(header, rows))
     click.echo(f"{len(systems)} systems, {pairs} pairs; * default; looks so far: {looks}")
 

@@ -1,11 +1,12 @@
-"""Do scores put speech synthesisers in the order that any listener would?
+"""Do scores put recordings and speech synthesisers in the order that any listener would?
 
     python -m mosrt_studies.accuracy.order --speech SPEECH --teachers TEACHERS \
-        --out benchmarks/results/order.json
+        -o benchmarks/results/order.json
 
-flite's statistical voices slt and rms, its diphones at 16 kHz (kal16) and at 8 kHz (kal), and the
-formants of espeak-ng read the same sentences; held-out recordings say sentences of their own. All
-is heard at one level. Intervals resample sentences, the same for both voices where both read them.
+flite's statistical voices slt and rms, its diphone voices at 16 kHz (kal16) and 8 kHz (kal), and
+the formant synthesiser espeak-ng read the same sentences; held-out recordings have sentences of
+their own. All clips have the same level. Intervals resample sentences, the same for both voices
+where both read them.
 """
 
 from __future__ import annotations
@@ -19,16 +20,17 @@ import click
 import numpy as np
 import numpy.typing as npt
 
-from mosrt.cli.command import exit_on_error
+from mosrt.cli.command import exit_on_error, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save, table
+from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
 from mosrt_export.nano.data.sentences import sentences
 from mosrt_export.nano.data.voices import VoiceError, missing_programs, speak, synthetic_voices
-from mosrt_studies.accuracy.peers import Judge, Peers, bundle_option, teachers_option
 
-from .heldout import Speech, levelled, utterances
+from .heldout import Speech, levelled, speech_option, utterances
+from .peers import Peers, ScoreClip, models_option, teachers_option
 
-__all__ = ["ORDER", "READERS", "RECORDINGS", "difference", "mean", "verdicts"]
+__all__ = ["ORDER", "READERS", "RECORDINGS", "difference", "mean", "score_readers", "verdicts"]
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -43,41 +45,39 @@ ORDER: Final = (
     ("flite slt", "espeak-ng en-us"),
     ("flite rms", "espeak-ng en-us"),
 )
-"""(better, worse): what listeners agree on."""
+"""Pairs (better, worse) on which listeners agree."""
 
 _RATE_HZ: Final = 16_000
 _SHORTEST_S: Final = 2.0
-_DRAWS: Final = 2000
+_RESAMPLES: Final = 2000
 
 
 def mean(scores: FloatArray) -> dict[str, Any]:
     """The mean of scores (clips,) with a 95 % bootstrap interval."""
-    return _interval(scores.mean(), scores[_drawn(len(scores), 0)].mean(axis=1))
+    return _interval(scores.mean(), scores[_indices(scores, 0)].mean(axis=1))
 
 
 def difference(better: FloatArray, worse: FloatArray, *, paired: bool) -> dict[str, Any]:
-    """How much higher the mean of `better` is than that of `worse`, with a 95 % interval.
+    """The difference of the means of two sets of scores, with a 95 % interval.
 
     Args:
         better: (clips,) scores.
         worse: (clips,) scores.
-        paired: Whether clips of one place in the row say the same sentence; their numbers are then
-            equal.
+        paired: Whether clips at the same position have the same sentence.
     """
     if paired:
-        drawn = (better - worse)[_drawn(len(better), 0)].mean(axis=1)
+        drawn = (better - worse)[_indices(better, 0)].mean(axis=1)
     else:
-        drawn = better[_drawn(len(better), 0)].mean(axis=1)
-        drawn = drawn - worse[_drawn(len(worse), 1)].mean(axis=1)
+        drawn = better[_indices(better, 0)].mean(axis=1) - worse[_indices(worse, 1)].mean(axis=1)
     return {**_interval(better.mean() - worse.mean(), drawn), "paired": paired}
 
 
 def verdicts(scores: Mapping[str, FloatArray]) -> dict[str, dict[str, Any]]:
-    """Each pair of `ORDER` for one scorer, whose scores (clips,) come by reader.
+    """Compares each pair of `ORDER` for one model, from its scores (clips,) by reader.
 
     Returns:
         By "BETTER > WORSE" the difference of means, its interval, whether it is above 0 ("holds")
-        and whether all its interval is ("clear").
+        and whether the whole interval is ("clear").
     """
     found = {}
     for better, worse in ORDER:
@@ -88,23 +88,20 @@ def verdicts(scores: Mapping[str, FloatArray]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _drawn(count: int, stream: int) -> npt.NDArray[np.int64]:
-    return np.random.default_rng(stream).integers(0, count, (_DRAWS, count))
+def _indices(scores: FloatArray, seed: int) -> npt.NDArray[np.int64]:
+    return resample_indices(len(scores), _RESAMPLES, rng=seed)
 
 
 def _interval(value: float, drawn: FloatArray) -> dict[str, Any]:
-    low, high = np.percentile(drawn, [2.5, 97.5])
-    return {
-        "mean": round(float(value), 4),
-        "interval_95": [round(float(low), 4), round(float(high), 4)],
-    }
+    low, high = percentile_interval(drawn) or (value, value)
+    return {"mean": round(float(value), 4), "interval_95": [round(low, 4), round(high, 4)]}
 
 
 def readings(texts: Sequence[str]) -> dict[str, list[Speech]]:
-    """Every reader's reading of every sentence.
+    """Every synthesiser's reading of every sentence.
 
     Raises:
-        VoiceError: A reader is not installed.
+        VoiceError: A synthesiser is not installed.
     """
     voices = {voice.name: voice for voice in synthetic_voices() if voice.name in READERS}
     for name, cure in missing_programs(list(voices.values())).items():
@@ -115,17 +112,17 @@ def readings(texts: Sequence[str]) -> dict[str, list[Speech]]:
     }
 
 
-def judged(
-    speech: Mapping[str, Sequence[Speech]], judge: Judge
+def score_readers(
+    speech: Mapping[str, Sequence[Speech]], score: ScoreClip
 ) -> dict[str, dict[str, FloatArray]]:
-    """By scorer and reader, the scores (clips,) of speech by reader."""
+    """Scores (clips,) of speech by reader, by model and reader."""
     rows: dict[str, dict[str, list[float]]] = {}
     length = sum(len(clips) for clips in speech.values())
     with click.progressbar(length=length, file=sys.stderr, label="clips") as bar:
         for reader, clips in speech.items():
             for clip in clips:
-                for name, figure in judge(clip.waveform, _RATE_HZ).items():
-                    rows.setdefault(name, {}).setdefault(reader, []).append(figure)
+                for name, value in score(clip.waveform, _RATE_HZ).items():
+                    rows.setdefault(name, {}).setdefault(reader, []).append(value)
                 bar.update(1)
     return {
         name: {reader: np.array(scores) for reader, scores in by_reader.items()}
@@ -134,15 +131,8 @@ def judged(
 
 
 @click.command()
-@exit_on_error()
-@click.option(
-    "--speech",
-    required=True,
-    type=click.Path(path_type=Path),
-    help="Folder of the recordings that the embedded models were trained on; what was held out "
-    "is used.",
-)
-@bundle_option
+@speech_option
+@models_option
 @teachers_option
 @click.option(
     "--sentences",
@@ -150,18 +140,20 @@ def judged(
     default=24,
     show_default=True,
     type=click.IntRange(min=20),
-    help="Sentences for the synthesisers, and as many recordings.",
+    help="Number of sentences for the synthesisers, and of recordings.",
 )
-@click.option("--seed", default=1002, show_default=True, help="Of the sentences.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
+@click.option("--seed", default=1002, show_default=True, help="Seed of the sentences.")
+@output_option("JSON file to write.", required=True)
+@exit_on_error()
 def main(
-    speech: Path, bundles: tuple[str, ...], teachers: Path | None, count: int, seed: int, out: Path
-) -> None:
-    """Tell whether scores order recordings, flite and espeak-ng as listeners do."""
-    peers = Peers(bundles, teachers)
+    speech: Path, models: tuple[str, ...], teachers: Path | None, count: int, seed: int,
+    output: Path,
+) -> None:  # fmt: skip
+    """Measure whether scores order recordings, flite and espeak-ng as listeners do."""
+    peers = Peers(models, teachers)
     texts = sentences("en", count, np.random.default_rng(seed))
     recordings = utterances(speech, count, shortest_s=_SHORTEST_S)
-    scores = judged({RECORDINGS: recordings, **readings(texts)}, peers)
+    scores = score_readers({RECORDINGS: recordings, **readings(texts)}, peers)
     order = {name: verdicts(by_reader) for name, by_reader in scores.items()}
     means = {
         name: {reader: mean(values) for reader, values in by_reader.items()}
@@ -181,7 +173,7 @@ def main(
             for name, by_reader in scores.items()
         },
     }
-    save(run, out)
+    save(run, output)
     rows = [
         [
             name + (" *" if name in peers.defaults else ""),
@@ -190,7 +182,7 @@ def main(
         ]
         for name, by_reader in means.items()
     ]
-    click.echo(table(["scorer", RECORDINGS, *READERS, "hold"], rows))
+    click.echo(table(["model", RECORDINGS, *READERS, "hold"], rows))
     for name, by_pair in order.items():
         for pair, figure in by_pair.items():
             if not figure["clear"]:

@@ -1,11 +1,11 @@
-"""Which measure and layout ranks degraded speech best?
+"""Which measure and layout of an uncertainty model ranks degraded speech best?
 
-    python -m mosrt_studies.accuracy.uncertainty_ranking --bundle nano-uncertainty --speech SPEECH \
-        --held-out --out benchmarks/results/uncertainty_ranking.json
+    python -m mosrt_studies.accuracy.uncertainty_ranking -m nano-uncertainty --speech SPEECH \
+        --held-out -o benchmarks/results/uncertainty_ranking.json
 
-Clean clips are degraded in several ways at several severities each. Per kind of degradation, layout
-and measure: Spearman's rank correlation between severity and the signed measure, of each clip's own
-ladder (does the figure follow severity when all else is equal?) and of all clips pooled.
+Clean clips are degraded in several ways, at several severities each. The result is Spearman's rank
+correlation of severity and signed measure, for each degradation, layout and measure: on the ladder
+of one clip (does the measure follow severity when all else is equal?) and over all clips pooled.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ import soxr
 
 import mosrt
 from mosrt.audio.sources import AUDIO_SUFFIXES
+from mosrt.cli.command import exit_on_error, model_option, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_export.nano.data.voices import held_out_file
+from mosrt_studies.figures.accuracy import ranking_table
 
-__all__ = ["DEGRADATIONS", "ladder"]
+__all__ = ["DEGRADATIONS", "correlations", "ladder"]
 
 Waveform = npt.NDArray[np.float64]
 Degradation = Callable[[Waveform, float, np.random.Generator], Waveform]
@@ -44,7 +46,7 @@ def _noise(clip: Waveform, snr_db: float, rng: np.random.Generator) -> Waveform:
 
 
 def _babble(clip: Waveform, snr_db: float, rng: np.random.Generator) -> Waveform:
-    """Noise with the clip's own long-term spectrum: its spectrum with random phases."""
+    """Noise with the spectrum of the clip and random phases."""
     spectrum = np.abs(np.fft.rfft(clip))
     phases = np.exp(2j * np.pi * rng.random(len(spectrum)))
     noise = np.fft.irfft(spectrum * phases, len(clip))
@@ -70,7 +72,7 @@ def _clipping(clip: Waveform, share: float, _: np.random.Generator) -> Waveform:
 
 
 def _dropouts(clip: Waveform, share: float, rng: np.random.Generator) -> Waveform:
-    """Packets of 20 ms that are missing."""
+    """Losses of 20 ms packets."""
     length = RATE_HZ // 50
     lost = rng.random(len(clip) // length + 1) < share
     return np.where(np.repeat(lost, length)[: len(clip)], 0.0, clip)
@@ -91,11 +93,11 @@ DEGRADATIONS: Final[dict[str, tuple[Degradation, tuple[float, ...]]]] = {
     "lost packets, share": (_dropouts, (0.02, 0.05, 0.1, 0.2, 0.4)),
     "quantisation, bits": (_bits, (12, 10, 8, 6, 4)),
 }
-"""By name: what it does, and its strengths from the mildest to the worst."""
+"""The function of each degradation and its strengths, from the mildest to the strongest."""
 
 
 def ladder(clip: Waveform, name: str, seed: int) -> list[npt.NDArray[np.float32]]:
-    """A clip at rising severity, undegraded first; all of the clip's own level."""
+    """A clip at increasing severity, the clean clip first, all at the same level."""
     degrade, strengths = DEGRADATIONS[name]
     level = np.sqrt(np.mean(clip**2))
     rungs = [clip]
@@ -108,10 +110,10 @@ def ladder(clip: Waveform, name: str, seed: int) -> list[npt.NDArray[np.float32]
 def correlations(
     rungs: Mapping[str, Sequence[Sequence[float]]],
 ) -> dict[str, dict[str, float | bool]]:
-    """Per measure, rank correlation with severity: mean over clips, and pooled.
+    """Rank correlation with severity by measure: mean over clips, and pooled.
 
     Args:
-        rungs: Per measure, for each clip its values at rising severity.
+        rungs: By measure, the values of each clip at increasing severity.
     """
     found: dict[str, dict[str, float | bool]] = {}
     for measure, clips in rungs.items():
@@ -128,25 +130,25 @@ def correlations(
 
 
 @click.command()
-@click.option("--bundle", required=True, help="A bundle that scores by uncertainty.")
-@click.option("--speech", required=True, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--held-out",
-    is_flag=True,
-    help="Of the recordings that the embedded models were trained on, those kept for evaluation.",
-)
-@click.option("--clips", default=20, show_default=True, help="Clips, evenly over the directory.")
-@click.option("--seconds", default=5.0, show_default=True, help="Of each clip, from its start.")
-@click.option("--threads", default=2, show_default=True)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
+@model_option("Uncertainty model to evaluate", required=True)
+@click.option("--speech", required=True, type=click.Path(exists=True, path_type=Path),
+              metavar="DIR", help="Folder of recordings, searched whole.")  # fmt: skip
+@click.option("--held-out", is_flag=True,
+              help="Use only recordings that the embedded models were not trained on.")  # fmt: skip
+@click.option("--clips", default=20, show_default=True, help="Clips, spread over the folder.")
+@click.option("--seconds", default=5.0, show_default=True, help="Length of a clip, in seconds.")
+@click.option("--threads", default=2, show_default=True, help="Threads of the model.")
+@output_option("JSON file to write.", required=True)
+@exit_on_error()
 def main(
-    bundle: str, speech: Path, held_out: bool, clips: int, seconds: float, threads: int, out: Path
-) -> None:
-    """Rank degraded speech by every measure of a bundle."""
+    model: str, speech: Path, held_out: bool, clips: int, seconds: float, threads: int,
+    output: Path,
+) -> None:  # fmt: skip
+    """Measure how each measure of an uncertainty model ranks degraded speech."""
     waveforms = _clips(speech, clips, seconds, held_out=held_out)
     result: dict[str, Any] = {
         "question": "Spearman correlation of severity and measure, per degradation",
-        "command": "python -m mosrt_studies.accuracy.uncertainty_ranking --bundle … --speech … "
+        "command": "python -m mosrt_studies.accuracy.uncertainty_ranking --model … --speech … "
         f"{'--held-out ' * held_out}--clips {clips} --seconds {seconds:g}",
         "clips": len(waveforms),
         "seconds": seconds,
@@ -154,7 +156,7 @@ def main(
         "degradations": {},
     }
     with (
-        mosrt.load(bundle, threads=threads, on_bad_audio="nan") as scorer,
+        mosrt.load(model, threads=threads, on_bad_audio="nan") as scorer,
         click.progressbar(length=len(DEGRADATIONS) * len(waveforms), file=sys.stderr) as bar,
     ):
         result["model"] = scorer.manifest.name
@@ -169,29 +171,12 @@ def main(
                     )
                 bar.update(1)
             result["degradations"][name] = correlations(values)
-    save(result, out)
-    click.echo(table(result))
-
-
-def table(result: Mapping[str, Any]) -> str:
-    """The per-clip correlations as Markdown: a row per measure, a column per degradation.
-
-    A star says that the mean over clips grows with every step.
-    """
-    kinds = list(result["degradations"])
-    lines = [f"| measure | {' | '.join(kinds)} | mean |", "|---" * (len(kinds) + 2) + "|"]
-    for measure in result["degradations"][kinds[0]]:
-        figures = [result["degradations"][kind][measure] for kind in kinds]
-        cells = " | ".join(
-            f"{figure['per_clip']:.2f}{'*' * figure['mean_is_monotone']}" for figure in figures
-        )
-        mean = np.mean([figure["per_clip"] for figure in figures])
-        lines.append(f"| {measure} | {cells} | {mean:.2f} |")
-    return "\n".join(lines)
+    save(result, output)
+    click.echo("\n".join(ranking_table(result)))
 
 
 def _clips(speech: Path, n: int, seconds: float, *, held_out: bool) -> list[Waveform]:
-    """Clips of the same length, mono at the model's rate."""
+    """Clips of one length, mono at 16 kHz, spread evenly over the recordings."""
     files = sorted(
         file
         for file in speech.rglob("*")

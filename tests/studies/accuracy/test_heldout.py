@@ -60,7 +60,7 @@ def test_recorded_clips_are_of_held_out_files_only(tmp_path: Path) -> None:
     for i, clip in enumerate(clips):
         expected = np.concatenate(kept[2 * i : 2 * i + 2])[:CLIP_SAMPLES]
         assert np.corrcoef(clip.waveform, expected)[0, 1] > 0.999
-    with pytest.raises(VoiceError, match="enough for [0-9]+ clips only, not for 60"):
+    with pytest.raises(VoiceError, match="enough for only [0-9]+ clips, not for 60"):
         recorded_clips(tmp_path, 60)
 
 
@@ -71,7 +71,7 @@ def test_voices_take_turns(tmp_path: Path) -> None:
     clips = clips_in(folders, 4)
     assert [clip.voice for clip in clips] == ["ann", "bob", "ann", "ann"]
     assert all(len(clip.waveform) == CLIP_SAMPLES for clip in clips)
-    with pytest.raises(VoiceError, match="enough for 4 clips only, not for 5"):
+    with pytest.raises(VoiceError, match="enough for only 4 clips, not for 5"):
         clips_in(folders, 5)
 
 

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from mosrt_studies.accuracy import ladder
 from mosrt_studies.accuracy.heldout import Speech, levelled
-from mosrt_studies.accuracy.ladder import KINDS, climb, falling, overall, rungs, summary
+from mosrt_studies.accuracy.ladder import KINDS, score_ladders, falling, overall, rungs, summary
 from mosrt_studies.figures.render import render
 
 Float32Array = npt.NDArray[np.float32]
@@ -69,28 +69,28 @@ def test_only_severity_changes_on_a_ladder() -> None:
     assert drawn[3] != drawn[0]
 
 
-def test_climb_puts_the_clean_clip_first_and_repeats() -> None:
+def test_ladders_put_the_clean_clip_first_and_repeats() -> None:
     clips = [Speech("a", tone()), Speech("b", tone(2400))]
-    heard: list[int] = []
+    lengths: list[int] = []
 
-    def judge(waveform: Float32Array, rate_hz: int) -> dict[str, float]:
+    def score(waveform: Float32Array, rate_hz: int) -> dict[str, float]:
         assert rate_hz == 16_000
-        heard.append(len(waveform))
+        lengths.append(len(waveform))
         roughness = float(np.abs(np.diff(waveform)).mean())
-        return {"smooth": -roughness, "blind": 3.0}
+        return {"smooth": -roughness, "constant": 3.0}
 
     def run(seed: int) -> dict[str, dict[str, npt.NDArray[np.float64]]]:
-        return climb(clips, judge, kinds={"noise": noise}, severities=(0.1, 1.0), seed=seed,
+        return score_ladders(clips, score, kinds={"noise": noise}, severities=(0.1, 1.0), seed=seed,
                      label="clips")  # fmt: skip
 
     found = run(5)
-    assert heard == [1600] * 3 + [2400] * 3
+    assert lengths == [1600] * 3 + [2400] * 3
     assert found["noise"]["smooth"].shape == (2, 3)
-    expected = [judge(clip.waveform, 16_000)["smooth"] for clip in clips]
+    expected = [score(clip.waveform, 16_000)["smooth"] for clip in clips]
     np.testing.assert_array_equal(found["noise"]["smooth"][:, 0], expected)
     kinds = {kind: {n: summary(s, (0.1, 1.0)) for n, s in by.items()} for kind, by in found.items()}
     assert kinds["noise"]["smooth"]["srcc"] == kinds["noise"]["smooth"]["below_clean"] == 1.0
-    assert overall(kinds)["blind"] == {"srcc": 0.0, "srcc_pooled": 0.0, "below_clean": 0.0}
+    assert overall(kinds)["constant"] == {"srcc": 0.0, "srcc_pooled": 0.0, "below_clean": 0.0}
     np.testing.assert_array_equal(run(5)["noise"]["smooth"], found["noise"]["smooth"])
     assert (run(6)["noise"]["smooth"] != found["noise"]["smooth"]).any()
 
@@ -116,7 +116,7 @@ def test_every_kind_degrades(kind: str, speech: Float32Array) -> None:
 
 
 def test_missing_speech_and_teachers_are_told(tmp_path: Path, tiny: Path) -> None:
-    arguments = ["--bundle", str(tiny), "--out", str(tmp_path / "x.json"), "--clips", "2"]
+    arguments = ["--model", str(tiny), "--output", str(tmp_path / "x.json"), "--clips", "2"]
     speech = str(tmp_path / "speech")
     result = CliRunner().invoke(ladder.main, [*arguments, "--speech", speech])
     assert result.exit_code == 3
@@ -129,18 +129,18 @@ def test_missing_speech_and_teachers_are_told(tmp_path: Path, tiny: Path) -> Non
 
 
 class Fake:
-    """A scorer that hears how much of the clip is above 2 kHz, and one that hears nothing."""
+    """A model that measures how much of the clip is above 2 kHz, and one that measures nothing."""
 
     defaults = ("tiny dull",)
 
-    def __init__(self, bundles: tuple[str, ...], teachers: Path | None) -> None:
-        assert bundles == ("nano",)
+    def __init__(self, models: tuple[str, ...], teachers: Path | None) -> None:
+        assert models == ("nano",)
         assert teachers is None
 
     def __call__(self, waveform: Float32Array, rate_hz: int) -> dict[str, float]:
         power = np.abs(np.fft.rfft(waveform)) ** 2
         high = power[2000 * len(waveform) // rate_hz :].sum() / power.sum()
-        return {"tiny dull": -float(high), "deaf": 1.0}
+        return {"tiny dull": -float(high), "constant": 1.0}
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speech: Float32Array) -> None:
@@ -149,7 +149,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speech: Float3
     monkeypatch.setattr(ladder, "recorded_clips", lambda _, count: clips[:count])
     monkeypatch.setattr(ladder, "unseen_clips", lambda count, _: clips[::-1][:count])
     out = tmp_path / "ladder.json"
-    command = ["--speech", "x", "--clips", "2", "--out", str(out)]
+    command = ["--speech", "x", "--clips", "2", "--output", str(out)]
     result = CliRunner().invoke(ladder.main, command, catch_exceptions=False)
     assert result.exit_code == 0
     run = json.loads(out.read_text(encoding="utf-8"))
@@ -168,5 +168,5 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speech: Float3
         assert run["overall"][group]["tiny dull"]["srcc"] == pytest.approx(mean, abs=1e-4)
     text = render(tmp_path)
     assert "| model, domain | held-out recordings | unseen synthetic voices |\n" in text
-    assert "| deaf | 0.00 / 0.00 | 0.00 / 0.00 |\n" in text
+    assert "| constant | 0.00 / 0.00 | 0.00 / 0.00 |\n" in text
     assert "\n| **tiny dull** | " in text

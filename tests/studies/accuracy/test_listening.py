@@ -76,16 +76,16 @@ def test_a_tie_counts_one_half_and_close_systems_do_not_count() -> None:
 
 def test_interval_resamples_clips() -> None:
     tests = made_up(0)
-    figure = agreement(tests, draws=400)
+    figure = agreement(tests, resamples=400)
     low, high = figure["interval_95"]
     assert low < figure["concordance"] < high
-    assert figure == agreement(tests, draws=400)
+    assert figure == agreement(tests, resamples=400)
     # Where all clips of a system score alike, it does not matter which are drawn.
     flat = {
         name: ListeningTest(t.mos, np.repeat(t.scores[:, :1], t.scores.shape[1], axis=1))
         for name, t in tests.items()
     }
-    figure = agreement(flat, draws=50)
+    figure = agreement(flat, resamples=50)
     assert figure["interval_95"] == [figure["concordance"]] * 2
 
 
@@ -98,7 +98,7 @@ def test_all_systems_of_a_test_are_drawn_alike() -> None:
 
 def test_agreement_names_every_test() -> None:
     tests = made_up(1)
-    figure = agreement(tests, draws=2)
+    figure = agreement(tests, resamples=2)
     assert sum(alone["pairs"] for alone in figure["tests"].values()) == figure["pairs"]
     for name, test in tests.items():
         ranks = [np.argsort(np.argsort(v)) for v in (test.mos, test.scores.mean(axis=1))]
@@ -122,7 +122,7 @@ def write_systems(folder: Path, rows: list[str], clips: dict[str, int]) -> None:
     for place, count in clips.items():
         (folder / place).mkdir(parents=True)
         for i in range(count):
-            # What a clip "scores" with the loudness judge below: its level.
+            # What a clip "scores" with the loudness model below: its level.
             samples = np.full(1600, 0.01 * (i + 1) + 0.1 * len(place), np.float32)
             soundfile.write(folder / place / f"{i}.flac", samples, 22_050)
 
@@ -146,19 +146,19 @@ def test_refuses_by_name(
 
 def test_missing_folder(tmp_path: Path) -> None:
     result = CliRunner().invoke(
-        listening.main, ["--systems", str(tmp_path / "none"), "--looks", "1", "--out", "x"]
+        listening.main, ["--systems", str(tmp_path / "none"), "--looks", "1", "--output", "x"]
     )
     assert result.exit_code == 3
     assert "systems.tsv: No such file or directory; pass --systems" in result.output
 
 
 class Loudness:
-    """Two scorers: the mean sample, and its opposite."""
+    """Two models: the mean sample, and its opposite."""
 
     defaults = ("tiny loud",)
 
-    def __init__(self, bundles: tuple[str, ...], teachers: Path | None) -> None:
-        assert bundles == ("nano",)
+    def __init__(self, models: tuple[str, ...], teachers: Path | None) -> None:
+        assert models == ("nano",)
         assert teachers is None
 
     def __call__(self, waveform: npt.NDArray[np.float32], rate_hz: int) -> dict[str, float]:
@@ -173,7 +173,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     )
     monkeypatch.setattr(listening, "Peers", Loudness)
     out = tmp_path / "listening.json"
-    command = ["--systems", str(tmp_path), "--looks", "3", "--out", str(out)]
+    command = ["--systems", str(tmp_path), "--looks", "3", "--output", str(out)]
     result = CliRunner().invoke(listening.main, command, catch_exceptions=False)
     assert result.exit_code == 0
     assert "5 systems, 4 pairs; * default; looks so far: 3" in result.output

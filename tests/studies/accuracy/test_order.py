@@ -13,7 +13,7 @@ from mosrt_studies.accuracy.order import (
     READERS,
     RECORDINGS,
     difference,
-    judged,
+    score_readers,
     mean,
     verdicts,
 )
@@ -83,24 +83,24 @@ def test_recordings_may_be_fewer() -> None:
     assert verdicts(scores)["recordings > flite slt"]["clear"]
 
 
-def test_judged_keeps_readers_apart() -> None:
+def test_readers_are_kept_apart() -> None:
     speech = {
         reader: [Speech(reader, np.full(n, i, np.float32)) for n in (10, 20)]
         for i, reader in enumerate(("a", "b"))
     }
-    found = judged(speech, lambda waveform, rate_hz: {"x": waveform.sum(), "rate": rate_hz})
+    found = score_readers(speech, lambda waveform, rate_hz: {"x": waveform.sum(), "rate": rate_hz})
     np.testing.assert_array_equal(found["x"]["a"], [0, 0])
     np.testing.assert_array_equal(found["x"]["b"], [10, 20])
     np.testing.assert_array_equal(found["rate"]["b"], [16_000, 16_000])
 
 
 class Fake:
-    """A scorer that hears the level at which the test below lets everyone speak."""
+    """A model that gives the level at which the test below lets everyone speak."""
 
     defaults = ("tiny level",)
 
-    def __init__(self, bundles: tuple[str, ...], teachers: Path | None) -> None:
-        assert bundles == ("nano",)
+    def __init__(self, models: tuple[str, ...], teachers: Path | None) -> None:
+        assert models == ("nano",)
         assert teachers is None
 
     def __call__(self, waveform: npt.NDArray[np.float32], rate_hz: int) -> dict[str, float]:
@@ -118,7 +118,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(order, "utterances", lambda *_, **__: speech[RECORDINGS])
     monkeypatch.setattr(order, "readings", lambda _: {name: speech[name] for name in READERS})
     out = tmp_path / "order.json"
-    command = ["--speech", "x", "--out", str(out)]
+    command = ["--speech", "x", "--output", str(out)]
     result = CliRunner().invoke(order.main, command, catch_exceptions=False)
     assert result.exit_code == 0
     assert "upside down: recordings > flite slt does not hold: -1" in result.output

@@ -12,7 +12,7 @@ from mosrt_studies.accuracy.peers import PeerError, Peers
 Float32Array = npt.NDArray[np.float32]
 
 
-def test_every_domain_of_a_bundle_is_a_scorer(tiny: Path, speech: Float32Array) -> None:
+def test_every_domain_of_a_model_is_scored(tiny: Path, speech: Float32Array) -> None:
     peers = Peers([str(tiny)], None)
     assert peers.names == ("tiny north", "tiny south", "tiny east")
     assert peers.defaults == ("tiny south",)
@@ -35,21 +35,21 @@ def test_missing_teachers_are_named(tiny: Path, tmp_path: Path) -> None:
 
 @pytest.fixture
 def teachers(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, float]]:
-    """Fake teachers; tells the length and the level of what they hear."""
-    heard: list[tuple[int, float]] = []
+    """Fake teachers that record the length and the level of what they score."""
+    recorded: list[tuple[int, float]] = []
 
     def load(_: Path) -> dict[str, Callable[[Float32Array], float]]:
-        def hear(waveform: Float32Array) -> float:
-            heard.append((len(waveform), float(waveform.std())))
+        def score(waveform: Float32Array) -> float:
+            recorded.append((len(waveform), float(waveform.std())))
             return float("nan") if len(waveform) < 8_000 else 3.0
 
-        return {"fake": hear}
+        return {"fake": score}
 
     monkeypatch.setattr(peers_module, "_load_teachers", load)
-    return heard
+    return recorded
 
 
-def test_teachers_hear_16_khz(
+def test_teachers_score_at_16_khz(
     tiny: Path, tmp_path: Path, teachers: list[tuple[int, float]]
 ) -> None:
     peers = Peers([str(tiny)], tmp_path)
@@ -68,10 +68,10 @@ def test_no_score_stops(tiny: Path, tmp_path: Path, teachers: list[tuple[int, fl
     assert len(teachers) == 1
 
 
-def test_dnsmos_pro_hears_whole_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dnsmos_pro_scores_whole_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
     lengths = []
 
-    class Listener:
+    class Model:
         def __init__(self, path: Path) -> None:
             assert path == Path("x")
 
@@ -79,7 +79,7 @@ def test_dnsmos_pro_hears_whole_repetitions(monkeypatch: pytest.MonkeyPatch) -> 
             lengths.append(len(waveform))
             return 0.0
 
-    monkeypatch.setattr(peers_module, "DnsmosPro", Listener)
+    monkeypatch.setattr(peers_module, "DnsmosPro", Model)
     model = peers_module._Repeated(Path("x"))
     for n_samples in (80_000, 60_000, 160_000, 200_000):
         model(np.zeros(n_samples, np.float32))

@@ -8,7 +8,7 @@ from click.testing import CliRunner
 
 from mosrt_studies.accuracy import ladder
 from mosrt_studies.accuracy.heldout import Speech, levelled
-from mosrt_studies.accuracy.ladder import KINDS, score_ladders, falling, overall, rungs, summary
+from mosrt_studies.accuracy.ladder import KINDS, falling, overall, rungs, score_ladders, summary
 from mosrt_studies.figures.render import render
 
 Float32Array = npt.NDArray[np.float32]

@@ -13,8 +13,8 @@ from mosrt_studies.accuracy.order import (
     READERS,
     RECORDINGS,
     difference,
-    score_readers,
     mean,
+    score_readers,
     verdicts,
 )
 from mosrt_studies.figures.render import render

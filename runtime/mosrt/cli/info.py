@@ -1,4 +1,4 @@
-"""`mosrt info`: what a model is, and what this machine can run."""
+"""`mosrt info`: what a model is, which models there are, and what this machine can run."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import embedded_models, find_bundle
 from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.variants import best_on_cpu
-from mosrt.errors import BundleError
 from mosrt.host.cache import cache_directory
 from mosrt.host.cpu import CpuFeatures, usable_cores
 
-from .score import EXIT_UNUSABLE
-from .uncertainty_facts import uncertainty_facts
+from .command import exit_statuses
 
 __all__ = ["info"]
 
 _FRONT_ENDS: Final = {
-    "numpy": "in mosrt, which feeds the graph with what its networks read",
+    "numpy": "in mosrt, which computes the inputs of the networks",
     "graph": "in the graph, which takes crops of audio",
 }
 
 
-@click.command(short_help="Show what a model is, and what this machine can run.")
+@click.command(
+    short_help="Show what a model is, and what this machine can run.", epilog=exit_statuses()
+)
 @click.argument("model", required=False)
 @click.option(
     "--list", "listed", is_flag=True, help="List the models that come with mosrt, default first."
@@ -42,10 +42,10 @@ _FRONT_ENDS: Final = {
 @click.option(
     "--machine",
     is_flag=True,
-    help="Show versions, providers, cores and cache of this machine, and what --variant auto "
-    "means on it.",
+    help="Show versions, providers, cores and cache of this machine, and which variant "
+    "--variant auto takes on it.",
 )
-@click.option("--verify", is_flag=True, help="Compare every file's SHA-256 with the manifest.")
+@click.option("--verify", is_flag=True, help="Compare the SHA-256 of every file with the manifest.")
 @click.option(
     "--format", "kind", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
@@ -53,26 +53,26 @@ def info(model: str | None, listed: bool, machine: bool, verify: bool, kind: str
     """Show what MODEL is: domains, variants and their measured drift, and its model card.
 
     MODEL is the name of a model that comes with mosrt, nano if left out, or the path of a bundle.
-    The card says what it was trained on, what it is good for and what not, and under which
+    The card says what the model was trained on, what it is good for and where it fails, and its
     licences.
 
-    Exit status: 0 fine, 2 wrong usage, 3 the model is damaged or cannot be read.
-    """
+    \b
+    mosrt info
+    mosrt info ./utmosv2 --verify
+    mosrt info --list
+    mosrt info --machine
+    """  # noqa: D301 - click reads the backspace
     if listed + machine + (model is not None or verify) > 1:
-        raise click.UsageError("--list and --machine stand alone")
+        raise click.UsageError("give one of MODEL, --list and --machine")
     if machine:
         _show(_machine(), kind)
         return
-    try:
-        if listed:
-            _list(kind)
-            return
-        opened = Bundle.open(find_bundle(model))
-        if verify:
-            _verify(opened)
-    except BundleError as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(EXIT_UNUSABLE)
+    if listed:
+        _list(kind)
+        return
+    opened = Bundle.open(find_bundle(model))
+    if verify:
+        _verify(opened)
     card = opened.model_card()
     if kind == "json":
         facts = opened.manifest.to_dict()
@@ -164,7 +164,7 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         facts["views"] = (
             f"one per {grid.view_every_s:g} s, from {grid.min_views} to {grid.max_views}"
         )
-    facts |= uncertainty_facts(manifest)
+    facts |= _uncertainty_facts(manifest)
     for name, variant in manifest.variants.items():
         megabytes = sum(file.bytes for file in variant.files) / 1e6
         drift = ", ".join(f"{key} {value}" for key, value in variant.drift.items())
@@ -174,6 +174,35 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         )
     for key, value in manifest.provenance.items():
         facts[key] = value if isinstance(value, str) else json.dumps(value)
+    return facts
+
+
+def _uncertainty_facts(manifest: Manifest) -> dict[str, str]:
+    """The manifest's section on uncertainty as lines; none for a model that predicts MOS."""
+    spec = manifest.uncertainty
+    if spec is None:
+        return {}
+    sign = "" if spec.sign > 0 else "-"
+    facts = {
+        "uncertainty": f"{sign}{spec.measure}; layouts {', '.join(spec.layouts)}; seed {spec.seed}",
+        "chunks": f"at most {spec.window_samples / manifest.sample_rate_hz:g} s; a value per "
+        f"{1e3 * spec.hop_samples / manifest.sample_rate_hz:g} ms",
+    }
+    if (contrast := spec.contrast) is not None:
+        last = contrast.first_horizon + contrast.n_steps - 1
+        facts["predicts"] = (
+            f"frames {contrast.first_horizon} to {last} ahead, against {contrast.n_negatives}"
+        )
+    if (dropout := spec.dropout) is not None:
+        facts["dropout"] = f"{dropout.probability:g}, {dropout.n_passes} passes"
+    if (masking := spec.masking) is not None:
+        facts["masking"] = f"{masking.probability:g} of frames, {masking.n_passes} passes"
+    facts["mos"] = "none; fit a map with `mosrt fit-mos`"
+    if (fitted := spec.mos_map) is not None:
+        facts["mos"] = (
+            f"{fitted.kind} map from {fitted.n_clips} recordings ({fitted.description}), "
+            f"leave-one-out error {fitted.loo_rmse:.3f}"
+        )
     return facts
 
 

@@ -1,4 +1,4 @@
-"""Plot: waveform, log-mel and uncertainty of one recording, above one another."""
+"""Draws waveform, log-mel and uncertainty of one recording, one above the other."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import FileSource
+from mosrt.host.files import replacing
 from mosrt.mel.filterbank import mel_filterbank
 from mosrt.score import Score
 
@@ -34,7 +35,7 @@ def draw(file: str | os.PathLike[str], score: Score, *, sample_rate_hz: int, tar
     Args:
         file: The recording; its first ten minutes are drawn.
         score: Its score, with frames.
-        sample_rate_hz: Rate that the model hears it at.
+        sample_rate_hz: Sampling rate of the model.
         target: File to write.
     """
     recording = Recording(FileSource(file), sample_rate_hz, min_duration_s=0.0)
@@ -63,16 +64,12 @@ def draw(file: str | os.PathLike[str], score: Score, *, sample_rate_hz: int, tar
     curve.set_ylabel(f"uncertainty\n({score.model})")
     curve.set_xlabel("time, s")
     curve.set_xlim(0.0, duration_s)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
-        canvas.print_png(partial)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with replacing(target) as part:
+        canvas.print_png(part)
 
 
 def log_mel(waveform: Float32Array, sample_rate_hz: int) -> FloatArray:
-    """Log-mel spectrogram for the eye, (bands, frames) in dB below its maximum, at least -80.
+    """Log-mel spectrogram to look at, (bands, frames) in dB below its maximum, at least -80.
 
     Frames of 512 samples every 160, Hann window, 64 Slaney bands up to half the rate.
     """
@@ -86,7 +83,7 @@ def log_mel(waveform: Float32Array, sample_rate_hz: int) -> FloatArray:
         f_min_hz=0.0,
         f_max_hz=sample_rate_hz / 2,
     )
-    # Some seconds at a time: ten minutes of spectra in one piece are hundreds of megabytes.
+    # Some seconds at a time: the spectra of ten minutes take hundreds of megabytes.
     parts = [
         filters @ np.square(np.abs(np.fft.rfft(windows[i : i + 1000] * hann, axis=1))).T
         for i in range(0, len(windows), 1000)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,41 +14,38 @@ import click
 from mosrt.audio.guards import BadAudioPolicy
 from mosrt.audio.sources import AUDIO_SUFFIXES
 from mosrt.backends import PROVIDERS
-from mosrt.bundle.embedded import DEFAULT_MODEL, embedded_models
 from mosrt.crops import PlanRule
-from mosrt.errors import BundleError, DomainError, MosrtError, PlanError, ProviderError
+from mosrt.errors import AudioError, DomainError
+from mosrt.host.files import replacing
 from mosrt.loading import load
 from mosrt.score import Score
 from mosrt.scorer import Request, Scorer
 
+from .command import (
+    CommandError,
+    ExitStatus,
+    exit_statuses,
+    model_option,
+    output_option,
+    require_extra,
+)
 from .report import FORMATS, open_report, summary
 
 __all__ = ["score"]
 
-EXIT_SOME_FAILED: Final = 1
-EXIT_UNUSABLE: Final = 3
-EXIT_INTERRUPTED: Final = 130
 STDIN: Final = "-"
 ALL_DOMAINS: Final = "all"
 
 
-@click.command(short_help="Score audio files.")
+@click.command(short_help="Score audio files.", epilog=exit_statuses("some files were not scored"))
 @click.argument("paths", nargs=-1, required=True, type=click.Path())
-@click.option(
-    "--model",
-    "-m",
-    envvar="MOSRT_MODEL",
-    show_envvar=True,
-    show_default=DEFAULT_MODEL,
-    metavar="NAME|PATH",
-    help="Model to score with: one that comes with mosrt "
-    f"({', '.join(embedded_models()) or 'none here'}), or the path of a bundle.",
-)
+@model_option()
 @click.option(
     "--variant",
     show_default="the reference, fp32",
     metavar="auto|NAME",
-    help="Precision: one of the model's (see `mosrt info`), or the fastest for this machine.",
+    help="Precision variant: one of the model's (see `mosrt info`), or the fastest one for this "
+    "machine.",
 )
 @click.option(
     "--domain", help="Data domain to score for; 'all' for a row per domain. [default: the model's]"
@@ -58,7 +53,7 @@ ALL_DOMAINS: Final = "all"
 @click.option(
     "--views",
     type=click.IntRange(min=1),
-    help="Views per recording: more narrow the interval, and cost as much more. "
+    help="Views per recording. More views narrow the interval and take more time. "
     "[default: by length, as `mosrt info` says]",
 )
 @click.option(
@@ -67,15 +62,15 @@ ALL_DOMAINS: Final = "all"
     default="grid",
     show_default=True,
     metavar="grid|reference:SEED|paper",
-    help="Where to look: evenly spaced; as the public UTMOSv2 would after seeding with SEED; "
-    "or the paper's 5 random repetitions.",
+    help="Where to look: evenly spaced views; the random crops of the public UTMOSv2 for a seed; "
+    "or the 5 random repetitions of its paper.",
 )
 @click.option(
     "--provider",
     type=click.Choice(["auto", *PROVIDERS]),
     default="auto",
     show_default=True,
-    help="What runs the model.",
+    help="Execution provider that runs the model.",
 )
 @click.option(
     "--threads",
@@ -85,10 +80,10 @@ ALL_DOMAINS: Final = "all"
 @click.option(
     "--cache/--no-cache",
     default=True,
-    help="Keep what engines make of large models on disk, for a quicker start "
+    help="Keep optimised graphs of large models on disk, for a quicker start "
     "(`mosrt info --machine` shows where).  [default: cache]",
 )
-@click.option("--recursive", "-r", is_flag=True, help="Also look into directories in directories.")
+@click.option("--recursive", "-r", is_flag=True, help="Also look into subdirectories.")
 @click.option(
     "--format",
     "kind",
@@ -97,34 +92,29 @@ ALL_DOMAINS: Final = "all"
     show_default=True,
     help="How to write the scores.",
 )
-@click.option(
-    "--output",
-    "-o",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="File to write the scores to, complete or not at all. [default: standard output]",
-)
+@output_option("File to write, complete or not at all. [default: standard output]")
 @click.option(
     "--on-bad-audio",
     type=click.Choice(get_args(BadAudioPolicy)),
     default="warn",
     show_default=True,
-    help="Recordings that are silent, clipped, broken, …: score and flag what can be scored; "
-    "give no score; or stop.",
+    help="What to do about recordings that are silent, clipped, damaged, …: score what can be "
+    "scored and flag it, give no score, or stop.",
 )
 @click.option(
     "--remove-silence",
     is_flag=True,
     help="Cut long quiet runs first, as the public UTMOSv2 does.",
 )
-@click.option("--frames", is_flag=True, help="Put the uncertainty over time into JSON.")
-@click.option("--horizons", is_flag=True, help="Put every measure per horizon into JSON.")
+@click.option("--frames", is_flag=True, help="Add the uncertainty over time to JSON.")
+@click.option("--horizons", is_flag=True, help="Add every measure per prediction horizon to JSON.")
 @click.option(
     "--plot",
     type=click.Path(dir_okay=False, path_type=Path),
     metavar="FILE.png",
     help="Draw waveform, log-mel and uncertainty over time of one recording.",
 )
-@click.option("--timings", is_flag=True, help="Put timings into JSON; they differ from run to run.")
+@click.option("--timings", is_flag=True, help="Add timings to JSON; they differ from run to run.")
 def score(
     paths: tuple[str, ...], model: str | None, variant: str | None, domain: str | None,
     views: int | None, plan_text: str, provider: str, threads: int | None, recursive: bool,
@@ -141,53 +131,44 @@ def score(
     mosrt score clip.wav --model ./utmosv2
     ffmpeg -i talk.m4a -f wav - | mosrt score -
 
-    The interval says how far the score depends on where in the recording the model looks; it is
-    not the disagreement of listeners. The same command prints the same bytes every time.
-
-    \b
-    Exit status: 0 every file scored, 1 some were not, 2 wrong usage,
-                 3 the model cannot be used here, 130 interrupted.
+    The interval shows how much the score depends on where in the recording the model looks, not
+    how much listeners disagree. The same command prints the same bytes every time.
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
     files = _files(paths, recursive)
     if plot is not None and (len(files) > 1 or files[0] == STDIN):
         raise click.UsageError("--plot draws one recording: give one file")
-    try:
-        rule = PlanRule.parse(plan_text, views)
-    except PlanError as exc:
-        raise click.UsageError(str(exc)) from exc
+    rule = PlanRule.parse(plan_text, views)
     handler, logger = _ClickHandler(), logging.getLogger("mosrt")
     logger.addHandler(handler)
     click.get_current_context().call_on_close(lambda: logger.removeHandler(handler))
-    try:
-        scorer = load(
-            model,
-            variant=variant,
-            provider=provider,
-            threads=threads,
-            on_bad_audio=on_bad_audio,
-            remove_silence=remove_silence,
-            cache=cache,
-        )
-    except (BundleError, ProviderError) as exc:
-        click.echo(f"Error: {exc}", err=True)
-        sys.exit(EXIT_UNUSABLE)
-    with scorer:
+    with load(
+        model,
+        variant=variant,
+        provider=provider,
+        threads=threads,
+        on_bad_audio=on_bad_audio,
+        remove_silence=remove_silence,
+        cache=cache,
+    ) as scorer:
         domains = _domains(scorer, domain)
         request = Request(rule, frames or plot is not None, horizons)
         done, stopped = _score_all(
             scorer, files, domains, request, output=output, kind=kind, timings=timings
         )
         if plot is not None and done and done[0][0].n_views:
-            _plot(files[0], scorer, done[0][0], plot)
+            with require_extra("plot"):
+                from .plot import draw  # noqa: PLC0415 - matplotlib
+
+            draw(files[0], done[0][0], sample_rate_hz=scorer.manifest.sample_rate_hz, target=plot)
     for i, name in enumerate(domains):
         click.echo(f"{name}: {summary([scores[i] for scores in done])}", err=True)
     if stopped is not None:
-        reason = "interrupted" if isinstance(stopped, KeyboardInterrupt) else f"Error: {stopped}"
-        click.echo(f"{reason}; {len(done)} of {len(files)} files are done", err=True)
         interrupted = isinstance(stopped, KeyboardInterrupt)
-        sys.exit(EXIT_INTERRUPTED if interrupted else EXIT_SOME_FAILED)
+        reason = "interrupted" if interrupted else f"Error: {stopped}"
+        click.echo(f"{reason}; {len(done)} of {len(files)} files are done", err=True)
+        sys.exit(ExitStatus.INTERRUPTED if interrupted else ExitStatus.NO)
     if any(scores[0].n_views == 0 for scores in done):
-        sys.exit(EXIT_SOME_FAILED)
+        sys.exit(ExitStatus.NO)
 
 
 def _score_all(
@@ -199,8 +180,8 @@ def _score_all(
     output: Path | None,
     kind: str,
     timings: bool,
-) -> tuple[list[list[Score]], KeyboardInterrupt | MosrtError | None]:
-    """Scores and reports file by file; what is done stays, also when something stops it."""
+) -> tuple[list[list[Score]], KeyboardInterrupt | AudioError | None]:
+    """Scores and reports file by file; what is done is kept if something stops it."""
     done: list[list[Score]] = []
     rows_are_seen = output is None and sys.stdout.isatty()
     hidden = rows_are_seen or not sys.stderr.isatty()
@@ -217,7 +198,7 @@ def _score_all(
                 done.append(scores)
                 for each in scores:
                     report.add(path, each)
-        except (KeyboardInterrupt, MosrtError) as exc:
+        except (KeyboardInterrupt, AudioError) as exc:
             return done, exc
     return done, None
 
@@ -256,9 +237,7 @@ def _domains(scorer: Scorer, domain: str | None) -> tuple[str, ...]:
     if domain == ALL_DOMAINS:
         return scorer.domains
     if domain is not None and domain not in scorer.domains:
-        raise click.UsageError(
-            f"{DomainError(domain, scorer.domains)} (or all, for a row per domain)"
-        )
+        raise DomainError(domain, (*scorer.domains, ALL_DOMAINS))
     return (domain or scorer.manifest.default_domain,)
 
 
@@ -268,39 +247,17 @@ def _score(scorer: Scorer, path: str, domains: tuple[str, ...], request: Request
     return list(scorer._score_domains(file, domains, request).values())
 
 
-def _plot(path: str, scorer: Scorer, score: Score, target: Path) -> None:
-    """Draws one recording; matplotlib is imported only here."""
-    try:
-        from .plot import draw  # noqa: PLC0415
-    except ImportError as exc:
-        raise click.ClickException(
-            f"--plot needs the extra: pip install 'mosrt[plot]' ({exc.name} is missing)"
-        ) from exc
-    draw(path, score, sample_rate_hz=scorer.manifest.sample_rate_hz, target=target)
-
-
 @contextmanager
 def _output(path: Path | None) -> Iterator[IO[str]]:
-    """Standard output, or a file that takes its name only when it is complete."""
+    """Standard output, or a file that gets its name only when it is complete."""
     if path is None:
         yield sys.stdout
         sys.stdout.flush()
         return
-    try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as exc:
-        raise click.UsageError(f"cannot write to {path.parent}: {exc.strerror}") from exc
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as stream:
+    with replacing(path) as part:
+        try:
+            stream = part.open("w", encoding="utf-8", newline="")
+        except OSError as exc:
+            raise CommandError(f"{path}: cannot be written ({exc.strerror})") from exc
+        with stream:
             yield stream
-        Path(temporary).chmod(0o666 & ~_umask())
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

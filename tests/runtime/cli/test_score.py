@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -15,8 +16,8 @@ import soundfile
 from click.testing import CliRunner, Result
 
 import mosrt
+from mosrt.audio.recording import Recording
 from mosrt.bundle import embedded
-from mosrt.cli import score as cli_score
 from mosrt.cli.main import main
 
 
@@ -114,8 +115,8 @@ def test_output_is_all_or_nothing(tiny: Path, clips: list[Path], tmp_path: Path)
     assert len(target.read_text().splitlines()) == 2
     assert list(tmp_path.iterdir()) == [target]
     missing = run("score", clips[0], "-m", tiny, "-o", tmp_path / "none" / "x")
-    assert missing.exit_code == 2
-    assert "cannot write" in missing.stderr
+    assert missing.exit_code == 3
+    assert "cannot be written" in missing.stderr
 
 
 @pytest.mark.parametrize(
@@ -124,16 +125,20 @@ def test_output_is_all_or_nothing(tiny: Path, clips: list[Path], tmp_path: Path)
         ([], 2, "PATHS"),
         (["clip.wav", "-m", "none"], 3, "no such bundle"),
         (["clip.wav", "-m", "{tiny}", "--variant", "int4"], 3, "it has: fp32"),
-        (["clip.wav", "-m", "{tiny}", "--domain", "west"], 2, "north, south, east"),
+        (["clip.wav", "-m", "{tiny}", "--domain", "west"], 2, "north, south, east, all"),
         (["clip.wav", "-m", "{tiny}", "--plan", "spiral"], 2, "known: grid"),
         (["clip.wav", "-m", "{tiny}", "--plan", "paper", "--views", "2"], 2, "leave views out"),
         (["clip.wav", "-m", "{tiny}", "--views", "0"], 2, "x>=1"),
         (["clip.wav", "-m", "{tiny}", "--provider", "abacus"], 2, "abacus"),
         (["clip.wav", "-m", "{tiny}", "--on-bad-audio", "error"], 1, "No such file"),
+        (["{clip}", "-m", "{tiny}", "--frames"], 2, "predicts MOS"),
+        (["{clip}", "-m", "nano-uncertainty", "--views", "2"], 2, "leave plan and views out"),
     ],
 )
-def test_exit_codes(tiny: Path, arguments: list[str], code: int, message: str) -> None:
-    result = run("score", *(a.format(tiny=tiny) for a in arguments))
+def test_exit_statuses(
+    tiny: Path, clips: list[Path], arguments: list[str], code: int, message: str
+) -> None:
+    result = run("score", *(a.format(tiny=tiny, clip=clips[0]) for a in arguments))
     assert result.exit_code == code
     assert message in result.stderr
 
@@ -141,16 +146,15 @@ def test_exit_codes(tiny: Path, arguments: list[str], code: int, message: str) -
 def test_interruption_keeps_what_is_done(
     tiny: Path, clips: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    scored: list[object] = []
-    score = cli_score._score
+    opened: list[Recording] = []
 
-    def interrupted(*arguments: object) -> object:
-        if len(scored) == 2:
+    def interrupted(*arguments: Any, **options: Any) -> Recording:
+        if len(opened) == 2:
             raise KeyboardInterrupt
-        scored.append(arguments)
-        return score(*arguments)  # type: ignore[arg-type]
+        opened.append(Recording(*arguments, **options))
+        return opened[-1]
 
-    monkeypatch.setattr(cli_score, "_score", interrupted)
+    monkeypatch.setattr("mosrt.scorer.Recording", interrupted)
     target = tmp_path / "scores.json"
     result = run("score", *clips, "-m", tiny, "--format", "json", "-o", target)
     assert result.exit_code == 130

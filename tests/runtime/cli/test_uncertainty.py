@@ -53,7 +53,7 @@ def test_plot(tiny_wav2vec: Path, clips: list[Path], tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-def test_calibration(tiny: Path, tiny_wav2vec: Path, tmp_path: Path) -> None:
+def test_fit_mos(tiny: Path, tiny_wav2vec: Path, tmp_path: Path) -> None:
     """Rated noise of rising level: MOS afterwards, from Python and the command line alike."""
     model = tmp_path / "model"
     model.mkdir()
@@ -83,6 +83,12 @@ def test_calibration(tiny: Path, tiny_wav2vec: Path, tmp_path: Path) -> None:
     assert stored.mos_map.description == "noise"
     again = CliRunner().invoke(main, [*command, "--kind", "linear"])
     assert again.exit_code == 0
+    ratings.write_text(
+        "\n".join(["path,mos", *(f"{i}.wav,{1 + 0.4 * order[i]}" for i in range(9))])
+    )
+    rising = CliRunner().invoke(main, command)
+    assert rising.exit_code == 1
+    assert "not rated lower" in rising.output
     ratings.write_text("file,score\n")
     assert CliRunner().invoke(main, command).exit_code == 2
     ratings.write_text("\n".join(["path,mos", *lines]))
@@ -90,7 +96,7 @@ def test_calibration(tiny: Path, tiny_wav2vec: Path, tmp_path: Path) -> None:
     assert refused.exit_code == 3
 
 
-def test_calibrating_a_copy(tmp_path: Path) -> None:
+def test_fit_mos_to_a_copy(tmp_path: Path) -> None:
     """What comes with mosrt stays as it is; the copy is whole and has the map."""
     embedded = find_bundle("nano-uncertainty")
     before = {file.name: file.read_bytes() for file in embedded.iterdir() if file.is_file()}
@@ -103,12 +109,12 @@ def test_calibrating_a_copy(tmp_path: Path) -> None:
     ratings = tmp_path / "ratings.csv"
     lines = [f"{clip.name},{mos}" for clip, mos in zip(clips, rated, strict=True)]
     ratings.write_text("\n".join(["path,mos", *lines]))
-    command = ["calibrate-mos", str(ratings), "--model", "nano-uncertainty", "--kind", "linear"]
+    command = ["fit-mos", str(ratings), "--model", "nano-uncertainty", "--kind", "linear"]
     refused = CliRunner().invoke(main, command)
     assert refused.exit_code == 3
-    assert "comes with mosrt and is not changed where it lies" in refused.output
+    assert "comes with mosrt and is not changed in place" in refused.output
     out = tmp_path / "new" / "rated"
-    done = CliRunner().invoke(main, [*command, "--out", str(out)])
+    done = CliRunner().invoke(main, [*command, "--output", str(out)])
     assert done.exit_code == 0, done.output
     assert {file.name for file in out.iterdir()} == set(before)
     assert list(out.parent.iterdir()) == [out]
@@ -116,11 +122,11 @@ def test_calibrating_a_copy(tmp_path: Path) -> None:
         scores = [scorer.score_file(clip) for clip in clips]
     assert [score.measures["uncertainty"] for score in scores] == found
     assert [score.mos for score in scores] == pytest.approx(rated)
-    again = CliRunner().invoke(main, [*command, "--out", str(out)])
+    again = CliRunner().invoke(main, [*command, "--output", str(out)])
     assert again.exit_code == 3
     assert "exists already" in again.output
     (tmp_path / "file").touch()
-    nowhere = CliRunner().invoke(main, [*command, "--out", str(tmp_path / "file" / "rated")])
-    assert nowhere.exit_code == 1
-    assert "cannot be written" in nowhere.output
+    nowhere = CliRunner().invoke(main, [*command, "--output", str(tmp_path / "file" / "rated")])
+    assert nowhere.exit_code == 3
+    assert "cannot write there" in nowhere.output
     assert {f.name: f.read_bytes() for f in embedded.iterdir() if f.is_file()} == before

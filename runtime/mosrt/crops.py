@@ -14,12 +14,11 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
+from ._arrays import FloatArray, IntArray
 from .errors import PlanError
 
 __all__ = ["CropGeometry", "CropPlan", "Plan", "PlanRule", "resolve_plan", "tiled_length"]
 
-IntArray = npt.NDArray[np.int64]
-FloatArray = npt.NDArray[np.float64]
 
 _KINDS: Final = ("grid", "reference", "paper")
 _PAPER_REPETITIONS: Final = 5

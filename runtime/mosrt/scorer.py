@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
 
-import numpy as np
 import numpy.typing as npt
 
+from ._arrays import Float32Array
 from .audio.guards import FLAGS, BadAudioPolicy
 from .audio.recording import Recording
 from .audio.sources import ArraySource, AudioSource, FileSource, audio_error
@@ -26,7 +26,6 @@ from .score import Score
 
 __all__ = ["AudioFile", "Item", "Request", "Scorer"]
 
-Float32Array = npt.NDArray[np.float32]
 AudioFile = str | os.PathLike[str] | bytes | BinaryIO
 Item = AudioFile | tuple[npt.ArrayLike, float]
 

@@ -87,13 +87,9 @@ def fit_mos(
         description=description or ratings.name,
     )
     with_map = dataclasses.replace(spec, mos_map=fitted)
-    target = source if output is None else output
-    try:
-        _write(dataclasses.replace(bundle.manifest, uncertainty=with_map), source, output)
-    except OSError as exc:
-        raise CommandError(f"{target}: cannot be written ({exc.strerror or exc})") from exc
+    _write(dataclasses.replace(bundle.manifest, uncertainty=with_map), source, output)
     click.echo(
-        f"{target}: {kind} map from {fitted.n_clips} recordings; leave-one-out error "
+        f"{output or source}: {kind} map from {fitted.n_clips} recordings; leave-one-out error "
         f"{fitted.loo_rmse:.3f} MOS (root mean square)"
     )
 
@@ -138,8 +134,11 @@ def _score(
 
 def _write(manifest: Manifest, source: Path, output: Path | None) -> None:
     """Gives a bundle another manifest, in place or as a copy; complete or not at all."""
-    if output is None:
-        write_manifest(source, manifest)
+    if output is not None:
+        with updated_bundle(source, output) as directory:
+            write_manifest(directory, manifest)
         return
-    with updated_bundle(source, output) as directory:
-        write_manifest(directory, manifest)
+    try:
+        write_manifest(source, manifest)
+    except OSError as exc:
+        raise CommandError(f"{source}: cannot be written ({exc.strerror or exc})") from exc

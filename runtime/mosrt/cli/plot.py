@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from mosrt._arrays import Float32Array, FloatArray
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import FileSource
 from mosrt.host.files import replacing
@@ -19,8 +19,6 @@ from mosrt.score import Score
 
 __all__ = ["draw", "log_mel"]
 
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
 
 _N_FFT: Final = 512
 _HOP: Final = 160

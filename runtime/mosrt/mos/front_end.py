@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from mosrt._arrays import Float32Array, IntArray
 from mosrt.audio.recording import Recording
 from mosrt.bundle.front_end_spec import MelSpec, SslSpec
 from mosrt.bundle.manifest import Manifest
@@ -17,8 +17,6 @@ from mosrt.mel.front_end import MelFrontEnd
 
 __all__ = ["FusionFrontEnd"]
 
-Float32Array = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 # Views whose crops are read together: a recording too long to keep is decoded once per so many.
 _VIEWS_READ: Final = 64

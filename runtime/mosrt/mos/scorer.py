@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mosrt._arrays import Float32Array
 from mosrt.audio.recording import Recording
 from mosrt.backends import Backend
 from mosrt.bundle.manifest import Manifest
@@ -21,8 +22,6 @@ from mosrt.scorer import Item, Request, Scorer
 from .front_end import FusionFrontEnd
 
 __all__ = ["FusionScorer"]
-
-Float32Array = npt.NDArray[np.float32]
 
 
 class FusionScorer(Scorer):

@@ -13,11 +13,11 @@ from itertools import pairwise
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
+
+from mosrt._arrays import Float32Array
 
 __all__ = ["chunk_bounds", "normalised", "zero_padded"]
 
-Float32Array = npt.NDArray[np.float32]
 
 _EPSILON: Final = 1e-7  # wav2vec 2.0's feature extractor, on the variance
 

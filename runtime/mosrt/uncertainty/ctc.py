@@ -7,8 +7,8 @@ nothing but that dropout differs from inference.
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from mosrt._arrays import Float32Array
 from mosrt.bundle.uncertainty_spec import DropoutSpec, UncertaintySpec
 
 from .chunks import normalised
@@ -17,9 +17,6 @@ from .measures import row_measures
 from .sampling import SeededSampler
 
 __all__ = ["DropoutFamily"]
-
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
 
 
 class DropoutFamily:

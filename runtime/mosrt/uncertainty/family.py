@@ -4,19 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-import numpy as np
-import numpy.typing as npt
-
+from mosrt._arrays import Array, Float32Array, FloatArray, IntArray
 from mosrt.backends import Backend
 
 __all__ = ["ModelFamily", "Rows", "Stages", "run"]
 
-Array = npt.NDArray[Any]
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 Stages = Mapping[str, Backend]
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["row_measures"]
+from mosrt._arrays import FloatArray
 
-FloatArray = npt.NDArray[np.float64]
+__all__ = ["row_measures"]
 
 
 def row_measures(logits: npt.NDArray[np.floating[Any]]) -> FloatArray:

@@ -8,20 +8,16 @@ log Σ p(distractors).
 from __future__ import annotations
 
 import numpy as np
-import numpy.typing as npt
 
+from mosrt._arrays import Array, Float32Array, FloatArray, IntArray
 from mosrt.bundle.uncertainty_spec import MaskingSpec, UncertaintySpec
 
 from .chunks import normalised
-from .family import Array, Rows, Stages, run
+from .family import Rows, Stages, run
 from .measures import row_measures
 from .sampling import SeededSampler
 
 __all__ = ["MaskingFamily"]
-
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 class MaskingFamily:

@@ -10,10 +10,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from mosrt._arrays import Float32Array, IntArray
+
 __all__ = ["SeededSampler"]
 
-Float32Array = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 _TWO_32: Final = 2**32
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mosrt._arrays import Float32Array, FloatArray
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AudioSource
 from mosrt.bundle.manifest import Manifest
@@ -27,10 +28,6 @@ from .pretraining import MaskingFamily
 from .wav2vec import ContrastFamily
 
 __all__ = ["UncertaintyScorer"]
-
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 
 class UncertaintyScorer(Scorer):

@@ -16,19 +16,17 @@ from __future__ import annotations
 from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
+from mosrt._arrays import Array, Float32Array, IntArray
 from mosrt.bundle.uncertainty_spec import ContrastSpec, UncertaintySpec
 from mosrt.host.thread_pool import ThreadPool
 
-from .family import Array, Rows, Stages, run
+from .family import Rows, Stages, run
 from .measures import row_measures
 from .sampling import SeededSampler
 
 __all__ = ["BLOCK_ROWS", "ContrastFamily"]
 
-Float32Array = npt.NDArray[np.float32]
-IntArray = npt.NDArray[np.int64]
 
 # Rows of the frame-by-frame matrix that exist at once: 8 MB in float32 for a chunk of 20 s.
 BLOCK_ROWS: Final = 1024

@@ -128,5 +128,5 @@ def test_fit_mos_to_a_copy(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     nowhere = CliRunner().invoke(main, [*command, "--output", str(tmp_path / "file" / "rated")])
     assert nowhere.exit_code == 3
-    assert "cannot write there" in nowhere.output
+    assert "cannot be written" in nowhere.output
     assert {f.name: f.read_bytes() for f in embedded.iterdir() if f.is_file()} == before

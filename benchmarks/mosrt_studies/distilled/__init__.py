@@ -1,1 +1,1 @@
-"""Trained weights of UTMOSv2's full size, with a target that is known: what `nano` says."""
+"""Training of `utmosv2-distilled`: UTMOSv2's size, the scores of `nano` as targets."""

@@ -1,11 +1,11 @@
 """What does a score by an embedded model cost, beside DNSMOS P.808?
 
     python -m mosrt_studies.speed.embedded --teachers TEACHERS --audio clip.wav --clips tests/data \
-        --out benchmarks/results/embedded.json
+        -o benchmarks/results/embedded.json
 
-CPU time of a 5 s clip in memory at 16 kHz, front end included, on one thread: mosrt's model and
-DNSMOS P.808 with its published front end, librosa's, in turn. Then fresh processes run
-`mosrt score` on --clips: their time on the clock and their peak memory.
+Measures the CPU time of a 5 s clip in memory at 16 kHz, front end included, on one thread: the
+model of mosrt, and DNSMOS P.808 with its published front end, librosa's, in turn. Then fresh
+processes run `mosrt score` on --clips: their wall-clock time and their peak memory.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ import onnxruntime
 import threadpoolctl
 
 import mosrt
-from mosrt.cli.command import exit_on_error
+from mosrt.bundle.embedded import DEFAULT_MODEL
+from mosrt.cli.command import exit_on_error, model_option, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_export.nano.data.voices import read
@@ -41,11 +42,10 @@ _RATE_HZ: Final = 16_000
 _CLIP_SAMPLES: Final = 80_000
 _P808_SAMPLES: Final = 144_160  # 9.01 s
 _RUN: Final = "from mosrt.cli.main import main; main()"
-# The kernel's own account of this program, which a new program starts afresh. getrusage would also
-# count the peak of the process that started it.
+# The peak that the kernel counts for this program alone. getrusage would also count that of the
+# process which started it.
 _RUN_AND_MEASURE: Final = """
 import sys
-from mosrt.cli.command import exit_on_error
 from mosrt.cli.main import main
 main(sys.argv[1:], standalone_mode=False)
 with open("/proc/self/status") as file:
@@ -54,11 +54,7 @@ with open("/proc/self/status") as file:
 
 
 class P808:
-    """DNSMOS P.808 as its authors run it (DNS-Challenge, dnsmos_local.py), on one thread.
-
-    Args:
-        path: The published ONNX file.
-    """
+    """DNSMOS P.808 as its authors run it (DNS-Challenge, dnsmos_local.py), on one thread."""
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
@@ -80,7 +76,7 @@ class P808:
 
 
 def p808_image(window: Float32Array) -> Float32Array:
-    """DNSMOS P.808's input (1, frames, 120) for one window (144160,) at 16 kHz, by librosa."""
+    """The input (1, frames, 120) of DNSMOS P.808 for a window (144160,) at 16 kHz, by librosa."""
     mel = librosa.feature.melspectrogram(
         y=window[:-160], sr=_RATE_HZ, n_fft=321, hop_length=160, n_mels=120
     )
@@ -90,7 +86,7 @@ def p808_image(window: Float32Array) -> Float32Array:
 
 
 def process_ms(arguments: Sequence[str]) -> float:
-    """Time on the clock in ms of a fresh process that runs `mosrt` with `arguments`."""
+    """Wall-clock time in ms of a fresh process that runs `mosrt` with `arguments`."""
     started = time.perf_counter()
     _fresh(_RUN, arguments)
     return 1e3 * (time.perf_counter() - started)
@@ -100,7 +96,7 @@ def peak_mb(arguments: Sequence[str]) -> tuple[float, int]:
     """Runs `mosrt` with `arguments` in a fresh process; Linux only.
 
     Returns:
-        Its peak resident memory in MB (1e6 bytes), and how many lines it printed.
+        Its peak resident memory in MB (1e6 bytes), and the number of lines it printed.
     """
     done = _fresh(_RUN_AND_MEASURE, arguments)
     return int(done.stderr.splitlines()[-1]) * 1024 / 1e6, len(done.stdout.splitlines())
@@ -133,68 +129,41 @@ def _cpu_timed(run: Callable[[], object]) -> Callable[[], float]:
 
 
 @click.command()
+@model_option("Model to measure")
+@click.option("--teachers", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help=f"Folder of the published model {TEACHERS['DNSMOS P.808']}.")  # fmt: skip
+@click.option("--audio", required=True,
+              type=click.Path(exists=True, dir_okay=False, path_type=Path),
+              help="Speech, from which a clip of 5 s is made.")  # fmt: skip
+@click.option("--clips", required=True, multiple=True,
+              type=click.Path(exists=True, path_type=Path),
+              help="Files or folders for `mosrt score`; may be repeated.")  # fmt: skip
+@click.option("--rounds", default=51, show_default=True, type=click.IntRange(min=15),
+              help="Rounds of scores that count.")  # fmt: skip
+@click.option("--starts", default=15, show_default=True, type=click.IntRange(min=15),
+              help="Fresh processes whose wall-clock time is measured.")  # fmt: skip
+@output_option("JSON file to write.", required=True)
 @exit_on_error()
-@click.option(
-    "--bundle", default="nano", show_default=True, metavar="NAME|PATH", help="Model to measure."
-)
-@click.option(
-    "--teachers",
-    required=True,
-    type=click.Path(path_type=Path),
-    help=f"Folder of the published model {TEACHERS['DNSMOS P.808']}.",
-)
-@click.option(
-    "--audio",
-    required=True,
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="Speech, from which a clip of 5 s is made.",
-)
-@click.option(
-    "--clips",
-    required=True,
-    multiple=True,
-    type=click.Path(exists=True, path_type=Path),
-    help="Files or folders for `mosrt score`; may be repeated.",
-)
-@click.option(
-    "--rounds",
-    default=51,
-    show_default=True,
-    type=click.IntRange(min=15),
-    help="Counted rounds of scores.",
-)
-@click.option(
-    "--starts",
-    default=15,
-    show_default=True,
-    type=click.IntRange(min=15),
-    help="Fresh processes for the time on the clock.",
-)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
 def main(
-    bundle: str,
-    teachers: Path,
-    audio: Path,
-    clips: tuple[Path, ...],
-    rounds: int,
-    starts: int,
-    out: Path,
-) -> None:
-    """Time an embedded model beside DNSMOS P.808, and weigh the command `mosrt score`."""
+    model: str | None, teachers: Path, audio: Path, clips: tuple[Path, ...], rounds: int,
+    starts: int, output: Path,
+) -> None:  # fmt: skip
+    """Time an embedded model beside DNSMOS P.808, and measure the command `mosrt score`."""
     p808 = P808(teachers / TEACHERS["DNSMOS P.808"])
-    arguments = ["score", "--model", bundle, "--format", "jsonl", *(str(path) for path in clips)]
+    chosen = model or DEFAULT_MODEL
+    arguments = ["score", "--model", chosen, "--format", "jsonl", *(str(path) for path in clips)]
     peak, n_files = peak_mb(arguments)
     clip = np.resize(read(audio), _CLIP_SAMPLES)
     with (
-        mosrt.load(bundle, threads=1, provider="cpu") as scorer,
+        mosrt.load(chosen, threads=1, provider="cpu") as scorer,
         click.progressbar(length=rounds + 3, file=sys.stderr, label="scores") as bar,
     ):
         name = scorer.manifest.name
-        contestants = {
+        configurations = {
             name: _cpu_timed(lambda: scorer.score(clip, _RATE_HZ)),
             "DNSMOS P.808": _cpu_timed(lambda: p808(clip)),
         }
-        times_ms = interleave(contestants, rounds=rounds, warm_up=3, progress=bar.update)
+        times_ms = interleave(configurations, rounds=rounds, warm_up=3, progress=bar.update)
     command = f"mosrt score, {n_files} files, fresh process, on the clock"
     with click.progressbar(length=starts + 1, file=sys.stderr, label="processes") as bar:
         times_ms |= interleave(
@@ -203,20 +172,20 @@ def main(
     faster = ratio(times_ms["DNSMOS P.808"], times_ms[name])
     run: dict[str, Any] = {
         "question": "CPU time of a score of a 5 s clip on one thread, front end included",
-        "command": "python -m mosrt_studies.speed.embedded --bundle … --teachers … "
+        "command": "python -m mosrt_studies.speed.embedded --model … --teachers … "
         f"--audio {audio.name} "
         f"{'--clips … ' * len(clips)}--rounds {rounds} --starts {starts}",
         "model": name,
         "machine": describe(),
-        "timings": {contestant: timing(times) for contestant, times in times_ms.items()},
+        "timings": {configuration: timing(times) for configuration, times in times_ms.items()},
         "faster_than_p808": faster,
         "process": command,
         "files": n_files,
         "peak_mb": round(peak, 1),
     }
-    save(run, out)
-    for contestant, times in run["timings"].items():
-        click.echo(f"{contestant}: {times['median_ms']:.1f} ms {times['interval_95_ms']}")
+    save(run, output)
+    for configuration, times in run["timings"].items():
+        click.echo(f"{configuration}: {times['median_ms']:.1f} ms {times['interval_95_ms']}")
     click.echo(f"{faster['ratio']:.2f} times as fast as DNSMOS P.808 {faster['interval_95']}")
     click.echo(f"peak memory of mosrt score: {peak:.0f} MB")
 

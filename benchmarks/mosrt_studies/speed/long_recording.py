@@ -1,12 +1,11 @@
 """How much memory does an hour of speech take?
 
-    mosrt export wav2vec --checkpoint wav2vec_large.pt --out large
-    python -m mosrt_studies.speed.long_recording --bundle nano-uncertainty --bundle large \
-        --speech SPEECH --out benchmarks/results/long_recording.json
+    mosrt export wav2vec --checkpoint wav2vec_large.pt -o large
+    python -m mosrt_studies.speed.long_recording -m nano-uncertainty -m large \
+        --speech SPEECH -o benchmarks/results/long_recording.json
 
-The recording is made of all clips of a directory, one after the other and again from the first
-until it is long enough, and scored as `score_file` scores any file. Every bundle has a process of
-its own, so that peak memory is its own.
+The recording consists of all clips of a folder, repeated until it is long enough, and is scored
+from its file. Each model has a process of its own, so that each peak is its own.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AUDIO_SUFFIXES, FileSource
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
-from mosrt.cli.command import exit_on_error
+from mosrt.cli.command import exit_on_error, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 
 LIMIT_MB: Final = 1500
 _RATE_HZ: Final = 16_000
-# The kernel's own account of the peak: getrusage's would start at that of the process before it.
+# The peak that the kernel counts for this program: getrusage would start at that of its parent.
 _PROGRAM: Final = """
 import json, sys
 import mosrt
@@ -51,19 +50,19 @@ print(json.dumps({"pieces": score.n_views, "loaded_mb": loaded_mb, "peak_mb": pe
 
 
 @click.command()
-@exit_on_error()
-@click.option("--bundle", "bundles", required=True, multiple=True, help="Name or path of a model.")
-@click.option(
-    "--speech",
-    required=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Directory of clips, searched whole.",
-)
+@click.option("--model", "-m", "references", required=True, multiple=True, metavar="NAME|PATH",
+              help="Uncertainty model to measure; may be repeated.")  # fmt: skip
+@click.option("--speech", required=True, metavar="DIR",
+              type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Folder of clips, searched whole.")  # fmt: skip
 @click.option("--minutes", default=60.0, show_default=True, help="Length of the recording.")
-@click.option("--threads", default=2, show_default=True)
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
-def main(bundles: tuple[str, ...], speech: Path, minutes: float, threads: int, out: Path) -> None:
-    """Score one long recording by every bundle, and take the peak memory of each."""
+@click.option("--threads", default=2, show_default=True, help="Threads of each model.")
+@output_option("JSON file to write.", required=True)
+@exit_on_error()
+def main(
+    references: tuple[str, ...], speech: Path, minutes: float, threads: int, output: Path
+) -> None:
+    """Score one long recording with every model, and measure the peak memory of each."""
     clips = sorted(path for path in speech.rglob("*") if path.suffix.lower() in AUDIO_SUFFIXES)
     if not clips:
         raise click.UsageError(f"{speech}: no audio files")
@@ -71,10 +70,10 @@ def main(bundles: tuple[str, ...], speech: Path, minutes: float, threads: int, o
     with tempfile.TemporaryDirectory(prefix="mosrt-bench-") as directory:
         file = Path(directory, "long.flac")
         write_recording(clips, file, n_samples=round(60 * minutes * _RATE_HZ))
-        for reference in bundles:
+        for reference in references:
             bundle = Bundle.open(find_bundle(reference))
             if bundle.manifest.uncertainty is None:
-                raise click.UsageError(f"{reference}: gives no uncertainty")
+                raise click.UsageError(f"{reference} is not an uncertainty model")
             command = [sys.executable, "-c", _PROGRAM, reference, str(threads), str(file)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             found = json.loads(done.stdout)
@@ -86,7 +85,7 @@ def main(bundles: tuple[str, ...], speech: Path, minutes: float, threads: int, o
             click.echo(f"{bundle.manifest.name}: {json.dumps(models[bundle.manifest.name])}")
     result = {
         "question": "peak memory of scoring one long recording from a file, FP32",
-        "command": "python -m mosrt_studies.speed.long_recording --bundle … --speech … "
+        "command": "python -m mosrt_studies.speed.long_recording --model … --speech … "
         f"--minutes {minutes:g} --threads {threads}",
         "minutes": minutes,
         "threads": threads,
@@ -94,16 +93,16 @@ def main(bundles: tuple[str, ...], speech: Path, minutes: float, threads: int, o
         "machine": describe(),
         "models": models,
     }
-    save(result, out)
+    save(result, output)
 
 
 def write_recording(clips: Sequence[Path], file: Path, *, n_samples: int) -> None:
-    """Writes clips one after the other, from the first again, as mono FLAC at 16 kHz.
+    """Writes clips one after the other, repeated as needed, as mono FLAC at 16 kHz.
 
     Args:
         clips: Audio files of any rate and number of channels.
-        file: What to write.
-        n_samples: Its length.
+        file: The file to write.
+        n_samples: Length of the recording.
     """
     missing = n_samples
     with soundfile.SoundFile(file, "w", _RATE_HZ, 1, subtype="PCM_16", format="FLAC") as sink:

@@ -12,8 +12,7 @@ from scipy import stats
 import mosrt
 from mosrt_export.nano.data.voices import held_out_file
 from mosrt_studies.distilled.__main__ import main
-from mosrt_studies.distilled.data import Lessons, make_lessons
-from mosrt_studies.distilled.stages import ridge
+from mosrt_studies.distilled.training import TrainingData, make_training_data, ridge
 from tests.export.conftest import toml
 from tests.standins.utmosv2 import SMALL, small_config
 
@@ -32,29 +31,29 @@ def recordings(
     return folder
 
 
-def test_lessons_are_what_nano_says_of_speech_that_is_damaged(recordings: Path) -> None:
+def test_targets_are_the_scores_of_nano_on_degraded_speech(recordings: Path) -> None:
     spec = small_config().spectrogram
-    lessons = make_lessons(recordings, 6, spec, 0, held_out=False)
-    again = make_lessons(recordings, 6, spec, 0, held_out=False)
-    np.testing.assert_array_equal(lessons.waveforms, again.waveforms)
-    np.testing.assert_array_equal(lessons.targets, again.targets)
+    data = make_training_data(recordings, 6, spec, 0, held_out=False)
+    again = make_training_data(recordings, 6, spec, 0, held_out=False)
+    np.testing.assert_array_equal(data.waveforms, again.waveforms)
+    np.testing.assert_array_equal(data.targets, again.targets)
     with mosrt.load("nano") as nano:
-        for waveform, target in zip(lessons.waveforms, lessons.targets, strict=True):
+        for waveform, target in zip(data.waveforms, data.targets, strict=True):
             assert nano.score(waveform, 16_000).mos == pytest.approx(float(target), abs=1e-6)
-    assert np.ptp(lessons.targets) > 0.5  # damage of all sorts
+    assert np.ptp(data.targets) > 0.5  # degradations of all kinds
 
 
 def test_inputs_are_those_of_the_runtime(recordings: Path) -> None:
     """With one place to cut, the images and crops are those that a bundle's scorer makes."""
     config = small_config()
-    whole = make_lessons(recordings, 1, config.spectrogram, 0, held_out=True)
+    whole = make_training_data(recordings, 1, config.spectrogram, 0, held_out=True)
     cut = whole.waveforms[:, : config.spectrogram.crop_samples + 1]
-    lessons = Lessons(cut, whole.targets, whole.front_end, config.spectrogram)
-    view = lessons.view(0, np.random.default_rng(0))
+    data = TrainingData(cut, whole.targets, whole.front_end, config.spectrogram)
+    view = data.view(0, np.random.default_rng(0))
     made = whole.front_end.images(cut[0, :-1])
     expected = [made[window] for window in config.spectrogram.windows] * config.spectrogram.n_crops
     np.testing.assert_array_equal(view, np.stack(expected))
-    crop = lessons.crop(0, cut.shape[1], np.random.default_rng(0))
+    crop = data.crop(0, cut.shape[1], np.random.default_rng(0))
     assert crop.mean() == pytest.approx(0, abs=1e-6)
     assert crop.std() == pytest.approx(1, abs=1e-3)
 
@@ -110,14 +109,14 @@ def test_a_small_model_is_trained_and_exported(recordings: Path, tmp_path: Path)
     (tmp_path / "small.toml").write_text(toml(config))
     out = tmp_path / "distilled.pth"
     options = [
-        "--speech", recordings, "--out", out, "--config", tmp_path / "small.toml", "--clips", 24,
+        "--speech", recordings, "--output", out, "--config", tmp_path / "small.toml", "--clips", 24,
         "--held-out", 4, "--norm-clips", 2, "--head-clips", 24,
         "--minutes", 0.03, 0.03, 0.05, "--threads", 1,
     ]  # fmt: skip
     run = CliRunner().invoke(main, [str(option) for option in options], catch_exceptions=False)
     assert run.exit_code == 0, run.output
     result = json.loads(out.with_suffix(".json").read_text())
-    assert result["command"].startswith("python -m mosrt_bench.distilled --speech … --out … ")
+    assert result["command"].startswith("python -m mosrt_studies.distilled --speech … --output … ")
     assert len(result["scores"]) == len(result["targets"]) == 4
     error = np.abs(np.subtract(result["scores"], result["targets"])).mean()
     assert result["mean_abs_error_mos"] == pytest.approx(error, abs=1e-3)

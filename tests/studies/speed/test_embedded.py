@@ -55,8 +55,8 @@ def test_p808_image_is_a_mel_spectrogram() -> None:
 
 
 def test_missing_model_is_told(tiny: Path, clips: list[Path], tmp_path: Path) -> None:
-    command = ["--bundle", str(tiny), "--teachers", str(tmp_path), "--audio", str(clips[0]),
-               "--clips", str(clips[0]), "--out", str(tmp_path / "x.json")]  # fmt: skip
+    command = ["--model", str(tiny), "--teachers", str(tmp_path), "--audio", str(clips[0]),
+               "--clips", str(clips[0]), "--output", str(tmp_path / "x.json")]  # fmt: skip
     result = CliRunner().invoke(embedded.main, command)
     assert result.exit_code == 3
     assert "dnsmos_p808.onnx is missing; pass --teachers its folder" in result.output
@@ -68,8 +68,8 @@ def test_command(
     monkeypatch.setattr(embedded, "P808", lambda _: lambda clip: float(clip.sum()))
     monkeypatch.setattr(embedded, "process_ms", lambda _: 12.0)
     out = tmp_path / "embedded.json"
-    command = ["--bundle", str(tiny), "--teachers", str(tmp_path), "--audio", str(clips[-1]),
-               "--clips", str(clips[-1]), "--rounds", "15", "--out", str(out)]  # fmt: skip
+    command = ["--model", str(tiny), "--teachers", str(tmp_path), "--audio", str(clips[-1]),
+               "--clips", str(clips[-1]), "--rounds", "15", "--output", str(out)]  # fmt: skip
     result = CliRunner().invoke(embedded.main, command, catch_exceptions=False)
     assert result.exit_code == 0
     run = json.loads(out.read_text(encoding="utf-8"))

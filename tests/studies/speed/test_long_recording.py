@@ -31,15 +31,17 @@ def test_command(tiny: Path, tiny_wav2vec: Path, clips: list[Path], tmp_path: Pa
     """45 seconds of the sample clips, in three pieces; then a model that it is not for."""
     out = tmp_path / "run.json"
     command = ["--speech", str(clips[0].parent), "--minutes", "0.75", "--threads", "1"]
-    result = CliRunner().invoke(main, [*command, "--bundle", str(tiny_wav2vec), "--out", str(out)])
+    result = CliRunner().invoke(
+        main, [*command, "--model", str(tiny_wav2vec), "--output", str(out)]
+    )
     assert result.exit_code == 0, result.output
     (model,) = json.loads(out.read_text())["models"].values()
     assert model["pieces"] == 3
     assert model["layouts"] == ["paper", "contrastive", "dense"]
     assert 0 < model["loaded_mb"] <= model["peak_mb"]
-    refused = CliRunner().invoke(main, [*command, "--bundle", str(tiny), "--out", str(out)])
+    refused = CliRunner().invoke(main, [*command, "--model", str(tiny), "--output", str(out)])
     assert refused.exit_code == 2
-    assert "gives no uncertainty" in refused.output
+    assert "is not an uncertainty model" in refused.output
 
 
 def test_an_hour_stays_within_its_limit() -> None:

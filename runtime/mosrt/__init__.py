@@ -1,9 +1,11 @@
-"""Judge speech quality anywhere: deterministic scores from ONNX models, without torch.
+"""Predicts how people would rate the quality of speech, with ONNX models and without torch.
 
-import mosrt
+::
 
-with mosrt.load() as scorer:
-    print(scorer.score_file("speech.wav").mos)
+    import mosrt
+
+    with mosrt.load() as scorer:
+        print(scorer.score_file("speech.wav").mos)
 """
 
 import typing
@@ -16,6 +18,7 @@ from .errors import (
     DomainError,
     MeasureError,
     MosrtError,
+    OutputError,
     PlanError,
     ProviderError,
 )
@@ -34,6 +37,7 @@ __all__ = [
     "DomainError",
     "MeasureError",
     "MosrtError",
+    "OutputError",
     "PlanError",
     "PlanRule",
     "ProviderError",
@@ -48,8 +52,8 @@ __version__: str
 
 
 def __getattr__(name: str) -> object:
-    # Importing these would lengthen every start: few ask for them, and `load` imports the scorer
-    # while the model loads.
+    # Importing these would lengthen every start: few programs need them, and `load` imports the
+    # scorer while the model loads.
     if name == "__version__":
         from importlib.metadata import version  # noqa: PLC0415
 

@@ -1,7 +1,7 @@
-"""Crop plans: where in a recording the model looks, decided before any audio is processed.
+"""Plans which parts of a recording the model looks at, before any audio is processed.
 
-A plan holds sample offsets at the model's rate, counted in the recording *after tiling*: a clip
-that is not longer than a crop of length C is repeated C // n + 1 times first, and so is only ever
+A plan holds sample offsets at the model's rate. They count in the recording *after tiling*: a clip
+of n samples that is not longer than a crop of C samples is repeated C // n + 1 times, and so is
 read modulo its own length.
 """
 
@@ -27,7 +27,7 @@ _MIX_ALPHA: Final = 0.4  # the reference's Beta(0.4, 0.4), design of UTMOSv2 (ar
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CropGeometry:
-    """How long and how many the crops of one view are, and how many views a grid takes.
+    """The length and number of the crops of one view, and the number of views of a grid.
 
     The defaults are UTMOSv2's; a bundle's own geometry comes from its manifest.
 
@@ -36,10 +36,10 @@ class CropGeometry:
         spec_samples: Length in samples of a spectrogram crop; 0 if the model has no such branch.
         n_crops: Spectrogram crops per view.
         n_windows: Spectrograms, one per window length, of each crop.
-        view_every_samples: A grid takes one view per so many samples or part of them begun.
-        min_views: Fewest views of a grid; two are needed for an interval.
-        max_views: Most views of a grid.
-        can_mix: Whether images of two crops can be mixed; not where the graph makes them.
+        view_every_samples: A grid has one view for each so many samples, rounded up.
+        min_views: Smallest number of views of a grid; an interval needs two.
+        max_views: Largest number of views of a grid.
+        can_mix: Whether images of two crops can be mixed; False if the graph makes the images.
     """
 
     ssl_samples: int = 48_000
@@ -64,7 +64,7 @@ def tiled_length(n_samples: int, crop_samples: int) -> int:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class CropPlan:
-    """Where the model looks: one row per view.
+    """The crops that a model looks at: one row per view.
 
     Attributes:
         ssl_starts: Offsets of the waveform crops, (views,) int64.
@@ -138,13 +138,13 @@ class CropPlan:
         """Evenly spaced crops without mixing: the default, and the same every time.
 
         The crops of all views together are spread over the whole (tiled) clip from its first to
-        its last possible start; a single crop sits in the middle. Spectrogram crops are dealt to
-        the views in turn, so that each view hears all parts of the clip.
+        its last possible start; a single crop lies in the middle. Views take spectrogram crops in
+        turn, so that each view covers all parts of the clip.
 
         Args:
             n_samples: Length of the recording in samples at the model's rate, before tiling.
-            views: Number of views; by default what `geometry` says (for UTMOSv2 one per 3 s or
-                part of them begun, which lets the waveform crops cover the clip, from 2 to 8).
+            views: Number of views; by default by `geometry` (for UTMOSv2 one for each 3 s, rounded
+                up, from 2 to 8: with that, waveform crops cover clips of up to 24 s).
             geometry: Crop lengths and counts of the model.
         """
         _check_length(n_samples)
@@ -167,7 +167,7 @@ class CropPlan:
         *,
         geometry: CropGeometry = UTMOSV2_GEOMETRY,
     ) -> CropPlan:
-        """The draws of the public UTMOSv2 implementation after `np.random.seed(seed)`.
+        """The random crops of the public UTMOSv2 implementation after `np.random.seed(seed)`.
 
         Per view, in this order: the waveform crop; then for each spectrogram crop its start and,
         for each window, the start of the crop mixed in and λ ~ Beta(0.4, 0.4). Further views
@@ -191,18 +191,17 @@ class CropPlan:
         mix = np.zeros(shape, np.int64)
         lambdas = np.ones(shape)
 
-        def draw(crop_samples: int) -> int:
-            # The reference's bound is exclusive, and it fails on a clip one crop long or less
-            # after tiling; tiling always leaves at least one sample of room.
+        def start(crop_samples: int) -> int:
+            # The reference's bound is exclusive. Tiling always leaves at least one possible start.
             return int(rng.randint(0, tiled_length(n_samples, crop_samples) - crop_samples))
 
         for view in range(views):
             if geometry.ssl_samples:
-                ssl[view] = draw(geometry.ssl_samples)
+                ssl[view] = start(geometry.ssl_samples)
             for crop in range(geometry.n_crops):
-                spec[view, crop] = draw(geometry.spec_samples)
+                spec[view, crop] = start(geometry.spec_samples)
                 for window in range(geometry.n_windows):
-                    mix[view, crop, window] = draw(geometry.spec_samples)
+                    mix[view, crop, window] = start(geometry.spec_samples)
                     lambdas[view, crop, window] = rng.beta(_MIX_ALPHA, _MIX_ALPHA)
         if not geometry.n_crops:
             return cls(ssl, spec)
@@ -218,8 +217,8 @@ class CropPlan:
     ) -> CropPlan:
         """The paper's protocol: 5 repetitions of `reference`, for each network of the ensemble.
 
-        With a five-fold bundle that makes the paper's 5 folds x 5 repetitions. The folds share
-        the draws, so that the front end runs once for all of them.
+        A five-fold bundle thus gives the paper's 5 folds x 5 repetitions. All folds look at the
+        same crops, so that the front end runs once for all of them.
         """
         return cls.reference(n_samples, seed, _PAPER_REPETITIONS, geometry=geometry)
 
@@ -233,8 +232,8 @@ class CropPlan:
             )
         if self.mix_starts is not None and not geometry.can_mix:
             raise PlanError(
-                "the plan mixes images, and this model's graph makes its own out of audio; take "
-                "plan grid, or export the model with --frontend numpy"
+                "the plan mixes images, which this model's graph makes itself; choose plan grid, "
+                "or export the model with --frontend numpy"
             )
         if self.mix_starts is not None and self.mix_starts.shape[2] != geometry.n_windows:
             raise PlanError(
@@ -258,7 +257,7 @@ class CropPlan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlanRule:
-    """A constructor of `CropPlan` by name, with its options.
+    """How to make a `CropPlan` once the length of a recording is known.
 
     Attributes:
         kind: "grid", "reference" or "paper".
@@ -285,7 +284,7 @@ class PlanRule:
         if kind == "reference" and not colon:
             raise PlanError("plan reference needs a seed, such as reference:0")
         if kind == "paper" and views is not None:
-            raise PlanError("plan paper has its own number of views; leave views out")
+            raise PlanError("plan paper has 5 views; leave views out")
         if views is not None and views < 1:
             raise PlanError(f"views must be at least 1, not {views}")
         return cls(kind=kind, seed=int(seed or 0), views=views)
@@ -300,7 +299,7 @@ class PlanRule:
 
 
 Plan = CropPlan | PlanRule | str
-"""Where to look: a plan, a rule, or the text of a rule."""
+"""A crop plan, a rule that makes one, or the text of a rule."""
 
 
 def resolve_plan(plan: Plan | None, views: int | None = None) -> CropPlan | PlanRule:
@@ -340,7 +339,7 @@ def _offsets(name: str, values: object, ndim: int) -> IntArray:
 
 
 def _spread(n_samples: int, crop_samples: int, count: int) -> IntArray:
-    """`count` offsets evenly over all possible starts, (count,) int64; one alone in the middle."""
+    """`count` offsets spread over all possible starts, (count,) int64; one alone in the middle."""
     if not crop_samples:
         return np.zeros(count, np.int64)
     last = tiled_length(n_samples, crop_samples) - crop_samples

@@ -1,17 +1,19 @@
-"""The exceptions mosrt raises on purpose.
+"""The exceptions that mosrt raises on purpose.
 
 ::
 
     MosrtError
-    ├── AudioError (ValueError)       the recording cannot be scored; `.flags` name the guards
+    ├── AudioError (ValueError)       the recording cannot be scored; `flags` names the guards
     ├── BundleError (ValueError)      the bundle is missing, damaged, too new or inconsistent
     ├── PlanError (ValueError)        a crop plan does not fit the recording or the model
-    ├── MeasureError (ValueError)     a figure is asked for that the model does not give
+    ├── MeasureError (ValueError)     the model does not give the measure that is asked for
     ├── CalibrationError (ValueError) no map from uncertainty to MOS fits the rated clips
-    ├── DomainError (KeyError)        no such data domain; the message lists the known ones
-    └── ProviderError (RuntimeError)  the requested execution provider is not available
+    ├── DomainError (KeyError)        the model does not know the data domain
+    ├── ProviderError (RuntimeError)  the execution provider is not available on this machine
+    └── OutputError (OSError)         a bundle or directory cannot be written
 
-Each also derives from the builtin a caller would catch without knowing mosrt.
+Each also derives from the builtin that a caller would catch without knowing mosrt. The packages
+for export, quantisation and benchmarks add subclasses of MosrtError of their own.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ __all__ = [
     "DomainError",
     "MeasureError",
     "MosrtError",
+    "OutputError",
     "PlanError",
     "ProviderError",
     "missing_extra",
@@ -30,11 +33,11 @@ __all__ = [
 
 
 class MosrtError(Exception):
-    """Base of every error mosrt raises on purpose."""
+    """The base of every error that mosrt raises on purpose."""
 
 
 class AudioError(MosrtError, ValueError):
-    """A recording that guards refuse.
+    """A recording that guards refuse, or that cannot be read.
 
     Attributes:
         flags: Names of the guards, keys of `mosrt.audio.guards.FLAGS`.
@@ -54,7 +57,7 @@ class PlanError(MosrtError, ValueError):
 
 
 class MeasureError(MosrtError, ValueError):
-    """A figure that the model does not give."""
+    """A measure that the model does not give."""
 
 
 class CalibrationError(MosrtError, ValueError):
@@ -75,7 +78,11 @@ class DomainError(MosrtError, KeyError):
 
 
 class ProviderError(MosrtError, RuntimeError):
-    """A requested execution provider that is not available on this machine."""
+    """An execution provider that is not available on this machine, or does not run the variant."""
+
+
+class OutputError(MosrtError, OSError):
+    """A bundle or another directory that cannot be written where it was asked for."""
 
 
 def missing_extra(what: str, extra: str, module: str) -> str:

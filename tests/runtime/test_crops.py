@@ -116,7 +116,7 @@ def test_rules() -> None:
     for text in ("", "grids", "reference", "reference:x", "reference:-1", "grid:3", "paper:"):
         with pytest.raises(PlanError, match="known|needs a seed"):
             PlanRule.parse(text)
-    with pytest.raises(PlanError, match="own number"):
+    with pytest.raises(PlanError, match="5 views"):
         PlanRule.parse("paper", 3)
     with pytest.raises(PlanError, match="at least 1"):
         PlanRule.parse("grid", 0)

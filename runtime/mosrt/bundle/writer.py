@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from mosrt.errors import MosrtError
+from mosrt.errors import OutputError
 from mosrt.host.files import replacing, replacing_directory, sha256_of
 
 from .bundle import MANIFEST_NAME, MODEL_CARD_NAME
@@ -25,10 +25,6 @@ __all__ = [
 ]
 
 _JSON_INDENT: Final = 2
-
-
-class OutputError(MosrtError, OSError):
-    """A bundle or another directory cannot be written where it was asked for."""
 
 
 def check_target(

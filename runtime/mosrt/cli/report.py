@@ -1,4 +1,4 @@
-"""Reports: scores written row by row, in the formats of `mosrt score`."""
+"""Writes scores row by row, in the formats of `mosrt score`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CSV_FIELDS: Final = (
 
 
 class Report(Protocol):
-    """Takes scores one by one; what is written so far is complete if no more follow."""
+    """Writes scores one by one; what is written is always complete as it stands."""
 
     def add(self, path: str, score: Score) -> None:
         """Writes the score of one recording."""
@@ -40,16 +40,16 @@ def open_report(
     timings: bool,
     measures: Sequence[str] = (),
 ) -> Iterator[Report]:
-    """Opens a report on `stream`, and completes it at the end, whatever happens.
+    """Opens a report on `stream`, and completes it when the block ends, also after an error.
 
     Args:
         kind: One of `FORMATS`.
         stream: Where to write.
-        paths: All paths to come, for the width of a table's columns.
+        paths: All paths to come, for the column widths of a table.
         domains: All domains to come, likewise.
         timings: Whether JSON holds timings, which differ from run to run.
-        measures: Names of the figures beside MOS that every score has: columns of CSV, the first
-            of them also of a table. JSON holds whatever a score has.
+        measures: Names of the measures that every score has: columns of CSV, and the first of
+            them a column of a table. JSON holds all measures of a score.
     """
     if kind == "json":
         report = _Json(stream, timings)
@@ -66,7 +66,7 @@ def open_report(
 
 
 def record(path: str, score: Score, *, timings: bool) -> dict[str, Any]:
-    """A score as a JSON object that begins with its path."""
+    """A score as a JSON object, the path first."""
     values = score.to_dict()
     del values["domains"]  # each domain that is asked for has a row of its own
     if not timings:
@@ -153,7 +153,7 @@ class _Table:
 def summary(scores: Sequence[Score]) -> str:
     """One line on the scores of one domain: count, mean, median, 5th and 95th percentile.
 
-    Of the uncertainty where there is no MOS.
+    For a model that gives no MOS, of the uncertainty.
     """
     values = np.array(
         [score.mos if score.domains else score.measures["uncertainty"] for score in scores]

@@ -1,4 +1,4 @@
-"""Fusion models (UTMOSv2's fusion, spec-only and ssl-only kinds): crops in, MOS per domain out."""
+"""Makes the inputs of MOS models: crops of the waveform, log-mel images, or both."""
 
 from __future__ import annotations
 
@@ -17,18 +17,17 @@ from mosrt.mel.front_end import MelFrontEnd
 
 __all__ = ["FusionFrontEnd"]
 
-
-# Views whose crops are read together: a recording too long to keep is decoded once per so many.
+# Views whose crops are read in one pass: a recording too long to keep is decoded once for each 64.
 _VIEWS_READ: Final = 64
 
 
 class FusionFrontEnd:
-    """Makes a fusion model's inputs from a recording and a crop plan; holds constants only.
+    """Makes a model's inputs from a recording and a crop plan. It keeps no state of a recording.
 
-    Where the front end is in the model's graph, the inputs are the crops as they are.
+    If the front end is in the model's graph, the inputs are the crops themselves.
 
     Args:
-        manifest: Of a bundle of family "fusion", "spec" or "ssl".
+        manifest: Manifest of a bundle of family "fusion", "spec" or "ssl".
 
     Attributes:
         geometry: Crop lengths and counts that a plan must have, and the density of a grid.
@@ -59,16 +58,16 @@ class FusionFrontEnd:
         """Makes the inputs of a plan's views, one view after the other.
 
         Args:
-            recording: What is scored.
-            plan: Where to look; must fit the recording and `geometry`.
-            pool: The threads that share the work; by default the caller's alone.
-            at_once: Views to prepare together, so that the pool has enough to share.
+            recording: The recording to score.
+            plan: The crops; must fit the recording and `geometry`.
+            pool: Threads that share the work; by default the caller's alone.
+            at_once: Views to prepare together, so that all threads have work.
 
         Yields:
             Per view, tensors by input name, float32, without the batch axis.
         """
         pool = pool or ThreadPool(1)
-        for rows in _runs(range(plan.n_views), _VIEWS_READ):
+        for rows in _blocks(range(plan.n_views), _VIEWS_READ):
             requests: list[tuple[IntArray, int]] = []
             if self._ssl is not None:
                 requests.append((plan.ssl_starts[rows], self._ssl.crop_samples))
@@ -76,12 +75,12 @@ class FusionFrontEnd:
                 starts = list(_windows_by_start(plan, rows, self._mel))
                 requests.append((np.array(starts, np.int64), self._mel.crop_samples))
             read = recording.gather(requests)
-            for some in _runs(rows, at_once):
+            for some in _blocks(rows, at_once):
                 crops: dict[int, Float32Array] = {}
                 images: dict[int, dict[int, Float32Array]] = {}
                 if self._mel is not None:
                     crops = dict(zip(starts, read[-1], strict=True))
-                    images = self._draw(crops, _windows_by_start(plan, some, self._mel), pool)
+                    images = self._images(crops, _windows_by_start(plan, some, self._mel), pool)
                 for row in some:
                     feeds = {}
                     if self._ssl is not None:
@@ -97,21 +96,21 @@ class FusionFrontEnd:
                         )
                     yield feeds
 
-    def _draw(
+    def _images(
         self,
         crops: Mapping[int, Float32Array],
         windows: Mapping[int, Sequence[int]],
         pool: ThreadPool,
     ) -> dict[int, dict[int, Float32Array]]:
-        """Images by crop start and window length, for the windows asked for at each start."""
+        """Images by crop start and window length, for the windows needed at each start."""
         front_end = self._mel_front_end
         if front_end is None:
             return {}
 
-        def draw(start: int) -> dict[int, Float32Array]:
+        def make(start: int) -> dict[int, Float32Array]:
             return front_end.images(crops[start], windows[start])
 
-        return dict(zip(windows, pool.map(draw, windows), strict=True))
+        return dict(zip(windows, pool.map(make, windows), strict=True))
 
 
 def normalised(crop: Float32Array, spec: SslSpec) -> Float32Array:
@@ -126,7 +125,7 @@ def normalised(crop: Float32Array, spec: SslSpec) -> Float32Array:
 def _windows_by_start(
     plan: CropPlan, rows: Sequence[int], spec: MelSpec
 ) -> dict[int, tuple[int, ...]]:
-    """Which window lengths some views need at which crop start; each crop is worked on once."""
+    """The window lengths that some views need at each crop start, so that none is made twice."""
     needed: dict[int, set[int]] = {}
     for row in rows:
         for crop, start in enumerate(plan.spec_starts[row].tolist()):
@@ -140,7 +139,7 @@ def _windows_by_start(
 
 
 def _mixes(plan: CropPlan, row: int, crop: int, spec: MelSpec) -> Iterator[tuple[int, int, float]]:
-    """Window length, start of the crop mixed in, and the own crop's weight, where they mix."""
+    """Window length, start of the crop mixed in, weight of the own crop; empty without mixing."""
     if plan.mix_starts is None or plan.mix_lambdas is None:
         return
     starts = plan.mix_starts[row, crop].tolist()
@@ -169,7 +168,7 @@ def _view_images(
     return np.stack(view)
 
 
-def _runs(rows: range, length: int) -> Iterator[range]:
-    """Cuts a range into ranges of `length`, the last one shorter if need be."""
+def _blocks(rows: range, length: int) -> Iterator[range]:
+    """Cuts a range into ranges of at most `length`."""
     for first in range(0, len(rows), length):
         yield rows[first : first + length]

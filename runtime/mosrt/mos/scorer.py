@@ -187,7 +187,7 @@ class FusionScorer(Scorer):
 
 @dataclass(slots=True)
 class _Clip:
-    """A recording on its way through the model."""
+    """A recording, its plan, and what the model has given for it so far."""
 
     recording: Recording
     plan: CropPlan

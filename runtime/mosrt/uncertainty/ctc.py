@@ -1,7 +1,7 @@
 """wav2vec 2.0 and HuBERT: mean logits over passes with dropout on the convolutional features.
 
-As in the published code of arXiv 2312.15616: the mean is over logits, not probabilities, and
-nothing but that dropout differs from inference.
+As in the published code of arXiv 2312.15616, the mean is over logits, not probabilities, and only
+that dropout differs from inference.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class DropoutFamily:
     """Measures a CTC model, or the hidden units of a model that has no such head.
 
     Args:
-        spec: The manifest's section.
-        dropout: Its part on this family.
-        stages: What runs "convolutions", once per chunk, and "encoder", once per several passes.
+        spec: The section on uncertainty of the bundle's manifest.
+        dropout: The part of `spec` for this family.
+        stages: Runs "convolutions", once per chunk, and "encoder", once per several passes.
     """
 
     def __init__(self, spec: UncertaintySpec, dropout: DropoutSpec, stages: Stages) -> None:
@@ -34,7 +34,7 @@ class DropoutFamily:
         self._stages = stages
 
     def features(self, chunk: Float32Array) -> dict[str, Float32Array]:
-        """The convolutions' features (frames, channels)."""
+        """Features of the convolutions, (frames, channels)."""
         return {"features": self._convolve(chunk)[0]}
 
     def measure(self, chunk: Float32Array, number: int) -> dict[str, Rows]:
@@ -59,7 +59,7 @@ class DropoutFamily:
         """Logits of some passes.
 
         Args:
-            features: The convolutions' features, (1, frames, channels).
+            features: Features of the convolutions, (1, frames, channels).
             keep: Factor of each feature in each pass, (passes, frames, channels).
 
         Returns:

@@ -1,7 +1,7 @@
 """wav2vec 2.0 with its pretraining head: masked frames told apart from other masked frames.
 
-As in arXiv 2312.15616: spans are masked, and for each masked frame the softmax over the frame's own
-quantised features and those of distractors is collapsed to two columns, log p(own) and
+As in arXiv 2312.15616, spans of frames are masked. For each masked frame, the softmax over its own
+quantised features and those of distractors is reduced to two columns: log p(own) and
 log Σ p(distractors).
 """
 
@@ -24,9 +24,9 @@ class MaskingFamily:
     """Measures a wav2vec 2.0 model with its pretraining head.
 
     Args:
-        spec: The manifest's section.
-        masking: Its part on this family.
-        stages: What runs "convolutions", once per chunk, and "encoder", once per pass.
+        spec: The section on uncertainty of the bundle's manifest.
+        masking: The part of `spec` for this family.
+        stages: Runs "convolutions", once per chunk, and "encoder", once per pass.
     """
 
     def __init__(self, spec: UncertaintySpec, masking: MaskingSpec, stages: Stages) -> None:
@@ -35,7 +35,7 @@ class MaskingFamily:
         self._stages = stages
 
     def features(self, chunk: Float32Array) -> dict[str, Float32Array]:
-        """The convolutions' features (frames, channels)."""
+        """Features of the convolutions, (frames, channels)."""
         return {"features": self._convolve(chunk)[0]}
 
     def measure(self, chunk: Float32Array, number: int) -> dict[str, Rows]:
@@ -74,7 +74,7 @@ class MaskingFamily:
     def logits(
         self, features: Float32Array, spans: Float32Array, negatives: IntArray
     ) -> Float32Array:
-        """Logits of one pass, (frames, 1 + negatives), each frame's own first."""
+        """Logits of one pass, (frames, 1 + negatives), with each frame's own first."""
         feeds: dict[str, Array] = {
             "features": features,
             "spans": spans[np.newaxis],

@@ -1,14 +1,14 @@
 """wav2vec v1: predictions of future features compared with those of other frames.
 
-Step s of context frame t predicts the features of frame u = t + o with horizon
-o = first_horizon + s. Its logits are dot products with the features of frames: of u itself, and
-of distractors. How they are arranged in rows is a layout:
+Step s of context frame t predicts the features of frame u = t + o, where the horizon o is
+first_horizon + s. The logits are dot products of the prediction with the features of frame u and of
+distractor frames. A layout arranges them in rows:
 
-- "contrastive": a row per step and frame: the frame itself, then its distractors.
-- "paper": what the published code of arXiv 2312.15616 does. The logits of a step, all frames
-  against themselves, then all against their first distractor, and so on, are cut into rows of as
-  many columns as "contrastive" has. Rows are mostly one distractor's over consecutive frames.
-- "dense": a row per step and frame against all frames; nothing is sampled.
+- "contrastive": one row per step and frame, with frame u first and then its distractors.
+- "paper": as in the published code of arXiv 2312.15616. The logits of a step (all frames with
+  themselves, then all with their first distractor, and so on) are cut into rows of as many columns
+  as "contrastive" has. Most rows hold one distractor for consecutive frames.
+- "dense": one row per step and frame, with all frames as columns; nothing is sampled.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from .sampling import SeededSampler
 
 __all__ = ["BLOCK_ROWS", "ContrastFamily"]
 
-
 # Rows of the frame-by-frame matrix that exist at once: 8 MB in float32 for a chunk of 20 s.
 BLOCK_ROWS: Final = 1024
 # Rows that one thread measures at a time, so that they stay in its cache.
@@ -38,9 +37,9 @@ class ContrastFamily:
     """Measures a wav2vec v1 model.
 
     Args:
-        spec: The manifest's section.
-        contrast: Its part on this family.
-        stages: What runs "encoder", "contrast" and "dense", the latter two if a layout needs them.
+        spec: The section on uncertainty of the bundle's manifest.
+        contrast: The part of `spec` for this family.
+        stages: Runs "encoder", "contrast" and "dense", the latter two if a layout needs them.
         pool: Threads that share the work of measuring.
     """
 
@@ -68,9 +67,9 @@ class ContrastFamily:
             )
             logits = self.logits(features, predictions, negatives)
             if "paper" in self._spec.layouts:
-                rows["paper"] = self._paper(logits)
+                rows["paper"] = self._paper(logits, n_frames)
             if "contrastive" in self._spec.layouts:
-                rows["contrastive"] = self._contrastive(logits)
+                rows["contrastive"] = self._contrastive(logits, n_frames)
         if "dense" in self._stages:
             rows["dense"] = self._dense(features, predictions)
         return rows
@@ -103,8 +102,8 @@ class ContrastFamily:
             "predictions": predictions,
             "negatives": negatives[np.newaxis],
         }
+        # (frames, steps, 1 + negatives), by the frame that is predicted
         found = run(self._stages["contrast"], feeds, "logits")[0]
-        #  frames, steps, copies; by the frame that is predicted
         n_frames = features.shape[2]
         return [
             np.ascontiguousarray(found[horizon:, step].T)
@@ -116,23 +115,25 @@ class ContrastFamily:
         first = self._contrast.first_horizon
         return range(first, min(first + self._contrast.n_steps, n_frames))
 
-    def _paper(self, logits: list[Float32Array]) -> Rows:
+    def _paper(self, logits: list[Float32Array], n_frames: int) -> Rows:
         rows = [step.reshape(-1, step.shape[0]) for step in logits]
-        return Rows(values=row_measures(np.concatenate(rows)), horizons=self._each(logits))
+        return Rows(
+            values=row_measures(np.concatenate(rows)), horizons=self._row_horizons(n_frames)
+        )
 
-    def _contrastive(self, logits: list[Float32Array]) -> Rows:
-        values = row_measures(np.concatenate([step.T for step in logits]))
-        horizons = self._each(logits)
-        n_frames = logits[0].shape[1] + self._contrast.first_horizon
-        return Rows(values=values, horizons=horizons, frames=self._frames(n_frames))
+    def _contrastive(self, logits: list[Float32Array], n_frames: int) -> Rows:
+        return Rows(
+            values=row_measures(np.concatenate([step.T for step in logits])),
+            frames=self._row_frames(n_frames),
+            horizons=self._row_horizons(n_frames),
+        )
 
-    def _each(self, logits: list[Float32Array]) -> IntArray:
+    def _row_horizons(self, n_frames: int) -> IntArray:
         """Horizon of each row, steps in order."""
-        first = self._contrast.first_horizon
-        counts = [step.shape[1] for step in logits]
-        return np.repeat(np.arange(first, first + len(counts)), counts)
+        horizons = np.array(self._horizons(n_frames))
+        return np.repeat(horizons, n_frames - horizons)
 
-    def _frames(self, n_frames: int) -> IntArray:
+    def _row_frames(self, n_frames: int) -> IntArray:
         """Predicted frame of each row, steps in order."""
         return np.concatenate(
             [np.arange(horizon, n_frames) for horizon in self._horizons(n_frames)]
@@ -140,10 +141,12 @@ class ContrastFamily:
 
     def _dense(self, features: Float32Array, predictions: Float32Array) -> Rows:
         n_frames = features.shape[2]
-        horizons = self._horizons(n_frames)
         # Steps one after the other, each without the frames whose prediction has no target.
         queries = np.concatenate(
-            [predictions[0, i, : n_frames - horizon] for i, horizon in enumerate(horizons)]
+            [
+                predictions[0, i, : n_frames - horizon]
+                for i, horizon in enumerate(self._horizons(n_frames))
+            ]
         )
         values = []
         for first in range(0, len(queries), BLOCK_ROWS):
@@ -154,9 +157,6 @@ class ContrastFamily:
             values += self._pool.map(row_measures, shares)
         return Rows(
             values=np.concatenate(values, axis=1),
-            frames=self._frames(n_frames),
-            horizons=np.repeat(
-                np.arange(horizons.start, horizons.stop),
-                [n_frames - horizon for horizon in horizons],
-            ),
+            frames=self._row_frames(n_frames),
+            horizons=self._row_horizons(n_frames),
         )

@@ -1,4 +1,4 @@
-"""The machine and the versions that a figure belongs to."""
+"""Describe the machine and the package versions that a result belongs to."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from typing import Any
 import psutil
 
 from mosrt.host.cpu import usable_cores
+from mosrt_bench.worker.device import describe_gpu
 
 __all__ = ["describe"]
 
 _PACKAGES = (
-    "mosrt", "numpy", "onnxruntime", "openvino", "soxr", "librosa", "scipy", "torch", "timm",
-    "transformers",
+    "mosrt", "numpy", "onnxruntime", "openvino", "tensorrt", "soxr", "librosa", "scipy", "torch",
+    "timm", "transformers",
 )  # fmt: skip
 _FLAGS = (
     "avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8",
@@ -25,12 +26,13 @@ _FLAGS = (
 
 
 def describe() -> dict[str, Any]:
-    """Processor, memory, operating system and package versions, JSON-ready."""
+    """Processor, GPU, memory, operating system and package versions, JSON-ready."""
     cpu = _cpu()
     flags = (cpu.get("flags") or cpu.get("Features") or "").split()  # x86, Arm
     return {
         "cpu": cpu.get("model name", platform.processor()),
         "cpu_flags": [flag for flag in _FLAGS if flag in flags],
+        "gpu": describe_gpu(),
         "cores": os.cpu_count(),
         "usable_cores": usable_cores(),
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),

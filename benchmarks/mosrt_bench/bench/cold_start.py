@@ -1,7 +1,7 @@
-"""Cold start: fresh processes that import mosrt, load a model and score their first clip.
+"""Start fresh processes that import a library, load a model and score their first clip.
 
-While one runs, all GPUs' memory is watched from outside, so that the process needs neither torch
-nor CUDA for it, and what libraries and the context take counts too.
+While one runs, the memory of all GPUs is read from outside, so that the memory of libraries and of
+the CUDA context counts too.
 """
 
 from __future__ import annotations
@@ -9,39 +9,33 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from mosrt_bench.energy.nvml import Nvml
-from mosrt_bench.errors import BenchError
+from mosrt_bench.errors import WorkerError, WorkerTimeoutError
 from mosrt_bench.worker.device import MemoryPeak, UsedBytes
 
-from .configurations import Contestant
+from .configurations import Configuration
 
-__all__ = ["cold_starts", "device_memory"]
+__all__ = ["ColdStarts"]
 
-_ON_NVIDIA: Final = ("cuda", "tensorrt", "tensorrt-ep")
-
-# The kernel's own account of this program's peak, which a new program starts afresh; where there
-# is none, getrusage's, in kilobytes on Linux and bytes on macOS.
+# The peak is the kernel's account of this program, which a new program starts afresh. Where there
+# is none it is getrusage's, in kilobytes on Linux and bytes on macOS.
 _PROGRAM: Final = """
 import sys, time
 begun = time.perf_counter()
-import mosrt
+{imports}
 imported = time.perf_counter()
-path, variant, provider, threads, clip = sys.argv[1:]
-from pathlib import Path
-scorer = mosrt.load(Path(path), variant=variant, provider=provider, threads=int(threads))
+{load}
 loaded = time.perf_counter()
-scorer.score_file(clip)
+score()
 first = time.perf_counter()
-scorer.score_file(clip)
+score()
 second = time.perf_counter()
 try:
     with open("/proc/self/status") as file:
@@ -54,85 +48,121 @@ except (OSError, StopIteration):
     except ImportError:
         peak = None
 import json
-print(json.dumps({"import": 1e3 * (imported - begun), "load": 1e3 * (loaded - imported),
-    "first": 1e3 * (first - loaded), "second": 1e3 * (second - first), "peak": peak}))
+print(json.dumps({{"import": 1e3 * (imported - begun), "load": 1e3 * (loaded - imported),
+    "first": 1e3 * (first - loaded), "second": 1e3 * (second - first), "peak": peak}}))
 """
+_OF_MOSRT: Final = _PROGRAM.format(
+    imports="import mosrt",
+    load="""
+path, variant, provider, threads, clip, *plan = sys.argv[1:]
+from pathlib import Path
+scorer = mosrt.load(Path(path), variant=variant, provider=provider, threads=int(threads))
+options = {}
+if plan:
+    options = {"plan": plan[0], "views": int(plan[1]) if plan[1] else None}
+def score():
+    scorer.score_file(clip, **options)
+""",
+)
+_OF_TORCH: Final = _PROGRAM.format(
+    imports="from mosrt_bench.worker.worker import open_runner\nimport torch, librosa",
+    load="""
+import json
+from pathlib import Path
+options, clip = sys.argv[1:]
+runner = open_runner(json.loads(options))
+def score():
+    runner.time(Path(clip))
+""",
+)
 
 
-def device_memory(nvml: Nvml | None = None) -> tuple[UsedBytes | None, list[str]]:
-    """What tells the memory in use on all GPUs together, or why nothing does.
+class ColdStarts:
+    """Fresh processes of several configurations, and what they took.
+
+    Files are in the system's cache after the first: this measures the program, not the disk.
 
     Args:
-        nvml: The library to ask; the system's by default.
+        clip: An audio file.
+        used_bytes: Gives the memory in use on the GPUs; None where nothing does.
+        limit_s: Gives the longest time for the next process, in seconds; None for no limit.
     """
-    try:
-        library = Nvml() if nvml is None else nvml
 
-        def used_bytes() -> int:
-            return sum(library.used_bytes(gpu) for gpu in range(library.n_gpus))
+    def __init__(
+        self,
+        clip: Path,
+        *,
+        used_bytes: UsedBytes | None = None,
+        limit_s: Callable[[], float] | None = None,
+    ) -> None:
+        self._clip = clip
+        self._used_bytes = used_bytes
+        self._limit_s = limit_s
+        self._answers: dict[str, list[dict[str, Any]]] = {}
 
-        used_bytes()
-    except OSError as exc:
-        return None, [f"device memory: {exc}"]
-    return used_bytes, []
+    def start(self, configuration: Configuration) -> None:
+        """Runs one process to its end.
+
+        Raises:
+            WorkerError: It failed, or did not end in time.
+        """
+        device_peak_mb = None
+        limit_s = None if self._limit_s is None else self._limit_s()
+        with ExitStack() as stack:
+            watch = None
+            if self._used_bytes is not None and configuration.on_nvidia:
+                watch = stack.enter_context(MemoryPeak(self._used_bytes))
+            started = time.perf_counter()
+            try:
+                done = subprocess.run(
+                    _command(configuration, self._clip),
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    timeout=limit_s,
+                )
+            except subprocess.TimeoutExpired:
+                raise WorkerTimeoutError(
+                    f"a fresh process did not end within {limit_s:.0f} s"
+                ) from None
+            process_ms = 1e3 * (time.perf_counter() - started)
+        if watch is not None:
+            device_peak_mb = watch.peak_mb
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["it wrote no message"]
+            raise WorkerError(
+                f"a fresh process ended with status {done.returncode}: {lines[-1].strip()}"
+            )
+        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        answer |= {"process": process_ms, "device_peak_mb": device_peak_mb}
+        self._answers.setdefault(configuration.name, []).append(answer)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Rows of a report, JSON-ready.
+
+        Returns:
+            Rows with "contestant", "runs", medians "process_ms" (from start to end), "import_ms",
+            "load_ms", "first_score_ms" and "second_score_ms", the largest "peak_mb" (1e6 bytes;
+            None where the system does not tell), and the largest "device_peak_mb" over what was in
+            use before (None without an NVIDIA GPU, and where nothing tells).
+        """
+        return [_row(name, answers) for name, answers in self._answers.items()]
 
 
-def cold_starts(
-    contestants: Sequence[Contestant],
-    clip: bytes,
-    *,
-    runs: int,
-    used_bytes: UsedBytes | None = None,
-) -> list[dict[str, Any]]:
-    """Starts a process per contestant and round, in turn.
-
-    Files are in the system's cache but the first time: what is measured is the program, not disks.
-
-    Args:
-        contestants: What to start.
-        clip: A whole audio file.
-        runs: Rounds.
-        used_bytes: Tells the memory in use on the GPUs; None where nothing does.
-
-    Returns:
-        Rows with "contestant", "runs", medians "process_ms" (on the clock, from start to end),
-        "import_ms", "load_ms", "first_score_ms" and "second_score_ms", the largest "peak_mb"
-        (1e6 bytes; None where the system does not tell), and the largest "device_peak_mb" over
-        what was in use before (None for providers of no NVIDIA GPU, and where nothing tells).
-    """
-    answers: dict[str, list[dict[str, Any]]] = {c.name: [] for c in contestants}
-    with tempfile.TemporaryDirectory(prefix="mosrt-bench-") as directory:
-        file = Path(directory, "clip.wav")
-        file.write_bytes(clip)
-        for _ in range(runs):
-            for contestant in contestants:
-                answers[contestant.name].append(_start(contestant, file, used_bytes))
-    return [_row(name, found) for name, found in answers.items()]
-
-
-def _start(contestant: Contestant, clip: Path, used_bytes: UsedBytes | None) -> dict[str, Any]:
-    arguments = (
-        contestant.bundle.path,
-        contestant.variant,
-        contestant.provider,
-        contestant.threads,
+def _command(configuration: Configuration, clip: Path) -> list[str]:
+    if configuration.is_torch:
+        options = json.dumps(configuration.options())
+        return [sys.executable, "-c", _OF_TORCH, options, str(clip)]
+    arguments = [
+        configuration.bundle.path,
+        configuration.variant,
+        configuration.provider,
+        configuration.threads,
         clip,
-    )
-    command = [sys.executable, "-c", _PROGRAM, *map(str, arguments)]
-    device_peak_mb = None
-    with ExitStack() as stack:
-        watch = None
-        if used_bytes is not None and contestant.provider in _ON_NVIDIA:
-            watch = stack.enter_context(MemoryPeak(used_bytes))
-        started = time.perf_counter()
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        process_ms = 1e3 * (time.perf_counter() - started)
-    if watch is not None:
-        device_peak_mb = watch.peak_mb
-    if done.returncode:
-        raise BenchError(f"{contestant.name}: a fresh process failed: {done.stderr.strip()}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return {**answer, "process": process_ms, "device_peak_mb": device_peak_mb}
+    ]
+    if configuration.plan is not None or configuration.views is not None:
+        arguments += [configuration.plan or "grid", configuration.views or ""]
+    return [sys.executable, "-c", _OF_MOSRT, *map(str, arguments)]
 
 
 def _row(name: str, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:

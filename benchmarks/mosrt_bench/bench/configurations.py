@@ -1,51 +1,65 @@
-"""Contestants: what a bench compares: bundles in every variant, on every provider."""
+"""List what a bench compares: bundles in every variant on every provider, and torch beside them."""
 
 from __future__ import annotations
 
 import hashlib
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from pathlib import Path
+from typing import Any, Final
 
-import mosrt
 from mosrt.backends import present_providers
 from mosrt.bundle.bundle import MANIFEST_NAME, Bundle
 from mosrt.bundle.embedded import find_bundle
+from mosrt.bundle.manifest import Manifest
 from mosrt.errors import BundleError
 from mosrt.host.cpu import CpuFeatures
-from mosrt.score import Score
 from mosrt_bench.errors import BenchError
+from mosrt_bench.worker.process import IsolatedRunner
+from mosrt_bench.worker.protocol import Runner
+from mosrt_bench.worker.worker import open_runner
+
+from .request import TORCH, TORCH_AUTO, Request
 
 __all__ = [
-    "Contestant",
+    "Configuration",
     "bundle_sha256",
-    "contestants",
-    "figures",
+    "list_configurations",
     "open_bundle",
     "providers_here",
+    "reference_variant",
 ]
 
 ALL: Final = "all"
 REFERENCE_VARIANT: Final = "fp32"
 REFERENCE_PROVIDER: Final = "cpu"
+_TORCH: Final = "torch"
+_ON_NVIDIA: Final = ("cuda", "tensorrt", "tensorrt-ep")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Contestant:
-    """One way to run one model.
+class Configuration:
+    """One way to run one model: with mosrt on a provider, or in torch.
 
     Attributes:
-        bundle: The model.
-        variant: Precision variant.
-        provider: Execution provider asked for.
+        bundle: The model; for torch, the bundle that its checkpoints became.
+        variant: Precision variant; for torch "fp32" or "fp16".
+        provider: Execution provider asked for; for torch "torch-cpu" or "torch-cuda", with
+            "-compiled" after it where torch compiles the model.
         threads: Threads of one call.
+        checkpoints: For torch, one per network of the bundle.
+        plan: Crop plan; the model's default grid if None.
+        views: Views per recording; the plan's own number if None.
     """
 
     bundle: Bundle
     variant: str
     provider: str
     threads: int
+    checkpoints: tuple[Path, ...] = ()
+    plan: str | None = None
+    views: int | None = None
 
     @property
     def model(self) -> str:
@@ -53,39 +67,78 @@ class Contestant:
         return self.bundle.manifest.name
 
     @property
+    def label(self) -> str:
+        """The name without the number of threads: "MODEL VARIANT PROVIDER"."""
+        return f"{self.model} {self.variant} {self.provider}"
+
+    @property
     def name(self) -> str:
-        """What to call it in a report."""
-        return f"{self.model} {self.variant} {self.provider} x{self.threads}"
+        """The name in a report: "MODEL VARIANT PROVIDER xTHREADS"."""
+        return f"{self.label} x{self.threads}"
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether torch runs it instead of mosrt."""
+        return self.provider.startswith(f"{_TORCH}-")
 
     @property
     def is_reference(self) -> bool:
-        """Whether others of its bundle are held to its scores."""
+        """Whether the others of its bundle are compared with its scores."""
         return self.provider == REFERENCE_PROVIDER and self.variant == reference_variant(
             self.bundle
         )
 
-    def load(self) -> mosrt.Scorer:
-        """A scorer; the caller closes it.
+    @property
+    def on_nvidia(self) -> bool:
+        """Whether it runs on an NVIDIA GPU."""
+        return self.provider in _ON_NVIDIA or self.provider.startswith("torch-cuda")
+
+    def options(self, **changes: Any) -> dict[str, Any]:
+        """What `open_runner` needs, JSON-ready."""
+        common: dict[str, Any] = {
+            "bundle": str(self.bundle.path),
+            "threads": self.threads,
+            "plan": self.plan,
+            "views": self.views,
+        }
+        if not self.is_torch:
+            return {"engine": "mosrt", "variant": self.variant, "provider": self.provider, **common}
+        _, device, *compiled = self.provider.split("-")
+        return {
+            "engine": _TORCH,
+            "checkpoints": [str(path) for path in self.checkpoints],
+            "device": device,
+            "precision": self.variant,
+            "compiled": bool(compiled),
+            **common,
+            **changes,
+        }
+
+    def open(self, limit_s: Callable[[], float] | None = None, **changes: Any) -> Runner:
+        """Loads it; the caller closes the runner.
+
+        Args:
+            limit_s: For a process of its own: gives the longest time to wait for its next answer,
+                in seconds. None loads it in this process.
+            **changes: Other options for torch's runner.
 
         Raises:
             MosrtError: It cannot be run on this machine.
         """
-        return mosrt.load(
-            self.bundle.path,
-            variant=self.variant,
-            provider=self.provider,
-            threads=self.threads,
-        )
+        options = self.options(**changes)
+        if limit_s is not None:
+            return IsolatedRunner(options, limit_s)
+        return open_runner(options)
 
 
 def reference_variant(bundle: Bundle) -> str:
-    """The variant that the others are held to: "fp32", or the first where there is none."""
+    """The variant that others are compared with: "fp32", or the first where there is none."""
     variants = bundle.manifest.variants
     return REFERENCE_VARIANT if REFERENCE_VARIANT in variants else next(iter(variants))
 
 
 def open_bundle(reference: str) -> Bundle:
-    """A bundle by name or path, every file's SHA-256 checked.
+    """Opens a bundle by name or path and checks every file's SHA-256.
 
     Raises:
         BundleError: It cannot be used, or a file differs from what was exported.
@@ -96,7 +149,7 @@ def open_bundle(reference: str) -> Bundle:
 
 
 def bundle_sha256(bundle: Bundle) -> str:
-    """What identifies a verified bundle: the hash of its manifest, which has those of its files."""
+    """SHA-256 of a bundle's manifest, which has the hashes of all its files."""
     if bundle.path.is_dir():
         manifest = (bundle.path / MANIFEST_NAME).read_bytes()
     else:
@@ -114,30 +167,22 @@ def providers_here() -> tuple[str, ...]:
 
 
 def _precise(provider: str) -> str:
-    """What "openvino" stands for on this machine: scores name the precision, and so do reports."""
+    """The provider that "openvino" is on this machine; scores name the precision too."""
     if provider != "openvino":
         return provider
     return "openvino-fp32" if CpuFeatures.read().bf16 is None else "openvino-bf16"
 
 
-def contestants(
-    bundles: Sequence[Bundle],
-    *,
-    variants: Sequence[str],
-    providers: Sequence[str],
-    threads: Sequence[int],
-) -> list[Contestant]:
-    """All that are asked for, each bundle's reference first.
+def list_configurations(bundles: Sequence[Bundle], request: Request) -> list[Configuration]:
+    """All configurations asked for: by bundle, the reference first, then torch, then the others.
 
     Args:
-        bundles: The models; of different names.
-        variants: Names, or "all".
-        providers: Names, or "all" for those of this machine.
-        threads: Numbers of threads.
+        bundles: The models, each of another name.
+        request: What is asked for.
 
     Raises:
-        BenchError: Two bundles have one name.
-        BundleError: A variant is in no bundle.
+        BenchError: Two bundles have one name, or torch cannot be compared with what is asked for.
+        BundleError: No bundle has a variant that is asked for.
     """
     names = [bundle.manifest.name for bundle in bundles]
     if len(set(names)) < len(names):
@@ -145,29 +190,56 @@ def contestants(
             f"bundles of one name cannot be told apart: {', '.join(names)}; export one again with "
             "--name"
         )
+    if request.references and len(bundles) != 1:
+        raise BenchError("--reference goes with one bundle; name it alone")
+    variants = request.variants
     unknown = set(variants) - {ALL} - {v for b in bundles for v in b.manifest.variants}
     if unknown:
         raise BundleError(
             f"no bundle has the variant {', '.join(sorted(unknown))}; there are: "
             f"{', '.join(_unique(v for b in bundles for v in b.manifest.variants))}"
         )
-    chosen = providers_here() if ALL in providers else _unique(map(_precise, providers))
-    found = [
-        Contestant(bundle=bundle, variant=variant, provider=provider, threads=count)
+    chosen = (
+        list(providers_here())
+        if ALL in request.providers
+        else _unique(map(_precise, request.providers))
+    )
+    kinds = [
+        (bundle, variant, provider)
         for bundle in bundles
         for variant in bundle.manifest.variants
         if ALL in variants or variant in variants
         for provider in chosen
-        for count in threads
     ]
-    return sorted(found, key=lambda c: (names.index(c.model), not c.is_reference))
+    kinds += [(bundles[0], *kind) for kind in _torch(bundles[0].manifest, request, chosen)]
+    found = [
+        Configuration(
+            bundle=bundle,
+            variant=variant,
+            provider=provider,
+            threads=threads,
+            checkpoints=request.references if provider.startswith(_TORCH) else (),
+            plan=request.plan if bundle.manifest.uncertainty is None else None,
+            views=request.views if bundle.manifest.uncertainty is None else None,
+        )
+        for bundle, variant, provider in kinds
+        for threads in request.threads
+    ]
+    return sorted(found, key=lambda c: (names.index(c.model), not c.is_reference, not c.is_torch))
 
 
-def figures(score: Score) -> dict[str, float]:
-    """What is compared of a clip's score: MOS by domain, or the uncertainty."""
-    if "uncertainty" in score.measures:
-        return {"uncertainty": score.measures["uncertainty"]}
-    return dict(score.domains)
+def _torch(manifest: Manifest, request: Request, providers: Sequence[str]) -> list[tuple[str, str]]:
+    """Variants and providers of torch that are asked for."""
+    named = _unique(request.torch)
+    if TORCH_AUTO in named:
+        by_librosa = manifest.ssl and manifest.mel and "config" in manifest.provenance
+        on_gpu = any(provider in _ON_NVIDIA for provider in providers)
+        named = ["cuda-fp16", "cuda"] if on_gpu else ["cpu"]
+        if not request.references or not by_librosa:
+            named = []
+    elif named and not request.references:
+        raise BenchError("--torch needs --reference, the checkpoint that the bundle came from")
+    return [TORCH[name] for name in named]
 
 
 def _unique(names: Iterable[str]) -> list[str]:

@@ -1,7 +1,7 @@
-"""Latency: how long one score takes, contestants in turn, with intervals.
+"""Time single scores of several configurations in turn, with intervals.
 
-Every round has each contestant once, and each round begins with another one (A B, B A, …), so that
-neither a change of the machine's speed nor the place in the round favours one.
+Every round runs each configuration once, and each round begins with another one (A B, B A, …), so
+that neither a change of the machine's speed nor the place in the round favours one of them.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
-from mosrt.scorer import Scorer
+from mosrt.errors import MosrtError
 from mosrt_bench.stats.bootstrap import interval_95
 
 __all__ = [
-    "Budget",
-    "Taken",
+    "Effort",
+    "Timed",
+    "Timings",
     "clip_of",
     "expected_latency_s",
     "latency_row",
     "paired_ratio",
     "quantiles",
     "take_turns",
-    "timed",
 ]
 
 FloatArray = npt.NDArray[np.float64]
 Timed = Callable[[], Mapping[str, float]]
-"""Does the work once; tells stages in ms, and "total"."""
+"""Scores once; gives the times of its stages in ms, and "total"."""
 
 QUANTILES: Final = (50.0, 90.0, 95.0, 99.0)
 _STABLE_WITHIN: Final = 0.05
 _STABLE_OVER: Final = 5
 _FEWEST: Final = 5
-# Of a measurement's time, for the warm-up: a call that takes seconds is warm after one or two.
+# Share of a timing for the warm-up: a call that takes seconds is warm after one or two.
 _WARM_UP_SHARE: Final = 0.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """When a measurement is long enough: after so many rounds or so much time.
+class Effort:
+    """When one timing is long enough: after so many rounds or so much time.
 
     Attributes:
         runs: Rounds that are enough.
-        seconds: Time per contestant that is enough, once there are 5 rounds; a warm-up has a
+        seconds: Time per configuration that is enough, once there are 5 rounds; a warm-up has a
             quarter of it.
         warm_up_runs: Longest warm-up in rounds.
     """
@@ -60,20 +60,22 @@ class Budget:
 
 
 @dataclass(slots=True, kw_only=True)
-class Taken:
-    """Times of one contestant.
+class Timings:
+    """Times of one configuration.
 
     Attributes:
         total_ms: Of each round, in order.
         stages_ms: Of each stage and round, by stage.
         warm_up: Rounds before the first that counts.
         stable: Whether the warm-up ended because times had stopped changing.
+        failure: Why it stopped taking part; None if it did not.
     """
 
     total_ms: list[float] = field(default_factory=list)
     stages_ms: dict[str, list[float]] = field(default_factory=dict)
     warm_up: int = 0
     stable: bool = False
+    failure: str | None = None
 
     def add(self, times: Mapping[str, float]) -> None:
         """Takes in one round's times."""
@@ -84,75 +86,97 @@ class Taken:
 
 
 def take_turns(
-    contestants: Mapping[str, Timed],
-    budget: Budget,
+    configurations: Mapping[str, Timed],
+    effort: Effort,
     *,
+    timings: dict[str, Timings] | None = None,
+    out_of_time: Callable[[], bool] = lambda: False,
     now: Callable[[], float] = time.perf_counter,
-) -> dict[str, Taken]:
-    """Warms all contestants up until their times are stable, then times them in turn.
+) -> dict[str, Timings]:
+    """Warms all configurations up until their times are stable, then times them in turn.
+
+    One that raises a MosrtError takes no further part; its `failure` has the reason.
 
     Args:
-        contestants: Calls by name.
-        budget: When it is enough.
+        configurations: Calls by name.
+        effort: When it is enough.
+        timings: Filled in as rounds are done, so that an interruption loses none of them.
+        out_of_time: Whether to end after the round under way.
         now: The clock, in seconds.
+
+    Returns:
+        `timings`.
     """
-    names = list(contestants)
-    warm = {name: _Warming() for name in names}
+    timings = {} if timings is None else timings
+    timings |= {name: Timings() for name in configurations}
+    names = list(configurations)
+
+    def attempt(name: str) -> Mapping[str, float] | None:
+        if timings[name].failure is None:
+            try:
+                return configurations[name]()
+            except MosrtError as exc:
+                timings[name].failure = str(exc)
+        return None
+
+    _warm_up(timings, attempt, effort, now)
     begun = now()
-    for _ in range(budget.warm_up_runs):
-        for name in names:
-            warm[name].add(contestants[name]()["total"])
-        if all(each.stable for each in warm.values()):
-            break
-        if now() - begun > _WARM_UP_SHARE * budget.seconds * len(names):
-            break
-    taken = {
-        name: Taken(warm_up=len(each.times), stable=each.stable) for name, each in warm.items()
-    }
-    begun = now()
-    for i in range(budget.runs):
-        if i >= _FEWEST and now() - begun > budget.seconds * len(names):
+    for i in range(effort.runs):
+        if out_of_time() or (i >= _FEWEST and now() - begun > effort.seconds * len(names)):
             break
         first = i % len(names)
         for name in names[first:] + names[:first]:
-            taken[name].add(contestants[name]())
-    return taken
+            if (times := attempt(name)) is not None:
+                timings[name].add(times)
+    return timings
 
 
-def expected_latency_s(round_s: float, n_contestants: int, budget: Budget) -> float:
+def _warm_up(
+    timings: Mapping[str, Timings],
+    attempt: Callable[[str], Mapping[str, float] | None],
+    effort: Effort,
+    now: Callable[[], float],
+) -> None:
+    totals_ms: dict[str, list[float]] = {name: [] for name in timings}
+    begun = now()
+    for _ in range(effort.warm_up_runs):
+        for name, timing in timings.items():
+            if (times := attempt(name)) is not None:
+                totals_ms[name].append(times["total"])
+                timing.warm_up += 1
+                timing.stable = _stable(totals_ms[name])
+        if all(timing.stable or timing.failure for timing in timings.values()):
+            break
+        if now() - begun > _WARM_UP_SHARE * effort.seconds * len(timings):
+            break
+
+
+def expected_latency_s(round_s: float, n_configurations: int, effort: Effort) -> float:
     """About how long `take_turns` takes, in seconds.
 
     Args:
-        round_s: Of one round of all contestants.
-        n_contestants: How many there are.
-        budget: When it is enough.
+        round_s: Time of one round of all configurations.
+        n_configurations: How many there are.
+        effort: When it is enough.
     """
     if round_s <= 0:
         return 0.0
-    rounds = budget.seconds * n_contestants / round_s
-    warm_up = min(budget.warm_up_runs, 2 * _STABLE_OVER, int(_WARM_UP_SHARE * rounds) + 1)
-    return (warm_up + min(budget.runs, max(_FEWEST, int(rounds) + 1))) * round_s
+    rounds = effort.seconds * n_configurations / round_s
+    warm_up = min(effort.warm_up_runs, 2 * _STABLE_OVER, int(_WARM_UP_SHARE * rounds) + 1)
+    return (warm_up + min(effort.runs, max(_FEWEST, int(rounds) + 1))) * round_s
 
 
-@dataclass(slots=True)
-class _Warming:
-    times: list[float] = field(default_factory=list)
-
-    def add(self, value: float) -> None:
-        self.times.append(value)
-
-    @property
-    def stable(self) -> bool:
-        """Whether the last five times and the five before have nearly the same median."""
-        if len(self.times) < 2 * _STABLE_OVER:
-            return False
-        last = float(np.median(self.times[-_STABLE_OVER:]))
-        before = float(np.median(self.times[-2 * _STABLE_OVER : -_STABLE_OVER]))
-        return abs(last - before) <= _STABLE_WITHIN * before
+def _stable(times_ms: Sequence[float]) -> bool:
+    """Whether the last five times and the five before them have nearly the same median."""
+    if len(times_ms) < 2 * _STABLE_OVER:
+        return False
+    last = float(np.median(times_ms[-_STABLE_OVER:]))
+    before = float(np.median(times_ms[-2 * _STABLE_OVER : -_STABLE_OVER]))
+    return abs(last - before) <= _STABLE_WITHIN * before
 
 
 def quantiles(times_ms: Sequence[float]) -> dict[str, dict[str, Any]]:
-    """p50, p90, p95 and p99 with bootstrap intervals; a p99 of few runs is nearly their largest."""
+    """p50, p90, p95 and p99 with bootstrap intervals; a p99 of few runs is close to the largest."""
     found = {}
     for percent in QUANTILES:
 
@@ -167,12 +191,13 @@ def quantiles(times_ms: Sequence[float]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def paired_ratio(times_ms: Sequence[float], first_ms: Sequence[float]) -> dict[str, Any]:
-    """Time relative to the first contestant's: median of the rounds' ratios, with its interval.
+def paired_ratio(times_ms: Sequence[float], base_ms: Sequence[float]) -> dict[str, Any]:
+    """Time relative to another configuration's: median of the rounds' ratios, with its interval.
 
     Each round has both, so what slows the machine down for longer than a round cancels out.
     """
-    ratios = np.log(np.asarray(times_ms)) - np.log(np.asarray(first_ms))
+    rounds = min(len(times_ms), len(base_ms))
+    ratios = np.log(np.asarray(times_ms[:rounds])) - np.log(np.asarray(base_ms[:rounds]))
     bounds = interval_95(ratios, lambda drawn: np.median(drawn, axis=1))
     return {
         "ratio": float(np.exp(np.median(ratios))),
@@ -180,8 +205,8 @@ def paired_ratio(times_ms: Sequence[float], first_ms: Sequence[float]) -> dict[s
     }
 
 
-def latency_row(taken: Taken, first: Taken, clip_s: float) -> dict[str, Any]:
-    """What a report keeps of one contestant at one length."""
+def latency_row(taken: Timings, first: Timings, clip_s: float) -> dict[str, Any]:
+    """What a report keeps of one configuration at one length of clip."""
     median_ms = float(np.median(taken.total_ms))
     real_time = interval_95(
         np.asarray(taken.total_ms) / (1e3 * clip_s), lambda drawn: np.median(drawn, axis=1)
@@ -198,20 +223,6 @@ def latency_row(taken: Taken, first: Taken, clip_s: float) -> dict[str, Any]:
         "ratio_to_first": paired_ratio(taken.total_ms, first.total_ms),
         "times_ms": [round(value, 4) for value in taken.total_ms],
     }
-
-
-def timed(scorer: Scorer, clip: bytes) -> Timed:
-    """Scores an audio file in memory once, from its bytes to the score."""
-
-    def once() -> dict[str, float]:
-        started = time.perf_counter()
-        score = scorer.score_file(clip)
-        total_ms = 1e3 * (time.perf_counter() - started)
-        stages = dict(score.timings_ms)
-        stages["rest"] = max(0.0, total_ms - sum(stages.values()))
-        return {**stages, "total": total_ms}
-
-    return once
 
 
 def clip_of(file: Any, length_s: float) -> bytes:

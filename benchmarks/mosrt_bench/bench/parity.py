@@ -1,7 +1,7 @@
-"""Parity: how far each variant and provider drifts from the FP32 reference on the user's clips.
+"""Compare scores with a reference: drift, swapped domains, and providers that fell back.
 
-A row passes if no score of any domain drifts further than its precision allows, its provider is
-the one asked for, and no domain looks like another one's.
+A configuration passes if no score of any domain drifts further than its precision allows, its
+provider is the one asked for, and no domain's scores look like another domain's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mosrt_bench.stats.metrics import agreement, intervals, rank_flips
 
 __all__ = [
     "TOLERANCES_MOS",
-    "Judged",
+    "Scores",
     "compare_scores",
     "provider_problem",
     "swapped_domains",
@@ -27,15 +27,15 @@ __all__ = [
 ]
 
 FloatArray = npt.NDArray[np.float64]
-Judged = Mapping[str, Mapping[str, float]]
-"""Figures by clip, then by domain; nan where there is no score."""
+Scores = Mapping[str, Mapping[str, float]]
+"""Scores by clip, then by domain; nan where there is none."""
 
 TOLERANCES_MOS: Final[Mapping[str, float]] = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1, "int8": 0.25}
-"""Largest |ΔMOS| that passes, by what a variant's name begins with; others as FP16.
+"""Largest |ΔMOS| that passes, by what a variant's name begins with; other variants as FP16.
 
-FP32 on another provider differs by rounding; FP16 has 11 bits, of which a deep network loses a few;
-INT8 is a trade that a bundle's own calibration accounts for, and beyond a quarter of a MOS step it
-is a defect.
+FP32 on another provider differs by rounding. FP16 has 11 bits, of which a deep network loses a few.
+INT8 trades accuracy for speed, which the bundle's manifest declares; more than a quarter of a MOS
+step is a defect.
 """
 
 WORST: Final = 10
@@ -44,7 +44,7 @@ _SWAP_GAIN: Final = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """What was compared of one domain."""
+    """Scores of one domain and their reference, clip by clip."""
 
     domain: str
     clips: tuple[str, ...]
@@ -53,7 +53,7 @@ class Drift:
 
 
 def tolerance_mos(variant: str, provider: str = "cpu") -> float:
-    """Largest |ΔMOS| that a variant may show on a provider, which may compute in bfloat16."""
+    """Largest |ΔMOS| that passes for a variant on a provider, which may compute in bfloat16."""
     if provider.endswith("bf16"):
         return max(TOLERANCES_MOS["bf16"], tolerance_mos(variant))
     for prefix, tolerance in TOLERANCES_MOS.items():
@@ -63,8 +63,8 @@ def tolerance_mos(variant: str, provider: str = "cpu") -> float:
 
 
 def compare_scores(
-    found: Judged,
-    wanted: Judged,
+    found: Scores,
+    wanted: Scores,
     *,
     variant: str,
     provider: str = "cpu",
@@ -74,12 +74,12 @@ def compare_scores(
     """A row of the parity table, JSON-ready.
 
     Args:
-        found: The contestant's figures.
-        wanted: The reference's.
-        variant: Of the contestant, for its tolerance.
-        provider: Likewise.
-        default_domain: Domain of the headline figures, or the only one there is.
-        resamples: Of the bootstrap.
+        found: The configuration's scores.
+        wanted: The reference's scores.
+        variant: Variant of the configuration, for its tolerance.
+        provider: Provider of the configuration, for its tolerance.
+        default_domain: Domain of the headline metrics, or the only one there is.
+        resamples: Resamples of the bootstrap.
 
     Returns:
         The metrics of the default domain with their intervals, "domains" with MAE and largest
@@ -105,11 +105,11 @@ def compare_scores(
     if beyond:
         worst = max(beyond, key=lambda name: largest[name])
         problems.append(
-            f"drifts by {largest[worst]:.3g} in domain {worst}, and {tolerance:.3g} is allowed"
+            f"drifts by {largest[worst]:.3g} in domain {worst}; the limit is {tolerance:.3g}"
         )
     swapped = swapped_domains(drifts)
     if swapped:
-        pairs = ", ".join(f"{a} answers as {b}" for a, b in swapped.items())
+        pairs = ", ".join(f"{a} has the scores of {b}" for a, b in swapped.items())
         problems.append(f"domains look swapped: {pairs}")
     bounds = intervals(headline.found, headline.wanted, resamples=resamples)
     return {
@@ -130,7 +130,7 @@ def compare_scores(
 
 
 def swapped_domains(drifts: Mapping[str, Drift]) -> dict[str, str]:
-    """Domains whose scores are another domain's, by far rather than their own."""
+    """Domains whose scores are much nearer to another domain's reference than to their own."""
     swapped = {}
     for name, drift in drifts.items():
         own = float(np.abs(drift.found - drift.wanted).mean())
@@ -151,31 +151,34 @@ def swapped_domains(drifts: Mapping[str, Drift]) -> dict[str, str]:
 def provider_problem(
     asked: str, answered: str, nodes: Mapping[str, int] | None
 ) -> tuple[str | None, str | None]:
-    """What is wrong with where a contestant ran, and what is worth a note.
+    """Checks that a configuration ran on the provider asked for.
 
     Args:
         asked: The provider asked for.
-        answered: The one that scores name.
+        answered: The provider that the scores name.
         nodes: Nodes of the graph by the provider that ran them; None where unknown.
+
+    Returns:
+        A problem and a note; None where there is none.
     """
     if answered != asked:
-        return f"asked for {asked}, and {answered} answered", None
+        return f"asked for {asked}, but ran on {answered}", None
     if nodes is None:
-        return None, None if asked == "cpu" else f"where {asked} runs its nodes was not measured"
+        return None, None if asked == "cpu" else f"execution-provider coverage of {asked} not known"
     own, total = nodes.get(asked, 0), sum(nodes.values())
     if own == 0:
         where = ", ".join(f"{count} on {name}" for name, count in nodes.items() if count)
         return f"{asked} fell back: none of {total} nodes ran on it ({where})", None
     if own < total:
-        return None, f"{total - own} of {total} nodes of the graph ran elsewhere than on {asked}"
+        return None, f"{total - own} of {total} nodes of the graph did not run on {asked}"
     return None, None
 
 
-def _scored(figures: Mapping[str, float]) -> bool:
-    return bool(figures) and all(math.isfinite(value) for value in figures.values())
+def _scored(scores: Mapping[str, float]) -> bool:
+    return bool(scores) and all(math.isfinite(value) for value in scores.values())
 
 
-def _drifts(found: Judged, wanted: Judged) -> dict[str, Drift]:
+def _drifts(found: Scores, wanted: Scores) -> dict[str, Drift]:
     clips = [clip for clip in wanted if _scored(wanted[clip]) and _scored(found.get(clip, {}))]
     if not clips:
         return {}
@@ -192,7 +195,7 @@ def _drifts(found: Judged, wanted: Judged) -> dict[str, Drift]:
 
 
 def _scale(drift: Drift) -> float:
-    """What a tolerance in MOS means on this figure: uncertainties have a scale of their own."""
+    """Factor of a tolerance in MOS: 1, or the mean of uncertainties, which have their own scale."""
     return float(np.abs(drift.wanted).mean()) if drift.domain == "uncertainty" else 1.0
 
 

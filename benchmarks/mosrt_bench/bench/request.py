@@ -1,20 +1,40 @@
-"""Request: what a bench is asked for."""
+"""Hold what a bench is asked for, and how much time it may take."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from .latency import Budget
+from .latency import Effort
 
-__all__ = ["LENGTHS_S", "Request", "shown"]
+__all__ = ["LENGTHS_S", "TORCH", "TORCH_AUTO", "Request", "TimeBudget", "parse_duration", "shown"]
 
 LENGTHS_S: Final = (1.0, 3.0, 5.0, 10.0, 30.0)
+TORCH_AUTO: Final = "auto"
+TORCH: Final[Mapping[str, tuple[str, str]]] = {
+    "cpu": ("fp32", "torch-cpu"),
+    "cpu-compiled": ("fp32", "torch-cpu-compiled"),
+    "cuda": ("fp32", "torch-cuda"),
+    "cuda-fp16": ("fp16", "torch-cuda"),
+    "cuda-compiled": ("fp32", "torch-cuda-compiled"),
+    "cuda-fp16-compiled": ("fp16", "torch-cuda-compiled"),
+}
+"""Variant and provider of torch by its name on the command line."""
+
 # What may stand before a path within an argument: an option's name, or a kind of peer.
 _BEFORE_PATH: Final = re.compile(r"(--?[\w-]+=)?(onnx:)?")
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
+_UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
+# Longest wait for one answer of a process, such as one that loads a model or builds an engine.
+_ANSWER_S: Final = 600.0
+# No single answer may use more of a run's time, so that one that hangs leaves time for others.
+_ANSWER_SHARE: Final = 1 / 3
+# A step is not begun with less of the run's time than this.
+_LEAST_SHARE: Final = 0.02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,17 +48,22 @@ class Request:
         audio: Files or folders.
         labels: CSV of listeners' ratings, or None.
         references: Torch checkpoints, one per network of the only bundle.
+        torch: Names of `TORCH` to time as well, or "auto": eager, on the devices of `providers`.
         peers: ONNX files of DNSMOS models.
         threads: Numbers of threads.
         batches: Batch sizes, for throughput; may be none.
         callers: Numbers of concurrent callers, for throughput; may be none.
         lengths_s: Lengths of clips for latency, in seconds.
-        budget: Of each timing.
-        starts: Fresh processes per contestant; 0 for none.
-        estimator: Whether to study the number of views.
+        plan: Crop plan of MOS models, such as "reference:0"; their default grid if None.
+        views: Views per recording of MOS models; the plan's own number if None.
+        effort: How long each timing is.
+        starts: Fresh processes per configuration; 0 for none.
+        isolate: Whether each configuration runs in a process of its own.
+        budget_s: Time for the whole run, in seconds; None for no limit.
+        view_study: Whether to study the number of views.
         seeds: Draws of that study.
         max_views: Most views of that study.
-        half_width: Interval wanted of it.
+        half_width: Half-width of an interval that the study looks for, in MOS.
         speed: Whether to time anything.
         command: How it was called, for the report.
     """
@@ -49,14 +74,19 @@ class Request:
     audio: tuple[Path, ...] = ()
     labels: Path | None = None
     references: tuple[Path, ...] = ()
+    torch: tuple[str, ...] = (TORCH_AUTO,)
     peers: tuple[Path, ...] = ()
     threads: tuple[int, ...] = (1,)
     batches: tuple[int, ...] = (1, 4)
     callers: tuple[int, ...] = (1, 2, 4)
     lengths_s: tuple[float, ...] = LENGTHS_S
-    budget: Budget = field(default_factory=Budget)
+    plan: str | None = None
+    views: int | None = None
+    effort: Effort = field(default_factory=Effort)
     starts: int = 5
-    estimator: bool = False
+    isolate: bool = False
+    budget_s: float | None = None
+    view_study: bool = False
     seeds: int = 24
     max_views: int = 8
     half_width: float = 0.1
@@ -64,7 +94,7 @@ class Request:
     command: str = ""
 
     def settings(self) -> dict[str, Any]:
-        """All of it but the command, JSON-ready; of paths their names alone."""
+        """Every option but the command, JSON-ready; of paths their names alone."""
         settings = asdict(self)
         for name in ("audio", "references", "peers"):
             settings[name] = [path.name for path in settings[name]]
@@ -74,11 +104,58 @@ class Request:
         return settings
 
 
-def shown(arguments: Sequence[str]) -> list[str]:
-    """Arguments as a report shows them, which may be published.
+class TimeBudget:
+    """The time that a run may take.
 
-    Of paths that say where on the machine something is, absolute ones and those that leave the
-    folder, the last name alone is left.
+    Args:
+        total_s: In seconds; None for no limit.
+        now: The clock, in seconds.
+    """
+
+    def __init__(self, total_s: float | None, *, now: Callable[[], float] = time.monotonic) -> None:
+        self._total_s = total_s
+        self._now = now
+        self._begun_s = now()
+
+    @property
+    def used_s(self) -> float:
+        """Time since the run began."""
+        return self._now() - self._begun_s
+
+    @property
+    def left_s(self) -> float:
+        """Time left; infinite where there is no limit."""
+        return float("inf") if self._total_s is None else self._total_s - self.used_s
+
+    def exhausted(self) -> bool:
+        """Whether too little is left to begin anything."""
+        return self._total_s is not None and self.left_s < _LEAST_SHARE * self._total_s
+
+    def answer_s(self) -> float:
+        """Longest time to wait for the next answer of a process."""
+        if self._total_s is None:
+            return _ANSWER_S
+        return min(_ANSWER_S, _ANSWER_SHARE * self._total_s, self.left_s)
+
+
+def parse_duration(text: str) -> float:
+    """Seconds of a duration such as "90s", "8m", "1.5h" or "1h30m".
+
+    Raises:
+        ValueError: It is something else, or no time at all.
+    """
+    parts = _DURATION.findall(text)
+    seconds = sum(float(number) * _UNITS_S[unit] for number, unit in parts)
+    if "".join(number + unit for number, unit in parts) != text or seconds <= 0:
+        raise ValueError(f"{text!r} is not a duration such as 90s, 8m or 1h30m")
+    return seconds
+
+
+def shown(arguments: Sequence[str]) -> list[str]:
+    """Arguments as a report shows them, since a report may be published.
+
+    Paths that would tell where on the machine something lies, absolute ones and those that leave
+    the folder, are reduced to their last name.
     """
     found = []
     for argument in arguments:

@@ -1,6 +1,6 @@
-"""Bench: everything that `mosrt bench` measures, gathered into one report.
+"""Run everything that `mosrt bench run` measures, and gather it into one report.
 
-What the report holds is described in REPORT.md beside this file.
+REPORT.md describes what the report holds.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any, Final
 
+import mosrt
 from mosrt.bundle.bundle import Bundle
 from mosrt_bench.clips import AudioFile, audio_files, rated_files
 from mosrt_bench.errors import BenchError
@@ -22,24 +23,165 @@ from mosrt_bench.peers import peer_results
 from mosrt_bench.stats.voicemos import Rating, protocol, read_ratings
 
 from .configurations import (
-    Contestant,
+    Configuration,
     bundle_sha256,
-    contestants,
+    list_configurations,
     open_bundle,
     reference_variant,
 )
-from .parity import Judged
-from .parity_run import run_parity
-from .request import Request
-from .speed import measure_speed
-from .view_study import estimator_study
+from .parity import Scores
+from .parity_run import Parity, run_parity
+from .request import Request, TimeBudget
+from .speed import SpeedRun
+from .view_study import study_views
 
-__all__ = ["SCHEMA_VERSION", "run_bench"]
+__all__ = ["SCHEMA_VERSION", "Bench", "run_bench"]
 
 SCHEMA_VERSION: Final = 1
 _LOG: Final = logging.getLogger("mosrt")
 
 Say = Callable[[str], None]
+Keep = Callable[[dict[str, Any]], None]
+
+
+class Bench:
+    """A run of the bench, whose report grows as results come in.
+
+    Args:
+        request: What is asked for.
+        say: Told what is being done.
+        keep: Given the report whenever it has more.
+
+    Attributes:
+        clips: The recordings.
+
+    Raises:
+        MosrtError: Something that is asked for cannot be done.
+    """
+
+    def __init__(
+        self, request: Request, say: Say = lambda _: None, keep: Keep = lambda _: None
+    ) -> None:
+        self._request = request
+        self._say = say
+        self._keep = keep
+        self._budget = TimeBudget(request.budget_s)
+        self._bundles = [open_bundle(name) for name in request.bundles]
+        self._configurations = list_configurations(self._bundles, request)
+        self._ratings, self._rated, self.clips = _clips(request)
+        self._parity = Parity()
+        self._report: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "kind": "mosrt bench",
+            "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
+            "command": request.command,
+            "machine": describe(),
+            "settings": request.settings(),
+            "audio": [clip.to_dict() for clip in self.clips],
+            "bundles": [_bundle(bundle) for bundle in self._bundles],
+            "notes": [],
+            "finished": False,
+            "not_measured": [],
+        }
+
+    @property
+    def report(self) -> dict[str, Any]:
+        """All results so far, JSON-ready."""
+        parity = self._parity
+        report: dict[str, Any] = finite(
+            {
+                **self._report,
+                "parity": parity.rows,
+                "facts": parity.facts,
+                "scores": {
+                    name: {clip: _brief(scores) for clip, scores in by_clip.items()}
+                    for name, by_clip in parity.scores.items()
+                },
+            }
+        )
+        return report
+
+    def run(self) -> None:
+        """Measures everything.
+
+        Raises:
+            MosrtError: Something that is asked for cannot be done.
+        """
+        request, report, parity = self._request, self._report, self._parity
+        with _without_warnings():
+            run_parity(
+                self._bundles,
+                self._configurations,
+                self.clips,
+                request,
+                parity,
+                budget=self._budget,
+                say=self._say,
+                keep=self._keep_report,
+            )
+            if request.peers:
+                self._say("scoring with the peers")
+                report["peers"] = peer_results(request.peers, self.clips)
+            if self._ratings:
+                self._say("comparing with the ratings")
+                self._compare_with_ratings()
+            if request.view_study:
+                report["estimator"] = list(self._study_views())
+            if request.speed and parity.runnable:
+                source = _scored_by_all(self.clips, parity.scores)
+                SpeedRun(
+                    request,
+                    parity.runnable,
+                    source,
+                    parity.score_s,
+                    report,
+                    budget=self._budget,
+                    say=self._say,
+                    keep=self._keep_report,
+                ).run()
+        report["finished"] = True
+        self._keep_report()
+
+    def _keep_report(self) -> None:
+        self._keep(self.report)
+
+    def _compare_with_ratings(self) -> None:
+        report, rated = self._report, self._rated
+        predictions = _predictions(self._bundles, self._parity.scores, report.get("peers", []))
+        report["labels"] = _labels(self._ratings, rated, self._bundles, predictions)
+        report["ratings"] = [
+            {
+                **asdict(rating),
+                "clip": rated[rating.path].name,
+                "predicted": _brief(
+                    {n: p[rated[rating.path].name] for n, p in predictions.items()}
+                ),
+            }
+            for rating in self._ratings
+        ]
+
+    def _study_views(self) -> Iterator[dict[str, Any]]:
+        request = self._request
+        studied: dict[str, Configuration] = {
+            c.model: c for c in reversed(self._parity.runnable) if c.is_reference
+        }
+        for configuration in studied.values():
+            if configuration.bundle.manifest.uncertainty is not None:
+                continue
+            self._say(f"studying the number of views: {configuration.model}")
+            with mosrt.load(
+                configuration.bundle.path,
+                variant=configuration.variant,
+                provider=configuration.provider,
+                threads=configuration.threads,
+            ) as scorer:
+                yield study_views(
+                    scorer,
+                    self.clips,
+                    seeds=request.seeds,
+                    max_views=request.max_views,
+                    wanted=request.half_width,
+                )
 
 
 def run_bench(
@@ -48,65 +190,18 @@ def run_bench(
     """Measures all that is asked for.
 
     Args:
-        request: What to do.
+        request: What is asked for.
         say: Told what is being done.
 
     Returns:
         The report, JSON-ready, and the recordings that it is about.
 
     Raises:
-        MosrtError: Something asked for cannot be done.
+        MosrtError: Something that is asked for cannot be done.
     """
-    bundles = [open_bundle(name) for name in request.bundles]
-    field_of = contestants(
-        bundles,
-        variants=request.variants,
-        providers=request.providers,
-        threads=request.threads,
-    )
-    ratings, rated, clips = _clips(request)
-    report: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "kind": "mosrt bench",
-        "created": dt.datetime.now(dt.timezone.utc).isoformat(timespec="seconds"),
-        "command": request.command,
-        "machine": describe(),
-        "settings": request.settings(),
-        "audio": [clip.to_dict() for clip in clips],
-        "bundles": [_bundle(bundle) for bundle in bundles],
-        "notes": [],
-    }
-    with _quietly():
-        parity = run_parity(bundles, field_of, clips, references=request.references, say=say)
-        judged, runnable = parity.judged, parity.runnable
-        report["parity"] = parity.rows
-        report["scores"] = {
-            name: {clip: _brief(figures) for clip, figures in by_clip.items()}
-            for name, by_clip in judged.items()
-        }
-        if request.peers:
-            say("hearing the peers")
-            report["peers"] = peer_results(request.peers, clips)
-        if ratings:
-            say("comparing with the listeners")
-            predictions = _predictions(bundles, judged, report.get("peers", []))
-            report["labels"] = _labels(ratings, rated, bundles, predictions)
-            report["ratings"] = [
-                {
-                    **asdict(rating),
-                    "clip": rated[rating.path].name,
-                    "predicted": _brief(
-                        {n: p[rated[rating.path].name] for n, p in predictions.items()}
-                    ),
-                }
-                for rating in ratings
-            ]
-        if request.estimator:
-            report["estimator"] = list(_estimator(request, runnable, clips, say))
-        if request.speed and runnable:
-            source = _heard_by_all(clips, judged)
-            measure_speed(request, runnable, source, parity.score_s, report, say)
-    return finite(report), clips
+    bench = Bench(request, say)
+    bench.run()
+    return bench.report, bench.clips
 
 
 def _clips(request: Request) -> tuple[list[Rating], dict[str, AudioFile], list[AudioFile]]:
@@ -114,7 +209,7 @@ def _clips(request: Request) -> tuple[list[Rating], dict[str, AudioFile], list[A
     clips = audio_files(request.audio)
     if request.labels is None:
         if not clips:
-            raise BenchError("nothing to hear: pass --audio a folder of recordings")
+            raise BenchError("no recordings: pass --audio a folder or a file")
         return [], {}, clips
     ratings = read_ratings(request.labels)
     rated = rated_files(ratings, request.labels, request.audio)
@@ -124,9 +219,9 @@ def _clips(request: Request) -> tuple[list[Rating], dict[str, AudioFile], list[A
     return ratings, rated, list(known.values())
 
 
-def _brief(figures: Mapping[str, float]) -> dict[str, float]:
-    """Figures with the seven digits that float32 has, which keeps reports small."""
-    return {name: float(f"{value:.7g}") for name, value in figures.items()}
+def _brief(scores: Mapping[str, float]) -> dict[str, float]:
+    """Scores with the seven digits that float32 has, which keeps reports small."""
+    return {name: float(f"{value:.7g}") for name, value in scores.items()}
 
 
 def _bundle(bundle: Bundle) -> dict[str, Any]:
@@ -146,8 +241,8 @@ def _bundle(bundle: Bundle) -> dict[str, Any]:
 
 
 @contextmanager
-def _quietly() -> Iterator[None]:
-    """Silences warnings about clips: the same ones for every contestant."""
+def _without_warnings() -> Iterator[None]:
+    """Silences warnings about clips, which would be the same for every configuration."""
     level = _LOG.level
     _LOG.setLevel(logging.ERROR)
     try:
@@ -158,22 +253,22 @@ def _quietly() -> Iterator[None]:
 
 def _predictions(
     bundles: Sequence[Bundle],
-    judged: Mapping[str, Judged],
+    scores: Mapping[str, Scores],
     peers: Sequence[Mapping[str, Any]],
 ) -> dict[str, dict[str, float]]:
-    """What to hold to the listeners, by contestant and clip: the larger, the better."""
+    """What to compare with listeners, by configuration and clip: larger means better."""
     manifests = {bundle.manifest.name: bundle.manifest for bundle in bundles}
     columns = {}
-    for name, by_clip in judged.items():
+    for name, by_clip in scores.items():
         manifest = manifests[name.rsplit(" ", 2)[0]]
         uncertainty = manifest.uncertainty
         columns[name] = {
-            clip: figures[manifest.default_domain]
+            clip: of_domain[manifest.default_domain]
             if uncertainty is None
-            else -figures["uncertainty"]
+            else -of_domain["uncertainty"]
             if uncertainty.mos_map is None
-            else uncertainty.mos_map(figures["uncertainty"])
-            for clip, figures in by_clip.items()
+            else uncertainty.mos_map(of_domain["uncertainty"])
+            for clip, of_domain in by_clip.items()
         }
     return {**columns, **{peer["peer"]: dict(peer["scores"]) for peer in peers}}
 
@@ -184,7 +279,7 @@ def _labels(
     bundles: Sequence[Bundle],
     predictions: Mapping[str, Mapping[str, float]],
 ) -> list[dict[str, Any]]:
-    """The VoiceMOS table of every variant and provider, and of the peers."""
+    """The VoiceMOS table of every configuration and of the peers."""
     unmapped = {
         bundle.manifest.name
         for bundle in bundles
@@ -200,32 +295,17 @@ def _labels(
     return rows
 
 
-def _estimator(
-    request: Request, runnable: Sequence[Contestant], clips: Sequence[AudioFile], say: Say
-) -> Iterator[dict[str, Any]]:
-    for contestant in {c.model: c for c in reversed(runnable) if c.is_reference}.values():
-        if contestant.bundle.manifest.uncertainty is not None:
-            continue
-        say(f"studying the number of views: {contestant.model}")
-        with contestant.load() as scorer:
-            yield estimator_study(
-                scorer,
-                clips,
-                seeds=request.seeds,
-                max_views=request.max_views,
-                wanted=request.half_width,
-            )
-
-
-def _heard_by_all(clips: Sequence[AudioFile], judged: Mapping[str, Judged]) -> AudioFile:
-    """The first clip that every contestant can score.
+def _scored_by_all(clips: Sequence[AudioFile], scores: Mapping[str, Scores]) -> AudioFile:
+    """The first clip that every configuration can score.
 
     Raises:
         BenchError: There is none.
     """
     for clip in clips:
         if all(
-            math.isfinite(value) for found in judged.values() for value in found[clip.name].values()
+            math.isfinite(value)
+            for by_clip in scores.values()
+            for value in by_clip[clip.name].values()
         ):
             return clip
-    raise BenchError("no clip that every contestant can score; pass --audio other recordings")
+    raise BenchError("no clip that every configuration can score; pass --audio other recordings")

@@ -1,8 +1,8 @@
-"""Estimator study: how many views are enough?
+"""Study how many views are enough.
 
-The public code draws its crops, so its score is a random variable; `reference:SEED` gives its
-draws. A grid looks at evenly spaced places instead, and has no luck. Both are held to what the
-public code converges to: the mean over many seeds.
+The public code draws its crops at random, so its score is a random variable; the plan
+`reference:SEED` reproduces its draws. A grid takes evenly spaced crops and always gives the same
+score. Both are compared with what the public code converges to: the mean over many seeds.
 """
 
 from __future__ import annotations
@@ -20,36 +20,37 @@ from mosrt.scorer import Scorer
 from mosrt_bench.clips import AudioFile
 from mosrt_bench.errors import BenchError
 
-__all__ = ["estimator_study"]
+__all__ = ["study_views"]
 
 FloatArray = npt.NDArray[np.float64]
 
-_GUARD_SCORES: Final = "no clip of the set can be scored"
+_NO_CLIP: Final = "no clip of the set can be scored"
 
 
-def estimator_study(
+def study_views(
     scorer: Scorer, clips: Sequence[AudioFile], *, seeds: int, max_views: int, wanted: float
 ) -> dict[str, Any]:
     """Compares `reference` draws with grids of 1 to `max_views` views.
 
     Args:
         scorer: A MOS model with crops.
-        clips: What to hear; those that cannot be scored are left out.
+        clips: What to score; clips that cannot be scored are left out.
         seeds: Draws of the reference.
         max_views: Most views of a grid.
-        wanted: Half-width of a 95 % interval that a user would be content with, in MOS.
+        wanted: Half-width of a 95 % interval that is narrow enough, in MOS.
 
     Returns:
-        "reference" (standard deviation of one draw, largest of a clip, cost), "grid": a row per
-        number of views with "bias" (mean over clips of grid minus the reference's mean), "sd" (of
-        the same over clips), "half_width" (median of the grid's own intervals; None for one view),
-        "ms" (cost of a score), and "recommended_views" (None if even the most are too few).
+        "reference" has the standard deviation of one draw, the largest of a clip, and the cost.
+        "grid" has a row per number of views: "bias" (mean over clips of the grid's score minus the
+        reference's mean), "sd" (standard deviation of the same), "half_width" (median of the grid's
+        own intervals; None for one view) and "ms" (cost of a score). "recommended_views" is None if
+        even the most views are too few.
 
     Raises:
         BenchError: The model has no crops, or no clip can be scored.
     """
     if scorer.manifest.uncertainty is not None:
-        raise BenchError(f"{scorer.manifest.name} hears all of every recording: it has no views")
+        raise BenchError(f"{scorer.manifest.name} scores whole recordings and has no views")
     drawn, used = [], []
     reference_s = 0.0
     for clip in clips:
@@ -61,7 +62,7 @@ def estimator_study(
         drawn.append(_by_view(score.views, seeds))
         used.append(clip)
     if not used:
-        raise BenchError(_GUARD_SCORES)
+        raise BenchError(_NO_CLIP)
     draws = np.array(drawn)
     targets = draws.mean(axis=1)
     rows = []
@@ -95,7 +96,7 @@ def estimator_study(
         "reference": {
             "sd": float(np.sqrt(np.mean(np.square(spread)))),
             "largest_sd": float(spread.max()),
-            # what the target itself may be wrong by
+            # standard error of the target itself
             "target_sd": float(np.sqrt(np.mean(np.square(spread)) / seeds)),
             "ms": 1e3 * reference_s / (len(used) * seeds),
         },
@@ -105,7 +106,7 @@ def estimator_study(
 
 
 def _by_view(values: Sequence[float], views: int) -> FloatArray:
-    """Mean over networks of each view: a score has the first network's views first."""
+    """Mean over networks of each view; a score lists the first network's views first."""
     means: FloatArray = np.asarray(values).reshape(-1, views).mean(axis=0)
     return means
 

@@ -1,4 +1,4 @@
-"""Energy: what the machine's own counters say a score takes, where it lets them be read."""
+"""Measure the energy of a score by the machine's own counters, where they can be read."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final, Protocol
 
+from mosrt_bench.worker.device import Nvml
+
 from .jetson_rails import PowerRail, Sampling, rails
-from .nvml import Nvml
 
 __all__ = ["Counter", "GpuEnergy", "Rapl", "counters", "energy"]
 
@@ -18,27 +19,27 @@ _MEASURED_S: Final = 2.0
 
 
 class Counter(Protocol):
-    """Counts the energy that a part of the machine has taken.
+    """Counts the energy that a part of the machine has used.
 
     Attributes:
-        name: The part.
+        name: Name of the part.
     """
 
     name: str
 
     def joules(self) -> float:
-        """Energy since some time in the past."""
+        """Energy since some fixed time in the past."""
         ...
 
 
 class Rapl:
-    """A processor package, by Linux's powercap files (Intel's and AMD's RAPL).
+    """Counts the energy of a processor package by Linux's powercap files (Intel and AMD RAPL).
 
     Args:
         zone: Its directory.
 
     Raises:
-        OSError: The counter cannot be read, as by users other than root on most systems.
+        OSError: The counter cannot be read; most systems allow it to root only.
     """
 
     def __init__(self, zone: Path) -> None:
@@ -49,7 +50,7 @@ class Rapl:
         self._wrapped_uj = 0
 
     def joules(self) -> float:
-        """Energy so far; the counter's wrapping round is made up for."""
+        """Energy so far, corrected for overflows of the counter."""
         value = self._read()
         if value < self._last_uj:
             self._wrapped_uj += self._range_uj
@@ -61,14 +62,14 @@ class Rapl:
 
 
 class GpuEnergy:
-    """A GPU's own count of its energy.
+    """Counts the energy of a GPU by NVIDIA's management library.
 
     Args:
-        gpu: Its number.
-        nvml: The library that asks it.
+        gpu: Number of the GPU.
+        nvml: The library.
 
     Raises:
-        OSError: This GPU does not count, or is not there.
+        OSError: There is no such GPU, or it does not count its energy.
     """
 
     def __init__(self, gpu: int, nvml: Nvml) -> None:
@@ -77,12 +78,12 @@ class GpuEnergy:
         self.joules()
 
     def joules(self) -> float:
-        """Energy since the driver was loaded."""
+        """Energy since the GPU's driver was loaded."""
         return self._nvml.joules(self._gpu)
 
 
 def counters(powercap: Path = _POWERCAP) -> tuple[list[Counter], list[str]]:
-    """The counters that can be read here, and why others cannot."""
+    """The counters that can be read on this machine, and why others cannot."""
     found: list[Counter] = []
     notes = []
     zones = [z for z in sorted(powercap.glob("*-rapl:*")) if z.name.count(":") == 1]
@@ -108,13 +109,19 @@ def counters(powercap: Path = _POWERCAP) -> tuple[list[Counter], list[str]]:
 
 
 def energy(
-    contestants: Mapping[str, Callable[[], object]],
+    configurations: Mapping[str, Callable[[], object]],
     meters: list[Counter],
     *,
     seconds: float = _MEASURED_S,
     now: Callable[[], float] = time.perf_counter,
 ) -> list[dict[str, Any]]:
-    """Energy per score of the whole machine's parts, other programs' share included.
+    """Measures the energy per score of whole parts of the machine, other programs included.
+
+    Args:
+        configurations: Calls that score once, by name.
+        meters: The counters.
+        seconds: Least time per configuration.
+        now: The clock, in seconds.
 
     Returns:
         Rows with "contestant", "part", "joules" per score, "watts" and "runs".
@@ -126,7 +133,7 @@ def energy(
         board = [meter for meter in meters if isinstance(meter, PowerRail)]
         if board:
             stack.enter_context(Sampling(board))
-        for name, run in contestants.items():
+        for name, run in configurations.items():
             before = [meter.joules() for meter in meters]
             begun, runs = now(), 0
             while runs == 0 or now() - begun < seconds:

@@ -1,8 +1,8 @@
-"""Power rails: what the INA3221 monitors of a Jetson board measure, added up to energy.
+"""Measure the energy of a Jetson board's power rails with its INA3221 monitors.
 
-A monitor tells the power of this moment and counts nothing, so a thread reads it again and again
-and adds power times time. Linux shows the monitors in two ways: as hwmon, with a voltage and a
-current for each rail (JetPack 5 and later), and before that as iio, with the power itself.
+A monitor gives the power of the moment and counts no energy, so a thread reads it repeatedly and
+adds up power times time. Linux exposes the monitors in two ways: as hwmon devices, with a voltage
+and a current for each rail (JetPack 5 and later), and before that as iio devices, with the power.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ Watts = Callable[[], float]
 
 
 class PowerRail:
-    """A rail's energy so far, as far as `sample` was called often enough.
+    """Adds up the energy of a rail; the more often `sample` is called, the more accurately.
 
     Args:
-        label: What the board calls the rail.
-        watts: Reads its power.
+        label: The board's name of the rail.
+        watts: Reads the rail's power.
         now: The clock, in seconds.
 
     Attributes:
-        name: The part that a report names.
+        name: Name of the part in a report.
 
     Raises:
         OSError: The monitor cannot be read.
@@ -63,7 +63,7 @@ class PowerRail:
 class Sampling:
     """Samples rails every 10 ms in the background of a block.
 
-    It ends when a monitor is lost, of which whoever asks the rail for its energy then hears.
+    Sampling ends when a monitor cannot be read any more; `PowerRail.joules` then raises the error.
 
     Args:
         sampled: The rails.
@@ -99,7 +99,7 @@ class Sampling:
 def rails(
     drivers: Path = _I2C_DRIVERS, *, now: Callable[[], float] = time.perf_counter
 ) -> tuple[list[PowerRail], list[str]]:
-    """The rails that can be read here, and why others cannot."""
+    """The rails that can be read on this machine, and why others cannot."""
     readers = [*_hwmon(drivers), *_iio(drivers)]
     if not readers:
         return [], ["energy of a Jetson's rails: no INA3221 monitors on this machine"]

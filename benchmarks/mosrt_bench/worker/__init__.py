@@ -1,1 +1,1 @@
-"""Worker processes that time one configuration each."""
+"""Load a configuration, in this process or in one of its own, and time what it does."""

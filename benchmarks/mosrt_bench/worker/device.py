@@ -1,4 +1,4 @@
-"""Device: which GPU there is, and how much of its memory is in use."""
+"""Ask NVIDIA's libraries and tools about the GPUs: their energy, and their memory over time."""
 
 from __future__ import annotations
 
@@ -8,19 +8,98 @@ import subprocess
 import threading
 from collections.abc import Callable
 from types import TracebackType
+from typing import Any, Final
 
-from mosrt.backends.cuda import Cuda
-from mosrt.errors import ProviderError
-
-__all__ = ["MemoryPeak", "describe_gpu", "used_bytes_reader"]
+__all__ = ["MemoryPeak", "Nvml", "UsedBytes", "describe_gpu", "device_memory"]
 
 UsedBytes = Callable[[], int]
 
-_EVERY_S = 0.01
+_LIBRARY: Final = "libnvidia-ml.so.1"
+_EVERY_S: Final = 0.01
+
+
+class _Memory(ctypes.Structure):
+    _fields_ = (
+        ("total", ctypes.c_ulonglong),
+        ("free", ctypes.c_ulonglong),
+        ("used", ctypes.c_ulonglong),
+    )
+
+
+class Nvml:
+    """NVIDIA's management library, which needs no CUDA.
+
+    Args:
+        library: The library; the system's by default.
+
+    Attributes:
+        n_gpus: Number of GPUs.
+
+    Raises:
+        OSError: The library is missing or does not answer.
+    """
+
+    def __init__(self, library: Any = None) -> None:
+        try:
+            self._library = ctypes.CDLL(_LIBRARY) if library is None else library
+        except OSError:
+            raise OSError("NVIDIA's management library is not here") from None
+        count = ctypes.c_uint()
+        if self._library.nvmlInit_v2() or self._library.nvmlDeviceGetCount_v2(ctypes.byref(count)):
+            raise OSError("NVIDIA's management library does not answer")
+        self.n_gpus = count.value
+
+    def joules(self, gpu: int) -> float:
+        """Energy that a GPU has used since its driver was loaded.
+
+        Raises:
+            OSError: There is no such GPU, or it does not count its energy.
+        """
+        millijoules = ctypes.c_ulonglong()
+        if self._library.nvmlDeviceGetTotalEnergyConsumption(
+            self._handle(gpu), ctypes.byref(millijoules)
+        ):
+            raise OSError(f"GPU {gpu} does not count its energy")
+        return millijoules.value / 1e3
+
+    def used_bytes(self, gpu: int) -> int:
+        """Memory of a GPU that all processes together use.
+
+        Raises:
+            OSError: There is no such GPU, or it does not tell, as GPUs that share the CPU's memory.
+        """
+        memory = _Memory()
+        if self._library.nvmlDeviceGetMemoryInfo(self._handle(gpu), ctypes.byref(memory)):
+            raise OSError(f"GPU {gpu} does not tell its memory")
+        return int(memory.used)
+
+    def _handle(self, gpu: int) -> ctypes.c_void_p:
+        handle = ctypes.c_void_p()
+        if self._library.nvmlDeviceGetHandleByIndex_v2(gpu, ctypes.byref(handle)):
+            raise OSError(f"no GPU {gpu}")
+        return handle
+
+
+def device_memory(nvml: Nvml | None = None) -> tuple[UsedBytes | None, list[str]]:
+    """A function that gives the memory in use on all GPUs, or None and the reason.
+
+    Args:
+        nvml: The library to ask; the system's by default.
+    """
+    try:
+        library = Nvml() if nvml is None else nvml
+
+        def used_bytes() -> int:
+            return sum(library.used_bytes(gpu) for gpu in range(library.n_gpus))
+
+        used_bytes()
+    except OSError as exc:
+        return None, [f"device memory: {exc}"]
+    return used_bytes, []
 
 
 def describe_gpu() -> str | None:
-    """Name, driver and memory of the GPUs as nvidia-smi tells them; None where it cannot."""
+    """Name, driver and memory of the GPUs by nvidia-smi; None where it does not run."""
     program = shutil.which("nvidia-smi")
     if program is None:
         return None
@@ -34,34 +113,14 @@ def describe_gpu() -> str | None:
     return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
-def used_bytes_reader(cuda: Cuda | None = None) -> UsedBytes:
-    """A call that tells how many bytes of device 0 are in use, by whatever process.
-
-    Args:
-        cuda: CUDA's runtime library; found if left out.
-
-    Raises:
-        ProviderError: There is no GPU, or no CUDA runtime library.
-    """
-    cuda = Cuda.open() if cuda is None else cuda
-    cuda.compute_capability()
-
-    def used_bytes() -> int:
-        free, total = ctypes.c_size_t(), ctypes.c_size_t()
-        cuda.call("cudaMemGetInfo", ctypes.byref(free), ctypes.byref(total))
-        return total.value - free.value
-
-    return used_bytes
-
-
 class MemoryPeak:
-    """The most device memory that was in use during a block, over what was before it.
+    """Measures the most GPU memory in use during a block, over what was in use before it.
 
-    The whole device is looked at, every 10 ms: a process's own account leaves out what libraries
-    and its context take. It is right on a GPU that nothing else uses.
+    It reads the memory of the whole device every 10 ms, because a process's own account leaves out
+    its libraries and its CUDA context. The figure is right on a GPU that nothing else uses.
 
     Args:
-        used_bytes: See `used_bytes_reader`.
+        used_bytes: See `device_memory`.
     """
 
     def __init__(self, used_bytes: UsedBytes) -> None:
@@ -92,5 +151,5 @@ class MemoryPeak:
         while not self._ended.wait(_EVERY_S):
             try:
                 self._most = max(self._most, self._used_bytes())
-            except (OSError, ProviderError):  # the device is lost; the contestant says more
+            except OSError:  # the device is lost, which whoever uses it will report
                 return

@@ -1,141 +1,222 @@
-"""mosrt as a contestant: a bundle's variant on a provider, with batches of the size asked for."""
+"""Run a bundle's variant on an execution provider, as a user of mosrt would."""
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 
-from mosrt.backends import open_backend
+import mosrt
 from mosrt.backends.cuda import Cuda
 from mosrt.backends.engine_file import EngineFiles
+from mosrt.backends.ort import PROVIDERS
 from mosrt.backends.trt_module import find_tensorrt
 from mosrt.bundle.bundle import Bundle
-from mosrt.bundle.embedded import find_bundle
-from mosrt.bundle.manifest import Manifest, Variant
-from mosrt.bundle.variants import check
-from mosrt.host.cache import Cache, cache_directory
-from mosrt.mos.scorer import FusionScorer
-from mosrt_bench.bench.configurations import Contestant
-from mosrt_bench.bench.provider_coverage import placement
-from mosrt_bench.errors import BenchError
+from mosrt.errors import ProviderError
+from mosrt.score import Score
 
-from .worker import RATE_HZ
+from .protocol import LoadKind
 
-__all__ = ["ENGINE_BATCHES", "MosrtRunner"]
-
-Float32Array = npt.NDArray[np.float32]
+__all__ = ["ENGINE_BATCHES", "MosrtRunner", "nodes_by_provider"]
 
 ENGINE_BATCHES: Final = (1, 8, 32)
-"""Smallest, usual and largest batch of engines that this benchmark builds."""
+"""Smallest, usual and largest number of views per run of engines that the bench builds."""
+
+_DTYPES: Final = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(bool)": np.bool_,
+}
+# Half a second of audio, which every speech model takes.
+_FREE_SAMPLES: Final = 8_000
 
 
 class MosrtRunner:
-    """Runs a bundle; see `gpu.worker.Runner`.
-
-    Runs of the networks have exactly as many views as there are: the padding to a fixed number that
-    `mosrt.load` does on a GPU is left out.
+    """Runs a bundle; see `mosrt_bench.worker.protocol.Runner`.
 
     Args:
-        reference: Name or path of a bundle that predicts MOS.
-        variant: Precision.
-        provider: One of mosrt's; for "tensorrt" engines are built that the cache does not have.
-        threads: Threads of the front end, and of the networks on a CPU.
+        bundle: Path of the bundle.
+        variant: Precision variant.
+        provider: Execution provider. For "tensorrt", engines are built that the cache does not
+            have.
+        threads: Threads of one call.
+        plan: Crop plan, such as "reference:0"; the model's default grid if left out.
+        views: Views per recording; the plan's own number if left out.
 
     Raises:
-        MosrtError: It cannot be run here.
+        MosrtError: It cannot be run on this machine.
     """
 
-    def __init__(self, reference: str, variant: str, provider: str, *, threads: int) -> None:
-        bundle = Bundle.open(find_bundle(reference))
-        manifest = bundle.manifest
-        if manifest.uncertainty is not None:
-            raise BenchError(f"{manifest.name} does not predict MOS")
-        check(variant, provider)
-        chosen = bundle.variant(variant)
-        self.facts: dict[str, Any] = {"onnxruntime": onnxruntime.__version__}
-        with bundle.extracted(chosen) as directory:
-            if provider == "tensorrt":
-                self.facts = _build(manifest, chosen, directory)
-            self._backend = open_backend(
-                directory,
-                chosen,
-                inputs=manifest.inputs,
-                outputs=manifest.outputs,
-                provider=provider,
-                threads=threads,
-                cache=Cache(cache_directory()),
-            )
-        self.facts["provider"] = self._backend.provider
-        self.facts["views_per_run_by_default"] = self._backend.batch_size
-        self._contestant = Contestant(
-            bundle=bundle, variant=variant, provider=provider, threads=threads
-        )
-        self._scorer = FusionScorer(
-            manifest,
-            self._backend,
-            variant=variant,
-            threads=threads,
-            on_bad_audio="warn",
-            remove_silence=False,
-        )
+    def __init__(
+        self,
+        bundle: str,
+        variant: str,
+        provider: str,
+        *,
+        threads: int,
+        plan: str | None = None,
+        views: int | None = None,
+    ) -> None:
+        self._bundle, self._variant, self._asked = Path(bundle), variant, provider
+        self.facts: dict[str, Any] = {}
+        if provider == "tensorrt":
+            self.facts = _build_missing(Bundle.open(self._bundle), variant)
+        self._scorer = mosrt.load(self._bundle, variant=variant, provider=provider, threads=threads)
+        self.provider = self._scorer.provider
+        self._options: dict[str, Any] = {}
+        if plan is not None or views is not None:
+            self._options = {"plan": plan or "grid", "views": views}
+        self._clips: dict[Path, bytes] = {}
 
-    def judge(self, clip: Float32Array) -> list[float]:
-        """MOS for every domain."""
-        self._backend.batch_size = 1
-        return list(self._scorer.score(clip, RATE_HZ, views=1).domains.values())
+    def score(self, clip: Path) -> dict[str, Any]:
+        """See `Runner.score`."""
+        score = self._scorer.score_file(clip, **self._options)
+        return {"scores": _compared(score), "duration_s": score.duration_s}
 
-    def score(self, clip: Float32Array) -> dict[str, float]:
-        """Times of the front end, and of the copies and the model together."""
-        self._backend.batch_size = 1
-        score = self._scorer.score(clip, RATE_HZ, views=1)
-        return {stage: score.timings_ms[stage] for stage in ("front_end", "model")}
+    def time(self, clip: Path) -> dict[str, float]:
+        """See `Runner.time`."""
+        data = self._read(clip)
+        started = time.perf_counter()
+        score = self._scorer.score_file(data, **self._options)
+        total_ms = 1e3 * (time.perf_counter() - started)
+        stages = dict(score.timings_ms)
+        stages["rest"] = max(0.0, total_ms - sum(stages.values()))
+        return {**stages, "total": total_ms}
 
-    def score_batch(self, clips: Sequence[Float32Array]) -> list[float]:
-        """MOS for the default domain."""
-        self._backend.batch_size = len(clips)
-        self._scorer.batch_size = len(clips)
-        scores = self._scorer.score_many([(clip, RATE_HZ) for clip in clips], views=1)
-        return [score.mos for score in scores]
+    def run_many(self, clip: Path, kind: LoadKind, count: int, n_clips: int) -> float:
+        """See `Runner.run_many`."""
+        data = self._read(clip)
+        if kind == "batch":
+            self._scorer.batch_size = count
+            started = time.perf_counter()
+            self._scorer.score_many([data] * n_clips, **self._options)
+            return time.perf_counter() - started
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(lambda _: None, range(count)))  # threads start before the clock does
+            started = time.perf_counter()
+            list(pool.map(lambda _: self._scorer.score_file(data, **self._options), range(n_clips)))
+            return time.perf_counter() - started
 
-    def placement(self) -> dict[str, int] | None:
-        """Nodes of the first network by provider, where ONNX Runtime runs it."""
-        return placement(self._contestant)
+    def nodes(self) -> dict[str, int] | None:
+        """Nodes of the first network by provider; None where ONNX Runtime does not tell."""
+        full = PROVIDERS.get(self._asked)
+        if full is None:
+            return None
+        bundle = Bundle.open(self._bundle)
+        variant = bundle.variant(self._variant)
+        with bundle.extracted(variant) as directory:
+            try:
+                counts = nodes_by_provider(directory / variant.members[0].graph.path, full)
+            except Exception:  # noqa: BLE001 - ONNX Runtime's exceptions share no other base
+                return None
+        names = {long: short for short, long in PROVIDERS.items()}
+        return {names.get(long, long): count for long, count in counts.items()}
+
+    def close(self) -> None:
+        """See `Runner.close`."""
+        self._scorer.close()
+
+    def _read(self, clip: Path) -> bytes:
+        if clip not in self._clips:
+            self._clips[clip] = clip.read_bytes()
+        return self._clips[clip]
 
 
-def _build(manifest: Manifest, variant: Variant, directory: Path) -> dict[str, Any]:
-    """Builds what engines are missing; tells by what, and how long that took."""
-    from mosrt_export.trt.builder import BuildSettings  # noqa: PLC0415 - TensorRT's rows only
+def nodes_by_provider(
+    graph: Path, provider: str, feeds: dict[str, Any] | None = None
+) -> dict[str, int]:
+    """Runs a graph once under ONNX Runtime's profiler and counts its nodes by provider.
+
+    A provider that cannot run a node leaves it to the CPU without a message, and some providers
+    leave every node. A session still lists such a provider first, so only the profiler can tell.
+
+    Args:
+        graph: The ONNX file.
+        provider: ONNX Runtime's name of the provider.
+        feeds: Inputs by name; ones, in a batch of one, if left out.
+
+    Returns:
+        Number of nodes by ONNX Runtime's names of providers.
+    """
+    with TemporaryDirectory(prefix="mosrt-profile-", ignore_cleanup_errors=True) as directory:
+        options = onnxruntime.SessionOptions()
+        options.enable_profiling = True
+        options.profile_file_prefix = str(Path(directory, "profile"))
+        options.log_severity_level = 4
+        session = onnxruntime.InferenceSession(graph, options, providers=[provider])
+        session.run(None, feeds or {tensor.name: _ones(tensor) for tensor in session.get_inputs()})
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    nodes = {
+        (event["args"].get("node_index"), event["name"]): event["args"]["provider"]
+        for event in events
+        if event.get("cat") == "Node" and event.get("args", {}).get("provider")
+    }
+    return dict(Counter(nodes.values()))
+
+
+def _compared(score: Score) -> dict[str, float]:
+    """What a bench compares of a clip's score: the MOS by domain, or the uncertainty."""
+    if "uncertainty" in score.measures:
+        return {"uncertainty": score.measures["uncertainty"]}
+    return dict(score.domains)
+
+
+def _ones(tensor: Any) -> np.ndarray[Any, Any]:
+    shape = [size if isinstance(size, int) else _FREE_SAMPLES for size in tensor.shape]
+    shape[0] = 1
+    return np.ones(shape, _DTYPES[tensor.type])
+
+
+def _build_missing(bundle: Bundle, variant: str) -> dict[str, Any]:
+    """Builds the TensorRT engines of a variant for which the cache has none.
+
+    Returns:
+        Facts: TensorRT and GPU, and how many engines were built in how many seconds.
+    """
+    from mosrt_export.trt.builder import BuildSettings  # noqa: PLC0415 - for TensorRT only
     from mosrt_export.trt.engines import plan_engines, target_of  # noqa: PLC0415
     from mosrt_export.trt.shapes import size_ranges  # noqa: PLC0415
     from mosrt_export.trt.smoke_test import check_gpu  # noqa: PLC0415
 
     tensorrt = find_tensorrt()
-    # TensorRT-RTX builds without a GPU and for others too, for minutes and for nothing.
+    # TensorRT-RTX would build for minutes without a GPU that can run the engine.
     check_gpu(tensorrt, Cuda.open().compute_capability())
     target = target_of(tensorrt)
     files = EngineFiles()
-    planned = plan_engines(
-        manifest,
-        variant,
-        directory,
-        target=target,
-        ranges=size_ranges(manifest, batch=ENGINE_BATCHES),
-        settings=BuildSettings(),
-    )
+    chosen = bundle.variant(variant)
+    batch = None if bundle.manifest.uncertainty is not None else ENGINE_BATCHES
     started = time.perf_counter()
-    missing = [engine for engine in planned if engine.fault(files) is not None]
-    for engine in missing:
-        engine.build(tensorrt, files)
+    n_built = 0
+    with bundle.extracted(chosen) as directory:
+        for engine in plan_engines(
+            bundle.manifest,
+            chosen,
+            directory,
+            target=target,
+            ranges=size_ranges(bundle.manifest, batch=batch),
+            settings=BuildSettings(),
+        ):
+            try:
+                path = files.find(engine.key.graph, target)
+                missing = files.fault(path, engine.key.graph, target) is not None
+            except ProviderError:
+                missing = True
+            if missing:
+                engine.build(tensorrt, files)
+                n_built += 1
     return {
         "tensorrt": f"{target.module} {target.version}",
         "compute_capability": target.compute_capability,
-        "engine_batches": list(ENGINE_BATCHES),
-        "engines_built": len(missing),
-        "build_s": round(time.perf_counter() - started, 3) if missing else 0.0,
+        "engines_built": n_built,
+        "build_s": round(time.perf_counter() - started, 3) if n_built else 0.0,
     }

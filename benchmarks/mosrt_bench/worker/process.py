@@ -1,4 +1,4 @@
-"""Processes: a contestant in a process of its own, which may hang or crash and harm nobody."""
+"""Run a configuration in a process of its own, which may hang, crash or run out of memory."""
 
 from __future__ import annotations
 
@@ -8,53 +8,33 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Mapping
-from typing import Any, Final, Protocol
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Final
 
-from mosrt.errors import MosrtError
+from mosrt_bench.errors import WorkerError, WorkerTimeoutError
 
-__all__ = ["Conversation", "OutOfTimeError", "RefusedError", "WorkerProcess"]
+from .protocol import LoadKind
 
+__all__ = ["IsolatedRunner", "WorkerProcess"]
+
+_MODULE: Final = "mosrt_bench.worker.worker"
 _TAIL_LINES: Final = 3
 _CLOSE_S: Final = 5.0
 
 
-class RefusedError(MosrtError, RuntimeError):
-    """A contestant cannot do what it was asked; the message says why."""
-
-
-class OutOfTimeError(RefusedError):
-    """A contestant did not answer in time, and was stopped."""
-
-
-class Conversation(Protocol):
-    """Someone who does what is asked, one thing after the other; see `gpu.worker`."""
-
-    def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        """The answer.
-
-        Raises:
-            RefusedError: There is none.
-            OutOfTimeError: There is none yet; the contestant cannot be asked again.
-        """
-        ...
-
-    def close(self) -> None:
-        """Ends it."""
-        ...
-
-
 class WorkerProcess:
-    """A process that runs `gpu.worker`.
+    """A Python process that answers requests; see `mosrt_bench.worker.protocol`.
 
     Args:
-        options: What it is to be; see `gpu.worker.serve`.
+        options: What it is told on its command line, JSON-ready.
+        module: The module that serves, run with the arguments `--worker OPTIONS`.
     """
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
+    def __init__(self, options: Mapping[str, Any], module: str = _MODULE) -> None:
         self._log = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "mosrt_bench.worker.worker", json.dumps(dict(options))],
+            [sys.executable, "-m", module, "--worker", json.dumps(dict(options))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -64,33 +44,45 @@ class WorkerProcess:
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
-    def ask(self, request: Mapping[str, Any], timeout_s: float) -> dict[str, Any]:
-        """See `Conversation`."""
+    def ask(self, request: Mapping[str, Any], limit_s: float | None = None) -> Any:
+        """Sends a request and waits for its answer.
+
+        Args:
+            request: What to do, JSON-ready.
+            limit_s: Longest time to wait; None for no limit.
+
+        Raises:
+            WorkerError: The request failed, or the process has ended.
+            WorkerTimeoutError: There was no answer in time. The process is killed.
+        """
         if self._process.stdin is None:
             raise RuntimeError("the worker has no pipes")
         try:
-            if timeout_s <= 0:  # a quick answer might be there all the same, or not
-                raise queue.Empty
+            if limit_s is not None and limit_s <= 0:
+                self._process.kill()
+                raise WorkerTimeoutError("no time left")
             self._process.stdin.write(json.dumps(dict(request)) + "\n")
             self._process.stdin.flush()
-            line = self._answers.get(timeout=timeout_s)
+            line = self._answers.get(timeout=limit_s)
         except queue.Empty:
             self._process.kill()
-            raise OutOfTimeError(f"no time was left for it to {request['do']}") from None
+            raise WorkerTimeoutError(
+                f"no answer to {request['do']!r} within {limit_s or 0.0:.0f} s"
+            ) from None
         except OSError:
             line = ""
         if not line:
             self._process.wait()
-            raise RefusedError(
+            raise WorkerError(
                 f"its process ended with status {self._process.returncode}: {self._tail()}"
             )
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise RefusedError(answer["error"])
-        return answer
+            raise WorkerError(answer["error"])
+        return answer["answer"]
 
     def close(self) -> None:
-        """Ends the process, by force if it does not go by itself."""
+        """Ends the process, by force if it does not end by itself."""
         try:
             if self._process.stdin is not None:
                 self._process.stdin.close()
@@ -112,4 +104,53 @@ class WorkerProcess:
     def _tail(self) -> str:
         self._log.seek(0)
         lines = [line.strip() for line in self._log if line.strip()]
-        return " / ".join(lines[-_TAIL_LINES:]) or "it said nothing"
+        return " / ".join(lines[-_TAIL_LINES:]) or "it wrote no message"
+
+
+class IsolatedRunner:
+    """A `Runner` in a process of its own.
+
+    Args:
+        options: See `mosrt_bench.worker.worker.open_runner`.
+        limit_s: Gives the longest time to wait for the next answer, in seconds.
+
+    Raises:
+        WorkerError: The configuration cannot be loaded.
+    """
+
+    def __init__(self, options: Mapping[str, Any], limit_s: Callable[[], float]) -> None:
+        self._limit_s = limit_s
+        self._process = WorkerProcess(options)
+        try:
+            opened = self._ask("open")
+        except BaseException:
+            self._process.close()
+            raise
+        self.provider: str = opened["provider"]
+        self.facts: dict[str, Any] = opened["facts"]
+
+    def score(self, clip: Path) -> dict[str, Any]:
+        """See `Runner.score`."""
+        found: dict[str, Any] = self._ask("score", clip=str(clip))
+        return found
+
+    def time(self, clip: Path) -> dict[str, float]:
+        """See `Runner.time`."""
+        found: dict[str, float] = self._ask("time", clip=str(clip))
+        return found
+
+    def run_many(self, clip: Path, kind: LoadKind, count: int, n_clips: int) -> float:
+        """See `Runner.run_many`."""
+        return float(self._ask("run_many", clip=str(clip), kind=kind, count=count, n_clips=n_clips))
+
+    def nodes(self) -> dict[str, int] | None:
+        """See `Runner.nodes`."""
+        found: dict[str, int] | None = self._ask("nodes")
+        return found
+
+    def close(self) -> None:
+        """Ends the process."""
+        self._process.close()
+
+    def _ask(self, do: str, **arguments: Any) -> Any:
+        return self._process.ask({"do": do, **arguments}, self._limit_s())

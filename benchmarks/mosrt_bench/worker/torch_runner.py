@@ -1,124 +1,213 @@
-"""The baseline: UTMOSv2's module in torch on a device, its front end in librosa.
+"""Run a checkpoint in eager or compiled torch, with librosa's front end or with mosrt's.
 
-A clip's images are made one after the other for a single score, as the published code makes them,
-and by a pool of threads, a clip each, for a batch, as its data loader would. Weights come from a
-checkpoint; without one they are drawn from a seed, and say nothing about speech.
+With librosa's front end it is the baseline that others are timed against: UTMOSv2 as its published
+code runs it, but for the random crops. With mosrt's front end it is the reference of the parity
+table, where only the model differs. Recordings are decoded and resampled by mosrt in both cases.
+
+Needs the extras `export` and `bench`; a checkpoint of an embedded model also needs `train`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import librosa
 import numpy as np
 import numpy.typing as npt
 import torch
 
+from mosrt.audio.recording import Recording
+from mosrt.audio.sources import FileSource
 from mosrt.bundle.bundle import Bundle
-from mosrt.bundle.embedded import find_bundle
-from mosrt.errors import ProviderError
+from mosrt.bundle.front_end_spec import MelSpec, SslSpec
+from mosrt.bundle.manifest import Manifest
+from mosrt.crops import CropPlan, PlanRule
+from mosrt.errors import AudioError, MosrtError, ProviderError
 from mosrt.mos.front_end import FusionFrontEnd
-from mosrt_bench.bench.torch_baseline import SEED, published_inputs, torch_model
 from mosrt_bench.errors import BenchError
+from mosrt_export.graphs.audio import taking_features
+from mosrt_export.utmosv2.checkpoint import load_strictly, read_checkpoint
 from mosrt_export.utmosv2.config import ModelConfig
+from mosrt_export.utmosv2.fusion import build
+from mosrt_export.utmosv2.parity import Scored
 
-from .worker import ONE_VIEW, RATE_HZ
+from .protocol import LoadKind
 
-__all__ = ["TorchRunner"]
+__all__ = ["TorchRunner", "librosa_image", "librosa_views", "torch_resize"]
 
 Float32Array = npt.NDArray[np.float32]
+Feeds = dict[str, Float32Array]
+FrontEnd = Literal["librosa", "mosrt"]
 
 
 class TorchRunner:
-    """Runs the torch model that a bundle was made from; see `gpu.worker.Runner`.
+    """Runs the checkpoints that a bundle was made from; see `mosrt_bench.worker.protocol.Runner`.
+
+    The images of a clip are made one after the other, as the published code makes them, and those
+    of a batch by a pool of threads, a clip each, as a data loader would. All views of a clip or
+    batch go through the model together.
 
     Args:
-        reference: A fusion bundle, whose manifest says what the model and its inputs are.
-        checkpoint: Its weights, or None.
-        device: "cuda" or "cpu".
-        half: FP16 throughout, else FP32 without TF32.
-        compiled: Whether torch compiles it.
+        bundle: Path of a bundle, whose manifest describes the model and its inputs.
+        checkpoints: One per network of the bundle; scores are the mean over them.
+        device: "cpu" or "cuda".
+        precision: "fp32", without TF32, or "fp16".
+        compiled: Whether torch compiles the model.
+        front_end: Who makes the model's inputs.
         threads: Threads of torch on the CPU, and of the front end of a batch.
+        plan: Crop plan, such as "reference:0"; the model's default grid if left out.
+        views: Views per recording; the plan's own number if left out.
 
     Raises:
-        ProviderError: torch sees no GPU.
-        CheckpointError: The checkpoint cannot be read or does not fit.
-        BenchError: The bundle is no fusion bundle.
+        ProviderError: torch finds no GPU.
+        CheckpointError: A checkpoint cannot be read or does not fit.
+        BenchError: The bundle is of another kind, or the checkpoints are not its own.
     """
 
     def __init__(
         self,
-        reference: str,
-        checkpoint: str | None,
+        bundle: str,
+        checkpoints: Sequence[str],
         *,
-        device: str,
-        half: bool,
-        compiled: bool,
+        device: str = "cpu",
+        precision: str = "fp32",
+        compiled: bool = False,
+        front_end: FrontEnd = "librosa",
         threads: int,
+        plan: str | None = None,
+        views: int | None = None,
     ) -> None:
         if device == "cuda" and not torch.cuda.is_available():
-            raise ProviderError(f"torch {torch.__version__} sees no GPU that it can use")
-        manifest = Bundle.open(find_bundle(reference)).manifest
-        if manifest.ssl is None or manifest.mel is None or "config" not in manifest.provenance:
-            raise BenchError(f"{manifest.name} is no fusion bundle made from a torch checkpoint")
-        torch.set_num_threads(threads)
-        # The precision of a row is what its name says.
+            raise ProviderError(f"torch {torch.__version__} finds no GPU that it can use")
+        opened = Bundle.open(Path(bundle))
+        manifest = opened.manifest
+        _check_kind(manifest, front_end)
+        networks = len(opened.variant(next(iter(manifest.variants))).members)
+        if len(checkpoints) != networks:
+            raise BenchError(
+                f"{manifest.name} has {networks} networks and {len(checkpoints)} checkpoints are "
+                "given; pass --reference once for each"
+            )
+        # The precision is what the configuration's name says.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        self._ssl, self._mel = manifest.ssl, manifest.mel
-        self._geometry = FusionFrontEnd(manifest).geometry
-        self._domain = manifest.domains.index(manifest.default_domain)
-        self._n_domains = len(manifest.domains)
-        config = ModelConfig.from_dict(manifest.provenance["config"])
+        self._threads = threads
+        torch.set_num_threads(threads)
+        self._manifest = manifest
+        self._front_end = FusionFrontEnd(taking_features(manifest))
+        self._by_librosa = front_end == "librosa"
+        self._rule = PlanRule.parse(plan or "grid", views)
         self._device = torch.device(device)
-        self._dtype = torch.float16 if half else torch.float32
-        self._model = torch_model(
-            config, None if checkpoint is None else Path(checkpoint), self._n_domains
-        ).to(self._device, self._dtype)
-        self._call: Any = torch.compile(self._model) if compiled else self._model
+        self._dtype = torch.float16 if precision == "fp16" else torch.float32
+        modules: list[Any] = [
+            _load(Path(path), manifest).to(self._device, self._dtype) for path in checkpoints
+        ]
+        self._models: list[Scored] = modules
+        self._compiled: list[Any] = [torch.compile(module) for module in modules if compiled]
         self._pool = ThreadPoolExecutor(threads)
+        self._clips: dict[Path, bytes] = {}
+        self.provider = f"torch-{device}{'-compiled' if compiled else ''}"
         self.facts: dict[str, Any] = {
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name(0) if device == "cuda" else "CPU",
-            "weights": f"untrained, seed {SEED}" if checkpoint is None else "of the checkpoint",
         }
 
-    def judge(self, clip: Float32Array) -> list[float]:
-        """MOS for every domain."""
-        inputs = self._on_device([self._front_end(clip)])
+    def score(self, clip: Path) -> dict[str, Any]:
+        """See `Runner.score`."""
+        torch.set_num_threads(self._threads)
+        domains = self._manifest.domains
+        try:
+            recording = self._open(clip)
+        except AudioError:
+            scores = dict.fromkeys(domains, float("nan"))
+            return {"scores": scores, "duration_s": float("nan")}
+        inputs = self._on_device(self._views(recording))
+        every = torch.eye(len(domains), dtype=self._dtype, device=self._device)
+        found = []
         with torch.inference_mode():
-            features = self._model.features(inputs)
-            repeated = {k: value.expand(self._n_domains, -1) for k, value in features.items()}
-            every = torch.eye(self._n_domains, dtype=self._dtype, device=self._device)
-            found: list[float] = self._model.score(repeated, every).float().tolist()
-            return found
-
-    def score(self, clip: Float32Array) -> dict[str, float]:
-        """Times of the front end, and of the copies and the model together."""
-        started = time.perf_counter()
-        feeds = self._front_end(clip)
-        made = time.perf_counter()
-        self._run([feeds])
+            for model in self._models:
+                features = model.features(inputs)
+                found += [
+                    [float(value) for value in model.score(row, every)]
+                    for row in _rows(features, len(domains))
+                ]
+        means = dict(zip(domains, np.mean(np.asarray(found, np.float64), axis=0), strict=True))
+        if self._compiled:  # what is timed computes the default domain only
+            means[self._manifest.default_domain] = np.mean(self._run(inputs))
         return {
-            "front_end": 1e3 * (made - started),
-            "model": 1e3 * (time.perf_counter() - made),
+            "scores": {name: float(value) for name, value in means.items()},
+            "duration_s": recording.duration_s,
         }
 
-    def score_batch(self, clips: Sequence[Float32Array]) -> list[float]:
-        """MOS for the default domain."""
-        return self._run(list(self._pool.map(self._front_end, clips)))
+    def time(self, clip: Path) -> dict[str, float]:
+        """See `Runner.time`."""
+        torch.set_num_threads(self._threads)
+        data = self._read(clip)
+        started = time.perf_counter()
+        recording = self._open(data)
+        opened = time.perf_counter()
+        feeds = self._views(recording)
+        made = time.perf_counter()
+        self._run(self._on_device(feeds))
+        ended = time.perf_counter()
+        total_ms = 1e3 * (ended - started)
+        stages = {
+            **recording.timings_ms,
+            "front_end": 1e3 * (made - opened),
+            "model": 1e3 * (ended - made),
+        }
+        return {**stages, "rest": max(0.0, total_ms - sum(stages.values())), "total": total_ms}
 
-    def placement(self) -> None:
-        """A module is where it was put."""
+    def run_many(self, clip: Path, kind: LoadKind, count: int, n_clips: int) -> float:
+        """See `Runner.run_many`."""
+        torch.set_num_threads(self._threads)
+        data = self._read(clip)
+        if kind == "batch":
+            started = time.perf_counter()
+            for first in range(0, n_clips, count):
+                batch = [data] * min(count, n_clips - first)
+                feeds = [view for views in self._pool.map(self._made, batch) for view in views]
+                self._run(self._on_device(feeds))
+            return time.perf_counter() - started
+        with ThreadPoolExecutor(count) as pool:
+            list(pool.map(lambda _: None, range(count)))  # threads start before the clock does
+            started = time.perf_counter()
+            list(pool.map(lambda _: self._run(self._on_device(self._made(data))), range(n_clips)))
+            return time.perf_counter() - started
 
-    def _front_end(self, clip: Float32Array) -> dict[str, Float32Array]:
-        plan = ONE_VIEW.plan(len(clip), self._geometry)
-        return published_inputs(clip, RATE_HZ, plan, 0, ssl=self._ssl, mel=self._mel)
+    def nodes(self) -> None:
+        """None: a torch module runs where it was put."""
 
-    def _on_device(self, views: Sequence[dict[str, Float32Array]]) -> dict[str, torch.Tensor]:
+    def close(self) -> None:
+        """See `Runner.close`."""
+        self._pool.shutdown()
+        self._models, self._compiled = [], []
+
+    def _read(self, clip: Path) -> bytes:
+        if clip not in self._clips:
+            self._clips[clip] = clip.read_bytes()
+        return self._clips[clip]
+
+    def _open(self, clip: Path | bytes) -> Recording:
+        return Recording(FileSource(clip), self._manifest.sample_rate_hz)
+
+    def _made(self, clip: bytes) -> list[Feeds]:
+        return self._views(self._open(clip))
+
+    def _views(self, recording: Recording) -> list[Feeds]:
+        plan = self._rule.plan(recording.n_samples, self._front_end.geometry)
+        ssl, mel = self._manifest.ssl, self._manifest.mel
+        if self._by_librosa and ssl is not None and mel is not None:
+            return librosa_views(
+                recording, plan, ssl=ssl, mel=mel, sample_rate_hz=self._manifest.sample_rate_hz
+            )
+        return list(self._front_end.views(recording, plan))
+
+    def _on_device(self, views: Sequence[Feeds]) -> dict[str, torch.Tensor]:
         return {
             name: torch.from_numpy(np.stack([view[name] for view in views])).to(
                 self._device, self._dtype
@@ -126,11 +215,136 @@ class TorchRunner:
             for name in views[0]
         }
 
-    def _run(self, views: Sequence[dict[str, Float32Array]]) -> list[float]:
-        inputs = self._on_device(views)
-        domain = torch.zeros(len(views), self._n_domains, dtype=self._dtype, device=self._device)
-        domain[:, self._domain] = 1
+    def _run(self, inputs: Mapping[str, torch.Tensor]) -> list[float]:
+        """MOS of every network and view for the default domain."""
+        n_views = len(next(iter(inputs.values())))
+        domains = self._manifest.domains
+        one_hot = torch.zeros(n_views, len(domains), dtype=self._dtype, device=self._device)
+        one_hot[:, domains.index(self._manifest.default_domain)] = 1
+        found: list[float] = []
         with torch.inference_mode():
-            # The list is on the host, so the device is done when it is there.
-            found: list[float] = self._call(inputs, domain).float().tolist()
-            return found
+            for i, model in enumerate(self._models):
+                if self._compiled:
+                    scores = self._compiled[i](inputs, one_hot)
+                else:
+                    scores = model.score(model.features(dict(inputs)), one_hot)
+                # The list is on the host, so the device is done when it is there.
+                found += scores.float().tolist()
+        return found
+
+
+def librosa_image(
+    crop: Float32Array, window: int, spec: MelSpec, sample_rate_hz: int
+) -> Float32Array:
+    """Normalised dB spectrogram (n_mels, frames) of a crop (samples,), before the resize."""
+    power = librosa.feature.melspectrogram(
+        y=crop,
+        sr=sample_rate_hz,
+        n_fft=spec.n_fft,
+        hop_length=spec.hop_length,
+        win_length=window,
+        n_mels=spec.n_mels,
+        fmin=spec.f_min_hz,
+        fmax=spec.f_max_hz,
+    )
+    level_db = librosa.power_to_db(power, ref=np.max, top_db=spec.floor_db)
+    return np.asarray((level_db + spec.floor_db) / spec.floor_db, np.float32)
+
+
+def torch_resize(image: Float32Array, spec: MelSpec, *, channels: int) -> Float32Array:
+    """Antialiased bilinear resize of an image copied to `channels`, (channels, height, width)."""
+    resized = torch.nn.functional.interpolate(
+        torch.from_numpy(np.stack([image] * channels))[None],
+        size=(spec.image_height, spec.image_width),
+        mode="bilinear",
+        antialias=True,
+    )
+    return np.asarray(resized[0])
+
+
+def librosa_views(
+    recording: Recording, plan: CropPlan, *, ssl: SslSpec, mel: MelSpec, sample_rate_hz: int
+) -> list[Feeds]:
+    """The inputs of a plan's views as the published code makes them, with librosa.
+
+    Returns:
+        Per view, "waveform" (samples,), normalised, and "images" (crops * windows, height, width),
+        mixed if the plan mixes.
+    """
+    starts = [plan.spec_starts.ravel()]
+    if plan.mix_starts is not None:
+        starts.append(plan.mix_starts.ravel())
+    waveforms, crops = recording.gather(
+        [(plan.ssl_starts, ssl.crop_samples), (np.concatenate(starts), mel.crop_samples)]
+    )
+    own = crops[: plan.spec_starts.size].reshape(*plan.spec_starts.shape, mel.crop_samples)
+    mixed = crops[plan.spec_starts.size :]
+    views = []
+    for view, crop in enumerate(waveforms):
+        images = []
+        for i in range(own.shape[1]):
+            for j, window in enumerate(mel.windows):
+                image = librosa_image(own[view, i], window, mel, sample_rate_hz)
+                if plan.mix_starts is not None and plan.mix_lambdas is not None:
+                    place = np.ravel_multi_index((view, i, j), plan.mix_starts.shape)
+                    other = librosa_image(mixed[place], window, mel, sample_rate_hz)
+                    weight = np.float32(plan.mix_lambdas[view, i, j])
+                    image = weight * image + (1 - weight) * other
+                # The published code resizes three equal channels.
+                images.append(torch_resize(image, mel, channels=3)[0])
+        normalised = (crop - crop.mean()) / np.sqrt(crop.var() + ssl.epsilon)
+        views.append({"waveform": normalised, "images": np.stack(images)})
+    return views
+
+
+def _check_kind(manifest: Manifest, front_end: FrontEnd) -> None:
+    """Raises BenchError where torch has no such model."""
+    if manifest.uncertainty is not None:
+        raise BenchError(
+            f"{manifest.name} scores by its uncertainty; --reference compares MOS models only"
+        )
+    if front_end == "librosa" and not (
+        manifest.ssl and manifest.mel and "config" in manifest.provenance
+    ):
+        raise BenchError(
+            f"{manifest.name} is no fusion bundle made from a torch checkpoint, which is what "
+            "librosa's front end is for"
+        )
+
+
+def _load(path: Path, manifest: Manifest) -> Any:
+    """The torch module of a checkpoint, also a `Scored`, in evaluation mode on the CPU."""
+    try:
+        checkpoint = read_checkpoint(path)
+    except MosrtError as not_fusion:
+        from mosrt_export.nano.train.exporting import default_score  # noqa: PLC0415 - extra `train`
+        from mosrt_export.nano.train.model import NanoError, NanoGraph, load_nano  # noqa: PLC0415
+
+        try:
+            nano, standard, _ = load_nano(path)
+        except NanoError:
+            raise not_fusion from None
+        model: Any = NanoGraph(nano, standard, default_score(standard))
+    else:
+        config = manifest.provenance.get("config")
+        model = build(
+            checkpoint.kind,
+            ModelConfig() if config is None else ModelConfig.from_dict(config),
+            checkpoint.n_domains,
+        )
+        load_strictly(model, checkpoint)
+    if model.n_domains != len(manifest.domains):
+        raise BenchError(
+            f"{path}: {model.n_domains} domains, and {manifest.name} has "
+            f"{len(manifest.domains)}; it is another model's checkpoint"
+        )
+    return model
+
+
+def _rows(features: Mapping[str, torch.Tensor], n_domains: int) -> list[dict[str, torch.Tensor]]:
+    """Each view's features, repeated for every domain."""
+    n_views = len(next(iter(features.values())))
+    return [
+        {name: value[i : i + 1].expand(n_domains, -1) for name, value in features.items()}
+        for i in range(n_views)
+    ]

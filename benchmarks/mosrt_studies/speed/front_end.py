@@ -26,8 +26,8 @@ import torch
 from mosrt.bundle.bundle import Bundle
 from mosrt.host.thread_pool import ThreadPool
 from mosrt.mel.front_end import MelFrontEnd
-from mosrt_bench.bench.torch_baseline import librosa_image, torch_resize
 from mosrt_bench.machine import describe
+from mosrt_bench.worker.torch_runner import librosa_image, torch_resize
 
 from .timing import interleave, ratio, timing
 

@@ -26,9 +26,10 @@ import soundfile
 
 from mosrt.bundle.bundle import Bundle
 from mosrt.uncertainty.measures import row_measures
-from mosrt_bench.end_to_end import Worker
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
+from mosrt_bench.worker.process import WorkerProcess
+from mosrt_bench.worker.worker import serve
 
 from .timing import interleave, ratio, timing
 
@@ -36,19 +37,22 @@ _MODULE: Final = "mosrt_studies.speed.uncertainty"
 _LENGTHS_S: Final = (2, 5, 20, 60, 300)
 
 
-def serve(kind: str, options: dict[str, Any]) -> None:
-    """What a worker process does: score once for every line of input."""
+def scored_once(options: dict[str, Any]) -> Callable[[object], dict[str, float]]:
+    """What a worker process answers every request with: {"ms", "value", "peak_mb"} of one score."""
     clip, rate_hz = soundfile.read(options["audio"], dtype="float32")
     if rate_hz != 16_000 or clip.ndim != 1:
         raise click.UsageError("the clip must be mono at 16 kHz")
     waveform = np.resize(clip, int(options["length_s"]) * rate_hz)
-    run = (_mosrt if kind == "mosrt" else _torch)(options, waveform)
-    for _ in sys.stdin:
+    run = (_mosrt if options["engine"] == "mosrt" else _torch)(options, waveform)
+
+    def answer(_: object) -> dict[str, float]:
         started = time.perf_counter()
         value = run()
         elapsed_ms = 1e3 * (time.perf_counter() - started)
         peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
-        print(json.dumps({"ms": elapsed_ms, "value": value, "peak_mb": peak_mb}), flush=True)
+        return {"ms": elapsed_ms, "value": value, "peak_mb": peak_mb}
+
+    return answer
 
 
 def _mosrt(options: dict[str, Any], waveform: Any) -> Callable[[], float]:
@@ -145,12 +149,12 @@ def main(
 
 def _at_length(names: tuple[str, ...], options: dict[str, Any], rounds: int) -> dict[str, Any]:
     """Timings, peak memory, and how much faster mosrt is, at one length."""
-    workers = {name: Worker(name, options, _MODULE) for name in names}
+    workers = {name: WorkerProcess({**options, "engine": name}, _MODULE) for name in names}
     answers: dict[str, dict[str, float]] = {}
 
     def work(name: str) -> Callable[[], float]:
         def once() -> float:
-            answers[name] = workers[name].work()
+            answers[name] = workers[name].ask({"do": "score"})
             return answers[name]["ms"]
 
         return once
@@ -159,7 +163,7 @@ def _at_length(names: tuple[str, ...], options: dict[str, Any], rounds: int) -> 
         times_ms = interleave({name: work(name) for name in names}, rounds=rounds, warm_up=1)
     finally:
         for worker in workers.values():
-            worker.__exit__(None, None, None)
+            worker.close()
     found: dict[str, Any] = {
         "timings": {name: timing(times) for name, times in times_ms.items()},
         "peak_mb": {name: round(answers[name]["peak_mb"], 1) for name in names},
@@ -177,6 +181,6 @@ def _at_length(names: tuple[str, ...], options: dict[str, Any], rounds: int) -> 
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--worker"]:
-        serve(sys.argv[2], json.loads(sys.argv[3]))
+        serve(scored_once(json.loads(sys.argv[2])))
     else:
         main()

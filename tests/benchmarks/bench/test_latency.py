@@ -8,14 +8,15 @@ import pytest
 import soundfile
 
 from mosrt_bench.bench.latency import (
-    Budget,
-    Taken,
+    Effort,
+    Timings,
     clip_of,
     latency_row,
     paired_ratio,
     quantiles,
     take_turns,
 )
+from mosrt_bench.errors import WorkerError
 
 
 class Clock:
@@ -47,8 +48,8 @@ def test_turns_and_places_in_them() -> None:
 
         return works(clock, work)
 
-    budget = Budget(runs=6, warm_up_runs=1)
-    taken = take_turns({name: named(name) for name in "AB"}, budget, now=clock)
+    effort = Effort(runs=6, warm_up_runs=1)
+    taken = take_turns({name: named(name) for name in "AB"}, effort, now=clock)
     assert "".join(order) == "AB" + "ABBA" * 3
     assert [len(t.total_ms) for t in taken.values()] == [6, 6]
     assert taken["A"].stages_ms == {"model": [0.75] * 6, "rest": [0.25] * 6}
@@ -59,7 +60,7 @@ def test_warm_up_ends_when_times_settle() -> None:
     slowing = iter([100.0 / (i + 1) for i in range(20)] + [5.0] * 200)
     taken = take_turns(
         {"A": works(clock, lambda: next(slowing)), "B": works(clock, lambda: 5.0)},
-        Budget(runs=10, warm_up_runs=100),
+        Effort(runs=10, warm_up_runs=100),
         now=clock,
     )
     assert taken["A"].stable
@@ -75,7 +76,7 @@ def test_warm_up_that_does_not_settle_is_said() -> None:
         n += 1
         return 1.2**n
 
-    taken = take_turns({"A": works(clock, growing)}, Budget(runs=5, warm_up_runs=12), now=clock)
+    taken = take_turns({"A": works(clock, growing)}, Effort(runs=5, warm_up_runs=12), now=clock)
     assert taken["A"].warm_up == 12
     assert not taken["A"].stable
 
@@ -83,12 +84,56 @@ def test_warm_up_that_does_not_settle_is_said() -> None:
 def test_time_ends_it_but_not_below_five_rounds() -> None:
     clock = Clock()
     slow = {"A": works(clock, lambda: 10_000.0)}
-    assert len(take_turns(slow, Budget(runs=50, seconds=20), now=clock)["A"].total_ms) == 5
+    assert len(take_turns(slow, Effort(runs=50, seconds=20), now=clock)["A"].total_ms) == 5
     # three of warm-up for five of measurement at most
     assert clock.now_s == 60.0
     fast = {"A": works(clock, lambda: 1000.0)}
     # 21 rounds: one is under way when 20 s have gone
-    assert len(take_turns(fast, Budget(runs=50, seconds=20), now=clock)["A"].total_ms) == 21
+    assert len(take_turns(fast, Effort(runs=50, seconds=20), now=clock)["A"].total_ms) == 21
+
+
+def test_one_that_fails_takes_no_further_part() -> None:
+    clock, n = Clock(), 0
+
+    def failing() -> float:
+        nonlocal n
+        n += 1
+        if n > 4:
+            raise WorkerError("out of memory")
+        return 1.0
+
+    calls = {"A": works(clock, failing), "B": works(clock, lambda: 1.0)}
+    taken = take_turns(calls, Effort(runs=6, warm_up_runs=1), now=clock)
+    assert (taken["A"].failure, taken["B"].failure) == ("out of memory", None)
+    assert [len(t.total_ms) for t in taken.values()] == [3, 6]
+    assert paired_ratio(taken["A"].total_ms, taken["B"].total_ms)["ratio"] == 1.0
+
+
+def test_an_interruption_loses_no_round() -> None:
+    clock, n = Clock(), 0
+
+    def interrupted() -> float:
+        nonlocal n
+        n += 1
+        if n > 4:
+            raise KeyboardInterrupt
+        return 1.0
+
+    taken: dict[str, Timings] = {}
+    with pytest.raises(KeyboardInterrupt):
+        take_turns({"A": works(clock, interrupted)}, Effort(warm_up_runs=1), timings=taken)
+    assert taken["A"].total_ms == [1.0] * 3
+
+
+def test_no_round_begins_when_time_is_up() -> None:
+    clock = Clock()
+    taken = take_turns(
+        {"A": works(clock, lambda: 1000.0)},
+        Effort(warm_up_runs=1),
+        out_of_time=lambda: clock.now_s >= 3,
+        now=clock,
+    )
+    assert len(taken["A"].total_ms) == 2
 
 
 def test_quantiles_are_numpys() -> None:
@@ -102,7 +147,7 @@ def test_quantiles_are_numpys() -> None:
 
 
 def noisy(seed: int, n: int, *, faster: float = 1.0) -> tuple[list[float], list[float]]:
-    """Two contestants on a machine with drift, bursts that last, and heavy tails."""
+    """Two configurations on a machine with drift, bursts that last, and heavy tails."""
     rng = np.random.default_rng(seed)
     machine = np.ones(2 * n)
     level = 0.0
@@ -119,7 +164,7 @@ def noisy(seed: int, n: int, *, faster: float = 1.0) -> tuple[list[float], list[
     return first, second
 
 
-def test_identical_contestants_are_found_identical() -> None:
+def test_identical_configurations_are_found_identical() -> None:
     """The interval holds 1 in 18 of 20 runs, which true 95 % intervals do with probability 0.92;
     ours are of 50 rounds, and the seeds are fixed."""
     held = 0
@@ -151,7 +196,7 @@ def test_a_difference_of_a_quarter_is_found() -> None:
 
 
 def test_row_of_a_report() -> None:
-    taken = Taken(total_ms=[10.0, 12.0, 14.0], stages_ms={"model": [8.0, 9.0, 10.0]}, warm_up=3)
+    taken = Timings(total_ms=[10.0, 12.0, 14.0], stages_ms={"model": [8.0, 9.0, 10.0]}, warm_up=3)
     row = latency_row(taken, taken, 2.0)
     assert row["real_time_factor"] == pytest.approx(0.006)
     assert row["stages_ms"] == {"model": 9.0}

@@ -14,12 +14,12 @@ import pytest
 import mosrt.backends.ort
 from mosrt.bundle.embedded import find_bundle
 from mosrt.host.cpu import CpuFeatures
-from mosrt_bench.bench.configurations import contestants, open_bundle, providers_here
+from mosrt_bench.bench.configurations import list_configurations, open_bundle, providers_here
 from mosrt_bench.bench.parity import compare_scores, provider_problem, tolerance_mos
-from mosrt_bench.bench.provider_coverage import placement
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.run import run_bench
 from mosrt_bench.errors import BenchError
+from mosrt_bench.worker.mosrt_runner import MosrtRunner
 from tests.conftest import DATA, STANDINS
 from tests.standins.planted_defects import (
     one_weight_off,
@@ -71,13 +71,13 @@ def test_drift_in_another_domain_than_the_default_fails() -> None:
     found[3, 0] += 0.05
     row = compared(found, WANTED)
     assert not row["passed"]
-    assert row["problems"] == ["drifts by 0.05 in domain north, and 0.02 is allowed"]
+    assert row["problems"] == ["drifts by 0.05 in domain north; the limit is 0.02"]
 
 
 def test_swapped_domains_are_told() -> None:
     row = compared(WANTED[:, ::-1], WANTED, "int8-cpu")
     assert row["problems"][-1] == (
-        "domains look swapped: north answers as south, south answers as north"
+        "domains look swapped: north has the scores of south, south has the scores of north"
     )
 
 
@@ -125,23 +125,22 @@ def test_all_providers_are_those_of_this_machine(monkeypatch: pytest.MonkeyPatch
         cpu = CpuFeatures(architecture="x86_64", flags=frozenset(flags))
         monkeypatch.setattr(CpuFeatures, "read", lambda cpu=cpu: cpu)
         assert providers_here() == wanted
-        found = contestants(
-            [open_bundle("nano")], variants=["fp32"], providers=["openvino", openvino], threads=[1]
-        )
-        assert [contestant.provider for contestant in found] == [openvino]
+        request = Request(bundles=("nano",), variants=("fp32",), providers=("openvino", openvino))
+        found = list_configurations([open_bundle("nano")], request)
+        assert [configuration.provider for configuration in found] == [openvino]
 
 
-def test_where_a_contestant_ran() -> None:
+def test_where_a_configuration_ran() -> None:
     assert provider_problem("cpu", "cpu", {"cpu": 9}) == (None, None)
     assert provider_problem("cuda", "cpu", {"cpu": 9}) == (
-        "asked for cuda, and cpu answered", None
+        "asked for cuda, but ran on cpu", None
     )  # fmt: skip
     problem, _ = provider_problem("cuda", "cuda", {"cpu": 9})
     assert problem == "cuda fell back: none of 9 nodes ran on it (9 on cpu)"
     problem, note = provider_problem("cuda", "cuda", {"cuda": 7, "cpu": 2})
-    assert (problem, note) == (None, "2 of 9 nodes of the graph ran elsewhere than on cuda")
+    assert (problem, note) == (None, "2 of 9 nodes of the graph did not run on cuda")
     assert provider_problem("cuda", "cuda", None) == (
-        None, "where cuda runs its nodes was not measured"
+        None, "execution-provider coverage of cuda not known"
     )  # fmt: skip
 
 
@@ -168,7 +167,7 @@ def test_planted_defects_are_caught_and_honest_variants_pass(planted: Path) -> N
     assert rows["fp32-again"]["max_abs"] == rows["fp32"]["max_abs"] == 0
     assert 0 < rows["fp16"]["max_abs"] < 0.02
     assert rows["fp16-off"]["problems"][0].startswith("drifts by ")
-    assert "bvcc answers as p808" in rows["fp16-swapped"]["problems"][-1]
+    assert "bvcc has the scores of p808" in rows["fp16-swapped"]["problems"][-1]
     assert rows["fp32"]["is_reference"]
     assert all(row["against"] == "nano fp32 cpu" for row in rows.values())
     assert {worst["clip"] for worst in rows["fp16-off"]["worst"]} <= {c.name for c in clips}
@@ -181,7 +180,7 @@ def test_a_fallback_without_a_word_is_caught(monkeypatch: pytest.MonkeyPatch) ->
         pytest.skip("this onnxruntime has no AzureExecutionProvider")
     providers = {**mosrt.backends.ort.PROVIDERS, "dml": "AzureExecutionProvider"}
     monkeypatch.setattr("mosrt.backends.ort.PROVIDERS", providers)
-    monkeypatch.setattr("mosrt_bench.bench.provider_coverage.PROVIDERS", providers)
+    monkeypatch.setattr("mosrt_bench.worker.mosrt_runner.PROVIDERS", providers)
     request = Request(bundles=("nano",), providers=("cpu", "dml"), audio=CLIPS[:1], speed=False)
     report, _ = run_bench(request)
     rows = {row["provider"]: row for row in report["parity"]}
@@ -208,12 +207,11 @@ def test_a_provider_that_is_not_here_is_a_row(planted: Path) -> None:
     )
 
 
-def test_every_node_of_every_family_is_placed() -> None:
+def test_the_provider_of_every_node_is_known() -> None:
     for name in ("nano", "nano-uncertainty"):
-        (first, *_) = contestants(
-            [open_bundle(name)], variants=["all"], providers=["cpu"], threads=[1]
-        )
-        nodes = placement(first)
+        runner = MosrtRunner(str(find_bundle(name)), "fp32", "cpu", threads=1)
+        nodes = runner.nodes()
+        runner.close()
         assert nodes is not None
         assert set(nodes) == {"cpu"}
         assert nodes["cpu"] > 10

@@ -1,4 +1,4 @@
-"""The estimator study on a scorer whose spread is known, and on the embedded model."""
+"""The view study on a scorer whose spread is known, and on the embedded model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import mosrt
 from mosrt.crops import PlanRule
 from mosrt.score import Score
 from mosrt.scorer import Scorer
-from mosrt_bench.bench.view_study import estimator_study
+from mosrt_bench.bench.view_study import study_views
 from mosrt_bench.clips import audio_files
 from mosrt_bench.errors import BenchError
 from tests.conftest import DATA
@@ -41,7 +41,7 @@ class Known:
 
 def test_bias_spread_and_advice() -> None:
     scorer = cast(Scorer, Known())
-    study = estimator_study(scorer, CLIPS, seeds=400, max_views=8, wanted=0.1)
+    study = study_views(scorer, CLIPS, seeds=400, max_views=8, wanted=0.1)
     # standard error of a standard deviation over 400 draws: 3.5 %
     assert study["reference"]["sd"] == pytest.approx(SPREAD, rel=0.11)
     assert study["reference"]["target_sd"] == pytest.approx(SPREAD / 20, rel=0.11)
@@ -53,22 +53,22 @@ def test_bias_spread_and_advice() -> None:
     # t(7) * sd / sqrt(8), where sd of n alternating views is 0.1 * sqrt(n / (n - 1))
     assert study["grid"][7]["half_width"] == pytest.approx(2.3646 * 0.1 / math.sqrt(7), rel=1e-3)
     assert study["recommended_views"] == 7
-    study = estimator_study(scorer, CLIPS, seeds=10, max_views=3, wanted=0.01)
+    study = study_views(scorer, CLIPS, seeds=10, max_views=3, wanted=0.01)
     assert study["recommended_views"] is None
 
 
 def test_uncertainty_has_no_views() -> None:
     with (
         mosrt.load("nano-uncertainty", threads=1) as scorer,
-        pytest.raises(BenchError, match="it has no views"),
+        pytest.raises(BenchError, match="has no views"),
     ):
-        estimator_study(scorer, CLIPS, seeds=2, max_views=2, wanted=0.1)
+        study_views(scorer, CLIPS, seeds=2, max_views=2, wanted=0.1)
 
 
-def test_no_clip_to_hear(tmp_path: Any) -> None:
+def test_no_clip_to_score(tmp_path: Any) -> None:
     (tmp_path / "empty.wav").write_bytes(b"")
     with (
         mosrt.load("nano", threads=1, on_bad_audio="nan") as scorer,
         pytest.raises(BenchError, match="no clip of the set can be scored"),
     ):
-        estimator_study(scorer, audio_files([tmp_path]), seeds=2, max_views=2, wanted=0.1)
+        study_views(scorer, audio_files([tmp_path]), seeds=2, max_views=2, wanted=0.1)

@@ -18,7 +18,7 @@ import soundfile
 from click.testing import CliRunner
 
 from mosrt.bundle.embedded import find_bundle
-from mosrt_bench.bench.latency import Budget
+from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request, shown
 from mosrt_bench.bench.run import run_bench
 from mosrt_bench.cli.bench import bench
@@ -47,7 +47,7 @@ def measured(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], 
     request = Request(
         bundles=(str(bundle),), providers=("cpu", "tensorrt"), audio=(folder / "clips",),
         labels=folder / "mos.csv", lengths_s=(1.0,), callers=(1, 2), batches=(1,), starts=1,
-        budget=Budget(runs=5, seconds=0.0, warm_up_runs=1), estimator=True, seeds=3, max_views=2,
+        effort=Effort(runs=5, seconds=0.0, warm_up_runs=1), view_study=True, seeds=3, max_views=2,
         command=f"mosrt bench {HOSTILE}",
     )  # fmt: skip
     return run_bench(request)

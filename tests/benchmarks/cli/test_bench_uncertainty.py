@@ -11,7 +11,7 @@ import pytest
 
 from mosrt.bundle.bundle import Bundle
 from mosrt_bench.bench.configurations import bundle_sha256
-from mosrt_bench.bench.latency import Budget
+from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.run import run_bench
 from mosrt_bench.clips import AudioFile
@@ -48,7 +48,7 @@ def measured(
     request = Request(
         bundles=(str(bundle),), providers=("cpu",), audio=(folder / "clips",),
         labels=folder / "mos.csv", lengths_s=(1.0,), callers=(2,), batches=(4,), starts=1,
-        budget=Budget(runs=5, seconds=0.0, warm_up_runs=1), estimator=True,
+        effort=Effort(runs=5, seconds=0.0, warm_up_runs=1), view_study=True,
     )  # fmt: skip
     return run_bench(request)
 

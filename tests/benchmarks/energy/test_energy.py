@@ -9,11 +9,9 @@ from typing import Any
 
 import pytest
 
-from mosrt_bench.bench.cold_start import device_memory
 from mosrt_bench.energy.energy import GpuEnergy, Rapl, counters, energy
 from mosrt_bench.energy.jetson_rails import PowerRail, rails
-from mosrt_bench.energy.nvml import Nvml
-from mosrt_bench.worker.device import MemoryPeak, UsedBytes
+from mosrt_bench.worker.device import MemoryPeak, Nvml, UsedBytes, device_memory
 
 
 def zone(folder: Path, name: str, microjoules: int) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mosrt_bench.bench.latency import Budget
+from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.run import run_bench
 from mosrt_bench.clips import audio_files
@@ -28,7 +28,7 @@ pytestmark = pytest.mark.skipif(
 def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     request = Request(
         bundles=("nano",), providers=("cpu",), audio=CLIPS, lengths_s=(1.0,), threads=(1, 2),
-        batches=(1,), callers=(1, 2), starts=0, budget=Budget(runs=5, seconds=0.0, warm_up_runs=1),
+        batches=(1,), callers=(1, 2), starts=0, effort=Effort(runs=5, seconds=0.0, warm_up_runs=1),
     )  # fmt: skip
     report, _ = run_bench(request)
     # times and names that sorting must tell apart, and one that must stay text

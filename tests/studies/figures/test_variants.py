@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from mosrt.bundle.embedded import find_bundle
-from mosrt_bench.bench.latency import Budget
+from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.run import run_bench
 from mosrt_studies.figures.variants import bench_section, bench_title
@@ -23,7 +23,7 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     request = Request(
         bundles=(str(bundle),), providers=("cpu", "tensorrt"),
         audio=(DATA / "flite_slt_16k_mono.wav", DATA / "flite_kal_8k_mono.wav"), lengths_s=(1.0,),
-        batches=(1,), callers=(2,), starts=1, budget=Budget(runs=5, seconds=0.0, warm_up_runs=1),
+        batches=(1,), callers=(2,), starts=1, effort=Effort(runs=5, seconds=0.0, warm_up_runs=1),
     )  # fmt: skip
     return run_bench(request)[0]
 

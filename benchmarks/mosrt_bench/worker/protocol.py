@@ -1,0 +1,73 @@
+"""The interface of a loaded configuration, and the messages that pass it to another process.
+
+A message is one line of JSON. The process that measures writes a request to the worker's standard
+input, `{"do": NAME, ...}` with the arguments of the `Runner` method of that name, and reads an
+answer from its standard output: `{"answer": ...}`, or `{"error": TEXT}`. The first request is
+`{"do": "open"}`, whose answer has the runner's `provider` and `facts`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, Literal, Protocol
+
+__all__ = ["ERROR_CHARACTERS", "LoadKind", "Runner"]
+
+ERROR_CHARACTERS: Final = 600
+"""Longest error text of an answer."""
+
+LoadKind = Literal["batch", "callers"]
+"""How several recordings are scored at once: by `score_many`, or by threads that share a model."""
+
+
+class Runner(Protocol):
+    """A loaded configuration: mosrt on an execution provider, or eager torch.
+
+    Clips are audio files. Those that are timed are read before the clock starts.
+
+    Attributes:
+        provider: The execution provider that runs it.
+        facts: Versions, devices and the time that building engines took, JSON-ready.
+    """
+
+    provider: str
+    facts: dict[str, Any]
+
+    def score(self, clip: Path) -> dict[str, Any]:
+        """Scores a clip for every domain.
+
+        Returns:
+            "scores", the MOS by domain or the uncertainty, nan where there is none, and
+            "duration_s", nan for a clip that a guard refuses.
+        """
+        ...
+
+    def time(self, clip: Path) -> dict[str, float]:
+        """Scores a clip for the default domain.
+
+        Returns:
+            Times in ms by stage, and "total", from the file's bytes to the score.
+        """
+        ...
+
+    def run_many(self, clip: Path, kind: LoadKind, count: int, n_clips: int) -> float:
+        """Scores copies of a clip, several at once.
+
+        Args:
+            clip: The clip.
+            kind: How.
+            count: How many at once.
+            n_clips: How many in all.
+
+        Returns:
+            The time that took, in seconds.
+        """
+        ...
+
+    def nodes(self) -> dict[str, int] | None:
+        """Number of graph nodes that each provider runs; None where it is not known."""
+        ...
+
+    def close(self) -> None:
+        """Releases the model."""
+        ...

@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from mosrt.bundle.embedded import find_bundle
 from mosrt_bench.bench.latency import Effort
-from mosrt_bench.bench.request import Request, shown
+from mosrt_bench.bench.request import TORCH, Request, shown
 from mosrt_bench.bench.run import run_bench
 from mosrt_bench.cli.bench import bench
 from mosrt_bench.clips import AudioFile, audio_files
@@ -95,10 +95,10 @@ def test_a_report_does_not_tell_where_things_are(
 
 def test_arguments_are_shown_without_their_place() -> None:
     given = ["nano", "./utmosv2", "/a/b/utmosv2", "--audio", "/a/clips/", "--report=/a/rep",
-             "--peer", "onnx:/a/sig.onnx", "../mos.csv", "--lengths", "1,5"]  # fmt: skip
+             "--peer", "onnx:/a/sig.onnx", "../mos.csv", "--length", "5"]  # fmt: skip
     assert shown(given) == [
         "nano", "./utmosv2", "./utmosv2", "--audio", "./clips", "--report=./rep",
-        "--peer", "onnx:./sig.onnx", "./mos.csv", "--lengths", "1,5",
+        "--peer", "onnx:./sig.onnx", "./mos.csv", "--length", "5",
     ]  # fmt: skip
 
 
@@ -167,7 +167,7 @@ def test_the_page_is_safe_and_alone(measured: tuple[dict[str, Any], list[AudioFi
     assert "Parity failed" in found.text
 
 
-def test_the_estimator_study_is_drawn_and_told(
+def test_the_view_study_is_drawn_and_told(
     measured: tuple[dict[str, Any], list[AudioFile]],
 ) -> None:
     report, clips = measured
@@ -190,7 +190,7 @@ def test_the_estimator_study_is_drawn_and_told(
         assert text in page(advised, [])
 
 
-def test_a_contestant_has_one_colour_in_all_charts(
+def test_a_configuration_has_one_colour_in_all_charts(
     measured: tuple[dict[str, Any], list[AudioFile]],
 ) -> None:
     html = page(*measured)
@@ -198,9 +198,9 @@ def test_a_contestant_has_one_colour_in_all_charts(
     found: dict[str, list[str]] = {}
     for colour, name in legends:
         found.setdefault(name.rsplit(" x", 1)[0], []).append(colour)
-    contestants = [name for name in found if name.startswith("nano fp16-off")]
-    assert contestants
-    for name in contestants:
+    configurations = [name for name in found if name.startswith("nano fp16-off")]
+    assert configurations
+    for name in configurations:
         assert len(found[name]) >= 3  # by length, by throughput, against the reference
         assert len(set(found[name])) == 1
 
@@ -276,7 +276,7 @@ def test_compare_finds_what_changed(measured: tuple[dict[str, Any], list[AudioFi
     assert len([c for c in better if c.verdict == "improvement"]) == len(report["latency"])
 
 
-def test_compare_finds_lost_parity_memory_and_contestants(
+def test_compare_finds_lost_parity_memory_and_configurations(
     measured: tuple[dict[str, Any], list[AudioFile]],
 ) -> None:
     report = steady(measured[0])
@@ -305,45 +305,75 @@ def test_compare_commands_exit_codes(
     assert run(bench, ["compare", str(a), str(b), "--tolerance", "1.5"]).exit_code == 0
     b.write_text("{}")
     result = run(bench, ["compare", str(a), str(b)])
-    assert (result.exit_code, "not a report.json of `mosrt bench`" in result.output) == (1, True)
+    assert (result.exit_code, "not a report.json of `mosrt bench`" in result.output) == (3, True)
 
 
 def test_command_fails_where_parity_does(tmp_path: Path) -> None:
     bundle = with_variants(find_bundle("nano"), tmp_path / "nano", {"fp16-off": one_weight_off})
     clip = str(DATA / "flite_kal_8k_mono.wav")
-    arguments = [str(bundle), "--audio", clip, "--providers", "cpu", "--no-speed"]
-    result = CliRunner().invoke(bench, [*arguments, "--threads", "1"])
+    arguments = ["run", str(bundle), "--audio", clip, "--provider", "cpu", "--no-speed"]
+    folder = tmp_path / "report"
+    result = CliRunner().invoke(
+        bench,
+        [*arguments, "--threads", "1", "--isolate", "--budget", "5m", "--report", str(folder)],
+    )
     assert result.exit_code == 1
     assert "parity fails: nano fp16-off cpu" in result.output
-    result = CliRunner().invoke(bench, [*arguments, "--variants", "fp32"])
+    assert read_report(folder / "report.json")["settings"]["budget_s"] == 300
+    result = CliRunner().invoke(bench, [*arguments, "--variant", "fp32"])
     assert result.exit_code == 0
+
+
+def test_an_interrupted_command_writes_its_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("mosrt_bench.bench.speed.SpeedRun.run", interrupted)
+    clip = str(DATA / "flite_kal_8k_mono.wav")
+    arguments = ["run", "--audio", clip, "--provider", "cpu", "--threads", "1", "--report"]
+    result = CliRunner().invoke(bench, [*arguments, str(tmp_path)])
+    assert result.exit_code == 130
+    report = read_report(tmp_path / "report.json")
+    assert report["parity"][0]["passed"]
+    assert not report["finished"]
+    assert (tmp_path / "report.html").exists()
 
 
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        ([], 2, "nothing to hear: pass --audio"),
-        (["--audio", str(DATA), "--threads", "0"], 2, "not a list of numbers above 0"),
-        (["nowhere", "--audio", str(DATA)], 1, "nowhere: no such bundle"),
-        (["--audio", str(DATA), "--peer", "x.onnx"], 1, "write onnx:FILE"),
-        (["--audio", str(DATA), "--peer", "onnx:x.onnx"], 1, "there is no file x.onnx"),
+        ([], 2, "no recordings: pass --audio"),
+        (["--audio", str(DATA), "--threads", "0"], 2, "0 is not in the range"),
+        (["--audio", str(DATA), "--budget", "8"], 2, "'8' is not a duration"),
+        (["nowhere", "--audio", str(DATA)], 3, "nowhere: no such bundle"),
+        (["--audio", str(DATA), "--peer", "x.onnx"], 3, "write onnx:FILE"),
+        (["--audio", str(DATA), "--peer", "onnx:x.onnx"], 3, "there is no file x.onnx"),
         (["--audio", str(DATA / "golden"), "nano"], 2, "does not exist"),
-        (["nano", "nano", "--audio", str(DATA)], 1, "cannot be told apart"),
-        (["--audio", str(DATA), "--variants", "int4"], 1, "no bundle has the variant int4"),
+        (["nano", "nano", "--audio", str(DATA)], 3, "cannot be told apart"),
+        (["--audio", str(DATA), "--variant", "int4"], 3, "no bundle has the variant int4"),
+        (["--audio", str(DATA), "--torch", "cpu"], 3, "--torch needs --reference"),
     ],
 )
 def test_wrong_usage_is_told(arguments: list[str], code: int, message: str) -> None:
-    result = CliRunner().invoke(bench, arguments)
+    result = CliRunner().invoke(bench, ["run", *arguments])
     assert result.exit_code == code
     assert message in result.output
 
 
 def test_help_of_both_commands() -> None:
     runner = CliRunner()
-    told = runner.invoke(bench, ["--help"], prog_name="mosrt bench").output
-    assert told.startswith("Usage: mosrt bench [OPTIONS] [BUNDLES]")
-    assert "mosrt bench compare before/report.json" in told
+    told = runner.invoke(bench, ["run", "--help"], prog_name="mosrt bench").output
+    assert told.startswith("Usage: mosrt bench run [OPTIONS] [MODEL]...")
+    assert "--provider tensorrt" in told
     assert "--tolerance" in runner.invoke(bench, ["compare", "--help"]).output
+    assert {"run", "compare"} <= set(runner.invoke(bench, ["--help"]).output.split())
+
+
+def test_names_of_torch_are_those_of_the_request() -> None:
+    (option,) = (each for each in bench.commands["run"].params if each.name == "torch_names")
+    assert {"auto", "none", *TORCH} == set(getattr(option.type, "choices", ()))
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -358,10 +388,10 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
             monkeypatch.setattr(modules.get(package, sys.modules["mosrt_bench"]), child, module)
             monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "scipy", None)
-    result = CliRunner().invoke(bench, ["--audio", str(DATA)])
+    result = CliRunner().invoke(bench, ["run", "--audio", str(DATA)])
     assert result.exit_code == 3
     assert "pip install 'mosrt[bench]' (scipy is missing)" in result.output
-    assert CliRunner().invoke(bench, ["--help"]).exit_code == 0
+    assert CliRunner().invoke(bench, ["run", "--help"]).exit_code == 0
 
 
 def test_clips_of_one_name_are_refused(tmp_path: Path) -> None:

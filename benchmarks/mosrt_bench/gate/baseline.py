@@ -17,17 +17,14 @@ from typing import Final
 import numpy as np
 
 import mosrt
-from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import DEFAULT_MODEL
-from mosrt.crops import PlanRule
 from mosrt.errors import MosrtError
 from mosrt.score import Score
-from mosrt.scorer import Scorer
 from mosrt_bench.bench.configurations import bundle_sha256, open_bundle
 from mosrt_bench.clips import AudioFile, audio_files
 from mosrt_bench.output import save
 
-__all__ = ["Baseline", "ClipScore", "GateError", "Maker", "record", "score_set"]
+__all__ = ["Baseline", "ClipScore", "GateError", "Maker", "score_set"]
 
 SCHEMA_VERSION: Final = 1
 _KIND: Final = "mosrt gate baseline"
@@ -209,48 +206,24 @@ def score_set(
     """
     clips = audio_files(audio)
     bundle = open_bundle(model or DEFAULT_MODEL)
-    with mosrt.load(
-        bundle.path,
-        variant=variant,
-        provider=provider,
-        threads=threads,
-    ) as scorer:
-        return record(scorer, bundle, clips, views=views, domain=domain)
-
-
-def record(
-    scorer: Scorer, bundle: Bundle, clips: Sequence[AudioFile], *, views: int, domain: str | None
-) -> Baseline:
-    """Scores clips with a loaded model.
-
-    Args:
-        scorer: The model.
-        bundle: Its verified bundle.
-        clips: The clips.
-        views: Views per clip.
-        domain: Data domain; None for the model's default.
-
-    Raises:
-        GateError: A clip has no score.
-    """
-    uncertain = scorer.manifest.uncertainty is not None
-    plan = PlanRule() if uncertain else PlanRule(views=views)
+    uncertain = bundle.manifest.uncertainty is not None
     scored = {}
-    for clip in clips:
-        score = scorer.score_file(clip.path, domain=domain, plan=plan)
-        if score.n_views == 0:
-            raise GateError(
-                f"{clip.path}: no score ({', '.join(score.flags)}); replace it or leave it out"
-            )
-        scored[clip.name] = _clip_score(clip, score, views)
-    maker = Maker(
-        model=scorer.manifest.name,
-        bundle_sha256=bundle_sha256(bundle),
-        variant=scorer.variant,
-        provider=scorer.provider,
-        domain=UNCERTAINTY if uncertain else domain or scorer.manifest.default_domain,
-        views=0 if uncertain else views,
-    )
+    with mosrt.load(bundle.path, variant=variant, provider=provider, threads=threads) as scorer:
+        for clip in clips:
+            score = scorer.score_file(clip.path, domain=domain, views=None if uncertain else views)
+            if score.n_views == 0:
+                raise GateError(
+                    f"{clip.path}: no score ({', '.join(score.flags)}); replace it or leave it out"
+                )
+            scored[clip.name] = _clip_score(clip, score, views)
+        maker = Maker(
+            model=bundle.manifest.name,
+            bundle_sha256=bundle_sha256(bundle),
+            variant=scorer.variant,
+            provider=scorer.provider,
+            domain=UNCERTAINTY if uncertain else domain or bundle.manifest.default_domain,
+            views=0 if uncertain else views,
+        )
     return Baseline(maker=maker, clips=scored)
 
 

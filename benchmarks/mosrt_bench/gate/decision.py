@@ -25,9 +25,9 @@ from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import scipy.stats
 
+from mosrt._arrays import FloatArray
 from mosrt_bench.stats.bootstrap import SEED, percentile_interval, resample_indices
 from mosrt_bench.stats.multiple_comparisons import holm
 
@@ -35,7 +35,6 @@ from .baseline import Baseline, ClipScore
 
 __all__ = ["ClipDelta", "SetDelta", "Tolerances", "Verdict", "gate"]
 
-FloatArray = npt.NDArray[np.float64]
 
 _RESAMPLES: Final = 4000
 _FEW_CLIPS: Final = 10

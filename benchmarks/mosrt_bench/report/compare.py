@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from mosrt._arrays import FloatArray
 from mosrt_bench.bench.run import SCHEMA_VERSION
 from mosrt_bench.errors import BenchError
 from mosrt_bench.output import table
@@ -28,7 +28,6 @@ from .sections import interval_cell, number
 
 __all__ = ["Delta", "compare_reports", "comparison_table", "listener_deltas", "read_report"]
 
-FloatArray = npt.NDArray[np.float64]
 Report = Mapping[str, Any]
 
 _RESAMPLES: Final = 1000

@@ -8,10 +8,10 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from mosrt._arrays import FloatArray, IntArray
+
 __all__ = ["SEED", "interval_95", "percentile_interval", "resample_indices"]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 SEED: Final = 20_240_924
 _RESAMPLES: Final = 1000

@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
+from mosrt._arrays import FloatArray, IntArray
 from mosrt.errors import MosrtError
 
 from .bootstrap import percentile_interval, resample_indices
@@ -31,8 +32,6 @@ __all__ = [
     "rank_flips",
 ]
 
-FloatArray = npt.NDArray[np.float64]
-IntArray = npt.NDArray[np.int64]
 
 CLOSE_MOS: Final = 0.1
 _MIN_CORRELATED: Final = 3

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-import numpy.typing as npt
+
+from mosrt._arrays import FloatArray
 
 __all__ = ["holm"]
-
-FloatArray = npt.NDArray[np.float64]
 
 
 def holm(p_values: Sequence[float]) -> FloatArray:

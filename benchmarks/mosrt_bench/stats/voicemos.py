@@ -15,15 +15,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from mosrt._arrays import FloatArray
 from mosrt.errors import MosrtError
 
 from .metrics import METRICS, agreement, intervals
 
 __all__ = ["ZOOMS", "LabelError", "Rating", "Slice", "protocol", "read_ratings", "slices"]
 
-FloatArray = npt.NDArray[np.float64]
 
 ZOOMS: Final = (100.0, 50.0, 25.0, 12.0, 6.0)
 _NAMES: Final = tuple(name for name in METRICS if name != "mae")

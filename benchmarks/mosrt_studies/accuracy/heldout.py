@@ -11,8 +11,8 @@ from typing import Final
 
 import click
 import numpy as np
-import numpy.typing as npt
 
+from mosrt._arrays import Float32Array
 from mosrt.audio.sources import AUDIO_SUFFIXES
 from mosrt_export.nano.data.voices import (
     SAMPLE_RATE_HZ,
@@ -38,7 +38,6 @@ __all__ = [
     "utterances",
 ]
 
-Float32Array = npt.NDArray[np.float32]
 
 CLIP_SAMPLES: Final = 80_000
 _LEVEL_DB: Final = -26.0

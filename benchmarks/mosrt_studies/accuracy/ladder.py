@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
+from mosrt._arrays import Float32Array, FloatArray
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save, table
@@ -34,8 +35,6 @@ from .peers import Peers, ScoreClip, models_option, teachers_option
 
 __all__ = ["KINDS", "falling", "overall", "rungs", "score_ladders", "summary"]
 
-Float32Array = npt.NDArray[np.float32]
-FloatArray = npt.NDArray[np.float64]
 
 KINDS: Final[Mapping[str, Degradation]] = {
     **{

@@ -23,10 +23,10 @@ from typing import Any, Final
 
 import click
 import numpy as np
-import numpy.typing as npt
 import scipy.stats
 import soundfile
 
+from mosrt._arrays import FloatArray
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt.errors import MosrtError
 from mosrt_bench.machine import describe
@@ -37,7 +37,6 @@ from .peers import Peers, ScoreClip, models_option, teachers_option
 
 __all__ = ["ListeningTest", "System", "agreement", "by_test", "concordance", "read_systems"]
 
-FloatArray = npt.NDArray[np.float64]
 
 GAP: Final = 0.15
 WIDE_GAP: Final = 0.40

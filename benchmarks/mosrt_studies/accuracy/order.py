@@ -20,6 +20,7 @@ import click
 import numpy as np
 import numpy.typing as npt
 
+from mosrt._arrays import FloatArray
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save, table
@@ -32,7 +33,6 @@ from .peers import Peers, ScoreClip, models_option, teachers_option
 
 __all__ = ["ORDER", "READERS", "RECORDINGS", "difference", "mean", "score_readers", "verdicts"]
 
-FloatArray = npt.NDArray[np.float64]
 
 RECORDINGS: Final = "recordings"
 READERS: Final = ("flite slt", "flite rms", "flite kal16", "flite kal", "espeak-ng en-us")

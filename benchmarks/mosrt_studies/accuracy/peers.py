@@ -14,19 +14,18 @@ from typing import Final, TypeAlias
 
 import click
 import numpy as np
-import numpy.typing as npt
 import soxr
 import threadpoolctl
 import torch
 
 import mosrt
+from mosrt._arrays import Float32Array
 from mosrt.errors import MosrtError
 from mosrt.score import Score
 from mosrt_export.nano.data.teachers import DnsmosP808, DnsmosP835, DnsmosPro
 
 __all__ = ["TEACHERS", "PeerError", "Peers", "ScoreClip", "models_option", "teachers_option"]
 
-Float32Array = npt.NDArray[np.float32]
 ScoreClip: TypeAlias = Callable[[Float32Array, int], Mapping[str, float]]
 """Maps a waveform (samples,) and its rate in Hz to scores by model; higher is better."""
 

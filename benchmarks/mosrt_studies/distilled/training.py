@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn import functional
 
 import mosrt
+from mosrt._arrays import Float32Array
 from mosrt.mel.front_end import MelFrontEnd
 from mosrt_export.nano.data.degradations import DEGRADATIONS
 from mosrt_export.nano.data.voices import SAMPLE_RATE_HZ, recorded, recorded_voices
@@ -41,7 +42,6 @@ __all__ = [
     "train_waveform",
 ]
 
-Float32Array = NDArray[np.float32]
 
 _CLIP_SAMPLES: Final = 4 * SAMPLE_RATE_HZ
 _CLEAN_SHARE: Final = 0.25

@@ -20,11 +20,11 @@ from typing import Any, Final
 import click
 import librosa
 import numpy as np
-import numpy.typing as npt
 import onnxruntime
 import threadpoolctl
 
 import mosrt
+from mosrt._arrays import Float32Array
 from mosrt.bundle.embedded import DEFAULT_MODEL
 from mosrt.cli.command import exit_on_error, model_option, output_option
 from mosrt_bench.machine import describe
@@ -36,7 +36,6 @@ from .timing import interleave, ratio, timing
 
 __all__ = ["P808", "p808_image", "peak_mb", "process_ms"]
 
-Float32Array = npt.NDArray[np.float32]
 
 _RATE_HZ: Final = 16_000
 _CLIP_SAMPLES: Final = 80_000

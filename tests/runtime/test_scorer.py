@@ -40,8 +40,8 @@ def alone(scorer: Scorer, clips: list[Path]) -> list[Score]:
 
 
 @pytest.fixture(scope="module")
-def drawn(scorer: Scorer, clips: list[Path]) -> list[Score]:
-    """The scores of the first four clips by the reference's own crops."""
+def random_plan(scorer: Scorer, clips: list[Path]) -> list[Score]:
+    """The scores of the first four clips with the random crops of the reference."""
     return [scorer.score_file(clip, plan="reference:3") for clip in clips[:4]]
 
 
@@ -132,10 +132,10 @@ def test_integers_equal_floats(scorer: Scorer, speech: Waveform) -> None:
     plan=st.sampled_from(["grid", "reference:3"]),
 )
 def test_batches_and_orders_change_nothing(
-    scorer: Scorer, clips: list[Path], alone: list[Score], drawn: list[Score],
+    scorer: Scorer, clips: list[Path], alone: list[Score], random_plan: list[Score],
     order: list[int], batch_size: int, plan: str,
 ) -> None:  # fmt: skip
-    expected = alone if plan == "grid" else drawn
+    expected = alone if plan == "grid" else random_plan
     scorer.batch_size = batch_size
     many = scorer.score_many([clips[i] for i in order], plan=plan)
     assert all(same(score, expected[i]) for score, i in zip(many, order, strict=True))

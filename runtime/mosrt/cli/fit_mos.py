@@ -56,7 +56,7 @@ def fit_mos(
     """Fit a map from uncertainty to MOS to rated recordings, and store it in a bundle.
 
     RATINGS is a CSV file with columns path and mos; paths are relative to it. Scores of the bundle
-    then have a MOS. It is as good as these recordings resemble yours: the leave-one-out error is
+    then have a MOS. It is reliable for recordings like the rated ones; the leave-one-out error is
     printed and stored with the map. Fitting again replaces the map. A model that comes with mosrt
     is not changed in place: give --output.
 

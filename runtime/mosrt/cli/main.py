@@ -106,7 +106,7 @@ def _broken(name: str, reason: str) -> click.Command:
 )
 @click.version_option(package_name="mosrt", prog_name="mosrt")
 def main() -> None:
-    """Predict how people would rate speech: the same score every time, without torch.
+    """Predict how listeners would rate recordings of speech, without torch.
 
     \b
     Score recordings with the model that comes with mosrt:

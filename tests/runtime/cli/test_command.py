@@ -85,13 +85,13 @@ def test_extras_are_those_of_the_package() -> None:
 
 def test_options() -> None:
     @click.command(epilog=exit_statuses("it is worse"))
-    @model_option("What to judge")
+    @model_option("What to score")
     @output_option("Where to write.", required=True)
     def command(model: str | None, output: Path) -> None:
         click.echo(f"{model} {output!r}")
 
     help_text = " ".join(CliRunner().invoke(command, ["--help"]).stdout.split())
-    assert "What to judge: the name of one that comes with mosrt" in help_text
+    assert "What to score: the name of one that comes with mosrt" in help_text
     assert "1 it is worse, 2 wrong usage" in help_text
     given = CliRunner().invoke(command, ["-m", "x", "-o", "y"], env={"MOSRT_MODEL": "z"})
     assert given.stdout == f"x {Path('y')!r}\n"

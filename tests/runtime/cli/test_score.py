@@ -237,10 +237,10 @@ def test_info_of_embedded_models(nano: Path) -> None:
     facts = json.loads(run("info", "--format", "json").stdout)
     assert facts["model_card"] == (nano / "model-card.md").read_text()
     assert facts["grid"]["view_every_s"] == 5.0
-    card = "# nano\n\nHears speech\nof any kind. And more.\n\nNot music.\n"
+    card = "# nano\n\nScores speech\nof any kind. And more.\n\nNot music.\n"
     (nano / "model-card.md").write_text(card)
     listed = run("info", "--list")
-    assert listed.stdout == "nano  fusion, 0.0 MB; Hears speech of any kind\n"
+    assert listed.stdout == "nano  fusion, 0.0 MB; Scores speech of any kind\n"
     rows = json.loads(run("info", "--list", "--format", "json").stdout)
     assert list(rows) == ["nano"]
     assert rows["nano"]["bytes"] == (nano / "model.fold0.fp32.onnx").stat().st_size

@@ -77,6 +77,7 @@ def test_fit_mos(tiny: Path, tiny_wav2vec: Path, tmp_path: Path) -> None:
         for i in range(9):
             score = scorer.score_file(tmp_path / f"{i}.wav")
             assert score.mos == pytest.approx(4.5 - 0.4 * order[i])
+            assert score.domains == {score.domain: score.mos}
         stored = scorer.manifest.uncertainty
     assert stored is not None
     assert stored.mos_map is not None

@@ -41,7 +41,7 @@ def test_dropout_keeps_what_it_says(probability: float) -> None:
     keep = SeededSampler(0, 0).keep(probability, (50, 100, 20))
     assert keep.dtype == np.float32
     share = np.count_nonzero(keep == 0) / keep.size
-    # Four standard deviations of a share of 100 000 draws.
+    # Four standard deviations of a share of 100 000 samples.
     assert abs(share - probability) <= 4 * math.sqrt(probability * (1 - probability) / keep.size)
     if probability < 1:
         np.testing.assert_allclose(keep[keep > 0], 1 / (1 - probability), rtol=1e-6)

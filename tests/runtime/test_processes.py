@@ -1,11 +1,14 @@
-"""Pickled scores and scorers: other processes score the same bits, or say why they cannot."""
+"""Pickled and forked scorers: other processes score the same bits, or say why they cannot."""
 
 from __future__ import annotations
 
 import functools
 import multiprocessing
+import os
 import pickle
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,31 @@ def test_spawned_processes_score_the_same_bits(model: str, tiny: Path, clips: li
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             found = pool.map(functools.partial(load_and_score, scorer), clips[:2])
     assert found == expected
+
+
+FORK_SCRIPT = """
+import multiprocessing, sys
+import mosrt
+
+def measured(_):
+    score = scorer.score_file(sys.argv[2])
+    return score.views, list(score.measures.items())
+
+scorer = mosrt.load(sys.argv[1], threads=2)
+expected = measured(None)
+with multiprocessing.get_context("fork").Pool(2) as pool:
+    assert pool.map(measured, range(6)) == [expected] * 6
+assert measured(None) == expected
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("model", ["nano", "nano-uncertainty"])
+def test_forked_processes_score_the_same_bits(model: str, clips: list[Path]) -> None:
+    """Although the threads of the engine and of the front end stay in the parent."""
+    # Python 3.12 and later warn of forks of a process that has threads.
+    command = [sys.executable, "-W", "ignore", "-c", FORK_SCRIPT, model, str(clips[0])]
+    subprocess.run(command, check=True, timeout=120)
 
 
 def test_options_are_kept(tiny: Path) -> None:

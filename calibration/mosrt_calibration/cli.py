@@ -153,7 +153,7 @@ def quantize(**options: Any) -> None:
     """  # noqa: D301 - click reads the backspace
     request = _Request(**options)
     try:
-        _calibrate(request)
+        _quantize(request)
     except ImportError as exc:
         if (exc.name or "").split(".")[0] in _LIBRARIES:
             raise click.ClickException(
@@ -183,16 +183,16 @@ class _Request:
     threads: int | None
 
 
-def _calibrate(request: _Request) -> None:
+def _quantize(request: _Request) -> None:
     from mosrt.errors import MosrtError  # noqa: PLC0415 - numpy and onnxruntime
 
-    from .quantize import BudgetError, calibrate_bundle  # noqa: PLC0415 - onnx
+    from .quantize import BudgetError, quantize_bundle  # noqa: PLC0415 - onnx
     from .report import summary  # noqa: PLC0415
 
     try:
         bundle, out = _places(request)
         options = _options(request)
-        result = calibrate_bundle(bundle, request.audio, out, options, progress=_bar, each=_looking)
+        result = quantize_bundle(bundle, request.audio, out, options, progress=_bar, each=_looking)
     except BudgetError as exc:
         click.echo(summary(exc.result), err=True)
         _report(request, exc.result, options)

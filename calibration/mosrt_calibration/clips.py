@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -10,15 +11,14 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AUDIO_SUFFIXES, FileSource
 from mosrt.errors import AudioError, MosrtError
 from mosrt.host.files import sha256_of
 
-from .clip_features import Traits, traits
-
-__all__ = ["Choice", "Clip", "ClipsError", "choose", "list_sha256"]
+__all__ = ["Choice", "Clip", "ClipFeatures", "ClipsError", "choose", "clip_features", "list_sha256"]
 
 _MAX_CANDIDATES: Final = 512
 _MIN_EVALUATION: Final = 8
@@ -36,13 +36,13 @@ class Clip:
         name: Path below the directory, POSIX.
         path: The file.
         sha256: Of the file, in hex.
-        traits: What it is like.
+        clip_features: What it is like.
     """
 
     name: str
     path: Path
     sha256: str
-    traits: Traits
+    clip_features: ClipFeatures
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest's entry."""
@@ -84,7 +84,7 @@ def choose(
     seed: int = 0,
     each: Callable[[Sequence[Path]], Iterable[Path]] = iter,
 ) -> Choice:
-    """Chooses clips so that every kind of recording in a directory is heard.
+    """Chooses clips so that every kind of recording in a directory is scored.
 
     Each trait splits the recordings at its median: short and long, quiet and loud, dark and
     bright, noisy and clean, narrow and wide, 32 kinds in all. One clip of each kind is taken, then
@@ -141,13 +141,13 @@ def _heard(path: Path, directory: Path, sample_rate_hz: int) -> Clip | None:
         name=path.relative_to(directory).as_posix(),
         path=path,
         sha256=sha256_of(path),
-        traits=traits(samples[0], sample_rate_hz),
+        clip_features=clip_features(samples[0], sample_rate_hz),
     )
 
 
 def _spread(clips: list[Clip], seed: int) -> list[Clip]:
     """All clips, one of each kind in turn."""
-    values = np.array([clip.traits.values() for clip in clips])
+    values = np.array([clip.clip_features.values() for clip in clips])
     above = values > np.median(values, axis=0)
     kinds: dict[tuple[bool, ...], list[Clip]] = {}
     for i in sorted(range(len(clips)), key=lambda i: _hash(seed, clips[i].sha256)):
@@ -161,3 +161,64 @@ def _spread(clips: list[Clip], seed: int) -> list[Clip]:
 
 def _hash(seed: int, text: str) -> str:
     return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
+
+
+_FRAME: Final = 512
+_FLOOR: Final = 1e-10
+_HEARD_DB: Final = 60.0
+_LONGEST_S: Final = 60
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClipFeatures:
+    """What a clip is like.
+
+    Attributes:
+        duration_s: Length in seconds.
+        loudness_db: Level of the louder half of its frames, dB re full scale.
+        tilt_db: Level below 1 kHz over that above, in dB.
+        snr_db: Loud frames (95th percentile) over quiet ones (10th), in dB: low in noise and
+            reverberation.
+        bandwidth_hz: Highest frequency less than 60 dB below the strongest: low after codecs and
+            telephones.
+    """
+
+    duration_s: float
+    loudness_db: float
+    tilt_db: float
+    snr_db: float
+    bandwidth_hz: float
+
+    def values(self) -> tuple[float, ...]:
+        """The figures in the order of the fields."""
+        return dataclasses.astuple(self)
+
+
+def clip_features(samples: NDArray[np.float32], sample_rate_hz: int) -> ClipFeatures:
+    """Measures a clip.
+
+    Args:
+        samples: (samples,) float32 at full scale 1; of a long one the first minute is scored.
+        sample_rate_hz: Their rate.
+    """
+    scored = samples[: _LONGEST_S * sample_rate_hz]
+    padded = np.pad(scored, (0, -len(scored) % _FRAME))
+    frames = padded.reshape(-1, _FRAME).astype(np.float64)
+    levels_db = _db(np.mean(np.square(frames), axis=1))
+    loud = frames[levels_db >= np.median(levels_db)]
+    power = np.mean(np.abs(np.fft.rfft(loud * np.hanning(_FRAME), axis=1)) ** 2, axis=0)
+    frequencies_hz = np.fft.rfftfreq(_FRAME, 1 / sample_rate_hz)
+    low = frequencies_hz < 1000.0
+    quiet_db, loud_db = np.percentile(levels_db, (10, 95))
+    spectrum_db = _db(power)
+    return ClipFeatures(
+        duration_s=len(samples) / sample_rate_hz,
+        loudness_db=float(_db(np.mean(np.square(loud)))),
+        tilt_db=float(_db(power[low].sum()) - _db(power[~low].sum())),
+        snr_db=float(loud_db - quiet_db),
+        bandwidth_hz=float(frequencies_hz[spectrum_db > spectrum_db.max() - _HEARD_DB].max()),
+    )
+
+
+def _db(power: NDArray[np.float64] | np.floating[Any]) -> NDArray[np.float64]:
+    return 10.0 * np.log10(np.asarray(power) + _FLOOR)

@@ -16,20 +16,19 @@ from mosrt.errors import BundleError, MosrtError
 from mosrt.host.cpu import CpuFeatures
 
 from .clips import Choice, Clip, choose, list_sha256
-from .passes.offsets import with_offsets
-from .publish import card_with_variants
+from .passes.bias_correction import with_offsets
 from .ranges.collector import default_cache
 from .ranges.ranges import METHODS
-from .scoring import Progress, Subject
+from .report import card_with_variants
+from .scoring import ModelUnderTest, Progress
 from .search.batch_invariance import fixed_batch
 from .search.drift import Budget
-from .search.evaluate import Bench, Measurement, written
+from .search.evaluate import Evaluator, Measurement, written
 from .search.methods import Comparison, compare
 from .search.mixed_precision import Outcome, Point, search
-from .search.network import Network
-from .search.recipe import Recipe
+from .search.network import Network, Recipe
 
-__all__ = ["VARIANTS", "BudgetError", "Made", "Options", "Result", "calibrate_bundle"]
+__all__ = ["VARIANTS", "BudgetError", "Made", "Options", "Result", "quantize_bundle"]
 
 VARIANTS: Final = ("fp16", "int8-cpu", "int8-trt")
 _LIBRARIES: Final = ("mosrt", "onnx", "onnxruntime")
@@ -117,7 +116,7 @@ class BudgetError(MosrtError):
         self.result = result
 
 
-def calibrate_bundle(
+def quantize_bundle(
     bundle: Path, audio: Path, out: Path, options: Options, progress: Progress, each: Any = iter
 ) -> Result:
     """Adds variants to a bundle, or to a copy of it.
@@ -134,7 +133,7 @@ def calibrate_bundle(
         BundleError: The bundle cannot be calibrated.
         BudgetError: A variant cannot hold the budget; nothing was written.
         ClipsError: There are too few recordings.
-        IndependenceError: A variant does not repeat itself; nothing was written.
+        BatchInvarianceError: A variant does not repeat itself; nothing was written.
         NonFiniteError: The float32 model gives values that are not finite.
         OutputError: `out` must not or cannot be written.
     """
@@ -153,8 +152,10 @@ def calibrate_bundle(
             seed=options.seed,
             each=each,
         )
-        subject = Subject(directory=directory, manifest=opened.manifest, threads=options.threads)
-        job = _Job(subject, choice, options, progress)
+        tested = ModelUnderTest(
+            directory=directory, manifest=opened.manifest, threads=options.threads
+        )
+        job = _Job(tested, choice, options, progress)
         made, variants = [], dict(opened.manifest.variants)
         for name in options.variants:
             one, models, calibration = job.make(name)
@@ -164,7 +165,7 @@ def calibrate_bundle(
         result = Result(
             choice=choice,
             made=tuple(made),
-            fp32_bytes=sum(file.bytes for file in subject.reference.files),
+            fp32_bytes=sum(file.bytes for file in tested.reference.files),
         )
         failed = [one for one in made if not one.within_budget]
         if failed:
@@ -204,25 +205,25 @@ def _remove_orphans(directory: Path, opened: Bundle, variants: dict[str, Variant
 
 
 class _Job:
-    """The making of variants of one subject."""
+    """The making of variants of one model under test."""
 
     def __init__(
-        self, subject: Subject, choice: Choice, options: Options, progress: Progress
+        self, tested: ModelUnderTest, choice: Choice, options: Options, progress: Progress
     ) -> None:
-        self._subject = subject
+        self._tested = tested
         self._choice = choice
         self._options = options
-        self._bench = Bench(subject, progress)
+        self._evaluator = Evaluator(tested, progress)
         found = [
             Network(
-                subject,
+                tested,
                 member,
                 choice.calibration,
                 histograms=any(method != "min-max" for method in options.methods),
                 cache=options.cache,
                 progress=progress,
             )
-            for member in subject.reference.members
+            for member in tested.reference.members
         ]
         self._networks = [network for network in found if network.has_weights]
         if not self._networks:
@@ -235,14 +236,14 @@ class _Job:
         clips = self._choice.evaluation
         if name == "fp16":
             models = {network.member.name: network.half() for network in self._networks}
-            measured = self._bench.measure(
+            measured = self._evaluator.measure(
                 models, clips, name, kind=_FLOAT16, views=self._options.views
             )
             holds = self._options.budget.holds(measured.drift)
             return Made(name=name, measured=measured, within_budget=holds), models, None
         symmetric = name == "int8-trt"
         comparison = compare(
-            self._bench,
+            self._evaluator,
             self._networks,
             self._screening,
             methods=self._options.methods,
@@ -251,7 +252,7 @@ class _Job:
         )
         recipe = comparison.winner
         outcome = search(
-            self._bench,
+            self._evaluator,
             self._networks,
             recipe,
             screening=self._screening,
@@ -263,7 +264,7 @@ class _Job:
         )
         point = outcome.chosen or min(outcome.points, key=lambda p: p.measured.drift.mean_abs)
         models = {
-            network.member.name: network.integer(recipe, point.left_float, symmetric=symmetric)
+            network.member.name: network.integer(recipe, point.kept_fp32, symmetric=symmetric)
             for network in self._networks
         }
         if any(point.measured.offsets):
@@ -283,7 +284,7 @@ class _Job:
     @property
     def _screening(self) -> tuple[Clip, ...]:
         """Calibration clips that ways and blocks are compared on: fewer if every one is costly."""
-        n_bytes = sum(file.bytes for file in self._subject.reference.files)
+        n_bytes = sum(file.bytes for file in self._tested.reference.files)
         n_clips = _SCREENING_CLIPS_LARGE if n_bytes > _LARGE_BYTES else _SCREENING_CLIPS
         return self._choice.calibration[:n_clips]
 
@@ -294,8 +295,8 @@ class _Job:
         kind = _FLOAT16
         if made.comparison is not None:
             kind = made.comparison.winner.kind(symmetric=made.name == "int8-trt")
-        variant = written(self._subject, models, self._subject.directory, made.name, kind)
-        batch = fixed_batch(self._subject, variant, self._choice.evaluation)
+        variant = written(self._tested, models, self._tested.directory, made.name, kind)
+        batch = fixed_batch(self._tested, variant, self._choice.evaluation)
         measured = made.measured
         cpu = CpuFeatures.read()
         folders = {name: one.to_dict() for name, one in measured.by_folder.items()}
@@ -317,7 +318,7 @@ class _Job:
         clips = self._choice.calibration
         return {
             **recipe.to_dict(),
-            "float_blocks": list(point.left_float),
+            "float_blocks": list(point.kept_fp32),
             "offsets": [float(f"{offset:.3g}") for offset in point.measured.offsets],
             "seed": self._choice.seed,
             "clips": [clip.to_dict() for clip in clips],

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
+import re
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
+
+from mosrt.bundle.manifest import Manifest, Variant
 
 from .clips import list_sha256
-from .quantize import Made, Result
 from .search.drift import HEADINGS, Budget
 
-__all__ = ["summary", "write_report"]
+if TYPE_CHECKING:
+    from .quantize import Made, Result
+
+__all__ = ["card_with_variants", "summary", "write_report"]
 
 _JSON: Final = "report.json"
 _TEXT: Final = "report.txt"
@@ -82,7 +88,7 @@ def _variant(made: Made) -> dict[str, Any]:
         ]
         found["trade_off"] = [point.to_dict() for point in made.outcome.points]
         chosen = made.outcome.chosen
-        found["left_float"] = None if chosen is None else list(chosen.left_float)
+        found["left_float"] = None if chosen is None else list(chosen.kept_fp32)
     return found
 
 
@@ -127,3 +133,35 @@ def _draw(path: Path, curves: list[Made], fp32_bytes: int, budget: Budget) -> No
     by_speed.set_ylabel("mean drift of the score")
     by_speed.set_title("figures: how much of the work is in float", fontsize=9)
     figure.savefig(path, dpi=120)
+
+
+_HEADING: Final = "## Variants"
+
+
+def card_with_variants(text: str, manifest: Manifest) -> str:
+    """The text of a model card with its section on variants written anew."""
+    section = [
+        _HEADING,
+        "",
+        "Difference from the scores of fp32, measured by mosrt "
+        f"{importlib.metadata.version('mosrt')}:",
+        "",
+        "| variant | arithmetic | MB | mean | 95 % within | largest | rank correlation | clips |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, variant in manifest.variants.items():
+        if variant.kind is not None:
+            section.append(_row(name, variant))
+    if manifest.uncertainty is not None:
+        section += ["", "Differences are relative to the mean uncertainty."]
+    body = re.sub(rf"\n*^{_HEADING}\n.*?(?=^## |\Z)", "\n\n", text, flags=re.DOTALL | re.MULTILINE)
+    return "\n".join([body.rstrip("\n"), "", *section, ""])
+
+
+def _row(name: str, variant: Variant) -> str:
+    drift = variant.drift
+    unit, suffix = ("mos", "abs") if "mos_mean_abs" in drift else ("uncertainty", "rel")
+    figures = [drift.get(f"{unit}_{figure}_{suffix}") for figure in ("mean", "p95", "max")]
+    size = sum(file.bytes for file in variant.files) / 1e6
+    cells = [name, variant.kind, f"{size:.2f}", *figures, drift.get("srcc"), drift.get("n_clips")]
+    return f"| {' | '.join(str(cell) for cell in cells)} |"

@@ -1,4 +1,4 @@
-"""Subject: the model under calibration, scored through the runtime with graphs swapped."""
+"""ModelUnderTest: the model under calibration, scored through the runtime with graphs swapped."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mosrt.uncertainty.scorer import UncertaintyScorer
 
 from .clips import Clip
 
-__all__ = ["Progress", "Scored", "Subject"]
+__all__ = ["ModelUnderTest", "Progress", "Scored"]
 
 Progress = Callable[[Sequence[Clip], str], Any]
 """Makes a context manager that gives the clips one by one: a progress bar with a label."""
@@ -45,7 +45,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Subject:
+class ModelUnderTest:
     """The model under calibration.
 
     Attributes:
@@ -88,13 +88,13 @@ class Subject:
             return self._uncertainty_scorer(stages)
         return self._fusion_scorer(self._backend(variant))
 
-    def tapped(self, member: Member, tap: Backend) -> Scorer:
-        """A float32 scorer in which one network is run by `tap`, the others as usual.
+    def probed(self, member: Member, probe: Backend) -> Scorer:
+        """A float32 scorer in which one network is run by `probe`, the others as usual.
 
         Of an ensemble the scorer has that network alone.
         """
         if self.manifest.uncertainty is None:
-            return self._fusion_scorer(tap)
+            return self._fusion_scorer(probe)
         stages: dict[str, Backend] = dict(
             load_stages(
                 self.manifest,
@@ -107,7 +107,7 @@ class Subject:
                 threads=self.threads,
             )
         )
-        stages[member.name] = tap
+        stages[member.name] = probe
         return self._uncertainty_scorer(stages)
 
     def score(
@@ -144,7 +144,7 @@ class Subject:
                 model_ms.append(score.timings_ms["model"])
         return Scored(values=np.array(values, np.float64), model_ms=np.array(model_ms))
 
-    def hear(self, scorer: Scorer, clip: Clip) -> None:
+    def score_clip(self, scorer: Scorer, clip: Clip) -> None:
         """Runs one clip through a scorer: one view of it if the model looks at views."""
         if self.manifest.uncertainty is not None:
             scorer.score_file(clip.path)

@@ -10,7 +10,7 @@ import soundfile
 
 from mosrt.bundle.bundle import Bundle
 from mosrt_calibration.clips import Choice, Clip, choose
-from mosrt_calibration.scoring import Subject
+from mosrt_calibration.scoring import ModelUnderTest
 from tests.standins.quantizable import (
     RATE_HZ,
     convolutional,
@@ -53,15 +53,15 @@ def choice(recordings: Path) -> Choice:
     return choose(recordings, sample_rate_hz=RATE_HZ, n_calibration=8, n_evaluation=16)
 
 
-def subject_of(directory: Path) -> Subject:
-    return Subject(directory=directory, manifest=Bundle.open(directory).manifest, threads=1)
+def model_of(directory: Path) -> ModelUnderTest:
+    return ModelUnderTest(directory=directory, manifest=Bundle.open(directory).manifest, threads=1)
 
 
 @pytest.fixture
-def conv_subject(tmp_path: Path) -> Subject:
-    return subject_of(write_bundle(tmp_path / "conv", convolutional()))
+def conv_model(tmp_path: Path) -> ModelUnderTest:
+    return model_of(write_bundle(tmp_path / "conv", convolutional()))
 
 
 @pytest.fixture
-def transformer_subject(tmp_path: Path) -> Subject:
-    return subject_of(write_bundle(tmp_path / "transformer", transformer()))
+def transformer_model(tmp_path: Path) -> ModelUnderTest:
+    return model_of(write_bundle(tmp_path / "transformer", transformer()))

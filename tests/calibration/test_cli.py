@@ -20,7 +20,7 @@ from mosrt.errors import BundleError
 from mosrt.host.cpu import CpuFeatures
 from mosrt_calibration import quantize as calibrator
 from mosrt_calibration.cli import quantize
-from mosrt_calibration.publish import card_with_variants
+from mosrt_calibration.report import card_with_variants
 from tests.conftest import STANDINS
 from tests.standins.quantizable import convolutional, transformer, write_bundle
 

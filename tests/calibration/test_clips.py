@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mosrt_calibration.clip_features import traits
-from mosrt_calibration.clips import ClipsError, choose, list_sha256
+from mosrt_calibration.clips import ClipsError, choose, clip_features, list_sha256
 from tests.standins.quantizable import RATE_HZ
 
 
@@ -42,7 +41,7 @@ def test_with_too_few_clips_left_evaluation_says_that_it_is_not_held_out(recordi
 
 def test_every_kind_of_recording_comes_once_before_any_comes_twice(recordings: Path) -> None:
     everything = choose(recordings, sample_rate_hz=RATE_HZ, n_calibration=40).calibration
-    values = np.array([clip.traits.values() for clip in everything])
+    values = np.array([clip.clip_features.values() for clip in everything])
     above = values > np.median(values, axis=0)
     kinds = [tuple(row) for row in above.tolist()]
     n_kinds = len(set(kinds))
@@ -81,14 +80,14 @@ def test_traits_follow_what_they_are_named_after() -> None:
     syllables = (np.sin(2 * np.pi * 3 * time) > 0).astype(np.float64)
     speech = 0.1 * syllables * (rng.standard_normal(len(time)))
     noise = 0.01 * rng.standard_normal(len(time))
-    clean = traits(speech.astype(np.float32), RATE_HZ)
+    clean = clip_features(speech.astype(np.float32), RATE_HZ)
     assert clean.duration_s == 2.0
     # white noise at 0.1: -20 dB
     assert clean.loudness_db == pytest.approx(-20.0, abs=0.5)
-    assert traits((0.1 * speech).astype(np.float32), RATE_HZ).loudness_db == pytest.approx(
+    assert clip_features((0.1 * speech).astype(np.float32), RATE_HZ).loudness_db == pytest.approx(
         clean.loudness_db - 20.0, abs=0.1
     )
-    noisy = traits((speech + noise).astype(np.float32), RATE_HZ)
+    noisy = clip_features((speech + noise).astype(np.float32), RATE_HZ)
     assert noisy.snr_db == pytest.approx(20.0, abs=1.5)  # 0.1 against 0.01
     assert clean.snr_db > 60
     # white: an eighth of the power lies below 1 kHz of 8 kHz
@@ -96,6 +95,6 @@ def test_traits_follow_what_they_are_named_after() -> None:
     assert clean.bandwidth_hz == 8000.0
     spectrum = np.fft.rfft(speech)
     spectrum[np.fft.rfftfreq(len(speech), 1 / RATE_HZ) > 3400] = 0
-    dull = traits(np.fft.irfft(spectrum, len(speech)).astype(np.float32), RATE_HZ)
+    dull = clip_features(np.fft.irfft(spectrum, len(speech)).astype(np.float32), RATE_HZ)
     # the window lets some 60 dB through, a few bins of 31 Hz away
     assert dull.bandwidth_hz == pytest.approx(3400, abs=200)

@@ -9,8 +9,8 @@ import pytest
 from onnx import TensorProto
 
 from mosrt.bundle.embedded import find_bundle
-from mosrt_calibration.passes.fp16 import to_half
-from mosrt_calibration.passes.graph import Topology, fetched, read_graph
+from mosrt_calibration.graph import Topology, fetched, read_graph
+from mosrt_calibration.passes.fp16 import to_fp16
 from mosrt_calibration.passes.qdq import qdq_u8s8
 from mosrt_calibration.passes.targets import Targets, front_end
 
@@ -47,7 +47,7 @@ def test_the_targets_are_those_of_the_network_alone(model: Any) -> None:
 
 
 def test_half_leaves_it_alone(model: Any) -> None:
-    half = to_half(model)
+    half = to_fp16(model)
     assert constants(half) == constants(model)
     nodes = {node.name: node for node in half.graph.node}
     made = {name: node.name for node in half.graph.node for name in node.output}

@@ -8,8 +8,8 @@ import pytest
 import mosrt
 from mosrt.backends.trt_module import find_tensorrt
 from mosrt.bundle.bundle import Bundle
-from mosrt_calibration.passes.fp16 import to_half
-from mosrt_calibration.passes.graph import read_graph, write_graph
+from mosrt_calibration.graph import read_graph, write_graph
+from mosrt_calibration.passes.fp16 import to_fp16
 from mosrt_export.trt.builder import BuildSettings, build_engine
 from mosrt_export.trt.shapes import profile_of, size_ranges
 from mosrt_export.utmosv2.config import ModelConfig
@@ -92,7 +92,7 @@ def test_tensorrt_builds_it(taking_audio: Path, tmp_path: Path) -> None:
     """From audio to MOS in FP16, the front end in FP32, at full size."""
     pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
     manifest = Bundle.open(taking_audio).manifest
-    half = to_half(read_graph(taking_audio / "model.fold0.fp32.onnx"))
+    half = to_fp16(read_graph(taking_audio / "model.fold0.fp32.onnx"))
     graph, weights = write_graph(half, tmp_path / "half.onnx")
     assert weights is not None
     engine = build_engine(

@@ -145,8 +145,8 @@ def transformer(width: int = 16, outlier: float = 1.0) -> onnx.ModelProto:
     frames = net.node("net.frames/Conv", [wave, kernel], strides=[200])
     x = net.node("net/Transpose", [frames], perm=[0, 2, 1])
     layer = "net.layers.0"
-    heard = net.norm(f"{layer}.norm", x, width)  # read by query, key and value only
-    query, key, value = (net.matmul(f"{layer}.{n}", heard, width, width) for n in "qkv")
+    scored = net.norm(f"{layer}.norm", x, width)  # read by query, key and value only
+    query, key, value = (net.matmul(f"{layer}.{n}", scored, width, width) for n in "qkv")
     turned = net.node(f"{layer}/Transpose", [key], perm=[0, 2, 1])
     logits = net.node(f"{layer}.logits/MatMul", [query, turned])
     weights = net.node(f"{layer}/Softmax", [logits], axis=-1)

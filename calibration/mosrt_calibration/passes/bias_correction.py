@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from onnx import helper, numpy_helper
 
+from mosrt_calibration.graph import Topology, rebuilt, replace_value
 from mosrt_calibration.ranges.histograms import Channels
 
-from .graph import Topology, replace_value
 from .qparams import largest_weight
 
-__all__ = ["correct_biases", "rounded_weights"]
+__all__ = ["correct_biases", "rounded_weights", "with_offsets"]
 
 
 def correct_biases(
@@ -78,3 +79,28 @@ def _shift(
     grouped = per_input.reshape(groups, n_out // groups, n_in)
     shift: NDArray[np.float64] = np.einsum("goi,gi->go", grouped, mean.reshape(groups, n_in))
     return shift.ravel()
+
+
+_OUTPUT = "mos"
+
+
+def with_offsets(model: Any, offsets: Sequence[float]) -> Any:
+    """A graph whose output "mos" (batch, domains) is larger by an offset for each domain.
+
+    Args:
+        model: onnx.ModelProto; left as it is.
+        offsets: In MOS.
+    """
+    before = f"{_OUTPUT}_before_offsets"
+    nodes = []
+    for node in model.graph.node:
+        made = type(node)()
+        made.CopyFrom(node)
+        for names in (made.input, made.output):
+            for i, name in enumerate(names):
+                if name == _OUTPUT:
+                    names[i] = before
+        nodes.append(made)
+    constant = numpy_helper.from_array(np.array(offsets, np.float32), f"{_OUTPUT}_offsets")
+    nodes.append(helper.make_node("Add", [before, constant.name], [_OUTPUT], "head/Offsets"))
+    return rebuilt(model, nodes, [*model.graph.initializer, constant])

@@ -16,7 +16,7 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
-from .graph import Topology, replace_value
+from mosrt_calibration.graph import Topology, replace_value
 
 __all__ = ["equalise"]
 
@@ -95,9 +95,9 @@ def _plain(node: Any) -> bool:
 def _scale(topology: Topology, pair: _Pair) -> None:
     first, second = (_by_output(topology, node) for node in (pair.first, pair.second))
     made = np.abs(first).reshape(len(first), -1).max(axis=1)
-    heard = np.abs(np.swapaxes(second, 0, 1)).reshape(second.shape[1], -1).max(axis=1)
-    live = (made > _TINY) & (heard > _TINY)
-    scale = np.where(live, np.sqrt(np.maximum(made, _TINY) / np.maximum(heard, _TINY)), 1.0)
+    scored = np.abs(np.swapaxes(second, 0, 1)).reshape(second.shape[1], -1).max(axis=1)
+    live = (made > _TINY) & (scored > _TINY)
+    scale = np.where(live, np.sqrt(np.maximum(made, _TINY) / np.maximum(scored, _TINY)), 1.0)
     _store(topology, pair.first, first / scale.reshape(-1, *[1] * (first.ndim - 1)))
     _store(topology, pair.second, second * scale.reshape(1, -1, *[1] * (second.ndim - 2)))
     if len(pair.first.input) > 2 and pair.first.input[2]:

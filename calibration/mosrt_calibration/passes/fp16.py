@@ -7,10 +7,11 @@ from typing import Any, Final
 import onnx
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from .graph import Topology, fetched
+from mosrt_calibration.graph import Topology, fetched
+
 from .targets import front_end, heads
 
-__all__ = ["to_half"]
+__all__ = ["to_fp16"]
 
 _NORMS: Final = frozenset(
     {
@@ -35,7 +36,7 @@ _NORMS: Final = frozenset(
 _ARITHMETIC: Final = ("Add", "Div", "Mul", "Sub")
 
 
-def to_half(model: Any) -> Any:
+def to_fp16(model: Any) -> Any:
     """A float16 graph whose inputs and outputs stay float32.
 
     Norms and softmax stay float32, written as one operator or taken apart: arithmetic that reads

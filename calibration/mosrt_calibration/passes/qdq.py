@@ -16,16 +16,17 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from .graph import WEIGHTED_OPS, Topology, rebuilt
+from mosrt_calibration.graph import WEIGHTED_OPS, Topology, rebuilt
+
 from .qparams import (
-    Step,
+    QuantParams,
+    quant_params,
     rounded_bias,
     rounded_constant,
     rounded_weights,
     scales_for_bias,
-    step,
     stored,
-    stored_step,
+    stored_parameters,
     weight_scales,
 )
 
@@ -33,7 +34,7 @@ __all__ = ["qdq_s8s8", "qdq_u8s8"]
 
 Ranges = Mapping[str, tuple[float, float]]
 
-# Operators that move values and make no new ones: what they give has the steps of what they read.
+# Operators that move values and make no new ones: what they give has the params of what they read.
 _MOVES: Final = frozenset(
     {
         "AveragePool",
@@ -94,15 +95,15 @@ class _Plan:
     """What is to become bytes, and how.
 
     Attributes:
-        steps: By activation.
-        shared: The activation whose steps another one has.
+        params: By activation.
+        shared: The activation whose params another one has.
         constants: Constants that are added or multiplied.
         weights: Axis of the outputs by weights.
         biases: By node.
         dropped: What nodes give whose clipping the range does anyway, by what they read.
     """
 
-    steps: dict[str, Step | None] = field(default_factory=dict)
+    params: dict[str, QuantParams | None] = field(default_factory=dict)
     shared: dict[str, str] = field(default_factory=dict)
     constants: dict[str, None] = field(default_factory=dict)
     weights: dict[str, int] = field(default_factory=dict)
@@ -140,12 +141,12 @@ class _Insertion:
         for node in self._model.graph.node:
             if node.name in self._wanted:
                 self._look_at(node)
-        steps = {name: self._step(name) for name in self._plan.steps}
-        front = [*self._weights(steps), *self._small_constants()]
-        pairs = {name: self._pair(name, self._origin(name)) for name in steps}
-        for name, one in steps.items():
+        params = {name: self._params(name) for name in self._plan.params}
+        front = [*self._weights(params), *self._small_constants()]
+        pairs = {name: self._pair(name, self._origin(name)) for name in params}
+        for name, one in params.items():
             if self._origin(name) == name:
-                self._constants += stored_step(name, one)
+                self._constants += stored_parameters(name, one)
         made = front
         for value in self._model.graph.input:
             made += pairs.get(value.name, ())
@@ -167,7 +168,7 @@ class _Insertion:
                 self._note(node.output[0])
                 self._note_bias(node)
         elif node.op_type in _MOVES:
-            if node.input[0] in self._plan.steps:
+            if node.input[0] in self._plan.params:
                 for name in node.output:
                     self._note(name)
                     self._plan.shared[name] = node.input[0]
@@ -180,17 +181,17 @@ class _Insertion:
     def _look_at_clip(self, node: Any) -> None:
         """A node that only clips goes away where the range of what it gives does the same."""
         before, after = node.input[0], node.output[0]
-        if before not in self._plan.steps:
+        if before not in self._plan.params:
             return
         alone = self._topology.only_reader(before) is not None and before in self._topology.producer
         if alone and not self._symmetric:
-            del self._plan.steps[before]
+            del self._plan.params[before]
             self._plan.dropped[before] = after
         self._note(after)
 
     def _note(self, name: str) -> None:
         if self._topology.is_float_activation(name):
-            self._plan.steps.setdefault(name)
+            self._plan.params.setdefault(name)
             return
         constant = self._topology.initializers.get(name)
         if constant is not None and constant.data_type == TensorProto.FLOAT:
@@ -210,22 +211,22 @@ class _Insertion:
         self._plan.biases[node.name] = _Bias(bias, node.input[0], node.input[1], factor)
 
     def _origin(self, name: str) -> str:
-        """The activation whose steps a tensor has."""
+        """The activation whose params a tensor has."""
         while name in self._plan.shared:
             name = self._plan.shared[name]
         return name
 
-    def _step(self, name: str) -> Step:
+    def _params(self, name: str) -> QuantParams:
         low, high = self._ranges[self._origin(name)]
-        return step(low, high, symmetric=self._symmetric)
+        return quant_params(low, high, symmetric=self._symmetric)
 
-    def _weights(self, steps: Mapping[str, Step]) -> Iterator[Any]:
+    def _weights(self, params: Mapping[str, QuantParams]) -> Iterator[Any]:
         """Weights and biases in their narrow form; gives the nodes that turn them back."""
         scales: dict[str, NDArray[np.float32]] = {}
         for weights, axis in self._plan.weights.items():
             scales[weights] = weight_scales(self._topology.value(weights), axis, self._weight_bits)
         for bias in self._plan.biases.values():
-            wanted = scales_for_bias(self._bias(bias), steps[bias.source][0], scales[bias.weights])
+            wanted = scales_for_bias(self._bias(bias), params[bias.source][0], scales[bias.weights])
             scales[bias.weights] = np.maximum(scales[bias.weights], wanted)
         for weights, axis in self._plan.weights.items():
             value = self._topology.value(weights)
@@ -237,7 +238,7 @@ class _Insertion:
             name = f"{node}_{bias.name}" if bias.name in taken else bias.name
             taken.add(name)
             found, scale = rounded_bias(
-                self._bias(bias), steps[bias.source][0], scales[bias.weights]
+                self._bias(bias), params[bias.source][0], scales[bias.weights]
             )
             self._constants += stored(name, found, (scale, np.zeros(scale.shape, np.int32)))
             self._bias_of[node] = f"{name}{_BACK}"
@@ -259,14 +260,14 @@ class _Insertion:
         if name in self._topology.outputs:
             source, back = f"{name}_QuantizeLinear_Input", name
         self._renamed[name] = back
-        steps = [f"{steps_of}_scale", f"{steps_of}_zero_point"]
+        params = [f"{steps_of}_scale", f"{steps_of}_zero_point"]
         between = f"{name}_QuantizeLinear_Output"
         return [
             helper.make_node(
-                "QuantizeLinear", [source, *steps], [between], f"{name}_QuantizeLinear"
+                "QuantizeLinear", [source, *params], [between], f"{name}_QuantizeLinear"
             ),
             helper.make_node(
-                "DequantizeLinear", [between, *steps], [back], f"{name}_DequantizeLinear"
+                "DequantizeLinear", [between, *params], [back], f"{name}_DequantizeLinear"
             ),
         ]
 
@@ -282,7 +283,7 @@ class _Insertion:
             kept = self._plan.dropped.get(name, name)
             while kept in self._plan.dropped:
                 kept = self._plan.dropped[kept]
-            quantised = kept in self._plan.steps and kept in self._topology.outputs
+            quantised = kept in self._plan.params and kept in self._topology.outputs
             made.output[i] = f"{kept}_QuantizeLinear_Input" if quantised else kept
         for attribute in made.attribute:
             if attribute.name == "beta" and node.name in self._plan.biases:

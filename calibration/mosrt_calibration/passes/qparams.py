@@ -1,4 +1,4 @@
-"""Steps: how values become bytes, and biases 32-bit integers."""
+"""Quantisation parameters: scales and zero points, and the integers they give."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 
 __all__ = [
-    "Step",
+    "QuantParams",
     "largest_weight",
+    "quant_params",
     "rounded_bias",
     "rounded_constant",
     "rounded_weights",
     "scales_for_bias",
-    "step",
     "stored",
-    "stored_step",
+    "stored_parameters",
     "weight_scales",
 ]
 
@@ -28,11 +28,11 @@ _LARGEST_NARROW: Final = 64
 _INT32: Final = np.iinfo(np.int32)
 _MARGIN: Final = 1.0001
 
-Step = tuple[NDArray[np.float32], NDArray[Any]]
+QuantParams = tuple[NDArray[np.float32], NDArray[Any]]
 """Scale (float32) and zero point (of the kind of byte), scalars or one per output."""
 
 
-def step(low: float, high: float, *, symmetric: bool) -> Step:
+def quant_params(low: float, high: float, *, symmetric: bool) -> QuantParams:
     """Scale and zero point of a tensor that lies within a range.
 
     Args:
@@ -51,9 +51,11 @@ def step(low: float, high: float, *, symmetric: bool) -> Step:
     return np.array(scale, np.float32), np.array(zero_point, kind)
 
 
-def rounded_constant(value: NDArray[np.float32], *, symmetric: bool) -> tuple[NDArray[Any], Step]:
+def rounded_constant(
+    value: NDArray[np.float32], *, symmetric: bool
+) -> tuple[NDArray[Any], QuantParams]:
     """A constant that is added or multiplied, as bytes of the kind activations have."""
-    scale, zero_point = step(float(value.min()), float(value.max()), symmetric=symmetric)
+    scale, zero_point = quant_params(float(value.min()), float(value.max()), symmetric=symmetric)
     limits = np.iinfo(zero_point.dtype)
     found = np.clip(np.round(value / scale) + zero_point, limits.min, limits.max)
     return found.astype(zero_point.dtype), (scale, zero_point)
@@ -83,7 +85,7 @@ def weight_scales(value: NDArray[np.float32], axis: int, bits: int = 8) -> NDArr
 
 def rounded_weights(
     value: NDArray[np.float32], axis: int, scales: NDArray[np.float32]
-) -> tuple[NDArray[np.int8], Step]:
+) -> tuple[NDArray[np.int8], QuantParams]:
     """Weights as signed bytes with a scale for every output; every zero point is zero."""
     along = [1] * value.ndim
     along[axis] = -1
@@ -113,14 +115,14 @@ def rounded_bias(
     return np.clip(found, _INT32.min, _INT32.max).astype(np.int32), product
 
 
-def stored(name: str, value: NDArray[Any], steps: Step) -> Iterator[Any]:
+def stored(name: str, value: NDArray[Any], params: QuantParams) -> Iterator[Any]:
     """The tensors (onnx.TensorProto) that keep a constant in its narrow form."""
     yield numpy_helper.from_array(np.ascontiguousarray(value), f"{name}_quantized")
-    yield from stored_step(name, steps)
+    yield from stored_parameters(name, params)
 
 
-def stored_step(name: str, steps: Step) -> Iterator[Any]:
+def stored_parameters(name: str, params: QuantParams) -> Iterator[Any]:
     """The tensors that keep a scale and a zero point."""
-    scale, zero_point = steps
+    scale, zero_point = params
     yield numpy_helper.from_array(scale, f"{name}_scale")
     yield numpy_helper.from_array(zero_point, f"{name}_zero_point")

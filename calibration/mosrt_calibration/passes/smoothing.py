@@ -17,9 +17,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from mosrt_calibration.graph import Topology, replace_value
 from mosrt_calibration.ranges.histograms import Channels
-
-from .graph import Topology, replace_value
 
 __all__ = ["smooth"]
 

@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from mosrt.bundle.front_end_spec import FRONT_END_SCOPE
-
-from .graph import Topology
+from mosrt_calibration.graph import Topology
 
 __all__ = ["Targets", "blocks", "front_end", "heads"]
 
@@ -93,26 +92,26 @@ class Targets:
         # A part that is called like the whole could not be left in float without the rest.
         return (block,) if block in found else found
 
-    def stays(self, node: str, left_float: Collection[str]) -> bool:
+    def stays(self, node: str, kept_fp32: Collection[str]) -> bool:
         """Whether a node is in some blocks or parts of blocks."""
         part = self.part[node]
-        return part in left_float or self.block[part] in left_float
+        return part in kept_fp32 or self.block[part] in kept_fp32
 
     def only(
-        self, topology: Topology, weighted: Collection[str], left_float: Collection[str]
+        self, topology: Topology, weighted: Collection[str], kept_fp32: Collection[str]
     ) -> Targets:
         """What is left when only some weighted nodes are quantised, and nothing of some blocks.
 
         Args:
             topology: Of the graph.
             weighted: Names of nodes.
-            left_float: Names of blocks or of parts.
+            kept_fp32: Names of blocks or of parts.
         """
         kept = tuple(name for name in self.weighted if name in weighted)
         between = tuple(
             name
             for name in _between(topology, kept)
-            if name in self.part and not self.stays(name, left_float)
+            if name in self.part and not self.stays(name, kept_fp32)
         )
         return Targets(weighted=kept, between=between, part=self.part, block=self.block)
 

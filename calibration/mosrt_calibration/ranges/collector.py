@@ -4,26 +4,28 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
 from mosrt.bundle.manifest import Member
 from mosrt.host.files import replacing
 from mosrt_calibration.clips import Clip, list_sha256
-from mosrt_calibration.passes.graph import Topology, digest, write_graph
-from mosrt_calibration.scoring import Progress, Subject
+from mosrt_calibration.graph import Topology, digest, write_graph
+from mosrt_calibration.scoring import ModelUnderTest, Progress
 
 from .histograms import BINS, Channels, Extrema, Histogram, Histograms
-from .probe import Tap, slices
 
-__all__ = ["Statistics", "collect", "default_cache"]
+__all__ = ["ActivationProbe", "Statistics", "collect", "default_cache", "slices"]
 
 _LAYOUT: Final = 2  # of the cache; a new number makes old files count for nothing
 
@@ -84,7 +86,7 @@ def default_cache() -> Path:
 
 
 def collect(
-    subject: Subject,
+    tested: ModelUnderTest,
     member: Member,
     model: Any,
     tensors: Sequence[str],
@@ -100,25 +102,25 @@ def collect(
     written to the cache after every clip, so that a run that was broken off goes on where it was.
 
     Args:
-        subject: The model.
-        member: The network, as the subject has it.
+        tested: The model.
+        member: The network, as the model under test has it.
         model: Its graph (onnx.ModelProto), changed or not.
         tensors: Activations to look at.
-        clips: What to hear.
+        clips: What to score_clip.
         histograms: Whether to count values as well.
         cache: Directory of the cache.
         progress: Progress bar.
     """
-    work = subject.directory / f".tap.{member.name}.onnx"
+    work = tested.directory / f".probe.{member.name}.onnx"
     graph, weights = write_graph(model, work)
     try:
         job = _Job(
-            subject=subject,
+            tested=tested,
             member=member,
             graph=graph,
             clips=clips,
             cache=cache,
-            key=[_LAYOUT, BINS, subject.sha256, digest((graph, weights)), list_sha256(clips)],
+            key=[_LAYOUT, BINS, tested.sha256, digest((graph, weights)), list_sha256(clips)],
             progress=progress,
         )
         axes = _channel_axes(Topology(model))
@@ -153,7 +155,7 @@ def _channel_axes(topology: Topology) -> dict[str, int]:
 class _Job:
     """Runs over the clips, with what they have in common."""
 
-    subject: Subject
+    tested: ModelUnderTest
     member: Member
     graph: Path
     clips: Sequence[Clip]
@@ -168,14 +170,14 @@ class _Job:
         done = _restore(file, seen)
         if done == len(self.clips):
             return
-        tap = Tap(self.graph, names, seen.see, threads=self.subject.threads)
+        probe = ActivationProbe(self.graph, names, seen.see, threads=self.tested.threads)
         label = f"{self.member.name}: ranges"
         with (
-            self.subject.tapped(self.member, tap) as scorer,
+            self.tested.probed(self.member, probe) as scorer,
             self.progress(self.clips[done:], label) as each,
         ):
             for clip in each:
-                self.subject.hear(scorer, clip)
+                self.tested.score_clip(scorer, clip)
                 done += 1
                 _keep(file, seen, done)
 
@@ -197,3 +199,95 @@ def _keep(file: Path, seen: _Observers, done: int) -> None:
     with replacing(file) as part, part.open("wb") as sink:
         arrays: dict[str, Any] = {"done": np.array(done), **seen.arrays()}
         np.savez(sink, **arrays)
+
+
+See = Callable[[str, NDArray[np.float32]], None]
+
+# With the copy that is handed out, twice as much is held.
+_SLICE_BYTES: Final = 1200 * 1024 * 1024
+# What a tensor is taken to need whose size depends on the recording.
+_UNKNOWN_BYTES: Final = 16 * 1024 * 1024
+_FLOAT_BYTES: Final = 4
+
+
+def slices(
+    model: Any, names: Sequence[str], limit_bytes: int = _SLICE_BYTES
+) -> list[tuple[str, ...]]:
+    """Cuts a list of tensors into runs that need at most `limit_bytes` at once, or are single."""
+    shapes = {
+        value.name: value.type.tensor_type.shape
+        for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
+    }
+    found: list[list[str]] = []
+    held = 0
+    for name in names:
+        size = _bytes(shapes.get(name))
+        if not found or held + size > limit_bytes:
+            found.append([])
+            held = 0
+        found[-1].append(name)
+        held += size
+    return [tuple(run) for run in found]
+
+
+def _bytes(shape: Any) -> int:
+    """Size of a float32 tensor with a batch of one."""
+    if shape is None or not shape.dim:
+        return _UNKNOWN_BYTES
+    sizes = [dim.dim_value for dim in shape.dim]
+    if not all(sizes[1:]):
+        return _UNKNOWN_BYTES
+    return int(_FLOAT_BYTES * max(1, sizes[0]) * math.prod(sizes[1:]))
+
+
+class ActivationProbe:
+    """A backend that runs a float32 graph and shows some of its tensors at every run.
+
+    Args:
+        graph: The graph; weights may lie beside it.
+        names: Activations to show.
+        see: Called with the name and the value, (batch, ...) float32, of each of them.
+        threads: Threads for one call.
+    """
+
+    provider = "cpu"
+    batch_size = 1
+
+    def __init__(self, graph: Path, names: Sequence[str], see: See, *, threads: int) -> None:
+        model = onnx.load(graph, load_external_data=False)
+        inputs = {value.name for value in model.graph.input}
+        outputs = {value.name for value in model.graph.output}
+        self._see = see
+        self._fed = [name for name in names if name in inputs]
+        self._shown = [name for name in names if name not in inputs]
+        for name in self._shown:
+            if name not in outputs:
+                model.graph.output.append(onnx.ValueInfoProto(name=name))
+        probed = graph.with_name(f"{graph.stem}.probe.onnx")
+        probed.write_bytes(model.SerializeToString())
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.log_severity_level = 3
+        options.enable_mem_pattern = False
+        try:
+            self._session = onnxruntime.InferenceSession(
+                probed, options, providers=["CPUExecutionProvider"]
+            )
+        finally:
+            probed.unlink()
+
+    def run(
+        self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]
+    ) -> dict[str, NDArray[np.float32]]:
+        """Runs a batch; see `mosrt.backends.Backend`."""
+        names = list(dict.fromkeys([*outputs, *self._shown]))
+        results = dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
+        for name in self._fed:
+            self._see(name, np.asarray(feeds[name]))
+        for name in self._shown:
+            self._see(name, results[name])
+        return {name: results[name][np.newaxis] for name in outputs}
+
+    def close(self) -> None:
+        """Releases the session."""
+        del self._session

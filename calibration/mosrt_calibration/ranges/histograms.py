@@ -145,8 +145,8 @@ class Histograms:
     """How often each tensor takes which values, in bins that grow with them.
 
     The limit of each histogram is a power of two, and doubles when a larger value comes: pairs of
-    bins become one, so that nothing has to be known beforehand and no clip be heard twice. Of large
-    tensors evenly spaced values are counted, a quarter of a million a run.
+    bins are merged, so that the range need not be known beforehand and each clip is scored once. Of
+    large tensors evenly spaced values are counted, a quarter of a million a run.
 
     Args:
         names: Tensors to look at.

@@ -13,16 +13,16 @@ from mosrt.backends import Backend, OrtBackend
 from mosrt.bundle.manifest import Variant
 from mosrt.errors import MosrtError
 from mosrt_calibration.clips import Clip
-from mosrt_calibration.scoring import Subject
+from mosrt_calibration.scoring import ModelUnderTest
 
-__all__ = ["IndependenceError", "fixed_batch"]
+__all__ = ["BatchInvarianceError", "fixed_batch"]
 
 _BATCH: Final = 4
 
 Feeds = Mapping[str, NDArray[Any]]
 
 
-class IndependenceError(MosrtError, RuntimeError):
+class BatchInvarianceError(MosrtError, RuntimeError):
     """A variant does not even repeat itself."""
 
 
@@ -49,7 +49,7 @@ class _Capture:
         """Nothing to release."""
 
 
-def fixed_batch(subject: Subject, variant: Variant, clips: Sequence[Clip]) -> int | None:
+def fixed_batch(tested: ModelUnderTest, variant: Variant, clips: Sequence[Clip]) -> int | None:
     """Views per run on which a variant must be run for a view's score to be its own.
 
     The same views are run alone, together, and once more. A model that scores by its uncertainty
@@ -59,24 +59,24 @@ def fixed_batch(subject: Subject, variant: Variant, clips: Sequence[Clip]) -> in
         None if results are bit-identical alone and in a batch; else 1.
 
     Raises:
-        IndependenceError: The same run twice gives two results.
+        BatchInvarianceError: The same run twice gives two results.
     """
-    if subject.manifest.uncertainty is not None:
-        with subject.scorer(variant) as scorer:
+    if tested.manifest.uncertainty is not None:
+        with tested.scorer(variant) as scorer:
             once, twice = (scorer.score_file(clips[0].path).measures for _ in range(2))
         _check_repeats(once == twice)
         return None
-    views = [_view(subject, clip) for clip in clips[:_BATCH]]
+    views = [_view(tested, clip) for clip in clips[:_BATCH]]
     views += [views[-1]] * (_BATCH - len(views))
     backend: Backend = OrtBackend(
-        subject.directory,
+        tested.directory,
         variant,
-        inputs=subject.manifest.inputs,
-        outputs=subject.manifest.outputs,
+        inputs=tested.manifest.inputs,
+        outputs=tested.manifest.outputs,
         provider="cpu",
-        threads=subject.threads,
+        threads=tested.threads,
     )
-    output = subject.manifest.outputs[0].name
+    output = tested.manifest.outputs[0].name
     try:
         alone = np.concatenate([backend.run(view, [output])[output] for view in views], axis=1)
         again = backend.run(views[0], [output])[output]
@@ -90,18 +90,18 @@ def fixed_batch(subject: Subject, variant: Variant, clips: Sequence[Clip]) -> in
 
 def _check_repeats(same: bool) -> None:
     if not same:
-        raise IndependenceError(
+        raise BatchInvarianceError(
             "the same clip twice gives two scores; nothing was written. Try --threads 1, and "
             "another version of onnxruntime"
         )
 
 
-def _view(subject: Subject, clip: Clip) -> Feeds:
+def _view(tested: ModelUnderTest, clip: Clip) -> Feeds:
     """The first view of a clip, a batch of one."""
     capture = _Capture()
     with (
-        subject.tapped(subject.reference.members[0], capture) as scorer,
+        tested.probed(tested.reference.members[0], capture) as scorer,
         contextlib.suppress(_EnoughError),
     ):
-        subject.hear(scorer, clip)
+        tested.score_clip(scorer, clip)
     return capture.seen[0]

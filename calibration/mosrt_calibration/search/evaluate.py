@@ -1,4 +1,4 @@
-"""Bench: candidates for a variant, written, scored and compared with the float32 model."""
+"""Evaluator: candidates for a variant, written, scored and compared with the float32 model."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 from mosrt.bundle.manifest import File, Member, Variant
 from mosrt_calibration.clips import Clip
-from mosrt_calibration.passes.graph import digest, write_graph
-from mosrt_calibration.scoring import Progress, Scored, Subject
+from mosrt_calibration.graph import digest, write_graph
+from mosrt_calibration.scoring import ModelUnderTest, Progress, Scored
 
 from .drift import Drift
 
-__all__ = ["Bench", "Measurement", "written"]
+__all__ = ["Evaluator", "Measurement", "written"]
 
 _MIN_FOLDER: Final = 3
 
@@ -59,16 +59,16 @@ class Measurement:
         }
 
 
-class Bench:
-    """Measures candidates for variants of a subject.
+class Evaluator:
+    """Measures candidates for variants of a model under test.
 
     Args:
-        subject: The model.
+        tested: The model.
         progress: Progress bar.
     """
 
-    def __init__(self, subject: Subject, progress: Progress) -> None:
-        self.subject = subject
+    def __init__(self, tested: ModelUnderTest, progress: Progress) -> None:
+        self.tested = tested
         self._progress = progress
         self._references: dict[tuple[int | None, tuple[str, ...]], Scored] = {}
 
@@ -76,8 +76,8 @@ class Bench:
         """What the float32 model says; worked out once for the same clips and views."""
         key = views, tuple(clip.name for clip in clips)
         if key not in self._references:
-            found = self.subject.score(
-                self.subject.reference, clips, "fp32", self._progress, views=views
+            found = self.tested.score(
+                self.tested.reference, clips, "fp32", self._progress, views=views
             )
             self._references[key] = found
         return self._references[key]
@@ -103,9 +103,9 @@ class Bench:
             offset_clips: Where there are some, MOS are corrected by their mean error on one view of
                 these, for each domain: clipped and rounded activations err to one side.
         """
-        root = self.subject.directory
+        root = self.tested.directory
         with TemporaryDirectory(prefix=".candidate-", dir=root) as temporary:
-            variant = written(self.subject, models, Path(temporary), "candidate", kind)
+            variant = written(self.tested, models, Path(temporary), "candidate", kind)
             return self.measure_variant(
                 variant, clips, label, views=views, offset_clips=offset_clips
             )
@@ -121,19 +121,19 @@ class Bench:
     ) -> Measurement:
         """Scores clips with a variant whose files are there; see `measure`."""
         reference = self.reference(clips, views)
-        found = self.subject.score(variant, clips, label, self._progress, views=views)
-        relative = self.subject.manifest.uncertainty is not None
+        found = self.tested.score(variant, clips, label, self._progress, views=views)
+        relative = self.tested.manifest.uncertainty is not None
         offsets = np.zeros(found.values.shape[1])
         if offset_clips and not relative:
             same = views == 1 and list(offset_clips) == list(clips)
-            heard = found if same else self._heard(variant, offset_clips, label)
-            offsets = (self.reference(offset_clips, 1).values - heard.values).mean(axis=0)
+            scored = found if same else self._heard(variant, offset_clips, label)
+            offsets = (self.reference(offset_clips, 1).values - scored.values).mean(axis=0)
         values = found.values + offsets
         drifts = [
             Drift.between(one, other, relative=relative)
             for one, other in zip(reference.values.T, values.T, strict=True)
         ]
-        column = self.subject.column
+        column = self.tested.column
         return Measurement(
             drift=drifts[column],
             by_folder={
@@ -149,23 +149,23 @@ class Bench:
         )
 
     def _heard(self, variant: Variant, clips: Sequence[Clip], label: str) -> Scored:
-        return self.subject.score(variant, clips, f"{label}, mean", self._progress, views=1)
+        return self.tested.score(variant, clips, f"{label}, mean", self._progress, views=1)
 
 
 def written(
-    subject: Subject, models: Models, directory: Path, name: str, kind: str | None
+    tested: ModelUnderTest, models: Models, directory: Path, name: str, kind: str | None
 ) -> Variant:
     """Writes the graphs of a variant.
 
     Args:
-        subject: The model; its directory is the root of the bundle.
+        tested: The model; its directory is the root of the bundle.
         models: Graphs by network.
         directory: Where they go, the root or below.
         name: Of the variant, which takes the place of "fp32" in file names.
         kind: Arithmetic of the graphs, as the manifest has it.
     """
     members = []
-    for member in subject.reference.members:
+    for member in tested.reference.members:
         if member.name not in models:
             members.append(member)
             continue
@@ -177,11 +177,11 @@ def written(
         members.append(
             Member(
                 name=member.name,
-                graph=_file(graph, subject.directory),
-                weights=None if weights is None else _file(weights, subject.directory),
+                graph=_file(graph, tested.directory),
+                weights=None if weights is None else _file(weights, tested.directory),
             )
         )
-    return Variant(opset=subject.reference.opset, members=tuple(members), kind=kind)
+    return Variant(opset=tested.reference.opset, members=tuple(members), kind=kind)
 
 
 def _file(path: Path, root: Path) -> File:

@@ -10,9 +10,8 @@ from typing import Any
 from mosrt_calibration.clips import Clip
 
 from .drift import HEADINGS, Budget
-from .evaluate import Bench, Measurement
-from .network import Network
-from .recipe import Recipe
+from .evaluate import Evaluator, Measurement
+from .network import Network, Recipe
 
 __all__ = ["Comparison", "compare"]
 
@@ -50,7 +49,7 @@ class Comparison:
 
 
 def compare(
-    bench: Bench,
+    evaluator: Evaluator,
     networks: Sequence[Network],
     clips: Sequence[Clip],
     *,
@@ -60,7 +59,7 @@ def compare(
 ) -> Comparison:
     """Tries methods, then remedies on the best of them, and keeps what lessens the drift.
 
-    Of each clip one view is heard: that tells ways apart as well as all of them. The mean error is
+    Of each clip one view is scored: that tells ways apart as well as all of them. The mean error is
     taken off MOS, as it will be off the variant's.
 
     Remedies are equalisation of neighbouring layers, smoothing of MatMul inputs and correction of
@@ -70,7 +69,7 @@ def compare(
     adds up exactly at its full speed; 8 are tried where those do not hold the budget.
 
     Args:
-        bench: Measures.
+        evaluator: Measures.
         networks: Of the model.
         clips: What to measure on; not those of the final drift.
         methods: Of `mosrt_calibration.ranges.ranges.METHODS`.
@@ -85,7 +84,9 @@ def compare(
             for network in networks
         }
         kind = recipe.kind(symmetric=symmetric)
-        found = bench.measure(models, clips, str(recipe), kind=kind, views=1, offset_clips=clips)
+        found = evaluator.measure(
+            models, clips, str(recipe), kind=kind, views=1, offset_clips=clips
+        )
         rows.append((recipe, found))
         return found
 

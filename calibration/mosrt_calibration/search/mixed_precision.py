@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mosrt_calibration.clips import Clip
 
 from .drift import HEADINGS, Budget, Drift
-from .evaluate import Bench, Measurement
-from .macs import Work
-from .network import Network
-from .recipe import Recipe
+from .evaluate import Evaluator, Measurement
+from .network import Network, Recipe
 
-__all__ = ["Outcome", "Point", "Sensitivity", "rank", "search"]
+__all__ = ["MacCount", "Outcome", "Point", "Sensitivity", "rank", "search"]
 
 _STEPS: Final = 16
 
@@ -50,19 +49,19 @@ class Point:
     """A point of the trade-off curve.
 
     Attributes:
-        left_float: Blocks, or parts of them, that stay in float; those worth most first.
+        kept_fp32: Blocks, or parts of them, that stay in float; those worth most first.
         share: How much of the multiplications of all blocks that is.
         measured: What that does and costs.
     """
 
-    left_float: tuple[str, ...]
+    kept_fp32: tuple[str, ...]
     share: float
     measured: Measurement
 
     def to_dict(self) -> dict[str, Any]:
         """Figures for a report."""
         return {
-            "left_float": list(self.left_float),
+            "left_float": list(self.kept_fp32),
             "share_of_work": round(self.share, 5),
             **self.measured.to_dict(),
         }
@@ -87,27 +86,27 @@ class Outcome:
         lines = []
         if self.ranking:
             width = max(5, *(len(row.block) for row in self.ranking))
-            lines += [f"{'block':{width}} {HEADINGS} {'work':>7}"]
+            lines += [f"{'block':{width}} {HEADINGS} {'macs':>7}"]
             lines += [
                 f"{row.block:{width}} {row.drift.line()} {row.share:7.2%}" for row in self.ranking
             ]
             lines.append("")
-        lines.append(f"{'float':>5} {'work':>7} {HEADINGS} {'faster':>7} {'MB':>7}")
+        lines.append(f"{'float':>5} {'macs':>7} {HEADINGS} {'faster':>7} {'MB':>7}")
         for point in self.points:
             measured = point.measured
             mark = "  <- taken" if point == self.chosen else ""
             lines.append(
-                f"{len(point.left_float):5} {point.share:7.2%} {measured.drift.line()} "
+                f"{len(point.kept_fp32):5} {point.share:7.2%} {measured.drift.line()} "
                 f"{measured.times_as_fast:6.2f}x {measured.n_bytes / 1e6:7.2f}{mark}"
             )
         return "\n".join(lines)
 
 
 def rank(
-    bench: Bench,
+    evaluator: Evaluator,
     networks: Sequence[Network],
     recipe: Recipe,
-    work: Work,
+    macs: MacCount,
     clips: Sequence[Clip],
     *,
     symmetric: bool,
@@ -117,7 +116,7 @@ def rank(
     In graphs for CPUs the weights of the other blocks are bytes, as they will be when those compute
     in float.
     """
-    names = work.blocks
+    names = macs.blocks
     kind = recipe.kind(symmetric=symmetric)
 
     def drift(quantised: str | None, label: str) -> Drift:
@@ -127,7 +126,7 @@ def rank(
             for network in networks
             if quantised is None or quantised in network.targets.names
         }
-        return bench.measure(models, clips, label, kind=kind, views=1, offset_clips=clips).drift
+        return evaluator.measure(models, clips, label, kind=kind, views=1, offset_clips=clips).drift
 
     without = 0.0 if symmetric else drift(None, "weights alone").mean_abs
     found = [
@@ -135,7 +134,7 @@ def rank(
             block=block,
             drift=drift(block, f"block {i + 1} of {len(names)}: {block}"),
             without=without,
-            share=work.share([block]),
+            share=macs.share([block]),
         )
         for i, block in enumerate(names)
     ]
@@ -143,7 +142,7 @@ def rank(
 
 
 def search(
-    bench: Bench,
+    evaluator: Evaluator,
     networks: Sequence[Network],
     recipe: Recipe,
     *,
@@ -161,7 +160,7 @@ def search(
     whole, or else by halves, as long as those are more work than a block is on average.
 
     Args:
-        bench: Measures.
+        evaluator: Measures.
         networks: Of the model.
         recipe: How integer graphs are made.
         screening: What blocks are ranked on, and the mean error of MOS is taken from.
@@ -172,26 +171,26 @@ def search(
         views: Views of each of `clips`; None for as many as the runtime takes by default.
     """
 
-    def point(left_float: tuple[str, ...]) -> Point:
+    def point(kept_fp32: tuple[str, ...]) -> Point:
         models = {
-            network.member.name: network.integer(recipe, left_float, symmetric=symmetric)
+            network.member.name: network.integer(recipe, kept_fp32, symmetric=symmetric)
             for network in networks
         }
-        share = work.share(left_float)
+        share = macs.share(kept_fp32)
         label = f"{share:.1%} of the work in float"
         kind = recipe.kind(symmetric=symmetric)
-        measured = bench.measure(
+        measured = evaluator.measure(
             models, clips, label, kind=kind, views=views, offset_clips=screening
         )
-        return Point(left_float=left_float, share=share, measured=measured)
+        return Point(kept_fp32=kept_fp32, share=share, measured=measured)
 
-    work = Work.of(networks, recipe)
-    n_blocks = len(work.blocks)
+    macs = MacCount.of(networks, recipe)
+    n_blocks = len(macs.blocks)
     points = [point(())]
     chosen = points[0] if budget.holds(points[0].measured.drift) else None
     if chosen is not None and not curve:
         return Outcome(points=tuple(points), chosen=chosen, ranking=())
-    ranking = rank(bench, networks, recipe, work, screening, symmetric=symmetric)
+    ranking = rank(evaluator, networks, recipe, macs, screening, symmetric=symmetric)
     order = [row.block for row in sorted(ranking, key=lambda row: -row.worth)]
     stride = max(1, n_blocks // _STEPS)
     count = stride
@@ -204,15 +203,15 @@ def search(
             stride *= 2
         count += stride
     if chosen is not None:
-        chosen = _without_needless(chosen, points, work, point, budget)
-    points.sort(key=lambda one: (one.share, len(one.left_float)))
+        chosen = _without_needless(chosen, points, macs, point, budget)
+    points.sort(key=lambda one: (one.share, len(one.kept_fp32)))
     return Outcome(points=tuple(points), chosen=chosen, ranking=ranking)
 
 
 def _without_needless(
     chosen: Point,
     points: list[Point],
-    work: Work,
+    macs: MacCount,
     point: Callable[[tuple[str, ...]], Point],
     budget: Budget,
 ) -> Point:
@@ -221,19 +220,19 @@ def _without_needless(
     Args:
         chosen: Holds the budget.
         points: All measured so far; what is measured here is added.
-        work: Of the blocks.
+        macs: Of the blocks.
         point: Measures.
         budget: What must hold.
     """
-    fair = 1 / len(work.blocks)
-    groups = [parts for parts in work.parts.values() if work.share(parts) > fair]
+    fair = 1 / len(macs.blocks)
+    groups = [parts for parts in macs.parts.values() if macs.share(parts) > fair]
     while groups:
-        group = max(groups, key=work.share)
+        group = max(groups, key=macs.share)
         groups.remove(group)
-        rest = work.without(chosen.left_float, group)
-        if rest == chosen.left_float:
+        rest = macs.without(chosen.kept_fp32, group)
+        if rest == chosen.kept_fp32:
             continue
-        found = next((one for one in points if set(one.left_float) == set(rest)), None)
+        found = next((one for one in points if set(one.kept_fp32) == set(rest)), None)
         if found is None:
             found = point(rest)
             points.append(found)
@@ -242,5 +241,56 @@ def _without_needless(
         elif len(group) > 1:
             middle = len(group) // 2
             halves = (group[:middle], group[middle:])
-            groups += [half for half in halves if work.share(half) > fair]
+            groups += [half for half in halves if macs.share(half) > fair]
     return chosen
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MacCount:
+    """The blocks of a model's networks; the folds of an ensemble have the same ones.
+
+    Attributes:
+        parts: Parts of each block in the order of the graph; most blocks are one part, themselves.
+        multiplications: Of each part, over all calibration clips and networks.
+    """
+
+    parts: Mapping[str, tuple[str, ...]]
+    multiplications: Mapping[str, int]
+
+    @classmethod
+    def of(cls, networks: Sequence[Network], recipe: Recipe) -> MacCount:
+        """What the networks are made of."""
+        parts: dict[str, dict[str, None]] = {}
+        counts: Counter[str] = Counter()
+        for network in networks:
+            for block in network.targets.names:
+                parts.setdefault(block, {}).update(dict.fromkeys(network.targets.parts(block)))
+            counts.update(network.macs(recipe))
+        return cls(
+            parts={block: tuple(found) for block, found in parts.items()}, multiplications=counts
+        )
+
+    @property
+    def blocks(self) -> tuple[str, ...]:
+        """All blocks."""
+        return tuple(self.parts)
+
+    def share(self, names: Collection[str]) -> float:
+        """How much of all multiplications some blocks or parts are, from 0 to 1."""
+        chosen = {part for name in names for part in self.parts.get(name, (name,))}
+        counted = sum(self.multiplications[part] for part in chosen)
+        return counted / sum(self.multiplications.values())
+
+    def without(self, names: Collection[str], parts: Collection[str]) -> tuple[str, ...]:
+        """The same blocks and parts less some parts; a block that has any of these is taken apart.
+
+        Args:
+            names: Blocks or parts.
+            parts: Parts.
+        """
+        found: list[str] = []
+        for name in names:
+            inside = self.parts.get(name, (name,))
+            left = [part for part in inside if part not in parts]
+            found += [name] if len(left) == len(inside) else left
+        return tuple(found)

@@ -1,4 +1,4 @@
-"""Network: one float32 graph of the subject, and the integer and half graphs made from it."""
+"""One FP32 graph of the model under test, and the INT8 and FP16 graphs made from it."""
 
 from __future__ import annotations
 
@@ -14,23 +14,19 @@ import onnx
 
 from mosrt.bundle.manifest import Member
 from mosrt_calibration.clips import Clip
+from mosrt_calibration.graph import Topology, deduplicate_constants, read_graph
 from mosrt_calibration.passes.bias_correction import correct_biases
-from mosrt_calibration.passes.constants import share_constants
-from mosrt_calibration.passes.dynamic import dynamic_matmul
 from mosrt_calibration.passes.equalisation import equalise
-from mosrt_calibration.passes.fp16 import to_half
-from mosrt_calibration.passes.graph import Topology, read_graph
+from mosrt_calibration.passes.fp16 import to_fp16
 from mosrt_calibration.passes.qdq import qdq_s8s8, qdq_u8s8
 from mosrt_calibration.passes.smoothing import smooth
 from mosrt_calibration.passes.targets import Targets
-from mosrt_calibration.passes.weight_only import byte_weights
+from mosrt_calibration.passes.weight_only import dynamic_matmul, weight_only_int8
 from mosrt_calibration.ranges.collector import Statistics, collect
 from mosrt_calibration.ranges.ranges import ranges
-from mosrt_calibration.scoring import Progress, Subject
+from mosrt_calibration.scoring import ModelUnderTest, Progress
 
-from .recipe import Recipe
-
-__all__ = ["Network"]
+__all__ = ["Network", "Recipe"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +43,7 @@ class Network:
     """One network of the model, with whatever was worked out about it so far.
 
     Args:
-        subject: The model.
+        tested: The model.
         member: The network.
         clips: Calibration clips.
         histograms: Whether some method to come needs more than the smallest and largest values.
@@ -61,7 +57,7 @@ class Network:
 
     def __init__(
         self,
-        subject: Subject,
+        tested: ModelUnderTest,
         member: Member,
         clips: Sequence[Clip],
         *,
@@ -70,12 +66,12 @@ class Network:
         progress: Progress,
     ) -> None:
         self.member = member
-        self._subject = subject
+        self._tested = tested
         self._clips = clips
         self._histograms = histograms
         self._cache = cache
         self._progress = progress
-        self._model = read_graph(subject.directory / member.graph.path)
+        self._model = read_graph(tested.directory / member.graph.path)
         self._topology = Topology(self._model)
         self.targets = Targets.of(self._topology)
         self._prepared: dict[tuple[bool, bool], _Prepared] = {}
@@ -95,14 +91,14 @@ class Network:
 
     def half(self) -> Any:
         """The float16 graph, an onnx.ModelProto."""
-        return to_half(self._model)
+        return to_fp16(self._model)
 
-    def integer(self, recipe: Recipe, left_float: Collection[str], *, symmetric: bool) -> Any:
+    def integer(self, recipe: Recipe, kept_fp32: Collection[str], *, symmetric: bool) -> Any:
         """An integer graph, an onnx.ModelProto.
 
         Args:
             recipe: How it is made.
-            left_float: Blocks, or parts of them, that compute in float32; their weights are bytes
+            kept_fp32: Blocks, or parts of them, that compute in float32; their weights are bytes
                 all the same where the graph is for CPUs.
             symmetric: S8S8 for TensorRT instead of U8S8 for CPUs.
         """
@@ -110,11 +106,11 @@ class Network:
         statistics = self._statistic(recipe, prepared)
         topology = prepared.topology
         targets = prepared.targets
-        wanted = [name for name in targets.weighted if not targets.stays(name, left_float)]
+        wanted = [name for name in targets.weighted if not targets.stays(name, kept_fp32)]
         moving = [
             name for name in wanted if recipe.dynamic and topology.nodes[name].op_type == "MatMul"
         ]
-        chosen = targets.only(topology, set(wanted) - set(moving), left_float)
+        chosen = targets.only(topology, set(wanted) - set(moving), kept_fp32)
         model = prepared.model
         if recipe.correct_biases:
             model = _copy(model)
@@ -130,9 +126,9 @@ class Network:
         model = qdq_u8s8(model, found, nodes, weight_bits=recipe.weight_bits)
         model = dynamic_matmul(model, moving, weight_bits=recipe.weight_bits)
         floating = [name for name in targets.weighted if name not in wanted]
-        return share_constants(byte_weights(model, floating))
+        return deduplicate_constants(weight_only_int8(model, floating))
 
-    def work(self, recipe: Recipe) -> dict[str, int]:
+    def macs(self, recipe: Recipe) -> dict[str, int]:
         """Multiplications by part of a block, over all calibration clips."""
         prepared = self._prepare(recipe)
         topology = prepared.topology
@@ -170,7 +166,7 @@ class Network:
         return self._prepared[key]
 
     def _statistic(self, recipe: Recipe, prepared: _Prepared) -> Statistics:
-        """What was seen of a prepared graph; of one that was changed, only the change is heard."""
+        """What was seen of a prepared graph; of one that was changed, only the change is scored."""
         key = (recipe.equalise, recipe.smooth)
         if key not in self._statistics:
             tensors = prepared.targets.tensors(prepared.topology)
@@ -180,7 +176,7 @@ class Network:
                 before = self._statistic(plain, self._prepare(plain))
                 tensors = tuple(n for n in tensors if n in prepared.changed or n not in before.low)
             found = collect(
-                self._subject,
+                self._tested,
                 self.member,
                 prepared.model,
                 tensors,
@@ -197,3 +193,50 @@ def _copy(model: Any) -> Any:
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     return copy
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """The choices behind an integer graph, beside which blocks stay in float.
+
+    Attributes:
+        method: How ranges are chosen; one of `mosrt_calibration.ranges.ranges.METHODS`.
+        equalise: Whether neighbouring layers are equalised first.
+        correct_biases: Whether the mean error of rounded weights is taken off biases.
+        smooth: Whether outlier channels of MatMul inputs are moved into the weights.
+        dynamic: Whether MatMul scales its input at every run instead of by a range.
+        weight_bits: Of whole numbers for weights, 8 or 7; graphs for TensorRT have 8.
+    """
+
+    method: str
+    equalise: bool = False
+    correct_biases: bool = False
+    smooth: bool = False
+    dynamic: bool = False
+    weight_bits: int = 8
+
+    def __str__(self) -> str:
+        parts = [self.method]
+        parts += ["equalised"] if self.equalise else []
+        parts += ["smoothed"] if self.smooth else []
+        parts += ["biases corrected"] if self.correct_biases else []
+        parts += ["dynamic MatMul"] if self.dynamic else []
+        parts += ["7-bit weights"] if self.weight_bits == 7 else []
+        return ", ".join(parts)
+
+    def kind(self, *, symmetric: bool) -> str:
+        """Arithmetic of the graphs, as the manifest has it; `symmetric` for TensorRT."""
+        if symmetric:
+            return "qdq-s8s8"
+        return f"qdq-u8s{self.weight_bits}{'+dynamic' if self.dynamic else ''}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest's entries."""
+        return {
+            "method": self.method,
+            "equalised": self.equalise,
+            "biases_corrected": self.correct_biases,
+            "smoothed": self.smooth,
+            "dynamic_matmul": self.dynamic,
+            "weight_bits": self.weight_bits,
+        }

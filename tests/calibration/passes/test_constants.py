@@ -7,10 +7,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from mosrt_calibration.clips import Choice
-from mosrt_calibration.passes.constants import share_constants
-from mosrt_calibration.scoring import Subject
-from mosrt_calibration.search.network import Network
-from mosrt_calibration.search.recipe import Recipe
+from mosrt_calibration.graph import deduplicate_constants
+from mosrt_calibration.scoring import ModelUnderTest
+from mosrt_calibration.search.network import Network, Recipe
 from tests.calibration.conftest import silent
 from tests.standins.quantizable import SIZE
 
@@ -39,7 +38,7 @@ def test_equal_constants_are_read_once_and_others_stay() -> None:
     constants = [numpy_helper.from_array(value, name) for name, value in values.items()]
     graph = helper.make_graph(nodes, "constants", [], outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-    shared = share_constants(model)
+    shared = deduplicate_constants(model)
     kept = [tensor.name for tensor in shared.graph.initializer]
     assert kept == [name for name in values if name != "b"]
     found = dict(zip(values, _run(shared), strict=True))
@@ -49,17 +48,17 @@ def test_equal_constants_are_read_once_and_others_stay() -> None:
 
 
 def test_integer_graphs_share_their_zero_points(
-    conv_subject: Subject, choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    conv_model: ModelUnderTest, choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    member = conv_subject.reference.members[0]
+    member = conv_model.reference.members[0]
     made = []
     for share in (True, False):
         if not share:
             monkeypatch.setattr(
-                "mosrt_calibration.search.network.share_constants", lambda model: model
+                "mosrt_calibration.search.network.deduplicate_constants", lambda model: model
             )
         network = Network(
-            conv_subject, member, choice.calibration, cache=tmp_path / "cache", progress=silent
+            conv_model, member, choice.calibration, cache=tmp_path / "cache", progress=silent
         )
         made.append(network.integer(Recipe(method="min-max"), (), symmetric=False))
     n_shared, n_plain = (len(model.graph.initializer) for model in made)

@@ -12,8 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mosrt.backends import open_backend
 from mosrt.bundle.manifest import File, Member, TensorSpec, Variant
-from mosrt_calibration.passes.dynamic import dynamic_matmul
 from mosrt_calibration.passes.qdq import qdq_u8s8
+from mosrt_calibration.passes.weight_only import dynamic_matmul
 
 N = 64
 RNG = np.random.default_rng(0)

@@ -7,11 +7,10 @@ import onnxruntime
 import pytest
 
 from mosrt_calibration.clips import Choice
-from mosrt_calibration.passes.offsets import with_offsets
-from mosrt_calibration.scoring import Subject
-from mosrt_calibration.search.evaluate import Bench, written
-from mosrt_calibration.search.network import Network
-from mosrt_calibration.search.recipe import Recipe
+from mosrt_calibration.passes.bias_correction import with_offsets
+from mosrt_calibration.scoring import ModelUnderTest
+from mosrt_calibration.search.evaluate import Evaluator, written
+from mosrt_calibration.search.network import Network, Recipe
 from tests.calibration.conftest import silent
 from tests.standins.quantizable import DOMAINS, relu_chain
 
@@ -33,33 +32,31 @@ def test_scores_are_larger_by_them() -> None:
 
 
 def test_they_are_the_mean_error_and_what_was_measured_is_what_is_written(
-    conv_subject: Subject, choice: Choice, tmp_path: Path
+    conv_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
-    (member,) = conv_subject.reference.members
+    (member,) = conv_model.reference.members
     cache = tmp_path / "cache"
-    network = Network(conv_subject, member, choice.calibration, cache=cache, progress=silent)
-    bench = Bench(conv_subject, silent)
+    network = Network(conv_model, member, choice.calibration, cache=cache, progress=silent)
+    evaluator = Evaluator(conv_model, silent)
     model = network.integer(RECIPE, (), symmetric=False)
     kind = RECIPE.kind(symmetric=False)
-    plain = bench.measure({member.name: model}, choice.evaluation, "plain", kind=kind)
+    plain = evaluator.measure({member.name: model}, choice.evaluation, "plain", kind=kind)
     assert not any(plain.offsets)
-    measured = bench.measure(
+    measured = evaluator.measure(
         {member.name: model},
         choice.evaluation,
         "corrected",
         kind=kind,
         offset_clips=choice.calibration,
     )
-    variant = written(conv_subject, {member.name: model}, conv_subject.directory, "int8-cpu", kind)
-    found = conv_subject.score(variant, choice.calibration, "found", silent, views=1)
-    reference = conv_subject.score(
-        conv_subject.reference, choice.calibration, "fp32", silent, views=1
-    )
+    variant = written(conv_model, {member.name: model}, conv_model.directory, "int8-cpu", kind)
+    found = conv_model.score(variant, choice.calibration, "found", silent, views=1)
+    reference = conv_model.score(conv_model.reference, choice.calibration, "fp32", silent, views=1)
     expected = (reference.values - found.values).mean(axis=0)
     assert measured.offsets == pytest.approx(expected.tolist(), abs=1e-9)
     assert any(measured.offsets)
     assert measured.drift != plain.drift
-    again = bench.measure(
+    again = evaluator.measure(
         {member.name: with_offsets(model, measured.offsets)},
         choice.evaluation,
         "written",

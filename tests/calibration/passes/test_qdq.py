@@ -8,21 +8,20 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from mosrt_calibration.clips import Choice
+from mosrt_calibration.graph import Topology, read_graph, write_graph
 from mosrt_calibration.passes.bias_correction import rounded_weights
-from mosrt_calibration.passes.fp16 import to_half
-from mosrt_calibration.passes.graph import Topology, read_graph, write_graph
-from mosrt_calibration.scoring import Subject
-from mosrt_calibration.search.network import Network
-from mosrt_calibration.search.recipe import Recipe
+from mosrt_calibration.passes.fp16 import to_fp16
+from mosrt_calibration.scoring import ModelUnderTest
+from mosrt_calibration.search.network import Network, Recipe
 from tests.calibration.conftest import silent
 
 PLAIN = Recipe(method="min-max")
 
 
-def _network(subject: Subject, choice: Choice, tmp_path: Path) -> Network:
-    member = subject.reference.members[0]
+def _network(tested: ModelUnderTest, choice: Choice, tmp_path: Path) -> Network:
+    member = tested.reference.members[0]
     cache = tmp_path / "cache"
-    return Network(subject, member, choice.calibration, cache=cache, progress=silent)
+    return Network(tested, member, choice.calibration, cache=cache, progress=silent)
 
 
 def _run(model: onnx.ModelProto, feed: Any) -> Any:
@@ -44,9 +43,9 @@ def _zero_points(model: onnx.ModelProto, op: str) -> dict[str, Any]:
 
 
 def test_cpu_graphs_have_unsigned_activations_and_signed_weights_per_channel(
-    conv_subject: Subject, choice: Choice, tmp_path: Path
+    conv_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
-    model = _network(conv_subject, choice, tmp_path).integer(PLAIN, (), symmetric=False)
+    model = _network(conv_model, choice, tmp_path).integer(PLAIN, (), symmetric=False)
     activations = _zero_points(model, "QuantizeLinear")
     assert len(activations) > 15
     assert {value.dtype for value in activations.values()} == {np.dtype(np.uint8)}
@@ -63,14 +62,14 @@ def test_cpu_graphs_have_unsigned_activations_and_signed_weights_per_channel(
     head = next(node for node in model.graph.node if node.name == "head/Gemm")
     assert constants[head.input[1]].data_type == TensorProto.FLOAT
     feed = np.random.default_rng(0).random((2, 1, 16, 16), np.float32)
-    original = onnx.load(conv_subject.directory / "model.fold0.fp32.onnx")
+    original = onnx.load(conv_model.directory / "model.fold0.fp32.onnx")
     assert _run(model, feed) == pytest.approx(_run(original, feed), abs=0.2)
 
 
 def test_tensorrt_graphs_have_zero_points_of_zero_only(
-    conv_subject: Subject, choice: Choice, tmp_path: Path
+    conv_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
-    model = _network(conv_subject, choice, tmp_path).integer(PLAIN, (), symmetric=True)
+    model = _network(conv_model, choice, tmp_path).integer(PLAIN, (), symmetric=True)
     for op in ("QuantizeLinear", "DequantizeLinear"):
         found = _zero_points(model, op)
         assert len(found) >= 9
@@ -84,11 +83,11 @@ def test_tensorrt_graphs_have_zero_points_of_zero_only(
 
 
 def test_rounded_weights_are_those_of_onnxruntime(
-    conv_subject: Subject, choice: Choice, tmp_path: Path
+    conv_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
-    model = _network(conv_subject, choice, tmp_path).integer(PLAIN, (), symmetric=True)
+    model = _network(conv_model, choice, tmp_path).integer(PLAIN, (), symmetric=True)
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
-    original = Topology(read_graph(conv_subject.directory / "model.fold0.fp32.onnx"))
+    original = Topology(read_graph(conv_model.directory / "model.fold0.fp32.onnx"))
     name = "net.blocks.1.first.weight"
     scale = constants[f"{name}_scale"].reshape(-1, 1, 1, 1)
     given_back = constants[f"{name}_quantized"].astype(np.float32) * scale
@@ -96,12 +95,12 @@ def test_rounded_weights_are_those_of_onnxruntime(
 
 
 def test_matmul_is_static_or_dynamic(
-    transformer_subject: Subject, choice: Choice, tmp_path: Path
+    transformer_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
-    network = _network(transformer_subject, choice, tmp_path)
+    network = _network(transformer_model, choice, tmp_path)
     assert network.has_matmul
     feed = np.random.default_rng(0).standard_normal((2, 4000)).astype(np.float32)
-    expected = _run(onnx.load(transformer_subject.directory / "model.fold0.fp32.onnx"), feed)
+    expected = _run(onnx.load(transformer_model.directory / "model.fold0.fp32.onnx"), feed)
     for dynamic in (False, True):
         recipe = Recipe(method="min-max", dynamic=dynamic)
         model = network.integer(recipe, (), symmetric=False)
@@ -115,9 +114,9 @@ def test_matmul_is_static_or_dynamic(
 
 
 def test_blocks_left_in_float_keep_their_weights(
-    transformer_subject: Subject, choice: Choice, tmp_path: Path
+    transformer_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
-    network = _network(transformer_subject, choice, tmp_path)
+    network = _network(transformer_model, choice, tmp_path)
     recipe = Recipe(method="min-max", dynamic=True)
     model = network.integer(recipe, ["net.layers.0"], symmetric=False)
     quantised = {t.name for t in model.graph.initializer if t.name.endswith("_quantized")}
@@ -125,21 +124,21 @@ def test_blocks_left_in_float_keep_their_weights(
     everything = network.integer(recipe, network.targets.names, symmetric=False)
     # for CPUs large weights are bytes all the same, which engines unfold: those of the frames
     assert [n.op_type for n in everything.graph.node if not n.name.startswith("net.frames.w")] == [
-        n.op_type for n in read_graph(network_graph(transformer_subject)).graph.node
+        n.op_type for n in read_graph(network_graph(transformer_model)).graph.node
     ]
     assert [t.name for t in everything.graph.initializer if t.data_type == TensorProto.INT8] == [
         "net.frames.weight_bytes"
     ]
 
 
-def network_graph(subject: Subject) -> Path:
-    return subject.directory / subject.reference.members[0].graph.path
+def network_graph(tested: ModelUnderTest) -> Path:
+    return tested.directory / tested.reference.members[0].graph.path
 
 
 def test_half_keeps_inputs_outputs_norms_softmax_and_scores_in_float(
-    transformer_subject: Subject,
+    transformer_model: ModelUnderTest,
 ) -> None:
-    model = to_half(read_graph(network_graph(transformer_subject)))
+    model = to_fp16(read_graph(network_graph(transformer_model)))
     for value in (*model.graph.input, *model.graph.output):
         assert value.type.tensor_type.elem_type == TensorProto.FLOAT
     checked = onnx.shape_inference.infer_shapes(model, strict_mode=True, check_type=True)
@@ -158,15 +157,15 @@ def test_half_keeps_inputs_outputs_norms_softmax_and_scores_in_float(
     assert {"net.layers.0/Softmax", "net/ReduceMean", "head/Gemm"} <= full
     assert {"net.frames/Conv", "net.layers.0.q/MatMul", "net.layers.0.up/MatMul"} <= half
     feed = np.random.default_rng(0).standard_normal((2, 4000)).astype(np.float32)
-    expected = _run(onnx.load(network_graph(transformer_subject)), feed)
+    expected = _run(onnx.load(network_graph(transformer_model)), feed)
     # ten bits of mantissa, a dozen operations
     assert _run(model, feed) == pytest.approx(expected, abs=0.01)
 
 
 def test_graphs_are_written_with_aligned_weights_beside_and_the_same_bytes(
-    conv_subject: Subject, tmp_path: Path
+    conv_model: ModelUnderTest, tmp_path: Path
 ) -> None:
-    model = read_graph(network_graph(conv_subject))
+    model = read_graph(network_graph(conv_model))
     written = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()

@@ -16,11 +16,11 @@ from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode, add_infer_metadata
 
-from mosrt_calibration.passes.dynamic import dynamic_matmul
-from mosrt_calibration.passes.graph import WEIGHTED_OPS, Topology
+from mosrt_calibration.graph import WEIGHTED_OPS, Topology
 from mosrt_calibration.passes.qdq import qdq_s8s8, qdq_u8s8
 from mosrt_calibration.passes.qparams import rounded_weights, scales_for_bias, weight_scales
 from mosrt_calibration.passes.targets import Targets
+from mosrt_calibration.passes.weight_only import dynamic_matmul
 from tests.standins.quantizable import (
     CHANNELS,
     SIZE,
@@ -75,11 +75,11 @@ def _typed(model: onnx.ModelProto) -> Any:
 
 
 def _spans(model: Any, feed: NDArray[np.float32], names: tuple[str, ...]) -> dict[str, Any]:
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
+    probed = onnx.ModelProto()
+    probed.CopyFrom(model)
     inner = [n for n in names if n not in {value.name for value in model.graph.input}]
-    tapped.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
-    session = onnxruntime.InferenceSession(tapped.SerializeToString())
+    probed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in inner)
+    session = onnxruntime.InferenceSession(probed.SerializeToString())
     source = model.graph.input[0].name
     values = dict(zip(inner, session.run(inner, {source: feed}), strict=True)) | {source: feed}
     return {name: (float(values[name].min()), float(values[name].max())) for name in names}

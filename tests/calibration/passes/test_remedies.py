@@ -7,9 +7,9 @@ import onnxruntime
 import pytest
 from numpy.typing import NDArray
 
+from mosrt_calibration.graph import Topology, replace_value
 from mosrt_calibration.passes.bias_correction import correct_biases, rounded_weights
 from mosrt_calibration.passes.equalisation import equalise
-from mosrt_calibration.passes.graph import Topology, replace_value
 from mosrt_calibration.passes.smoothing import smooth
 from mosrt_calibration.ranges.histograms import Channels
 from tests.standins.quantizable import convolutional, relu_chain, transformer

@@ -6,7 +6,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from mosrt_calibration.passes.graph import Topology
+from mosrt_calibration.graph import Topology
 from mosrt_calibration.passes.targets import Targets, blocks, heads
 from tests.standins.quantizable import convolutional, transformer
 

@@ -8,9 +8,9 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, numpy_helper
 
+from mosrt_calibration.graph import Topology
 from mosrt_calibration.passes.bias_correction import rounded_weights
-from mosrt_calibration.passes.graph import Topology
-from mosrt_calibration.passes.weight_only import byte_weights
+from mosrt_calibration.passes.weight_only import weight_only_int8
 from tests.standins.quantizable import transformer
 
 WAVES = np.random.default_rng(0).standard_normal((1, 4000)).astype(np.float32)
@@ -24,7 +24,7 @@ def model() -> Any:
 def test_they_are_those_that_rounding_gives_back(model: Any) -> None:
     topology = Topology(model)
     nodes = [name for name, node in topology.nodes.items() if topology.weighted(node)]
-    found = byte_weights(model, nodes)
+    found = weight_only_int8(model, nodes)
     onnx.checker.check_model(found, full_check=True)
     expected = onnx.ModelProto()
     expected.CopyFrom(model)
@@ -50,7 +50,7 @@ def test_they_are_those_that_rounding_gives_back(model: Any) -> None:
 def test_other_nodes_keep_theirs(model: Any) -> None:
     topology = Topology(model)
     one = next(name for name, node in topology.nodes.items() if node.op_type == "MatMul")
-    found = byte_weights(model, [one])
+    found = weight_only_int8(model, [one])
     assert sum(t.data_type == TensorProto.INT8 for t in found.graph.initializer) == 1
 
 
@@ -60,7 +60,7 @@ def test_onnxruntime_folds_them(model: Any, tmp_path: Any) -> None:
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     options.log_severity_level = 3
-    onnxruntime.InferenceSession(byte_weights(model, nodes).SerializeToString(), options)
+    onnxruntime.InferenceSession(weight_only_int8(model, nodes).SerializeToString(), options)
     kinds = {node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node}
     assert "Cast" not in kinds
     assert "MatMul" in kinds or "FusedMatMul" in kinds

@@ -14,14 +14,13 @@ from mosrt.audio.sources import FileSource
 from mosrt.crops import PlanRule
 from mosrt.mos.front_end import FusionFrontEnd
 from mosrt_calibration.clips import Choice, Clip
-from mosrt_calibration.passes.graph import Topology, read_graph
-from mosrt_calibration.passes.qparams import step
+from mosrt_calibration.graph import Topology, read_graph
+from mosrt_calibration.passes.qparams import quant_params
 from mosrt_calibration.passes.targets import Targets
-from mosrt_calibration.ranges.collector import Statistics, collect
+from mosrt_calibration.ranges.collector import ActivationProbe, Statistics, collect, slices
 from mosrt_calibration.ranges.histograms import BINS, Extrema, Histogram, Histograms, NonFiniteError
-from mosrt_calibration.ranges.probe import Tap, slices
 from mosrt_calibration.ranges.ranges import METHODS, ranges
-from mosrt_calibration.scoring import Subject
+from mosrt_calibration.scoring import ModelUnderTest
 from tests.calibration.conftest import silent
 
 
@@ -37,17 +36,19 @@ def _broken_off(clips: Sequence[Clip], label: str) -> Iterator[Iterator[Clip]]:
     yield some()
 
 
-def _tensors(subject: Subject) -> tuple[Any, tuple[str, ...]]:
-    model = read_graph(subject.directory / subject.reference.members[0].graph.path)
+def _tensors(tested: ModelUnderTest) -> tuple[Any, tuple[str, ...]]:
+    model = read_graph(tested.directory / tested.reference.members[0].graph.path)
     topology = Topology(model)
     return model, Targets.of(topology).tensors(topology)
 
 
-def _collect(subject: Subject, choice: Choice, cache: Path, progress: Any = silent) -> Statistics:
-    model, tensors = _tensors(subject)
+def _collect(
+    tested: ModelUnderTest, choice: Choice, cache: Path, progress: Any = silent
+) -> Statistics:
+    model, tensors = _tensors(tested)
     return collect(
-        subject,
-        subject.reference.members[0],
+        tested,
+        tested.reference.members[0],
         model,
         tensors,
         choice.calibration,
@@ -57,17 +58,17 @@ def _collect(subject: Subject, choice: Choice, cache: Path, progress: Any = sile
     )
 
 
-def _activations(subject: Subject, clips: Sequence[Clip]) -> dict[str, NDArray[np.float32]]:
+def _activations(tested: ModelUnderTest, clips: Sequence[Clip]) -> dict[str, NDArray[np.float32]]:
     """All activations of all clips, by onnx's own evaluator."""
-    model, tensors = _tensors(subject)
+    model, tensors = _tensors(tested)
     for name in tensors:
         if name not in {value.name for value in (*model.graph.input, *model.graph.output)}:
             model.graph.output.append(onnx.ValueInfoProto(name=name))
     evaluator = ReferenceEvaluator(model)
-    front_end = FusionFrontEnd(subject.manifest)
+    front_end = FusionFrontEnd(tested.manifest)
     found: dict[str, list[NDArray[np.float32]]] = {name: [] for name in tensors}
     for clip in clips:
-        recording = Recording(FileSource(clip.path), subject.manifest.sample_rate_hz)
+        recording = Recording(FileSource(clip.path), tested.manifest.sample_rate_hz)
         plan = PlanRule(kind="grid", views=1).plan(recording.n_samples, front_end.geometry)
         (view,) = front_end.views(recording, plan)
         feeds = {name: value[np.newaxis] for name, value in view.items()}
@@ -79,10 +80,10 @@ def _activations(subject: Subject, clips: Sequence[Clip]) -> dict[str, NDArray[n
 
 
 def test_statistics_are_those_of_all_activations(
-    conv_subject: Subject, choice: Choice, tmp_path: Path
+    conv_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
-    found = _collect(conv_subject, choice, tmp_path / "cache")
-    expected = _activations(conv_subject, choice.calibration)
+    found = _collect(conv_model, choice, tmp_path / "cache")
+    expected = _activations(conv_model, choice.calibration)
     assert set(found.low) == set(expected)
     assert len(expected) > 20
     for name, values in expected.items():
@@ -101,10 +102,10 @@ def test_statistics_are_those_of_all_activations(
 
 
 def test_min_max_and_percentile_are_those_of_numpy(
-    conv_subject: Subject, choice: Choice, tmp_path: Path
+    conv_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
-    statistics = _collect(conv_subject, choice, tmp_path / "cache")
-    expected = _activations(conv_subject, choice.calibration)
+    statistics = _collect(conv_model, choice, tmp_path / "cache")
+    expected = _activations(conv_model, choice.calibration)
     plain, cut = ranges(statistics, "min-max"), ranges(statistics, "percentile")
     for name, values in expected.items():
         limit = float(np.abs(values).max())
@@ -150,7 +151,7 @@ def test_mse_errs_least_of_all(kind: str) -> None:
     )
 
     def error(low: float, high: float) -> float:
-        scale, zero_point = step(low, high, symmetric=False)
+        scale, zero_point = quant_params(low, high, symmetric=False)
         rounded = np.clip(np.round(values / scale) + zero_point, 0, 255)
         return float(np.mean((values - (rounded - zero_point) * scale) ** 2))
 
@@ -211,9 +212,9 @@ def test_values_that_are_not_finite_are_refused() -> None:
 def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Counts runs of the network since it was last asked."""
     counted = []
-    run = Tap.run
+    run = ActivationProbe.run
 
-    def counting(self: Tap, feeds: Any, outputs: Any) -> Any:
+    def counting(self: ActivationProbe, feeds: Any, outputs: Any) -> Any:
         counted.append(1)
         return run(self, feeds, outputs)
 
@@ -222,23 +223,23 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
         counted.clear()
         return n
 
-    monkeypatch.setattr(Tap, "run", counting)
+    monkeypatch.setattr(ActivationProbe, "run", counting)
     return since
 
 
 def test_a_run_that_was_broken_off_goes_on_where_it_was(
-    conv_subject: Subject, choice: Choice, tmp_path: Path, runs: Callable[[], int]
+    conv_model: ModelUnderTest, choice: Choice, tmp_path: Path, runs: Callable[[], int]
 ) -> None:
-    whole = _collect(conv_subject, choice, tmp_path / "other")
+    whole = _collect(conv_model, choice, tmp_path / "other")
     n = len(choice.calibration)
     assert runs() == n
     cache = tmp_path / "cache"
     with pytest.raises(KeyboardInterrupt):
-        _collect(conv_subject, choice, cache, _broken_off)
+        _collect(conv_model, choice, cache, _broken_off)
     assert runs() == 3
-    resumed = _collect(conv_subject, choice, cache)
+    resumed = _collect(conv_model, choice, cache)
     assert runs() == n - 3
-    again = _collect(conv_subject, choice, cache)
+    again = _collect(conv_model, choice, cache)
     assert runs() == 0
     for found in (resumed, again):
         assert found.low == whole.low
@@ -251,23 +252,23 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(
 
 
 def test_other_clips_other_weights_and_damaged_files_are_not_taken_from_the_cache(
-    conv_subject: Subject, choice: Choice, tmp_path: Path, runs: Callable[[], int]
+    conv_model: ModelUnderTest, choice: Choice, tmp_path: Path, runs: Callable[[], int]
 ) -> None:
     cache = tmp_path / "cache"
-    _collect(conv_subject, choice, cache)
+    _collect(conv_model, choice, cache)
     runs()
     fewer = Choice(calibration=choice.calibration[:2], evaluation=choice.evaluation, seed=0)
-    _collect(conv_subject, fewer, cache)
+    _collect(conv_model, fewer, cache)
     assert runs() == 2
     for file in cache.iterdir():
         file.write_bytes(file.read_bytes()[:100])
-    _collect(conv_subject, fewer, cache)
+    _collect(conv_model, fewer, cache)
     assert runs() == 2
-    assert not [file for file in conv_subject.directory.iterdir() if "tap" in file.name]
+    assert not [file for file in conv_model.directory.iterdir() if "probe" in file.name]
 
 
-def test_slices_bound_what_is_held_at_once(conv_subject: Subject) -> None:
-    model, tensors = _tensors(conv_subject)
+def test_slices_bound_what_is_held_at_once(conv_model: ModelUnderTest) -> None:
+    model, tensors = _tensors(conv_model)
     largest = 4 * 8 * 16 * 16  # float32, channels, rows, columns
     cut = slices(model, tensors, limit_bytes=3 * largest)
     assert [name for run in cut for name in run] == list(tensors)
@@ -277,14 +278,14 @@ def test_slices_bound_what_is_held_at_once(conv_subject: Subject) -> None:
 
 
 def test_slices_do_not_change_what_is_seen(
-    conv_subject: Subject, choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    conv_model: ModelUnderTest, choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = _collect(conv_subject, choice, tmp_path / "cache")
+    whole = _collect(conv_model, choice, tmp_path / "cache")
     monkeypatch.setattr(
         "mosrt_calibration.ranges.collector.slices",
         lambda model, names: slices(model, names, 10_000),
     )
-    sliced = _collect(conv_subject, choice, tmp_path / "other")
+    sliced = _collect(conv_model, choice, tmp_path / "other")
     # which tensors are outputs changes what ONNX Runtime fuses, hence the last bits
     assert sliced.low == pytest.approx(whole.low, rel=1e-5, abs=1e-6)
     assert sliced.high == pytest.approx(whole.high, rel=1e-5, abs=1e-6)

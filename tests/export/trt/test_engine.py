@@ -14,8 +14,8 @@ from mosrt.backends.trt_module import TensorRt
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import TensorSpec
-from mosrt_calibration.passes.fp16 import to_half
-from mosrt_calibration.passes.graph import Topology, read_graph, write_graph
+from mosrt_calibration.graph import Topology, read_graph, write_graph
+from mosrt_calibration.passes.fp16 import to_fp16
 from mosrt_calibration.passes.qdq import qdq_s8s8
 from mosrt_calibration.passes.targets import Targets
 from mosrt_export.errors import EngineError
@@ -73,7 +73,7 @@ def test_a_front_end_in_the_graph_builds(rtx: TensorRt, nano_graph: Path, tmp_pa
     graphs = {"fp32": path}
     spans = dict.fromkeys(targets.tensors(Topology(model)), (-4.0, 4.0))
     for name, made in (
-        ("fp16", to_half(model)),
+        ("fp16", to_fp16(model)),
         ("int8", qdq_s8s8(model, spans, targets.weighted)),
     ):
         graphs[name], _ = write_graph(made, tmp_path / f"{name}.onnx")

@@ -13,7 +13,8 @@ __all__ = ["Section", "interval_cell", "number", "sections", "view_study_title"]
 
 _STAGES: Final = ("decode", "resample", "front_end", "model", "rest")
 # Providers that copy the audio to another device.
-_COPYING: Final = ("cuda", "tensorrt", "tensorrt-ep", "dml", "coreml")
+_COPYING: Final = ("cuda", "tensorrt", "tensorrt-ep", "dml", "coreml", "torch-cuda",
+                   "torch-cuda-compiled")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,6 +50,7 @@ def sections(report: Mapping[str, Any]) -> list[Section]:
         _energy(report),
         _peers(report),
         *_view_studies(report),
+        _not_measured(report),
     ]
     return [section for section in made if section.rows]
 
@@ -166,34 +168,41 @@ def _labels(report: Mapping[str, Any]) -> Section:
 
 def _latency(report: Mapping[str, Any]) -> Section:
     """The headline figures, for clips of 5 s."""
+    found = [row for row in report.get("latency", []) if row["clip_s"] == 5.0]
+    has_torch = any("torch" in row for row in found)
     rows, notes = [], []
-    for row in report.get("latency", []):
-        if row["clip_s"] != 5.0:
-            continue
+    for row in found:
         quantiles = row["quantiles"]
-        ratio = row["ratio_to_first"]
         rows.append(
             (
                 row["contestant"],
                 number(quantiles["p50"]["ms"], 2),
                 interval_cell(quantiles["p50"]["interval_95"], 2),
                 *(number(quantiles[name]["ms"], 2) for name in ("p90", "p95", "p99")),
-                "1" if row["contestant"] == row["first"] else
-                f"{ratio['ratio']:.3f} ({interval_cell(ratio['interval_95'])})",
+                "1" if row["contestant"] == row["first"] else _ratio(row["ratio_to_first"]),
+                *([_ratio(row.get("ratio_to_torch"))] * has_torch),
                 str(row["runs"]),
             )
-        )  # fmt: skip
+        )
         if not row["stable"]:
             rounds = f"{row['warm_up']} round{'' if row['warm_up'] == 1 else 's'}"
             notes.append(f"{row['contestant']}: times had not stabilised after {rounds} of warm-up")
+    torch = ["relative to torch (95 %)"] * has_torch
     return Section(
         key="latency",
         title="Latency of a clip of 5 s, from the file's bytes to the score, in ms",
         header=("configuration", "p50", "95 %", "p90", "p95", "p99", "relative to the first (95 %)",
-                "runs"),
+                *torch, "runs"),
         rows=tuple(rows),
         notes=_unique(notes),
     )  # fmt: skip
+
+
+def _ratio(figure: Mapping[str, Any] | None) -> str:
+    """A ratio of times with its interval, or a dash where there is none."""
+    if figure is None:
+        return "-"
+    return f"{figure['ratio']:.3f} ({interval_cell(figure['interval_95'])})"
 
 
 def _stages(report: Mapping[str, Any]) -> Section:
@@ -236,18 +245,36 @@ def _by_length(report: Mapping[str, Any]) -> Section:
 
 
 def _throughput(report: Mapping[str, Any]) -> Section:
+    found = report.get("throughput", [])
+    has_torch = any("torch" in row for row in found)
     rows = [
         (row["contestant"], row["kind"], str(row["count"]), number(row["clips_per_s"], 2),
-         interval_cell(row["clips_per_s_95"], 2), number(row["audio_s_per_s"], 1), str(row["runs"]))
-        for row in report.get("throughput", [])
+         interval_cell(row["clips_per_s_95"], 2), number(row["audio_s_per_s"], 1),
+         *([_ratio(row.get("ratio_to_torch"))] * has_torch), str(row["runs"]))
+        for row in found
     ]  # fmt: skip
+    torch = ["relative to torch (95 %)"] * has_torch
     return Section(
         key="throughput",
         title="Throughput, clips of 5 s",
         header=("configuration", "of", "count", "clips per s", "95 %", "seconds of audio per s",
-                "runs"),
+                *torch, "runs"),
         rows=tuple(rows),
     )  # fmt: skip
+
+
+def _not_measured(report: Mapping[str, Any]) -> Section:
+    rows = [
+        (row["contestant"], row["what"], row["reason"]) for row in report.get("not_measured", [])
+    ]
+    if report.get("finished") is False:
+        rows.append(("-", "the rest", "the run was interrupted"))
+    return Section(
+        key="not_measured",
+        title="Not measured",
+        header=("configuration", "step", "reason"),
+        rows=tuple(rows),
+    )
 
 
 def _cold_start(report: Mapping[str, Any]) -> Section:

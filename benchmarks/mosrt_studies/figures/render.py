@@ -47,7 +47,7 @@ Results come from three kinds of weights:
 
 A command is the one that was run, with the current names of modules and options; `…` stands for a
 path. Commands that begin with `python -m mosrt_bench.` belong to an earlier version; today
-`mosrt bench` measures the same. [Inputs](#inputs) says where the inputs come from.
+`mosrt bench run --torch` measures the same. [Inputs](#inputs) says where the inputs come from.
 """
 _INPUTS: Final = """\
 ## Inputs
@@ -59,7 +59,7 @@ _INPUTS: Final = """\
 - `--systems`: a folder with `systems.tsv` and clips of real TTS systems.
 - `--checkpoint`: a published checkpoint. Results of stand-in weights used a random one of the same
   size.
-- `mosrt bench … --report DIR` writes `DIR/report.json`, which is kept as `bench_NAME.json`.
+- `mosrt bench run … --report DIR` writes `DIR/report.json`, which is kept as `bench_NAME.json`.
 """
 _OLD_MODULE: Final = re.compile(r"mosrt_bench\.(\w+)")
 _MODULES: Final = {
@@ -156,7 +156,11 @@ def readme_table(results: Path) -> str:
             if bundle is None or variant not in bundle["variants"]:
                 continue
             agreement = listening.get(f"{model} {bundle['default_domain']}")
-            torch_row = against_torch.get(f"{variant}, {provider}") if "utmosv2" in model else None
+            speed_up = "-"
+            if "ratio_to_torch" in row:
+                speed_up = f"{1 / row['ratio_to_torch']['ratio']:.2f}"
+            elif "utmosv2" in model and f"{variant}, {provider}" in against_torch:
+                speed_up = f"{against_torch[f'{variant}, {provider}']['faster']['ratio']:.2f}"
             rows.append(
                 (
                     f"`{model}`",
@@ -165,7 +169,7 @@ def readme_table(results: Path) -> str:
                     drifts.get((model, variant), "-"),
                     _ms(row["quantiles"]["p50"]["ms"]),
                     f"{bundle['variants'][variant]['bytes'] / 1e6:.1f} MB",
-                    f"{torch_row['faster']['ratio']:.2f}" if torch_row else "-",
+                    speed_up,
                 )
             )
     embedded = _read(results, "embedded")

@@ -127,6 +127,7 @@ def bench_section(run: Run) -> list[str]:
     references = {bundle["reference"] for bundle in run["bundles"]}
     parity = {r["contestant"]: r for r in run["parity"] if r.get("against") in references}
     starts = {row["contestant"]: row for row in run.get("cold_start", [])}
+    has_torch = any("torch" in row for row in run.get("latency", []))
     rows = []
     for row in run.get("latency", []):
         if row["clip_s"] == _CLIP_S:
@@ -140,6 +141,7 @@ def bench_section(run: Run) -> list[str]:
                     label,
                     *_parity_cells(drift),
                     *_latency_cells(row),
+                    *([_speed_up(row.get("ratio_to_torch"))] * has_torch),
                     _throughput(run, row["contestant"]),
                     *_start_cells(starts.get(row["contestant"])),
                 )
@@ -152,7 +154,8 @@ def bench_section(run: Run) -> list[str]:
         "",
         *markdown_table(
             ("variant, provider", "mean drift", "largest", "SRCC", "p50", "p95", "speed-up",
-             "clips/s", "fresh process, two scores", "peak memory"), rows,
+             *["speed-up over torch"] * has_torch, "clips/s", "fresh process, two scores",
+             "peak memory"), rows,
         ),
         *_not_measured(run),
     ]  # fmt: skip
@@ -177,13 +180,17 @@ def _small(value: float) -> str:
 
 def _latency_cells(row: Row) -> tuple[str, str, str]:
     p50, p95 = (row["quantiles"][name]["ms"] for name in ("p50", "p95"))
-    speed_up = "1"
-    if row["contestant"] != row["first"]:
-        ratio = row["ratio_to_first"]
-        low, high = ratio["interval_95"]
-        speed_up = f"**{1 / ratio['ratio']:.2f}** ({1 / high:.2f} to {1 / low:.2f})"
+    speed_up = "1" if row["contestant"] == row["first"] else _speed_up(row["ratio_to_first"])
     digits = 0 if p50 >= 100 else 1
     return f"{p50:.{digits}f} ms", f"{p95:.{digits}f} ms", speed_up
+
+
+def _speed_up(ratio: Row | None) -> str:
+    """The inverse of a ratio of times, with its interval."""
+    if ratio is None:
+        return "-"
+    low, high = ratio["interval_95"]
+    return f"**{1 / ratio['ratio']:.2f}** ({1 / high:.2f} to {1 / low:.2f})"
 
 
 def _throughput(run: Run, configuration: str) -> str:
@@ -214,6 +221,8 @@ def _not_measured(run: Run) -> list[str]:
         if row["passed"] is None
     ]
     lines = ["", f"Left out: {'; '.join(skipped)}."] if skipped else []
+    for row in run.get("not_measured", []):
+        lines += ["", f"Not measured: {row['contestant']}, {row['what']} ({row['reason']})."]
     missing = dict.fromkeys(note.partition(":")[0] for note in run["notes"])
     if missing:
         lines += ["", f"Not available on this machine: {', '.join(missing)}."]

@@ -1,1 +1,1 @@
-"""Studies of latency and memory."""
+"""Studies of speed and memory."""

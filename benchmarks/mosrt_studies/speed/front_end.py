@@ -1,14 +1,14 @@
 """How fast is the NumPy front end beside librosa?
 
-    python -m mosrt_studies.speed.front_end --bundle utmosv2 --out benchmarks/results/front_end.json
+    python -m mosrt_studies.speed.front_end -m utmosv2 --audio clip.wav \
+        -o benchmarks/results/front_end.json
 
-One view's images of synthetic speech, dB and resize included, made by librosa and torch's
-antialiased resize on one thread, and by mosrt on one thread and on two, in turn.
+Times the images of one view, dB and resize included: by librosa and torch's antialiased resize on
+one thread, and by mosrt on one thread and on two, in turn.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 import tracemalloc
@@ -24,25 +24,30 @@ import threadpoolctl
 import torch
 
 from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
+from mosrt.cli.command import exit_on_error, model_option, output_option
 from mosrt.host.thread_pool import ThreadPool
 from mosrt.mel.front_end import MelFrontEnd
 from mosrt_bench.machine import describe
+from mosrt_bench.output import save
 from mosrt_bench.worker.torch_runner import librosa_image, torch_resize
 
 from .timing import interleave, ratio, timing
 
 
 @click.command()
-@click.option("--bundle", required=True, help="Bundle whose front end is measured.")
-@click.option("--audio", required=True, type=click.Path(exists=True), help="A clip at its rate.")
-@click.option("--rounds", default=31, show_default=True, help="Counted rounds.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
-def main(bundle: str, audio: str, rounds: int, out: Path) -> None:
-    """Time one view's images: librosa on one thread, mosrt on one and on two."""
-    manifest = Bundle.open(bundle).manifest
+@model_option("MOS model whose front end is measured", required=True)
+@click.option("--audio", required=True, type=click.Path(exists=True),
+              help="Mono clip at the rate of the model.")  # fmt: skip
+@click.option("--rounds", default=31, show_default=True, help="Rounds that count.")
+@output_option("JSON file to write.", required=True)
+@exit_on_error()
+def main(model: str, audio: str, rounds: int, output: Path) -> None:
+    """Time the images of one view: librosa on one thread, mosrt on one and on two."""
+    manifest = Bundle.open(find_bundle(model)).manifest
     spec, rate_hz = manifest.mel, manifest.sample_rate_hz
     if spec is None:
-        raise click.UsageError(f"{bundle} has no spectrogram branch")
+        raise click.UsageError(f"{model} has no spectrogram branch")
     waveform, file_rate_hz = soundfile.read(audio, dtype="float32")
     if waveform.ndim != 1 or file_rate_hz != rate_hz:
         raise click.UsageError(f"{audio} must be mono at {rate_hz} Hz")
@@ -73,13 +78,13 @@ def main(bundle: str, audio: str, rounds: int, out: Path) -> None:
         def by_two_threads() -> list[Any]:
             return pool.map(front_end.images, crops)
 
-        contestants = {
+        configurations = {
             "librosa, 1 thread": _timed(by_librosa, blas_threads=1),
             "mosrt, 1 thread": _timed(by_mosrt, blas_threads=1),
             "mosrt, 2 threads": _timed(by_two_threads),
         }
         with click.progressbar(length=rounds + 1, file=sys.stderr) as bar:
-            times_ms = interleave(contestants, rounds=rounds, progress=bar.update)
+            times_ms = interleave(configurations, rounds=rounds, progress=bar.update)
     tracemalloc.start()
     by_mosrt()
     peak_bytes = tracemalloc.get_traced_memory()[1]
@@ -90,7 +95,7 @@ def main(bundle: str, audio: str, rounds: int, out: Path) -> None:
     result = {
         "question": "one view's images, dB and resize included",
         "images": spec.n_crops * len(spec.windows),
-        "command": "python -m mosrt_studies.speed.front_end --bundle … "
+        "command": "python -m mosrt_studies.speed.front_end --model … "
         f"--audio {Path(audio).name} --rounds {rounds}",
         "machine": describe(),
         "largest_difference": float(difference),
@@ -98,7 +103,7 @@ def main(bundle: str, audio: str, rounds: int, out: Path) -> None:
         "timings": timings,
         "faster_than_librosa": faster,
     }
-    out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    save(result, output)
     for name, times in timings.items():
         click.echo(f"{name}: {times['median_ms']:.1f} ms {times['interval_95_ms']}")
     for name, figure in faster.items():
@@ -107,7 +112,7 @@ def main(bundle: str, audio: str, rounds: int, out: Path) -> None:
 
 
 def _timed(run: Callable[[], object], blas_threads: int | None = None) -> Callable[[], float]:
-    """Times `run`, with BLAS held to a number of threads outside the time taken."""
+    """Times `run`; limiting the threads of BLAS is not part of the time."""
 
     def once() -> float:
         with threadpoolctl.threadpool_limits(blas_threads):

@@ -1,13 +1,14 @@
-"""How fast is wav2vec v1's uncertainty, beside eager torch, and does cost grow with length?
+"""How fast is the uncertainty of wav2vec v1 beside eager torch, and how does time grow with length?
 
     mosrt export wav2vec --checkpoint wav2vec_large.pt --layout paper --measure paper.entropy \
-        --out paper
-    python -m mosrt_studies.speed.uncertainty --bundle paper --checkpoint wav2vec_large.pt \
-        --audio clip.wav --out benchmarks/results/uncertainty_speed.json
+        -o paper
+    python -m mosrt_studies.speed.uncertainty -m paper --checkpoint wav2vec_large.pt \
+        --audio clip.wav -o benchmarks/results/uncertainty_speed.json
 
-The clip is repeated to each length. Every contestant and length has a process of its own, so that
-peak memory is its own; at lengths that torch takes too, both work in turn. Torch does what the
-published code does: all logits of the layout "paper", drawn distractors included, and the measures.
+The clip is repeated to each length. Each engine and length has a process of its own, so that each
+peak of memory is its own; at lengths that torch runs too, both take turns. Torch computes what the
+published code does: all logits of the layout "paper", sampled distractors included, and the
+measures.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import numpy as np
 import soundfile
 
 from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
+from mosrt.cli.command import exit_on_error, model_option, output_option
 from mosrt.uncertainty.measures import row_measures
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
@@ -38,7 +41,7 @@ _LENGTHS_S: Final = (2, 5, 20, 60, 300)
 
 
 def scored_once(options: dict[str, Any]) -> Callable[[object], dict[str, float]]:
-    """What a worker process answers every request with: {"ms", "value", "peak_mb"} of one score."""
+    """The answer of a worker process to each request: {"ms", "value", "peak_mb"} of one score."""
     clip, rate_hz = soundfile.read(options["audio"], dtype="float32")
     if rate_hz != 16_000 or clip.ndim != 1:
         raise click.UsageError("the clip must be mono at 16 kHz")
@@ -56,9 +59,9 @@ def scored_once(options: dict[str, Any]) -> Callable[[object], dict[str, float]]
 
 
 def _mosrt(options: dict[str, Any], waveform: Any) -> Callable[[], float]:
-    import mosrt  # noqa: PLC0415  # each worker imports its own half
+    import mosrt  # noqa: PLC0415  # each process imports only its own engine
 
-    scorer = mosrt.load(options["bundle"], threads=options["threads"], provider="cpu")
+    scorer = mosrt.load(options["model"], threads=options["threads"], provider="cpu")
     return lambda: scorer.score(waveform, 16_000).measures["uncertainty"]
 
 
@@ -103,24 +106,28 @@ def _torch(options: dict[str, Any], waveform: Any) -> Callable[[], float]:
 
 
 @click.command()
-@click.option("--bundle", required=True, help="Bundle made from the checkpoint.")
-@click.option("--checkpoint", required=True, help="The checkpoint, for the baseline.")
-@click.option("--audio", required=True, type=click.Path(exists=True), help="Mono, 16 kHz.")
-@click.option("--threads", default=2, show_default=True)
-@click.option("--rounds", default=11, show_default=True, help="Counted rounds.")
-@click.option("--torch-up-to", default=20, show_default=True, help="Longest clip for torch, s.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="JSON file to write.")
+@model_option("Bundle of the checkpoint", required=True)
+@click.option("--checkpoint", required=True, help="The checkpoint, for torch.")
+@click.option("--audio", required=True, type=click.Path(exists=True), help="Mono clip at 16 kHz.")
+@click.option("--threads", default=2, show_default=True, help="Threads of each engine.")
+@click.option("--rounds", default=11, show_default=True, help="Rounds that count.")
+@click.option("--torch-up-to", default=20, show_default=True, metavar="SECONDS",
+              help="Longest clip that torch runs.")  # fmt: skip
+@output_option("JSON file to write.", required=True)
+@exit_on_error()
 def main(
-    bundle: str, checkpoint: str, audio: str, threads: int, rounds: int, torch_up_to: int, out: Path
-) -> None:
+    model: str, checkpoint: str, audio: str, threads: int, rounds: int, torch_up_to: int,
+    output: Path,
+) -> None:  # fmt: skip
     """Time uncertainty at several lengths: mosrt, and eager torch."""
-    spec = Bundle.open(bundle).manifest.uncertainty
+    manifest = Bundle.open(find_bundle(model)).manifest
+    spec = manifest.uncertainty
     if spec is None:
-        raise click.UsageError("the bundle gives no uncertainty")
+        raise click.UsageError(f"{model} is not an uncertainty model")
     lengths = {}
     for length_s in _LENGTHS_S:
         options = {
-            "bundle": bundle,
+            "model": model,
             "checkpoint": checkpoint,
             "audio": audio,
             "threads": threads,
@@ -133,22 +140,22 @@ def main(
     costs = [lengths[str(s)]["timings"]["mosrt"]["median_ms"] for s in _LENGTHS_S]
     result = {
         "question": "waveform in memory to uncertainty, by length of the clip, FP32",
-        "command": "python -m mosrt_studies.speed.uncertainty --bundle … --checkpoint … --audio … "
+        "command": "python -m mosrt_studies.speed.uncertainty --model … --checkpoint … --audio … "
         f"--threads {threads}",
-        "model": Bundle.open(bundle).manifest.name,
+        "model": manifest.name,
         "layouts": list(spec.layouts),
         "threads": threads,
         "machine": describe(),
         "lengths_s": lengths,
-        # 1 means that twice the length costs twice the time.
+        # 1: time is proportional to length
         "growth_exponent": round(float(np.polyfit(np.log(seconds), np.log(costs), 1)[0]), 3),
     }
-    save(result, out)
-    click.echo(f"cost grows with length to the power of {result['growth_exponent']}")
+    save(result, output)
+    click.echo(f"time grows with length to the power of {result['growth_exponent']}")
 
 
 def _at_length(names: tuple[str, ...], options: dict[str, Any], rounds: int) -> dict[str, Any]:
-    """Timings, peak memory, and how much faster mosrt is, at one length."""
+    """Timings, peak memory and the speed-up over torch at one length."""
     workers = {name: WorkerProcess({**options, "engine": name}, _MODULE) for name in names}
     answers: dict[str, dict[str, float]] = {}
 

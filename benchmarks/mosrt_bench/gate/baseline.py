@@ -24,7 +24,7 @@ from mosrt_bench.bench.configurations import bundle_sha256, open_bundle
 from mosrt_bench.clips import AudioFile, audio_files
 from mosrt_bench.output import save
 
-__all__ = ["Baseline", "ClipScore", "GateError", "Maker", "score_set"]
+__all__ = ["Baseline", "ClipScore", "GateError", "ScoringSetup", "score_set"]
 
 SCHEMA_VERSION: Final = 1
 _KIND: Final = "mosrt gate baseline"
@@ -36,7 +36,7 @@ class GateError(MosrtError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Maker:
+class ScoringSetup:
     """Everything but the audio that determines a score.
 
     Attributes:
@@ -77,13 +77,13 @@ class ClipScore:
 class Baseline:
     """The scores of a set of clips by name, and what determined them."""
 
-    maker: Maker
+    setup: ScoringSetup
     clips: Mapping[str, ClipScore]
 
     @property
     def of_uncertainty(self) -> bool:
         """Whether the scores are minus an uncertainty, which is not on the MOS scale."""
-        return self.maker.domain == UNCERTAINTY
+        return self.setup.domain == UNCERTAINTY
 
     @property
     def scale(self) -> float:
@@ -98,7 +98,7 @@ class Baseline:
             {
                 "kind": _KIND,
                 "schema_version": SCHEMA_VERSION,
-                **asdict(self.maker),
+                **asdict(self.setup),
                 "clips": {name: asdict(clip) for name, clip in self.clips.items()},
             },
             file,
@@ -127,7 +127,9 @@ class Baseline:
                 f"version {SCHEMA_VERSION}; record it again with --update"
             )
         try:
-            maker = Maker(**{name: found[name] for name in Maker.__dataclass_fields__})
+            setup = ScoringSetup(
+                **{name: found[name] for name in ScoringSetup.__dataclass_fields__}
+            )
             clips = {name: ClipScore(**clip) for name, clip in found["clips"].items()}
             if not all(
                 math.isfinite(clip.score) and math.isfinite(clip.error) for clip in clips.values()
@@ -135,7 +137,7 @@ class Baseline:
                 raise ValueError("a score is not a finite number")
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise GateError(f"{file}: damaged ({exc}); record it again with --update") from exc
-        return cls(maker=maker, clips=clips)
+        return cls(setup=setup, clips=clips)
 
     def check(self, new: Baseline, file: Path) -> None:
         """Checks that a new set compares with this baseline.
@@ -148,8 +150,8 @@ class Baseline:
             GateError: Model, variant, provider, domain, views or names of clips differ, or an
                 unchanged file has another score.
         """
-        old = asdict(self.maker)
-        for name, value in asdict(new.maker).items():
+        old = asdict(self.setup)
+        for name, value in asdict(new.setup).items():
             if old[name] != value:
                 raise GateError(
                     f"{file}: recorded with {name.replace('_', ' ')} {old[name]}, but this run has "
@@ -216,7 +218,7 @@ def score_set(
                     f"{clip.path}: no score ({', '.join(score.flags)}); replace it or leave it out"
                 )
             scored[clip.name] = _clip_score(clip, score, views)
-        maker = Maker(
+        setup = ScoringSetup(
             model=bundle.manifest.name,
             bundle_sha256=bundle_sha256(bundle),
             variant=scorer.variant,
@@ -224,7 +226,7 @@ def score_set(
             domain=UNCERTAINTY if uncertain else domain or bundle.manifest.default_domain,
             views=0 if uncertain else views,
         )
-    return Baseline(maker=maker, clips=scored)
+    return Baseline(setup=setup, clips=scored)
 
 
 def _clip_score(clip: AudioFile, score: Score, views: int) -> ClipScore:

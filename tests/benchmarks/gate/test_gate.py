@@ -14,16 +14,15 @@ import soundfile
 from click.testing import CliRunner
 
 from mosrt_bench.cli.gate import gate as command
-from mosrt_bench.gate.baseline import Baseline, ClipScore, GateError, Maker
+from mosrt_bench.gate.baseline import Baseline, ClipScore, GateError, ScoringSetup
 from mosrt_bench.gate.decision import Tolerances, Verdict, gate
 from mosrt_bench.gate.report import gate_text, junit
-from mosrt_bench.stats.multiple_comparisons import holm
 from tests.conftest import DATA
 
 FloatArray = npt.NDArray[np.float64]
 
 USUAL = Tolerances(of_set=0.05, of_clip=0.2, alpha=0.05)
-MAKER = Maker(
+SETUP = ScoringSetup(
     model="nano", bundle_sha256="ab" * 32, variant="fp32", provider="cpu", domain="overall", views=8
 )
 
@@ -34,18 +33,11 @@ def made(scores: FloatArray, *, take: str = "a", error: float = 0.03) -> Baselin
         f"{i}.wav": ClipScore(sha256=f"{take}{i}", score=float(s), error=error, n_views=8)
         for i, s in enumerate(scores)
     }
-    return Baseline(maker=MAKER, clips=clips)
+    return Baseline(setup=SETUP, clips=clips)
 
 
 def decided(before: FloatArray, after: FloatArray) -> Verdict:
     return gate(made(before), made(after, take="b"), USUAL)
-
-
-def test_holm_by_hand() -> None:
-    # 0.01 * 4; 0.02 * 3 = 0.06; 0.03 * 2 = 0.06; 0.5 * 1
-    np.testing.assert_allclose(holm([0.5, 0.01, 0.03, 0.02]), [0.5, 0.04, 0.06, 0.06])
-    np.testing.assert_allclose(holm([0.9, 0.8]), [1.0, 1.0])
-    assert holm([]).size == 0
 
 
 def test_p_values_are_welchs() -> None:
@@ -54,7 +46,7 @@ def test_p_values_are_welchs() -> None:
     old, new = rng.normal(3, 0.2, 8), rng.normal(2.7, 0.1, 8)
     before, after = (
         Baseline(
-            maker=MAKER,
+            setup=SETUP,
             clips={
                 "x": ClipScore(
                     sha256=str(views[0]), score=views.mean(), error=views.std(ddof=1) / 8**0.5,
@@ -130,7 +122,7 @@ def test_a_better_set_passes() -> None:
 def uncertain(uncertainties: FloatArray, take: str = "a") -> Baseline:
     baseline = made(-uncertainties, take=take, error=0.0)
     return dataclasses.replace(
-        baseline, maker=dataclasses.replace(MAKER, domain="uncertainty", views=0)
+        baseline, setup=dataclasses.replace(SETUP, domain="uncertainty", views=0)
     )
 
 
@@ -187,9 +179,9 @@ def test_a_model_without_noise_is_decided_by_the_tolerance() -> None:
         ({"views": 4}, "recorded with views 8"),
     ],
 )
-def test_another_maker_is_an_error(change: dict[str, Any], message: str) -> None:
+def test_another_setup_is_an_error(change: dict[str, Any], message: str) -> None:
     before = made(np.ones(3))
-    after = dataclasses.replace(before, maker=dataclasses.replace(MAKER, **change))
+    after = dataclasses.replace(before, setup=dataclasses.replace(SETUP, **change))
     with pytest.raises(GateError, match=message):
         before.check(after, Path("base.json"))
 
@@ -227,7 +219,7 @@ def test_a_baseline_is_read_as_it_was_written(tmp_path: Path) -> None:
         ('{"kind": "mosrt gate baseline", "schema_version": 1}', "damaged"),
     ],
 )
-def test_a_damaged_baseline_is_told(tmp_path: Path, text: str, message: str) -> None:
+def test_a_damaged_baseline_is_reported(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "base.json"
     file.write_text(text)
     with pytest.raises(GateError, match=message):
@@ -245,7 +237,7 @@ def test_scores_must_be_numbers(tmp_path: Path) -> None:
 def test_junit_holds_any_file_name() -> None:
     name = 'a<b>&"\x01\ud800.wav'
     before, after = (
-        Baseline(maker=MAKER, clips={name: ClipScore(sha256=take, score=s, error=0.01, n_views=8)})
+        Baseline(setup=SETUP, clips={name: ClipScore(sha256=take, score=s, error=0.01, n_views=8)})
         for take, s in (("a", 4.0), ("b", 2.0))
     )
     verdict = gate(before, after, USUAL)

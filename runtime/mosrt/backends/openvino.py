@@ -13,7 +13,7 @@ import numpy as np
 
 from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import Member, TensorSpec, Variant
-from mosrt.errors import BundleError, ProviderError
+from mosrt.errors import BundleError, ProviderError, missing_extra
 from mosrt.host.cache import Cache
 from mosrt.host.cpu import CpuFeatures
 
@@ -116,10 +116,8 @@ class _Engine:
         try:
             import openvino  # noqa: PLC0415 - an extra, and slow to import
         except ImportError as exc:
-            raise ProviderError(
-                "provider 'openvino' needs the extra: pip install 'mosrt[openvino]' "
-                f"({exc.name} is missing)"
-            ) from exc
+            message = missing_extra("provider 'openvino'", "openvino", exc.name or "openvino")
+            raise ProviderError(message) from exc
         self._openvino: Any = openvino
         self._core = openvino.Core()
         self.mapped: list[Any] = []

@@ -17,7 +17,7 @@ from mosrt.backends import Backend, OrtBackend
 from mosrt.bundle.manifest import Manifest, Member, Variant
 from mosrt.mos.scorer import FusionScorer
 from mosrt.scorer import Scorer
-from mosrt.uncertainty.graphs import load_stages
+from mosrt.uncertainty.family import load_stages
 from mosrt.uncertainty.scorer import UncertaintyScorer
 
 from .clips import Clip

@@ -126,7 +126,7 @@ def _load_on(
     }
     with opened.extracted(chosen) as directory:
         if manifest.uncertainty is not None:
-            from .uncertainty.graphs import load_stages  # noqa: PLC0415 - other models do without
+            from .uncertainty.family import load_stages  # noqa: PLC0415 - other models do without
             from .uncertainty.scorer import UncertaintyScorer  # noqa: PLC0415 - as above
 
             stages = load_stages(manifest, chosen, directory, **engine)

@@ -27,7 +27,7 @@ import soundfile
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.cli.command import exit_on_error, model_option, output_option
-from mosrt.uncertainty.measures import row_measures
+from mosrt.uncertainty.family import row_measures
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_bench.worker.process import WorkerProcess

@@ -30,9 +30,8 @@ from .data.images import draw_images, image_paths
 from .data.voices import VoiceError, missing_programs, recorded_voices, synthetic_voices
 from .train.exporting import export_nano
 from .train.model import save_nano
-from .train.pretraining import ARCHITECTURE, PretrainingConfig, clean_clips, pretrain
+from .train.pretraining import ARCHITECTURE, PretrainingConfig, clean_clips, pretrain, save_wav2vec
 from .train.stages import Clips, Plan, summary, train_nano
-from .train.wav2vec_checkpoint import save_wav2vec
 
 __all__ = ["run_export", "run_generate", "run_pretrain", "run_train"]
 

@@ -204,5 +204,5 @@ def _uncertainty_duties(manifest: Manifest, spec: UncertaintySpec, plan: Plan) -
     yield (
         f"- The uncertainty is the mean over all rows of the logits of {spec.measure}, sign "
         f"{spec.sign:+d}; how rows are arranged and measured is in mosrt.families and "
-        "mosrt.uncertainty.measures. Other draws than mosrt's give other figures."
+        "mosrt.uncertainty.family. Other draws than mosrt's give other figures."
     )

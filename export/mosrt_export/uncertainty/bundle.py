@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from mosrt.bundle.manifest import Manifest, Member, Variant
 from mosrt.bundle.writer import bundle_file, new_directory, write_card, write_manifest
-from mosrt.uncertainty.family import Stages
-from mosrt.uncertainty.graphs import load_stages
+from mosrt.uncertainty.family import Stages, load_stages
 from mosrt_export.graphs.graph import OPSET
 from mosrt_export.utmosv2.exporter import Step
 from mosrt_export.utmosv2.parity import ParityError

@@ -1,15 +1,23 @@
-"""The interface of a model family: from a chunk of a recording to measures of rows of logits."""
+"""The interface of a model family, and the backends of its graphs."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
 
 from mosrt._arrays import Array, Float32Array, FloatArray, IntArray
-from mosrt.backends import Backend
+from mosrt.backends import Backend, open_backend
+from mosrt.bundle.manifest import Manifest, Variant
+from mosrt.bundle.uncertainty_spec import STAGES
+from mosrt.host.cache import Cache
 
-__all__ = ["ModelFamily", "Rows", "Stages", "run"]
+__all__ = ["ModelFamily", "Rows", "Stages", "load_stages", "row_measures", "run"]
 
 Stages = Mapping[str, Backend]
 
@@ -19,7 +27,7 @@ class Rows:
     """Measures of the rows of one layout in one chunk.
 
     Attributes:
-        values: (4, rows), in the order of `mosrt.uncertainty.measures.MEASURES`.
+        values: (4, rows), in the order of `mosrt.bundle.uncertainty_spec.MEASURES`.
         frames: Feature frame of the chunk that each row is about, (rows,), or None if rows are not
             about single frames.
         horizons: Frames from each row's context to what it predicts, (rows,), or None if the model
@@ -47,3 +55,74 @@ def run(stage: Backend, feeds: Mapping[str, Array], output: str) -> Float32Array
     """One output of a stage's only network, (batch, ...)."""
     found: Float32Array = stage.run(feeds, [output])[output][0]
     return found
+
+
+def row_measures(logits: npt.NDArray[np.floating[Any]]) -> FloatArray:
+    """The four measures of arXiv 2312.15616 of each row, in the order of `MEASURES`.
+
+    A logit of minus infinity counts as the smallest finite one of the matrix.
+
+    Args:
+        logits: (rows, columns), at least two columns, each row with a finite value.
+
+    Returns:
+        (4, rows) float64.
+    """
+    values = logits.astype(np.float64)
+    lowest = np.isneginf(values)
+    if lowest.any():
+        values[lowest] = values[~lowest].min()
+    mean = values.mean(axis=1)
+    centred = values - mean[:, np.newaxis]
+    std = np.sqrt(np.square(centred).sum(axis=1) / (values.shape[1] - 1))
+    largest = values.max(axis=1)
+    np.subtract(values, largest[:, np.newaxis], out=values)
+    weights = np.exp(values, out=centred)
+    total = weights.sum(axis=1)
+    # With x = logits - max and w = exp(x): entropy = log Σw - Σwx / Σw.
+    entropy = np.log(total) - np.einsum("rk,rk->r", weights, values) / total
+    return np.stack([mean, std, largest, entropy])
+
+
+def load_stages(
+    manifest: Manifest,
+    variant: Variant,
+    directory: Path,
+    *,
+    provider: str,
+    threads: int,
+    cache: Cache | None = None,
+) -> dict[str, Backend]:
+    """Opens a backend for each graph, by the graph's name.
+
+    Args:
+        manifest: Of an uncertainty family.
+        variant: The precision variant to run.
+        directory: Where its files are.
+        provider: As for `open_backend`.
+        threads: As for `open_backend`.
+        cache: As for `open_backend`.
+
+    Raises:
+        ProviderError: The provider is not available.
+        BundleError: A graph does not load, or is not what the manifest says.
+    """
+    tensors = {tensor.name: tensor for tensor in (*manifest.inputs, *manifest.outputs)}
+    stages: dict[str, Backend] = {}
+    try:
+        for member in variant.members:
+            taken, given = STAGES[manifest.family][member.name]
+            stages[member.name] = open_backend(
+                directory,
+                dataclasses.replace(variant, members=(member,)),
+                inputs=[tensors[name] for name in taken],
+                outputs=[tensors[name] for name in given],
+                provider=provider,
+                threads=threads,
+                cache=cache,
+            )
+    except BaseException:
+        for stage in stages.values():
+            stage.close()
+        raise
+    return stages

@@ -22,10 +22,9 @@ from mosrt.score import Score
 from mosrt.scorer import Item, Request, Scorer
 
 from .chunks import chunk_bounds, zero_padded
-from .ctc import DropoutFamily
 from .family import ModelFamily, Rows, Stages
-from .pretraining import MaskingFamily
 from .wav2vec import ContrastFamily
+from .wav2vec2 import DropoutFamily, MaskingFamily
 
 __all__ = ["UncertaintyScorer"]
 

@@ -21,8 +21,7 @@ from mosrt._arrays import Array, Float32Array, IntArray
 from mosrt.bundle.uncertainty_spec import ContrastSpec, UncertaintySpec
 from mosrt.host.thread_pool import ThreadPool
 
-from .family import Rows, Stages, run
-from .measures import row_measures
+from .family import Rows, Stages, row_measures, run
 from .sampling import SeededSampler
 
 __all__ = ["BLOCK_ROWS", "ContrastFamily"]

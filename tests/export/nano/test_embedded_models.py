@@ -10,7 +10,7 @@ import mosrt
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.host.files import sha256_of
-from mosrt.uncertainty.graphs import load_stages
+from mosrt.uncertainty.family import load_stages
 from mosrt_export.clips import parity_clips
 from mosrt_export.nano.train.exporting import default_score
 from mosrt_export.nano.train.model import NanoGraph, load_nano

@@ -19,7 +19,7 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.cli.main import main
 from mosrt.host.thread_pool import ThreadPool
 from mosrt.scorer import Item
-from mosrt.uncertainty.graphs import load_stages
+from mosrt.uncertainty.family import load_stages
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt.uncertainty.wav2vec import ContrastFamily
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec

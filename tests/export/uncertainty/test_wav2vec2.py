@@ -16,8 +16,8 @@ from scipy.special import log_softmax, logsumexp, softmax
 
 import mosrt
 from mosrt.cli.main import main
-from mosrt.uncertainty.pretraining import MaskingFamily
 from mosrt.uncertainty.sampling import SeededSampler
+from mosrt.uncertainty.wav2vec2 import MaskingFamily
 from tests.standins.wav2vec import check_batch, check_operators
 
 FloatArray = npt.NDArray[np.float64]

@@ -8,7 +8,7 @@ import scipy.stats
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mosrt.uncertainty.measures import row_measures
+from mosrt.uncertainty.family import row_measures
 
 
 @given(st.integers(1, 30), st.integers(2, 40), st.integers(0, 1000), st.floats(1e-3, 1e3))

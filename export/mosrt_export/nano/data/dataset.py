@@ -19,8 +19,7 @@ from mosrt.errors import MosrtError
 from mosrt.host.files import replacing, sha256_of
 
 from .clips import CLIP_SAMPLES, RUNGS, Clip, Pool, make_clip, make_ladder
-from .full_reference import fidelity
-from .teachers import DnsmosP808, DnsmosPro
+from .teachers import DnsmosP808, DnsmosPro, fidelity
 from .voices import Voice, VoiceError, recorded, synthesise
 
 __all__ = [

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from mosrt.bundle.front_end_spec import MelSpec
@@ -20,7 +21,7 @@ from .clips import CLIP_SAMPLES
 from .dataset import chunk_paths
 from .voices import SAMPLE_RATE_HZ
 
-__all__ = ["MEL", "draw_images", "image_paths"]
+__all__ = ["MEL", "draw_images", "image_paths", "other_microphones"]
 
 MEL: Final = MelSpec(
     tensor="images",
@@ -80,3 +81,32 @@ def _draw(chunk: Path) -> None:
     path = _image_path(chunk)
     with replacing(path) as part, part.open("wb") as file:
         np.save(file, images)
+
+
+_KNOTS: Final = 7
+_DEVIATION_DB: Final = 3.0
+_SHARE: Final = 0.7
+
+
+def other_microphones(
+    images: torch.Tensor, speeches: NDArray[np.int64], rng: np.random.Generator
+) -> torch.Tensor:
+    """Images with a smooth random frequency response added to most of them.
+
+    Args:
+        images: (clips, windows, mels, frames) float32, from 0, so many dB below the loudest, to 1.
+        speeches: (clips,), equal where clips are of the same speech: they get the same microphone,
+            so that what differs between them stays what it was.
+        rng: Source of the responses: knots of 3 dB standard deviation, straight lines in between.
+
+    Returns:
+        Images of the same shape, again with the loudest at 1.
+    """
+    different, which = np.unique(speeches, return_inverse=True)
+    knots = rng.normal(0, _DEVIATION_DB / MEL.floor_db, (len(different), _KNOTS))
+    knots *= rng.random((len(different), 1)) < _SHARE
+    at = np.linspace(0, 1, images.shape[2])
+    curves = np.stack([np.interp(at, np.linspace(0, 1, _KNOTS), row) for row in knots])
+    shifted = images + torch.from_numpy(curves[which].astype(np.float32))[:, None, :, None]
+    loudest = shifted.amax(dim=(2, 3), keepdim=True)
+    return (shifted + (1 - loudest)).clamp_(0, 1)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from mosrt._arrays import Float32Array, IntArray
 from mosrt.host.files import replacing
 from mosrt_export.nano.data.dataset import LABELS
-from mosrt_export.nano.data.microphones import other_microphones
+from mosrt_export.nano.data.images import other_microphones
 from mosrt_export.uncertainty.wav2vec.model import Wav2Vec
 
 from .model import Nano

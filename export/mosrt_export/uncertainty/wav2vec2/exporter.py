@@ -18,8 +18,8 @@ from mosrt.bundle.uncertainty_spec import DropoutSpec, MaskingSpec, UncertaintyS
 from mosrt.bundle.writer import check_target
 from mosrt.uncertainty.chunks import normalised
 from mosrt.uncertainty.family import Stages
-from mosrt.uncertainty.pretraining import MaskingFamily
 from mosrt.uncertainty.sampling import SeededSampler
+from mosrt.uncertainty.wav2vec2 import MaskingFamily
 from mosrt_export.graphs.dynamic import example_of, write_dynamic_graph
 from mosrt_export.uncertainty.bundle import (
     Drift,

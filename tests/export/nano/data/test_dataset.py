@@ -24,7 +24,7 @@ from mosrt_export.nano.data.dataset import (
     record_recipe,
 )
 from mosrt_export.nano.data.degradations import DEGRADATIONS
-from mosrt_export.nano.data.full_reference import fidelity
+from mosrt_export.nano.data.teachers import fidelity
 from mosrt_export.nano.data.voices import VoiceError, held_out_file
 from tests.standins.nano import small_pool, speech, voice
 

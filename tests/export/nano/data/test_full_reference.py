@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mosrt_export.nano.data.degradations import add_noise
-from mosrt_export.nano.data.full_reference import fidelity, log_spectral_distance_db
+from mosrt_export.nano.data.teachers import fidelity, log_spectral_distance_db
 from tests.standins.nano import speech
 
 

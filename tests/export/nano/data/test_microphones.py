@@ -6,8 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mosrt_export.nano.data.images import MEL
-from mosrt_export.nano.data.microphones import other_microphones
+from mosrt_export.nano.data.images import MEL, other_microphones
 
 SHAPE = (len(MEL.windows), MEL.image_height, 30)
 

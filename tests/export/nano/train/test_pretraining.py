@@ -15,8 +15,8 @@ from mosrt_export.nano.train.pretraining import (
     PretrainingConfig,
     clean_clips,
     pretrain,
+    save_wav2vec,
 )
-from mosrt_export.nano.train.wav2vec_checkpoint import save_wav2vec
 from mosrt_export.uncertainty.wav2vec.architecture import Architecture
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
 from mosrt_export.uncertainty.wav2vec.model import JointNorm, Wav2Vec

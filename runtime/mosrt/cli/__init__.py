@@ -1,1 +1,1 @@
-"""The command line: `mosrt score`, `info` and `fit-mos`."""
+"""The commands `mosrt score`, `mosrt info` and `mosrt fit-mos`, and what all commands share."""

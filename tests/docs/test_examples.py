@@ -1,22 +1,26 @@
-"""Runs the examples of the documents, and checks the options of every command they show.
+"""Runs the examples of the documents, and checks the commands and paths they show.
 
 A `python` block is run; if a block without a language follows, it is the output. Each line of a
-`console` block that starts with `$ ` is run, and the lines below it are its output. Commands in
-`sh` blocks are parsed, not run: they may need a GPU, torch or files that are not here.
+`console` block that starts with `$ ` is run, and the lines below it are the output. Commands in
+`sh` blocks and in running text are parsed, not run: they may need a GPU, torch or other files.
 """
 
+import importlib.util
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import click
 import pytest
 
+import mosrt
 from mosrt.cli.main import main
+from mosrt_export.nano.cli import nano
 from tests.conftest import DATA
 
 ROOT = Path(__file__).parents[2]
@@ -26,9 +30,11 @@ DOCUMENTS = (
     "runtime/README.md",
     "runtime/JETSON.md",
     "export/README.md",
+    "export/mosrt_export/nano/README.md",
     "calibration/README.md",
     "benchmarks/README.md",
 )
+REFERENCE = ROOT / "runtime" / "docs" / "reference"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$\n*(?:^```\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)
 
 
@@ -44,10 +50,14 @@ class Block:
         return f"{self.document}:{self.line}"
 
 
+def read(document: str) -> str:
+    return (ROOT / document).read_text(encoding="utf-8")
+
+
 def blocks(*languages: str) -> list[Block]:
     found = []
     for document in DOCUMENTS:
-        text = (ROOT / document).read_text(encoding="utf-8")
+        text = read(document)
         for match in BLOCK.finditer(text):
             language, body, output = match.groups()
             if language in languages:
@@ -97,34 +107,87 @@ def test_console(block: Block, folder: Path) -> None:
             assert done.stdout == output
 
 
-def commands() -> list[str]:
-    """Every `mosrt …` command line that a document shows, in blocks and in running text."""
-    found = set()
+def shown() -> Iterator[str]:
+    """Every line of code in the documents, of blocks and of running text, without comments."""
     for document in DOCUMENTS:
-        text = (ROOT / document).read_text(encoding="utf-8").replace(" \\\n", " ")
-        shown = re.findall(r"^(?:\$ |Exec\w+=/\S+/)?(mosrt [a-z].*)$", text, re.MULTILINE)
-        shown += re.findall(r"`(mosrt [a-z-]+ [^`]*)`", text)
-        found |= {re.sub(r"\s+#.*", "", command).strip() for command in shown}
-    return sorted(found)
+        text = re.sub(r" *\\\n *", " ", read(document))
+        fenced = BLOCK.findall(text)
+        indented = re.findall(r"^    (\S.*)$", text, re.MULTILINE)
+        inline = re.findall(r"`([^`\n]+)`", BLOCK.sub("", text))
+        for line in (
+            *(line for _, body, _ in fenced for line in body.splitlines()),
+            *indented,
+            *inline,
+        ):
+            yield re.sub(r"^(?:\$ |Exec\w+=/\S+/)|\s+#.*$", "", line).strip()
 
 
-@pytest.mark.parametrize("command", commands())
-def test_options_exist(command: str) -> None:
+def commands() -> list[str]:
+    """Every command line of mosrt that a document shows."""
+    pattern = re.compile(r"mosrt [a-z][^.]|python -m mosrt_export\.nano ")
+    return sorted({line for line in shown() if pattern.match(line) and "…" not in line})
+
+
+def parse(command: click.Command, arguments: list[str], line: str) -> None:
+    """Fails unless `command` takes `arguments`; files need not exist."""
+    context = click.Context(command, info_name="mosrt")
+    while isinstance(command, click.Group):
+        if not arguments:  # `mosrt bench` in running text names a group
+            return
+        found = command.get_command(context, arguments.pop(0))
+        assert found is not None, line
+        command, context = found, click.Context(found, parent=context, info_name=found.name)
+    if not arguments:  # the name of a command in running text
+        return
+    values, extra, _ = command.make_parser(context).parse_args(list(arguments))
+    taken = [p for p in command.params if isinstance(p, click.Argument)]
+    assert not extra or any(p.nargs == -1 for p in taken), f"{line}: unexpected {extra}"
+    for parameter in command.params:
+        value = values.get(parameter.name)
+        if parameter.required:
+            assert value not in (None, ()), f"{line}: {parameter.name} is missing"
+        if isinstance(parameter.type, click.Choice) and isinstance(value, str | list):
+            for item in [value] if isinstance(value, str) else value:
+                parameter.type.convert(item, parameter, context)
+
+
+@pytest.mark.parametrize("line", commands(), ids=str)
+def test_command_lines_are_valid(line: str) -> None:
     """No document shows a command or an option that does not exist."""
-    _, *arguments = shlex.split(command)
-    group: click.Command = main
-    context = click.Context(main, info_name="mosrt")
-    while isinstance(group, click.Group):
-        found = group.get_command(context, arguments.pop(0))
-        assert found is not None, command
-        group, context = found, click.Context(found, parent=context, info_name=found.name)
-    options = {name for p in group.params if isinstance(p, click.Option) for name in p.opts}
-    options |= {name for p in group.params for name in p.secondary_opts} | {"--help"}
-    used = {word for word in arguments if re.match(r"-", word) and word != "-"}
-    assert used <= options, f"{command}: {sorted(used - options)}"
+    program, *arguments = shlex.split(line)
+    if program == "python":
+        parse(nano, arguments[2:], line)
+    else:
+        parse(main, arguments, line)
 
 
-def test_commands_are_found() -> None:
+def test_modules_exist() -> None:
+    """Each `python -m MODULE` names a module."""
+    names = {match for line in shown() for match in re.findall(r"python -m (mosrt[\w.]*)", line)}
+    assert names
+    for name in names:
+        assert importlib.util.find_spec(name) is not None, name
+
+
+def test_paths_of_the_contributors_guide_exist() -> None:
+    """Each path in CONTRIBUTING.md that names no placeholder is there."""
+    paths = re.findall(
+        r"`((?:runtime|export|calibration|benchmarks|tests)/[^`]*)`", read("CONTRIBUTING.md")
+    )
+    assert len(paths) > 20
+    missing = [
+        path for path in paths if not re.search("[A-Z]{3}", path) and not (ROOT / path).exists()
+    ]
+    assert not missing
+
+
+def test_every_public_name_has_its_place_in_the_reference() -> None:
+    pages = "\n".join(page.read_text(encoding="utf-8") for page in REFERENCE.glob("*.md"))
+    documented = set(re.findall(r"^::: mosrt\.(\w+)$", pages, re.MULTILINE))
+    assert documented == {name for name in mosrt.__all__ if name != "__version__"}
+
+
+def test_examples_are_found() -> None:
     assert len(commands()) > 20
     assert len(blocks("python")) >= 4
     assert len(blocks("console")) >= 2

@@ -46,8 +46,7 @@ Results come from three kinds of weights:
   about accuracy.
 
 A command is the one that was run, with the current names of modules and options; `…` stands for a
-path. Commands that begin with `python -m mosrt_bench.` belong to an earlier version; today
-`mosrt bench run --torch` measures the same. [Inputs](#inputs) says where the inputs come from.
+path. [Inputs](#inputs) says where the inputs come from.
 """
 _INPUTS: Final = """\
 ## Inputs
@@ -145,7 +144,6 @@ def readme_table(results: Path) -> str:
     """
     listening = (_read(results, "listening") or {}).get("agreement", {})
     drifts = _declared_drifts(results)
-    against_torch = (_read(results, "variants") or {}).get("rows", {})
     rows = []
     for path in sorted(results.glob("bench_*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
@@ -153,14 +151,12 @@ def readme_table(results: Path) -> str:
         for name, row in latency.items():
             model, variant, provider, _ = name.split(" ")
             bundle = next((b for b in run["bundles"] if b["name"] == model), None)
-            if bundle is None or variant not in bundle["variants"]:
+            if bundle is None or provider.startswith("torch-"):
                 continue
             agreement = listening.get(f"{model} {bundle['default_domain']}")
             speed_up = "-"
             if "ratio_to_torch" in row:
                 speed_up = f"{1 / row['ratio_to_torch']['ratio']:.2f}"
-            elif "utmosv2" in model and f"{variant}, {provider}" in against_torch:
-                speed_up = f"{against_torch[f'{variant}, {provider}']['faster']['ratio']:.2f}"
             rows.append(
                 (
                     f"`{model}`",

@@ -49,58 +49,6 @@ def _front_end(run: Run) -> list[str]:
     ]
 
 
-def _end_to_end(run: Run) -> list[str]:
-    rows = []
-    for name, times in run["timings"].items():
-        is_mosrt = name == "mosrt"
-        peak = f"{run['peak_mb'][name]:.0f} MB"
-        if is_mosrt:
-            peak += f" ({run['peak_ratio']:.2f} of torch's)"
-        speed_up = _speed_up(run["faster"] if is_mosrt else None)
-        rows.append((name, *_timing(times), speed_up, peak))
-    return [
-        "How fast is UTMOSv2 in mosrt beside eager torch with librosa, from the waveform in memory "
-        f"to the score? One view of a {run['clip_s']:.1f} s clip, FP32, plan `{run['plan']}`. "
-        f"{run['weights'].capitalize()} weights, which prove parity and speed only.",
-        "",
-        *markdown_table(("configuration", "median", "95 % interval", "speed-up", "peak memory"),
-                        rows),
-    ]  # fmt: skip
-
-
-def _variants(run: Run) -> list[str]:
-    torch_mb = run["rows"][run["reference"]]["peak_mb"]
-    rows = []
-    for name, row in run["rows"].items():
-        share = "" if row["faster"] is None else f" ({row['peak_mb'] / torch_mb:.2f} of torch's)"
-        rows.append(
-            (
-                name,
-                *(f"{row[f'{p}_ms']:.0f} ms" for p in ("p50", "p95", "p99")),
-                _speed_up(row["faster"]),
-                f"{row['clips_per_s']:.2f}",
-                f"{row['cold_start_s']:.2f} s",
-                f"{row['peak_mb']:.0f} MB{share}",
-                f"{row['floors']:.1f}",
-            )
-        )
-    peaks = ", ".join(f"{peak:.0f} in {kind}" for kind, peak in run["peaks_gflops"].items())
-    sizes = ", ".join(f"{name} {size / 1e6:.1f} MB" for name, size in run["variant_bytes"].items())
-    return [
-        "How fast are the variants of UTMOSv2 beside eager torch with librosa? One view of a 4 s "
-        f"clip in memory, {run['clips']} clips; throughput is that of {run['workers']} processes. "
-        f"{run['weights'].capitalize()} weights.",
-        "",
-        *markdown_table(
-            ("configuration", "p50", "p95", "p99", "speed-up", "clips/s", "cold start",
-             "peak memory", "p50 / lower bound"), rows,
-        ),
-        "",
-        f"The lower bound is the time that {run['gflop']:g} GFLOP take at the machine's peak rate "
-        f"in large matrix products (GFLOP/s: {peaks}). Size of the networks: {sizes}.",
-    ]  # fmt: skip
-
-
 def _uncertainty(run: Run) -> list[str]:
     rows = []
     for length_s, found in run["lengths_s"].items():
@@ -168,30 +116,6 @@ def _architectures(run: Run) -> list[str]:
     ]  # fmt: skip
 
 
-def _gpu(run: Run) -> list[str]:
-    rows = [
-        (
-            row["name"],
-            f"{row['latency']['quantiles']['p50']['ms']:.0f} ms",
-            *(f"{row['latency']['stages_ms'][stage]:.0f} ms" for stage in ("front_end", "model")),
-            f"{row['parity']['max_abs_mos']:.0e} MOS",
-        )
-        for row in run["rows"].values()
-        if "latency" in row
-    ]
-    return [
-        f"One run on an {run['gpu'].partition(',')[0]} ended before most of its configurations "
-        "were measured, torch among them, so this is no comparison. FP16 did not run: ONNX Runtime "
-        "could not set cuDNN up for the grouped convolution of the waveform encoder. One view of a "
-        "4 s clip. Stand-in weights.",
-        "",
-        *markdown_table(
-            ("configuration", "p50", "front end", "networks", "largest difference from the CPU"),
-            rows,
-        ),
-    ]
-
-
 def _timing(times: Mapping[str, Any]) -> tuple[str, str]:
     low, high = times["interval_95_ms"]
     return f"{times['median_ms']:.0f} ms", f"{low:.0f} to {high:.0f} ms"
@@ -206,13 +130,9 @@ def _speed_up(figure: Mapping[str, Any] | None) -> str:
 
 SECTIONS: Final[Mapping[str, tuple[str, Callable[[Run], list[str]]]]] = {
     "embedded": ("CPU time of a short clip", _embedded),
-    "variants": ("UTMOSv2 variants against torch", _variants),
-    "end_to_end_reference": ("UTMOSv2 against torch, as the public code predicts", _end_to_end),
-    "end_to_end_grid": ("UTMOSv2 against torch, as mosrt predicts", _end_to_end),
     "front_end": ("NumPy front end against librosa", _front_end),
     "uncertainty_speed": ("wav2vec v1 against torch, by length", _uncertainty),
     "long_recording": ("Memory of a long recording", _long_recording),
     "architectures": ("Scores on other processors", _architectures),
-    "gpu_partial": ("UTMOSv2 on a GPU", _gpu),
 }
 """Heading and renderer by the name of the JSON file."""

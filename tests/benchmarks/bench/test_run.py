@@ -12,6 +12,7 @@ from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request, TimeBudget
 from mosrt_bench.bench.run import Bench, run_bench
 from mosrt_bench.errors import BenchError, WorkerError
+from mosrt_bench.report.sections import sections
 from mosrt_bench.worker.process import IsolatedRunner
 from mosrt_bench.worker.protocol import LoadKind
 from tests.benchmarks.conftest import Fusion
@@ -51,6 +52,9 @@ def test_torch_is_a_configuration_like_any_other(fusion: Fusion) -> None:
     assert report["facts"]["small fp32 torch-cpu"]["device"] == "CPU"
     assert report["finished"]
     assert report["not_measured"] == []
+    (latency,) = [section for section in sections(report) if section.key == "latency"]
+    ratio = latency.header.index("relative to torch (95 %)")
+    assert [row[ratio] == "-" for row in latency.rows] == [False, True]
 
 
 @pytest.mark.parametrize(
@@ -123,6 +127,8 @@ def test_one_that_dies_is_named_and_the_others_are_measured(
     failed = report["not_measured"][0]
     assert failed["contestant"] == "nano fp32-b cpu x1"
     assert failed["reason"].startswith("its process ended")
+    (shown,) = [section for section in sections(report) if section.key == "not_measured"]
+    assert shown.rows[0] == tuple(failed.values())
     whole = {"nano fp32 cpu x1", "nano fp32-c cpu x1"}
     assert {r["contestant"] for r in report["latency"] if r["clip_s"] == 1} == whole
     assert {(r["contestant"], r["count"]) for r in report["throughput"]} == {(n, 2) for n in whole}

@@ -1,4 +1,4 @@
-"""Audio sets: the clips that a bench or a gate hears, and what identifies each."""
+"""Find the recordings that a bench or a gate scores, and identify each by its hash."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ class AudioFile:
     """A clip.
 
     Attributes:
-        name: What to call it: its path below the folder it was found in.
-        path: Where it is.
+        name: Its path below the folder that it was found in.
+        path: The file.
         sha256: Of the file's bytes.
         n_bytes: Size of the file.
     """
@@ -33,7 +33,7 @@ class AudioFile:
     n_bytes: int
 
     def to_dict(self) -> dict[str, Any]:
-        """What a report says of it."""
+        """The clip's entry in a report."""
         return {"clip": self.name, "sha256": self.sha256, "bytes": self.n_bytes}
 
 

@@ -16,13 +16,12 @@ from mosrt_bench.worker.protocol import Runner
 from .configurations import Configuration, reference_variant
 from .parity import Scores, compare_scores, provider_problem
 from .request import Request, TimeBudget
-from .speed import duration
+from .speed import NO_TIME, duration
 
-__all__ = ["NO_TIME", "TORCH_CHECKPOINT", "Parity", "run_parity"]
+__all__ = ["TORCH_CHECKPOINT", "Parity", "run_parity"]
 
 Say = Callable[[str], None]
 
-NO_TIME: Final = "not measured: no time left"
 TORCH_CHECKPOINT: Final = "torch checkpoint"
 
 
@@ -108,7 +107,7 @@ def run_parity(
             against.append((TORCH_CHECKPOINT, checkpoint.scores))
         for own in [c for c in configurations if c.model == name and c.threads == threads]:
             if budget.exhausted():
-                parity.rows.append(_not_run(own, NO_TIME))
+                parity.rows.append(_not_run(own, f"not measured: {NO_TIME}"))
                 continue
             scored = of_reference
             if own != reference:

@@ -30,7 +30,7 @@ from .latency import (
 from .request import Request, TimeBudget
 from .throughput import Load, expected_throughput_s, measure_throughput, throughput_rows
 
-__all__ = ["HEADLINE_S", "Schedule", "SpeedRun", "duration"]
+__all__ = ["HEADLINE_S", "NO_TIME", "Schedule", "SpeedRun", "duration"]
 
 HEADLINE_S: Final = 5.0
 NO_TIME: Final = "no time left"

@@ -1,10 +1,15 @@
-"""Puts the repository's README files and raw results into the documentation site."""
+"""Puts the repository's README files, raw results and the help of the commands into the site."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from mosrt.cli.main import main
 
 ROOT = Path(__file__).parents[2]
 PAGES = (
@@ -19,6 +24,7 @@ PAGES = (
     "benchmarks/README.md",
     "benchmarks/RESULTS.md",
 )
+COMMAND_LINE = "reference/cli.md"
 
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
@@ -28,3 +34,20 @@ def on_files(files: Files, *, config: MkDocsConfig) -> Files:
         options: dict[str, Any] = {"abs_src_path": str(ROOT / path)}
         files.append(File.generated(config, path, **options))
     return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
+    """Appends the help of every command to the page of the command line."""
+    if page.file.src_uri != COMMAND_LINE:
+        return markdown
+    return "\n".join((markdown, *_help(main, click.Context(main, info_name="mosrt"))))
+
+
+def _help(command: click.Command, context: click.Context) -> Iterator[str]:
+    """A section for a command, and for each command below it that is not hidden."""
+    yield f"## {context.command_path}\n\n```text\n{command.get_help(context)}\n```\n"
+    if isinstance(command, click.Group):
+        for name in command.list_commands(context):
+            found = command.get_command(context, name)
+            if found is not None and not found.hidden:
+                yield from _help(found, click.Context(found, parent=context, info_name=name))

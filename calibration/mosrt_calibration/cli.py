@@ -1,4 +1,4 @@
-"""`mosrt quantize`: FP16 and INT8 variants of a bundle. Importing this imports no onnx."""
+"""Command `mosrt quantize`. Importing it imports no onnx."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from mosrt.bundle.embedded import embedded_models, find_bundle
+from mosrt.cli.command import (
+    CommandError,
+    ExitStatus,
+    exit_on_error,
+    exit_statuses,
+    output_option,
+    require_extra,
+)
+from mosrt.errors import BundleError
+from mosrt.host.cpu import usable_cores
+
 if TYPE_CHECKING:
     from .clips import Clip
     from .quantize import Options, Result
@@ -20,40 +32,26 @@ __all__ = ["quantize"]
 
 _VARIANTS: Final = ("fp16", "int8-cpu", "int8-trt")
 _METHODS: Final = ("min-max", "percentile", "entropy", "mse")
-_LIBRARIES: Final = frozenset(("matplotlib", "onnx", "packaging"))
 
 
-class _VariantList(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # generic since click 8.4
-    """Names with commas between."""
-
-    name = "names"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        if isinstance(value, tuple):
-            return value
-        names = tuple(dict.fromkeys(name.strip() for name in str(value).split(",")))
-        unknown = [name for name in names if name not in _VARIANTS]
-        if unknown:
-            self.fail(f"{unknown[0]!r} is none of {', '.join(_VARIANTS)}", param, ctx)
-        return names
-
-
-@click.command(epilog="Exit code: 0 written, 1 refused (nothing is written), 2 wrong usage.")
-@click.argument("bundle", type=str)
+@click.command(
+    short_help="Add FP16 and INT8 variants to a bundle.",
+    epilog=exit_statuses("a variant is over the limits, and nothing was written"),
+)
+@click.argument("model", metavar="MODEL")
 @click.option(
     "--audio",
     required=True,
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Directory of speech like yours, good and bad; searched with all below it.",
+    metavar="DIR",
+    help="Recordings of speech like yours, good and bad; subdirectories are included.",
 )
 @click.option(
-    "--variants",
-    type=_VariantList(),
-    default=",".join(_VARIANTS),
-    show_default=True,
-    help="What to make.",
+    "--variant",
+    "variants",
+    type=click.Choice(_VARIANTS),
+    multiple=True,
+    help="Variant to make; repeat for several. [default: all]",
 )
 @click.option(
     "--clips",
@@ -61,7 +59,7 @@ class _VariantList(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
     type=click.IntRange(min=1),
     default=32,
     show_default=True,
-    help="Clips to measure ranges on.",
+    help="Calibration clips, which activation ranges are measured on.",
 )
 @click.option(
     "--eval-clips",
@@ -69,105 +67,89 @@ class _VariantList(click.ParamType):  # type: ignore[type-arg,unused-ignore]  # 
     type=click.IntRange(min=3),
     default=64,
     show_default=True,
-    help="Other clips, if there are, to measure the drift on.",
+    help="Evaluation clips, which the drift is measured on. They differ from the calibration clips "
+    "if there are at least 8 of them.",
 )
 @click.option(
     "--views",
     type=click.IntRange(min=1),
-    help="Views of each of those; fewer are quicker, and drift more. [default: as in scoring]",
+    help="Views of each evaluation clip. Fewer are faster and drift more. "
+    "[default: as many as scoring uses]",
 )
 @click.option(
     "--method",
     type=click.Choice(("auto", *_METHODS)),
     default="auto",
     show_default=True,
-    help="How a range is chosen: all values, all but one in ten thousand, the least loss of "
-    "information, or the least squared error; auto tries them all.",
+    help="How activation ranges are chosen: from all values, from the central 99.99 %, with the "
+    "least divergence of distributions, or with the least squared error. auto compares all four.",
 )
-@click.option(
-    "--seed", type=int, default=0, show_default=True, help="Another seed, another choice of clips."
-)
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the choice of clips.")
 @click.option(
     "--max-drift",
     type=click.FloatRange(min=0, min_open=True),
     default=0.02,
     show_default=True,
-    help="Largest mean difference from fp32: in MOS, or relative for a model that scores by its "
-    "uncertainty.",
+    help="Largest mean absolute difference from FP32, in MOS; relative to the mean uncertainty for "
+    "a model that measures uncertainty.",
 )
 @click.option(
     "--min-srcc",
     type=click.FloatRange(-1, 1),
     default=0.99,
     show_default=True,
-    help="Smallest rank correlation with fp32.",
+    help="Smallest rank correlation with FP32.",
+)
+@output_option(
+    "Write a copy of the bundle with the variants. [default: change the bundle in place]",
+    metavar="DIR",
+    directory=True,
 )
 @click.option(
     "--report",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Rank all blocks, follow the trade-off curve, and write report.json, report.txt and "
-    "trade-off.png.",
-)
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Write a copy instead of adding to BUNDLE.",
+    help="Rank all blocks by sensitivity, measure the trade-off curve, and write report.json, "
+    "report.txt and trade-off.png.",
 )
 @click.option(
     "--cache",
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
-    help="Where ranges are kept for the next time. [default: ~/.cache/mosrt/calibration]",
+    help="Where activation statistics are kept for later runs. "
+    "[default: ~/.cache/mosrt/calibration]",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to use. [default: all cores]")
 def quantize(**options: Any) -> None:
-    """Add small and fast variants to BUNDLE, and measure how far their scores drift.
+    """Add FP16 and INT8 variants to a bundle, and measure how far their scores drift from FP32.
+
+    MODEL is the directory of a bundle or the name of a model that comes with mosrt. The latter is
+    not changed in place: give --output.
 
     \b
-    fp16      half the size: for GPUs
-    int8-cpu  a quarter of the size: for ONNX Runtime on CPUs
-    int8-trt  symmetric INT8: for TensorRT
+    fp16      half the size, for GPUs
+    int8-cpu  a quarter of the size, for ONNX Runtime and OpenVINO on CPUs
+    int8-trt  symmetric INT8, for TensorRT
 
-    Ranges come from clips chosen to be as different as the directory has them. Of several ways to
-    make an INT8 variant the one that drifts least is taken; where that is too far, blocks stay in
-    float, one after the other, until the budget holds: first those that harm the score most for
-    the work they are. Dear ones among them are then taken apart, and what the budget allows of
-    them is made INT8 after all. If nothing holds it, nothing is written.
-
-    \b
-    All variants, into the bundle:
-      mosrt calibrate utmosv2 --audio speech/
-    \b
-    Only for this CPU, into a copy, with pictures of what was tried:
-      mosrt calibrate utmosv2 --audio speech/ --variants int8-cpu --out small --report report
-    \b
-    A stricter budget:
-      mosrt calibrate utmosv2 --audio speech/ --max-drift 0.01 --min-srcc 0.999
-
-    An embedded model (nano) is never changed where it lies: give it an --out. Needs the extra:
+    Activation ranges are measured on clips that are chosen to be varied. Several quantisation
+    methods are compared, and the one with the least drift is used. If it drifts further than
+    --max-drift and --min-srcc allow, blocks are kept in FP32 until it does not. If no combination
+    is within the limits, nothing is written.
 
     \b
-      pip install 'mosrt[calibrate]'
+    Make one variant in a copy of the bundle, and score with it:
+      mosrt quantize nano --audio speech/ --variant int8-cpu -o small
+      mosrt score clips/ --model ./small --variant int8-cpu
     """  # noqa: D301 - click reads the backspace
-    request = _Request(**options)
-    try:
-        _quantize(request)
-    except ImportError as exc:
-        if (exc.name or "").split(".")[0] in _LIBRARIES:
-            raise click.ClickException(
-                f"this command needs the extra: pip install 'mosrt[calibrate]' ({exc.name} is "
-                "missing)"
-            ) from exc
-        raise
+    with exit_on_error(), require_extra("calibrate"):
+        _quantize(_Request(**options))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Request:
-    """The options, by the names click gives them."""
+    """The options, named as click passes them."""
 
-    bundle: str
+    model: str
     audio: Path
     variants: tuple[str, ...]
     n_clips: int
@@ -177,60 +159,53 @@ class _Request:
     seed: int
     max_drift: float
     min_srcc: float
+    output: Path | None
     report: Path | None
-    out: Path | None
     cache: Path | None
     threads: int | None
 
 
 def _quantize(request: _Request) -> None:
-    from mosrt.errors import MosrtError  # noqa: PLC0415 - numpy and onnxruntime
-
     from .quantize import BudgetError, quantize_bundle  # noqa: PLC0415 - onnx
     from .report import summary  # noqa: PLC0415
 
+    bundle, output = _directories(request)
+    options = _options(request)
     try:
-        bundle, out = _places(request)
-        options = _options(request)
-        result = quantize_bundle(bundle, request.audio, out, options, progress=_bar, each=_looking)
+        result = quantize_bundle(
+            bundle, request.audio, output, options, progress=_clip_bar, file_progress=_file_bar
+        )
     except BudgetError as exc:
         click.echo(summary(exc.result), err=True)
-        _report(request, exc.result, options)
-        raise click.ClickException(str(exc)) from exc
-    except MosrtError as exc:
-        raise click.ClickException(str(exc)) from exc
+        _write_report(request, exc.result, options)
+        raise CommandError(str(exc), ExitStatus.NO) from exc
     click.echo(summary(result), err=True)
-    _report(request, result, options)
+    _write_report(request, result, options)
     if not result.choice.held_out:
         click.echo(
             "warning: too few recordings; the drift was measured on the calibration clips", err=True
         )
-    click.echo(f"{out}: written; {', '.join(made.name for made in result.made)}")
+    click.echo(f"{output}: written; {', '.join(made.name for made in result.made)}")
 
 
-def _places(request: _Request) -> tuple[Path, Path]:
-    """The bundle's directory, and where the result goes."""
-    from mosrt.bundle.embedded import embedded_models, find_bundle  # noqa: PLC0415
-
-    bundle = find_bundle(request.bundle)
-    embedded = bundle in embedded_models().values()
-    if embedded and request.out is None:
-        raise click.ClickException(
-            f"{request.bundle} comes with mosrt and is not changed where it lies; give the copy a "
-            "place with --out DIR"
+def _directories(request: _Request) -> tuple[Path, Path]:
+    """The bundle's directory, and the directory to write."""
+    bundle = find_bundle(request.model)
+    if request.output is None and bundle in embedded_models().values():
+        raise BundleError(
+            f"{request.model}: comes with mosrt and is not changed in place; write a copy with "
+            "--output DIR"
         )
-    return bundle, request.out or bundle
+    return bundle, request.output or bundle
 
 
 def _options(request: _Request) -> Options:
-    from mosrt.host.cpu import usable_cores  # noqa: PLC0415
-
     from .quantize import Options  # noqa: PLC0415
     from .ranges.collector import default_cache  # noqa: PLC0415
     from .search.drift import Budget  # noqa: PLC0415
 
     return Options(
-        variants=request.variants,
+        variants=tuple(dict.fromkeys(request.variants)) or _VARIANTS,
         n_clips=request.n_clips,
         n_evaluation=request.n_evaluation,
         views=request.views,
@@ -243,7 +218,7 @@ def _options(request: _Request) -> Options:
     )
 
 
-def _report(request: _Request, result: Result, options: Options) -> None:
+def _write_report(request: _Request, result: Result, options: Options) -> None:
     from .report import write_report  # noqa: PLC0415
 
     if request.report is not None:
@@ -252,8 +227,8 @@ def _report(request: _Request, result: Result, options: Options) -> None:
 
 
 @contextmanager
-def _bar(clips: Sequence[Clip], label: str) -> Iterator[Iterable[Clip]]:
-    """A progress bar on stderr; in a log a line when it is done."""
+def _clip_bar(clips: Sequence[Clip], label: str) -> Iterator[Iterable[Clip]]:
+    """A progress bar on a terminal; elsewhere one line at the end."""
     if sys.stderr.isatty():
         with click.progressbar(clips, label=label, file=sys.stderr) as bar:
             yield bar
@@ -263,7 +238,7 @@ def _bar(clips: Sequence[Clip], label: str) -> Iterator[Iterable[Clip]]:
     click.echo(f"{label}: {len(clips)} clips, {time.monotonic() - started:.1f} s", err=True)
 
 
-def _looking(files: Sequence[Path]) -> Iterator[Path]:
+def _file_bar(files: Sequence[Path]) -> Iterator[Path]:
     hidden = not sys.stderr.isatty()
-    with click.progressbar(files, label="listening", file=sys.stderr, hidden=hidden) as bar:
+    with click.progressbar(files, label="reading", file=sys.stderr, hidden=hidden) as bar:
         yield from bar

@@ -18,7 +18,19 @@ from mosrt.audio.sources import AUDIO_SUFFIXES, FileSource
 from mosrt.errors import AudioError, MosrtError
 from mosrt.host.files import sha256_of
 
-__all__ = ["Choice", "Clip", "ClipFeatures", "ClipsError", "choose", "clip_features", "list_sha256"]
+__all__ = [
+    "Choice",
+    "Clip",
+    "ClipFeatures",
+    "ClipsError",
+    "FileProgress",
+    "choose",
+    "clip_features",
+    "list_sha256",
+]
+
+FileProgress = Callable[[Sequence[Path]], Iterable[Path]]
+"""Passes files on one by one: a progress bar."""
 
 _MAX_CANDIDATES: Final = 512
 _MIN_EVALUATION: Final = 8
@@ -82,7 +94,7 @@ def choose(
     n_calibration: int = 32,
     n_evaluation: int = 64,
     seed: int = 0,
-    each: Callable[[Sequence[Path]], Iterable[Path]] = iter,
+    progress: FileProgress = iter,
 ) -> Choice:
     """Chooses clips so that every kind of recording in a directory is scored.
 
@@ -98,7 +110,7 @@ def choose(
         n_calibration: Clips that ranges come from.
         n_evaluation: Clips that the drift is measured on, at most.
         seed: Another seed gives another choice.
-        each: Wraps the iteration over files, for a progress bar.
+        progress: Wraps the iteration over files, for a progress bar.
 
     Raises:
         ClipsError: There are too few recordings that can be scored.
@@ -110,7 +122,7 @@ def choose(
     )
     files = sorted(files, key=lambda p: _hash(seed, p.relative_to(directory).as_posix()))
     found: dict[str, Clip] = {}
-    for path in each(files[:_MAX_CANDIDATES]):
+    for path in progress(files[:_MAX_CANDIDATES]):
         clip = _heard(path, directory, sample_rate_hz)
         if clip is not None:
             twin = found.setdefault(clip.sha256, clip)

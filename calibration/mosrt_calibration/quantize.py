@@ -15,7 +15,7 @@ from mosrt.bundle.writer import updated_bundle, write_card, write_manifest
 from mosrt.errors import BundleError, MosrtError
 from mosrt.host.cpu import CpuFeatures
 
-from .clips import Choice, Clip, choose, list_sha256
+from .clips import Choice, Clip, FileProgress, choose, list_sha256
 from .passes.bias_correction import with_offsets
 from .ranges.collector import default_cache
 from .ranges.ranges import METHODS
@@ -117,17 +117,22 @@ class BudgetError(MosrtError):
 
 
 def quantize_bundle(
-    bundle: Path, audio: Path, out: Path, options: Options, progress: Progress, each: Any = iter
+    bundle: Path,
+    audio: Path,
+    output: Path,
+    options: Options,
+    progress: Progress,
+    file_progress: FileProgress = iter,
 ) -> Result:
     """Adds variants to a bundle, or to a copy of it.
 
     Args:
         bundle: The bundle's directory.
         audio: Directory of speech.
-        out: Where the result goes: `bundle` itself, or nothing yet.
-        options: What is asked for.
+        output: Directory to write: `bundle` itself, or one that does not exist yet.
+        options: What to make, and how.
         progress: Makes progress bars over clips.
-        each: Wraps the iteration over files while clips are chosen.
+        file_progress: Wraps the iteration over files while clips are chosen.
 
     Raises:
         BundleError: The bundle cannot be calibrated.
@@ -135,7 +140,7 @@ def quantize_bundle(
         ClipsError: There are too few recordings.
         BatchInvarianceError: A variant does not repeat itself; nothing was written.
         NonFiniteError: The float32 model gives values that are not finite.
-        OutputError: `out` must not or cannot be written.
+        OutputError: `output` exists already, or cannot be written.
     """
     opened = Bundle.open(bundle)
     if not bundle.is_dir():
@@ -143,14 +148,14 @@ def quantize_bundle(
     if _REFERENCE not in opened.manifest.variants:
         raise BundleError(f"{bundle}: has no variant fp32 to start from; export it again")
     opened.verify()
-    with updated_bundle(bundle, out) as directory:
+    with updated_bundle(bundle, output) as directory:
         choice = choose(
             audio,
             sample_rate_hz=opened.manifest.sample_rate_hz,
             n_calibration=options.n_clips,
             n_evaluation=options.n_evaluation,
             seed=options.seed,
-            each=each,
+            progress=file_progress,
         )
         tested = ModelUnderTest(
             directory=directory, manifest=opened.manifest, threads=options.threads
@@ -185,13 +190,14 @@ def _refusal(failed: Sequence[Made], options: Options) -> str:
         f"{one.measured.drift.srcc:.4f} at best"
         for one in failed
     ]
-    rest = ",".join(name for name in options.variants if name not in {one.name for one in failed})
-    cure = f", or leave it out with --variants {rest}" if rest else ""
+    failed_names = {one.name for one in failed}
+    rest = [f"--variant {name}" for name in options.variants if name not in failed_names]
+    cure = f", make the other variants only ({' '.join(rest)})" if rest else ""
     return (
-        f"no setting holds the budget (--max-drift {budget.max_drift:g}, --min-srcc "
+        f"no combination is within the limits (--max-drift {budget.max_drift:g}, --min-srcc "
         f"{budget.min_srcc:g}); nothing was written\n  "
         + "\n  ".join(lines)
-        + f"\nAllow more drift{cure}, or calibrate on speech that is more like yours"
+        + f"\nAllow more drift{cure}, or calibrate on recordings more like those to be scored"
     )
 
 

@@ -16,6 +16,7 @@ import mosrt
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import Manifest
+from mosrt.cli.command import ExitStatus
 from mosrt.errors import BundleError
 from mosrt.host.cpu import CpuFeatures
 from mosrt_calibration import quantize as calibrator
@@ -46,7 +47,7 @@ def nano(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     bundle = root / "bundle"
     arguments = ["--clips", 4, "--eval-clips", 8, "--method", "min-max", "--max-drift", 0.2]
     result = run(
-        "nano", "--audio", recordings, "--out", bundle, *arguments, "--min-srcc", -1, cache=root
+        "nano", "--audio", recordings, "--output", bundle, *arguments, "--min-srcc", -1, cache=root
     )
     assert result.exit_code == 0, result.output
     assert result.stdout == f"{bundle}: written; fp16, int8-cpu, int8-trt\n"
@@ -125,7 +126,16 @@ def test_the_report_ranks_blocks_and_draws_the_curve(
     small: Path, recordings: Path, tmp_path: Path
 ) -> None:
     report = tmp_path / "report"
-    arguments = ["--variants", "fp16,int8-cpu", "--max-drift", 10, "--report", report]
+    arguments = [
+        "--variant",
+        "fp16",
+        "--variant",
+        "int8-cpu",
+        "--max-drift",
+        10,
+        "--report",
+        report,
+    ]
     result = run(small, "--audio", recordings, *QUICK, *arguments, cache=tmp_path / "c")
     assert result.exit_code == 0, result.output
     assert sorted(path.name for path in report.iterdir()) == [
@@ -159,12 +169,12 @@ def test_the_report_ranks_blocks_and_draws_the_curve(
 
 def test_over_budget_writes_nothing(small: Path, recordings: Path, tmp_path: Path) -> None:
     before = contents(small.parent)
-    arguments = ["--variants", "fp16,int8-cpu", "--max-drift", "1e-7"]
+    arguments = ["--variant", "fp16", "--variant", "int8-cpu", "--max-drift", "1e-7"]
     report = tmp_path / "report"
     result = run(
         small, "--audio", recordings, *QUICK, *arguments, "--report", report, cache=tmp_path / "c"
     )
-    assert result.exit_code == 1
+    assert result.exit_code == ExitStatus.NO
     assert result.stdout == ""
     # In a log each stage is told when it is done.
     assert re.search(r"^fold0: ranges: \d+ clips, [\d.]+ s$", result.stderr, re.MULTILINE)
@@ -179,14 +189,14 @@ def test_over_budget_writes_nothing(small: Path, recordings: Path, tmp_path: Pat
 
 def test_in_place_and_once_more(small: Path, recordings: Path, tmp_path: Path) -> None:
     arguments = [small, "--audio", recordings, *QUICK, "--max-drift", 10, "--views", 1]
-    first = run(*arguments, "--variants", "int8-cpu", cache=tmp_path / "c")
+    first = run(*arguments, "--variant", "int8-cpu", cache=tmp_path / "c")
     assert first.exit_code == 0, first.output
     once = contents(small)
-    again = run(*arguments, "--variants", "int8-cpu", cache=tmp_path / "c")
+    again = run(*arguments, "--variant", "int8-cpu", cache=tmp_path / "c")
     assert again.exit_code == 0
     # the same clips, the same bytes; nothing is doubled
     assert contents(small) == once
-    other = run(*arguments, "--variants", "fp16", cache=tmp_path / "c")
+    other = run(*arguments, "--variant", "fp16", cache=tmp_path / "c")
     assert other.exit_code == 0
     variants = Bundle.open(small).manifest.variants
     assert list(variants) == ["fp32", "int8-cpu", "fp16"]
@@ -197,7 +207,7 @@ def test_in_place_and_once_more(small: Path, recordings: Path, tmp_path: Path) -
 
 def test_a_transformer_whose_batch_is_fixed(recordings: Path, tmp_path: Path) -> None:
     bundle = write_bundle(tmp_path / "bundle", transformer())
-    arguments = ["--variants", "int8-cpu,fp16", "--max-drift", 10]
+    arguments = ["--variant", "int8-cpu", "--variant", "fp16", "--max-drift", 10]
     result = run(bundle, "--audio", recordings, *QUICK, *arguments, cache=tmp_path / "c")
     assert result.exit_code == 0, result.output
     variant = Bundle.open(bundle).manifest.variants["int8-cpu"]
@@ -210,7 +220,7 @@ def test_a_transformer_whose_batch_is_fixed(recordings: Path, tmp_path: Path) ->
 def test_a_model_that_scores_by_its_uncertainty(recordings: Path, tmp_path: Path) -> None:
     bundle = tmp_path / "uncertain"
     shutil.copytree(STANDINS / "tiny_wav2vec", bundle)
-    arguments = ["--variants", "fp16,int8-cpu", "--max-drift", 10]
+    arguments = ["--variant", "fp16", "--variant", "int8-cpu", "--max-drift", 10]
     result = run(bundle, "--audio", recordings, *QUICK, *arguments, cache=tmp_path / "c")
     assert result.exit_code == 0, result.output
     manifest = Bundle.open(bundle).manifest
@@ -234,7 +244,7 @@ def test_a_failure_at_the_last_moment_leaves_the_bundle_as_it_was(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(calibrator, "write_card", full)
-    arguments = ["--variants", "fp16", "--max-drift", 10]
+    arguments = ["--variant", "fp16", "--max-drift", 10]
     result = run(small, "--audio", recordings, *QUICK, *arguments, cache=tmp_path / "c")
     assert isinstance(result.exception, OSError)
     assert contents(small.parent) == before
@@ -244,28 +254,28 @@ def test_a_failure_at_the_last_moment_leaves_the_bundle_as_it_was(
 def test_what_is_refused_says_what_to_do(small: Path, recordings: Path, tmp_path: Path) -> None:
     cache = tmp_path / "c"
     embedded = run("nano", "--audio", recordings, cache=cache)
-    assert embedded.exit_code == 1
-    assert "--out DIR" in embedded.stderr
+    assert embedded.exit_code == ExitStatus.UNUSABLE
+    assert "--output DIR" in embedded.stderr
     few = run(small, "--audio", recordings, "--clips", 1000, cache=cache)
-    assert few.exit_code == 1
+    assert few.exit_code == ExitStatus.UNUSABLE
     assert "--clips" in few.stderr
-    unknown = run(small, "--audio", recordings, "--variants", "int4", cache=cache)
-    assert unknown.exit_code == 2
-    assert "'int4' is none of fp16, int8-cpu, int8-trt" in unknown.stderr
-    taken = run(small, "--audio", recordings, "--out", recordings, cache=cache)
-    assert taken.exit_code == 1
+    unknown = run(small, "--audio", recordings, "--variant", "int4", cache=cache)
+    assert unknown.exit_code == ExitStatus.USAGE
+    assert "'int4'" in unknown.stderr
+    taken = run(small, "--audio", recordings, "--output", recordings, cache=cache)
+    assert taken.exit_code == ExitStatus.UNUSABLE
     assert "exists already" in taken.stderr
     zipped = tmp_path / "small.zip"
     with zipfile.ZipFile(zipped, "w") as archive:
         for path in small.iterdir():
             archive.write(path, path.name)
     packed = run(zipped, "--audio", recordings, cache=cache)
-    assert packed.exit_code == 1
+    assert packed.exit_code == ExitStatus.UNUSABLE
     assert "unpack it" in packed.stderr
     damaged = small / "model.fold0.fp32.onnx"
     damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
     changed = run(small, "--audio", recordings, cache=cache)
-    assert changed.exit_code == 1
+    assert changed.exit_code == ExitStatus.UNUSABLE
     assert "SHA-256" in changed.stderr
     assert list(small.parent.iterdir()) == [small]
 
@@ -273,12 +283,11 @@ def test_what_is_refused_says_what_to_do(small: Path, recordings: Path, tmp_path
 def test_help_teaches_and_imports_no_onnx() -> None:
     result = CliRunner().invoke(quantize, ["--help"])
     assert result.exit_code == 0
-    assert "mosrt calibrate utmosv2 --audio speech/" in result.stdout
+    assert "mosrt quantize nano --audio speech/" in result.stdout
     assert "\\b" not in result.stdout
-    heavy = "'onnx' in sys.modules, 'onnxruntime' in sys.modules"
-    code = f"import sys, mosrt_calibration.cli; print({heavy})"
+    code = "import sys, mosrt_calibration.cli; print('onnx' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
-    assert done.stdout == "False False\n"
+    assert done.stdout == "False\n"
 
 
 def test_without_the_extra_it_says_which_one(small: Path, recordings: Path) -> None:
@@ -288,8 +297,8 @@ def test_without_the_extra_it_says_which_one(small: Path, recordings: Path) -> N
         f"quantize([{str(small)!r}, '--audio', {str(recordings)!r}])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 1
-    assert "pip install 'mosrt[calibrate]' (onnx is missing)" in done.stderr
+    assert done.returncode == ExitStatus.UNUSABLE
+    assert "mosrt[calibrate]" in done.stderr
 
 
 def test_a_section_in_the_middle_of_a_card_is_replaced(nano: Path) -> None:

@@ -61,6 +61,7 @@ _INPUTS: Final = """\
 - `mosrt bench run … --report DIR` writes `DIR/report.json`, which is kept as `bench_NAME.json`.
 """
 _OLD_MODULE: Final = re.compile(r"mosrt_bench\.(\w+)")
+_VARIANT_LIST: Final = re.compile(r"--variants (\S+)")
 _MODULES: Final = {
     "ladder": "accuracy.ladder",
     "listening": "accuracy.listening",
@@ -128,6 +129,9 @@ def _current(command: str) -> str:
     )
     for old, new in (("mosrt calibrate ", "mosrt quantize "), (" --out ", " --output ")):
         command = command.replace(old, new)
+    command = _VARIANT_LIST.sub(
+        lambda m: " ".join(f"--variant {name}" for name in m[1].split(",")), command
+    )
     return command.replace(" --bundle ", " --model ") if "mosrt_studies" in command else command
 
 

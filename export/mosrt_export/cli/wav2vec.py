@@ -45,7 +45,7 @@ def wav2vec(**options: Any) -> None:
     """Export wav2vec v1 or vq-wav2vec to a bundle that scores by the model's uncertainty.
 
     No rating by listeners is involved: the figure ranks recordings, and is on no MOS scale unless
-    `mosrt calibrate-mos` fits a map to rated ones.
+    `mosrt fit-mos` fits a map to rated ones.
 
     \b
       mosrt export wav2vec --checkpoint wav2vec_large.pt --out wav2vec

@@ -42,7 +42,7 @@ def check_zero_points(path: Path) -> None:
                 raise EngineError(
                     f"{path}: node {node.name!r} ({node.op_type}) {reason}, and TensorRT knows "
                     "symmetric int8 only (all zero points 0); this looks like a variant for CPUs: "
-                    "choose --variant int8-trt, or make one with `mosrt calibrate`"
+                    "choose --variant int8-trt, or make one with `mosrt quantize`"
                 )
 
 

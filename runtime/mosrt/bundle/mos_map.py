@@ -101,7 +101,7 @@ class MosMap:
         if len(x) != len(y) or len(x) < 2 or np.any(np.diff(x) <= 0) or np.any(np.diff(y) > 0):
             raise BundleError(
                 f"manifest.json: {where} must be two points or more, uncertainty rising and mos "
-                "not; fit it again with `mosrt calibrate-mos`"
+                "not; fit it again with `mosrt fit-mos`"
             )
         return found
 

@@ -53,7 +53,7 @@ def reference(variants: Collection[str], provider: str) -> Choice:
             return Choice(name, f"the first that runs on {provider}; there is no {_REFERENCE}")
     raise ProviderError(
         f"none of the variants {', '.join(variants)} runs on provider {provider!r}; add one with "
-        "`mosrt calibrate`, or export the model again"
+        "`mosrt quantize`, or export the model again"
     )
 
 

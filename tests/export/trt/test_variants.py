@@ -34,7 +34,8 @@ TWO_SECONDS = ("--max-seconds", "2")
 
 def calibrated(bundle: Path, out: Path, audio: Path, variants: str) -> Path:
     """A copy of a bundle with more variants. Untrained weights: how they drift is of no account."""
-    command = [str(bundle), "--audio", str(audio), "--variants", variants, "--out", str(out)]
+    command = [str(bundle), "--audio", str(audio), "--output", str(out)]
+    command += [word for name in variants.split(",") for word in ("--variant", name)]
     command += ["--clips", "1", "--eval-clips", "3", "--method", "min-max", "--threads", "1"]
     command += ["--max-drift", "10", "--min-srcc", "-1", "--cache", f"{out}-cache"]
     result = CliRunner().invoke(quantize, command)

@@ -40,7 +40,9 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     """Appends the help of every command to the page of the command line."""
     if page.file.src_uri != COMMAND_LINE:
         return markdown
-    return "\n".join((markdown, *_help(main, click.Context(main, info_name="mosrt"))))
+    return "\n".join(
+        (markdown, *_help(main, click.Context(main, info_name="mosrt", **main.context_settings)))
+    )
 
 
 def _help(command: click.Command, context: click.Context) -> Iterator[str]:

@@ -117,7 +117,7 @@ def _load_on(
     )
     common: dict[str, Any] = {**options, "variant": name, "reopen": reopen}
     provider = precision.exact_provider(manifest.front_end, provider)
-    if (warning := precision.caution(provider)) is not None:
+    if (warning := precision.warning(provider)) is not None:
         _LOG.warning("%s", warning)
     engine: dict[str, Any] = {
         "provider": provider,

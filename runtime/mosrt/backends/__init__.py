@@ -1,4 +1,4 @@
-"""Backends: what runs a variant's graphs. Each module is one engine."""
+"""Opens the backend that runs a variant's graphs on an execution provider."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = [
 ]
 
 PROVIDERS: Final = (*ort.PROVIDERS, *OPENVINO, *TENSORRT)
-# OpenVINO is asked for by name: installing a package must not change scores.
+# OpenVINO must be asked for by name: installing a package must not change scores.
 _AUTO: Final = ("cuda", "cpu")
 
 
 def present_providers() -> tuple[str, ...]:
-    """The providers whose packages are installed; a GPU's may still fail to start."""
-    from . import openvino, trt  # noqa: PLC0415 - a start does without those it does not run
+    """The providers whose packages are installed; one that needs a GPU may still fail to start."""
+    from . import openvino, trt  # noqa: PLC0415 - imported only where needed
 
     return (*ort.present_providers(), *openvino.present_providers(), *trt.present_providers())
 
@@ -39,7 +39,7 @@ def candidates(provider: str) -> tuple[str, ...]:
     """The providers to try for a requested one, best first.
 
     Raises:
-        ProviderError: There is no such provider.
+        ProviderError: The provider is unknown.
     """
     if provider == "auto":
         here = ort.present_providers()
@@ -62,20 +62,20 @@ def open_backend(
     threads: int,
     cache: Cache | None = None,
 ) -> Backend:
-    """The backend of a provider, with a variant's networks loaded.
+    """Opens a provider's backend and loads a variant's networks.
 
     Args:
-        directory: Where the bundle's files are.
+        directory: Directory of the bundle's files.
         variant: The variant to run.
         inputs: Inputs that the graphs must have.
         outputs: Outputs that the graphs must have.
         provider: One of `PROVIDERS`.
         threads: Threads for one call.
-        cache: Where engines keep what they make of the graphs; by default nowhere.
+        cache: Cache for optimised graphs and compiled models; none by default.
 
     Raises:
-        ProviderError: The provider is not installed here, or failed to start.
-        BundleError: A graph does not load, or is not what the manifest says.
+        ProviderError: The provider is not installed, or failed to start.
+        BundleError: A graph does not load, or differs from the manifest.
     """
     tensors: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
     if provider in TENSORRT:

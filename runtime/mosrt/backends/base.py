@@ -1,4 +1,4 @@
-"""The protocol of a backend, and what backends share."""
+"""Defines the protocol that every backend implements, and what backends share."""
 
 from __future__ import annotations
 
@@ -11,20 +11,19 @@ from mosrt.errors import BundleError
 
 __all__ = ["OPENVINO", "TENSORRT", "Backend", "check_tensors"]
 
-# Providers that need packages of their own. Their names are here, so that a start imports only the
-# backend that it runs.
+# Providers that need packages of their own. Their names stand here, so that only the backend in use
+# is imported.
 OPENVINO: Final = ("openvino", "openvino-bf16", "openvino-fp32")
 TENSORRT: Final = ("tensorrt",)
 
 
 class Backend(Protocol):
-    """Runs every network of one variant. Safe to call from any number of threads.
+    """Runs every network of one variant. Safe to call from several threads at once.
 
     Attributes:
-        provider: Short name of what runs the graphs, such as "cpu".
-        batch_size: Views per call; a caller pads to exactly this many. Kernels choose other
-            algorithms for other batch sizes, so a fixed one is what makes a view's result
-            independent of its company.
+        provider: Name of the execution provider, such as "cpu".
+        batch_size: Views per call; a caller pads to exactly this many. Kernels may choose another
+            algorithm for another batch size, so a fixed size makes results batch-invariant.
     """
 
     provider: str
@@ -34,16 +33,16 @@ class Backend(Protocol):
         """Runs a batch.
 
         Args:
-            feeds: Input tensors by name, (batch_size, ...). Only read, and not after the return.
-            outputs: Names of the outputs wanted; others are not computed where that saves work.
+            feeds: Input tensors by name, (batch_size, ...); read only during the call.
+            outputs: Names of the outputs wanted; others need not be computed.
 
         Returns:
-            Output tensors by name, (networks, batch_size, ...). They belong to the caller.
+            Output tensors by name, (networks, batch_size, ...), which the caller may change.
         """
         ...
 
     def close(self) -> None:
-        """Releases the engine's memory; no other method may be called afterwards."""
+        """Releases the backend's memory; no other method may be called afterwards."""
         ...
 
 
@@ -54,14 +53,14 @@ def check_tensors(
 
     Args:
         kind: "input" or "output", for the message.
-        wanted: What the manifest says; the batch, first, may be of any size.
-        found: Shapes of the graph's tensors by name; "" stands for any size without a name.
+        wanted: The manifest's tensors; the batch, their first axis, is not compared.
+        found: Shapes of the graph's tensors by name; "" stands for an unnamed dynamic size.
     """
     for tensor in wanted:
         shape = found.get(tensor.name)
         if shape is None or not _fits(tuple(shape[1:]), tensor.shape[1:]):
             raise BundleError(
-                f"the graph's {kind} {tensor.name!r} is {shape}, the manifest says "
+                f"the graph's {kind} {tensor.name!r} is {shape}, but the manifest says "
                 f"{tensor.shape}; copy or export the bundle again"
             )
 

@@ -1,8 +1,8 @@
-"""CUDA's runtime library through ctypes: memory, streams, events and graphs, and nothing else.
+"""Calls CUDA's runtime library through ctypes: memory, streams, events and graphs.
 
-Every object here owns one handle and releases it once, by `close`; nothing is released by the
-garbage collector, whose order could not be relied on. Handles may be used from any thread: all
-threads of a process share the context of device 0, the first that CUDA_VISIBLE_DEVICES leaves.
+Every object here owns one handle, which `close` releases. Nothing is left to the garbage
+collector, because handles must be released in order. Handles may be used from any thread: all
+threads of a process share the context of device 0, the first that CUDA_VISIBLE_DEVICES allows.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ _ERROR_OUT_OF_MEMORY: Final = 2
 _ATTRIBUTE_MAJOR: Final = 75
 _ATTRIBUTE_MINOR: Final = 76
 _STREAM_NON_BLOCKING: Final = 1
-# A thread that waits sleeps: the front end of the next recording needs the core.
+# A waiting thread sleeps, because the front end of the next recording needs the core.
 _EVENT_BLOCKING_NO_TIMING: Final = 1 | 2
 _HOST_TO_DEVICE: Final = 1
 _DEVICE_TO_HOST: Final = 2
-# Other threads may allocate while this one records.
+# Other threads may allocate while this one captures.
 _CAPTURE_THREAD_LOCAL: Final = 1
 
 _MAJORS: Final = (13, 12, 11)
@@ -46,10 +46,10 @@ _FOLDERS: Final = (
 
 
 class Cuda:
-    """The runtime library; `open` finds it.
+    """CUDA's runtime library; `open` finds and loads it.
 
     Args:
-        library: What has its functions: a `ctypes.CDLL`, or a stand-in for tests.
+        library: An object with the library's functions, such as a `ctypes.CDLL`.
     """
 
     def __init__(self, library: Any) -> None:
@@ -60,7 +60,7 @@ class Cuda:
         """Loads libcudart.
 
         Raises:
-            ProviderError: It is nowhere to be found; the message says what brings it.
+            ProviderError: The library was not found; the message says how to install it.
         """
         for name in _candidates():
             try:
@@ -71,25 +71,24 @@ class Cuda:
             library.cudaGetErrorString.restype = ctypes.c_char_p
             return cls(library)
         raise ProviderError(
-            "CUDA's runtime library (libcudart) is missing; on a Jetson JetPack brings it "
+            "CUDA's runtime library (libcudart) is missing; on a Jetson install JetPack "
             "(apt install nvidia-jetpack), elsewhere `pip install nvidia-cuda-runtime` or the CUDA "
-            "toolkit does; if it is installed somewhere unusual, put its folder into "
-            "LD_LIBRARY_PATH"
+            "toolkit; if it is installed in an unusual place, add its folder to LD_LIBRARY_PATH"
         )
 
     def call(self, name: str, *args: Any) -> None:
-        """Calls a function that gives an error code.
+        """Calls a function that returns an error code.
 
         Raises:
-            ProviderError: It gave another code than success.
+            ProviderError: The function failed.
         """
         code = getattr(self._library, name)(*args)
         if code == 0:
             return
-        # Else the next launch would report this error as its own.
+        # Clears the error, which the next launch would report again.
         self._library.cudaGetLastError()
         if code in _ERROR_NO_DEVICE:
-            cure = "; is there an NVIDIA GPU, and a driver as new as this CUDA?"
+            cure = "; check that there is an NVIDIA GPU and that its driver supports this CUDA"
         elif code == _ERROR_OUT_OF_MEMORY:
             cure = (
                 "; close other programs, or build the engine again with a smaller --max-batch or "
@@ -102,12 +101,12 @@ class Cuda:
         raise ProviderError(f"CUDA: {name} failed with {constant} ({code}, {text}){cure}")
 
     def attempt(self, name: str, *args: Any) -> None:
-        """Calls a function whose failure is known already and tells nothing new."""
+        """Calls a function and ignores its failure, because another error is being handled."""
         if getattr(self._library, name)(*args) != 0:
             self._library.cudaGetLastError()
 
     def compute_capability(self) -> str:
-        """That of device 0, such as "8.7".
+        """The compute capability of device 0, such as "8.7".
 
         Raises:
             ProviderError: There is no GPU, or its driver is missing or too old.
@@ -115,7 +114,7 @@ class Cuda:
         count = ctypes.c_int()
         self.call("cudaGetDeviceCount", ctypes.byref(count))
         if count.value == 0:
-            raise ProviderError("CUDA finds no NVIDIA GPU; is one hidden by CUDA_VISIBLE_DEVICES?")
+            raise ProviderError("CUDA finds no NVIDIA GPU; check CUDA_VISIBLE_DEVICES")
         numbers = []
         for attribute in (_ATTRIBUTE_MAJOR, _ATTRIBUTE_MINOR):
             number = ctypes.c_int()
@@ -164,14 +163,14 @@ class _Handle:
         return self._pointer
 
     def close(self) -> None:
-        """Releases it; a second time does nothing."""
+        """Releases the handle; calling it again does nothing."""
         pointer, self._pointer = self._pointer, None
         if pointer is not None:
             self._cuda.call(self._release, ctypes.c_void_p(pointer))
 
 
 class DeviceBuffer(_Handle):
-    """Memory of the GPU."""
+    """Memory on the GPU."""
 
     def __init__(self, cuda: Cuda, n_bytes: int) -> None:
         super().__init__(
@@ -180,12 +179,12 @@ class DeviceBuffer(_Handle):
 
     @property
     def address(self) -> int:
-        """Its address on the device."""
+        """The buffer's address on the device."""
         return self._value
 
 
 class HostBuffer(_Handle):
-    """Page-locked memory of the host, which the GPU copies from and to by itself."""
+    """Page-locked host memory, which the GPU accesses by direct memory access."""
 
     def __init__(self, cuda: Cuda, n_bytes: int) -> None:
         super().__init__(
@@ -197,17 +196,17 @@ class HostBuffer(_Handle):
 
     @property
     def address(self) -> int:
-        """Its address on the host."""
+        """The buffer's address on the host."""
         return self._value
 
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
-        """Its first bytes as an array, valid until the buffer is closed."""
+        """The buffer's first bytes as an array, valid until the buffer is closed."""
         memory = (ctypes.c_ubyte * self._n_bytes).from_address(self._value)
         return np.ndarray(shape, dtype, buffer=memoryview(memory))
 
 
 class Stream(_Handle):
-    """A queue of work for the GPU, which does not wait for the default stream."""
+    """A queue of work for the GPU that does not wait for the default stream."""
 
     def __init__(self, cuda: Cuda) -> None:
         super().__init__(
@@ -220,22 +219,22 @@ class Stream(_Handle):
 
     @property
     def handle(self) -> int:
-        """What other libraries call the stream."""
+        """The stream's handle, for other libraries."""
         return self._value
 
     def synchronize(self) -> None:
-        """Waits until all that is queued is done."""
+        """Waits until all queued work is done."""
         self._cuda.call("cudaStreamSynchronize", ctypes.c_void_p(self._value))
 
     @contextmanager
     def capturing(self) -> Iterator[list[Graph]]:
-        """Records what is queued in the block, which does not run, into a graph.
+        """Captures the work that the block queues into a graph, instead of running it.
 
         Yields:
             A list that holds the graph after the block.
 
         Raises:
-            ProviderError: Something in the block cannot be recorded; the stream is usable again.
+            ProviderError: The work cannot be captured; the stream stays usable.
         """
         stream = ctypes.c_void_p(self._value)
         captured: list[Graph] = []
@@ -244,7 +243,7 @@ class Stream(_Handle):
         try:
             yield captured
         except BaseException:
-            # An invalid capture ends with an error of its own, and that says nothing new.
+            # Ending an invalid capture fails too; the first error is the one to report.
             self._cuda.attempt("cudaStreamEndCapture", stream, ctypes.byref(template))
             if template.value is not None:
                 self._cuda.call("cudaGraphDestroy", template)
@@ -257,7 +256,7 @@ class Stream(_Handle):
 
 
 class Event(_Handle):
-    """A mark in a stream that a thread can wait for, asleep."""
+    """A mark in a stream, for which a thread can wait without using a core."""
 
     def __init__(self, cuda: Cuda) -> None:
         super().__init__(
@@ -269,21 +268,21 @@ class Event(_Handle):
         )
 
     def record(self, on: Stream) -> None:
-        """Puts the mark behind what is queued so far."""
+        """Queues the mark after all work queued so far."""
         self._cuda.call("cudaEventRecord", ctypes.c_void_p(self._value), ctypes.c_void_p(on.handle))
 
     def synchronize(self) -> None:
-        """Waits until the GPU has come past the mark."""
+        """Waits until the GPU reaches the mark."""
         self._cuda.call("cudaEventSynchronize", ctypes.c_void_p(self._value))
 
 
 class Graph(_Handle):
-    """Recorded work that is queued by a single call; see `Stream.capturing`."""
+    """Captured work that one call queues; see `Stream.capturing`."""
 
     def __init__(self, cuda: Cuda, template: ctypes.c_void_p) -> None:
         super().__init__(
             cuda,
-            # Plain cudaGraphInstantiate takes other arguments in CUDA 11 than in 12.
+            # The arguments of cudaGraphInstantiate differ between CUDA 11 and 12.
             lambda p: cuda.call(
                 "cudaGraphInstantiateWithFlags", p, template, ctypes.c_ulonglong(0)
             ),
@@ -291,19 +290,19 @@ class Graph(_Handle):
         )
 
     def launch(self, on: Stream) -> None:
-        """Queues the work."""
+        """Queues the captured work."""
         self._cuda.call("cudaGraphLaunch", ctypes.c_void_p(self._value), ctypes.c_void_p(on.handle))
 
 
 def _candidates() -> Iterator[str]:
-    """Names and paths that libcudart may have, those that the system's loader knows first."""
+    """Yields names and paths of libcudart: first names for the system's loader, then folders."""
     if sys.platform == "win32":
         yield from (f"cudart64_{major}.dll" for major in (*_MAJORS, 110))
         return
     names = [f"libcudart.so.{major}" for major in _MAJORS]
     names += ["libcudart.so.11.0", "libcudart.so"]
     yield from names
-    # NVIDIA's wheels put it beside their other libraries.
+    # NVIDIA's wheels install it inside site-packages.
     for entry in sys.path:
         for folder in ("cu13", "cuda_runtime"):
             yield from (str(Path(entry, "nvidia", folder, "lib", name)) for name in names)

@@ -1,9 +1,8 @@
-"""Engine files: serialised TensorRT engines in the cache, never loaded where they do not belong.
+"""Stores TensorRT engines in the cache and checks them before they are loaded.
 
-An engine is made of one graph by one version of TensorRT for one kind of GPU and one range of
-shapes. A file starts with two lines, what it is and a JSON object that says all of that and the
-engine's length and SHA-256, and then the engine. It is written beside its place and renamed, so
-that it is there whole or not at all.
+An engine is built from one graph, by one version of TensorRT, for one compute capability and one
+range of shapes. Its file starts with a line that names the format and a line of JSON that holds all
+of this and the engine's length and SHA-256; the engine follows. Files are written atomically.
 """
 
 from __future__ import annotations
@@ -42,12 +41,12 @@ _CHUNK_BYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What an engine is to be run by.
+    """The TensorRT version and GPU that an engine is built for.
 
     Attributes:
         module: Name of TensorRT's module.
-        version: Its version.
-        compute_capability: The GPU's, such as "8.7", or "none" if it was built without a GPU.
+        version: The module's version.
+        compute_capability: The GPU's compute capability, such as "8.7"; "none" without a GPU.
     """
 
     module: str
@@ -56,7 +55,7 @@ class Target:
 
     @property
     def has_gpu(self) -> bool:
-        """Whether it was a machine with a GPU."""
+        """Whether the target has a GPU."""
         return self.compute_capability != "none"
 
     def __str__(self) -> str:
@@ -66,12 +65,12 @@ class Target:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EngineKey:
-    """What makes an engine the right one.
+    """Everything that an engine depends on.
 
     Attributes:
         graph: `Member.sha256` of the network.
-        target: What it was built by and for.
-        profile: The shapes it takes.
+        target: TensorRT version and GPU.
+        profile: The shapes that the engine takes.
     """
 
     graph: str
@@ -79,7 +78,7 @@ class EngineKey:
     profile: Profile
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object that stands in a file's header."""
+        """The key as it stands in a file's header."""
         return {
             "graph": self.graph,
             **dataclasses.asdict(self.target),
@@ -91,13 +90,13 @@ class EngineKey:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a file says of its engine.
+    """The header of an engine file.
 
     Attributes:
-        key: What it is of.
-        n_bytes: Its length.
-        sha256: Of all of it, in hex.
-        facts: How it was built.
+        key: What the engine depends on.
+        n_bytes: Length of the engine in bytes.
+        sha256: SHA-256 of the engine in hex.
+        facts: How the engine was built, for people to read.
     """
 
     key: EngineKey
@@ -107,10 +106,10 @@ class Header:
 
     @classmethod
     def parse(cls, line: bytes) -> Header:
-        """Reads the line that `to_line` gives.
+        """Parses a line written by `to_line`.
 
         Raises:
-            ValueError: It is not such a line.
+            ValueError: The line is damaged.
         """
         try:
             fields = json.loads(line)
@@ -131,7 +130,7 @@ class Header:
             raise ValueError("its header is damaged") from exc
 
     def to_line(self) -> bytes:
-        """A line of JSON."""
+        """The header as a line of JSON."""
         fields = {
             **self.key.to_dict(),
             "engine_bytes": self.n_bytes,
@@ -145,22 +144,22 @@ class EngineFiles:
     """The engines in the cache directory.
 
     Args:
-        directory: Where they are; by default "engines" in mosrt's cache directory.
+        directory: Directory of the engines; by default "engines" in mosrt's cache directory.
     """
 
     def __init__(self, directory: Path | None = None) -> None:
         self.directory = cache_directory() / "engines" if directory is None else directory
 
     def path(self, key: EngineKey) -> Path:
-        """Where the engine of `key` is, or would be."""
+        """The path of the engine of `key`, whether or not it exists."""
         shapes = json.dumps(key.to_dict()["profile"], sort_keys=True)
         return self.directory / f"{_stem(key.graph, key.target)}-{_short(shapes)}.engine"
 
     def find(self, graph: str, target: Target) -> Path:
-        """The engine of a graph for a target that was built last, for whatever shapes.
+        """The path of the engine that was built last for a graph and target, of any shapes.
 
         Raises:
-            ProviderError: There is none.
+            ProviderError: There is no such engine.
         """
         found = sorted(
             self.directory.glob(f"{_stem(graph, target)}-*.engine"),
@@ -173,7 +172,7 @@ class EngineFiles:
         raise ProviderError(f"no engine for {target} in {self.directory}{hint}")
 
     def fault(self, path: Path, graph: str, target: Target) -> str | None:
-        """Why the engine in a file cannot be used for a graph and target; None if it can."""
+        """Why a file cannot be used for a graph and target; None if it can be used."""
         try:
             with self.opened(path) as (header, engine):
                 return next(self._faults(path, header, engine, graph, target), None)
@@ -186,27 +185,27 @@ class EngineFiles:
         self, path: Path, header: Header, engine: memoryview, graph: str, target: Target
     ) -> Iterator[str]:
         if header.key.graph != graph:
-            yield f"it is of another graph, {header.key.graph[:16]}, not {graph[:16]}"
+            yield f"it was built from graph {header.key.graph[:16]}, not {graph[:16]}"
         if header.key.target != target:
             yield f"it was built for {header.key.target}, not for {target}"
         if self.path(header.key) != path:
-            yield "its name is not that of the engine that it holds"
+            yield "its name does not match its header"
         if len(engine) != header.n_bytes:
             yield f"it has {len(engine)} of {header.n_bytes} bytes"
         if _digest(engine) != header.sha256:
-            yield "its SHA-256 is another than when it was written"
+            yield "its SHA-256 differs from the one in its header"
 
     @contextmanager
     def opened(self, path: Path) -> Iterator[tuple[Header, memoryview]]:
-        """A file's header, and its engine as mapped memory that is valid inside the block.
+        """Opens a file; yields its header, and its engine as memory that is valid in the block.
 
         Raises:
-            OSError: It cannot be read.
-            ValueError: It is no engine file.
+            OSError: The file cannot be read.
+            ValueError: The file is not an engine file.
         """
         with path.open("rb") as stream:
             if stream.read(len(_MAGIC)) != _MAGIC:
-                raise ValueError("it does not start as an engine file of this mosrt does")
+                raise ValueError("it is not an engine file of this version of mosrt")
             line = stream.readline(_MAX_HEADER_BYTES)
             header = Header.parse(line)
             start = stream.tell()
@@ -218,15 +217,15 @@ class EngineFiles:
                 yield header, engine
 
     def write(self, key: EngineKey, engine: Any, facts: Mapping[str, Any]) -> Path:
-        """Puts an engine into its place.
+        """Writes an engine into the cache.
 
         Args:
-            key: What it is of.
-            engine: The serialised engine, anything with the buffer protocol.
-            facts: What else to record of how it was built, JSON-ready.
+            key: What the engine depends on.
+            engine: The serialised engine, any object with the buffer protocol.
+            facts: How the engine was built, JSON-ready.
 
         Raises:
-            ProviderError: The cache cannot be written to.
+            ProviderError: The cache cannot be written.
         """
         with memoryview(engine) as view, view.cast("B") as content:
             header = Header(key=key, n_bytes=len(content), sha256=_digest(content), facts=facts)
@@ -239,10 +238,10 @@ class EngineFiles:
 
 @contextmanager
 def replacing_in_cache(path: Path) -> Iterator[Any]:
-    """A stream to what becomes `path` if the block succeeds; its folder is made if missing.
+    """Yields a stream whose content replaces `path` if the block succeeds; makes its folder.
 
     Raises:
-        ProviderError: It cannot be written.
+        ProviderError: The file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -250,13 +249,13 @@ def replacing_in_cache(path: Path) -> Iterator[Any]:
             yield stream
     except OSError as exc:
         raise ProviderError(
-            f"{path}: cannot be written ({exc.strerror or exc}); make room, or set MOSRT_CACHE to "
-            "a folder that can be written to"
+            f"{path}: cannot be written ({exc.strerror or exc}); free disk space, or set "
+            "MOSRT_CACHE to a writable folder"
         ) from exc
 
 
 def _stem(graph: str, target: Target) -> str:
-    """How a file's name starts, for people to read; the header is what counts."""
+    """The start of a file's name, for people to read; only the header is relied on."""
     return f"{graph[:16]}-{target.module}-{target.version}-cc{target.compute_capability}"
 
 

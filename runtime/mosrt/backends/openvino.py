@@ -1,4 +1,4 @@
-"""OpenVINO: an optional backend for CPUs, in bfloat16 where the CPU is fast at it."""
+"""Runs graphs with OpenVINO on the CPU, in bfloat16 where the CPU has instructions for it."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ _BLOB: Final = "compiled.blob"
 class OpenVinoBackend:
     """Runs a variant's graphs with OpenVINO on the CPU, one compiled model per network.
 
-    The floating-point part of a graph is computed in float32, or in bfloat16 (8 bits of
-    significand), which changes scores: that is why the two are providers of different names.
+    The floating-point part of a graph is computed in float32 or in bfloat16 (8 bits of
+    significand). The two give different scores, so they are providers with different names.
 
-    Inputs are read where they lie and outputs are copied out before the next call may start, so
-    that what `run` returns belongs to the caller. One call runs at a time: other threads wait.
+    Inputs are not copied; outputs are copied before the next call starts. One call runs at a time,
+    and other threads wait.
 
     Args:
-        directory: Where the bundle's files are.
+        directory: Directory of the bundle's files.
         variant: The variant to run.
         inputs: Inputs that the graphs must have.
         outputs: Outputs that the graphs must have.
-        provider: "openvino-bf16", "openvino-fp32", or "openvino" for the first of them that suits
-            the CPU; `provider` then is the one that it became.
+        provider: "openvino-bf16", "openvino-fp32", or "openvino" for the first of them that the
+            CPU supports; the attribute `provider` names the one chosen.
         threads: Threads for one call.
-        cache: Where compiled models are kept; by default nowhere.
+        cache: Cache for compiled models; none by default.
 
     Raises:
-        ProviderError: OpenVINO is not installed, or the CPU has no bfloat16 arithmetic.
-        BundleError: A graph does not load, or is not what the manifest says.
+        ProviderError: OpenVINO is not installed, or the CPU has no bfloat16 instructions.
+        BundleError: A graph does not load, or differs from the manifest.
     """
 
     def __init__(
@@ -66,11 +66,11 @@ class OpenVinoBackend:
             provider = "openvino-fp32" if cpu.bf16 is None else "openvino-bf16"
         elif provider == "openvino-bf16" and cpu.bf16 is None:
             raise ProviderError(
-                "this CPU has no bfloat16 arithmetic (AMX-BF16 or AVX512-BF16); choose provider "
+                "this CPU has no bfloat16 instructions (AMX-BF16 or AVX512-BF16); choose provider "
                 "'openvino-fp32'"
             )
-        engine = _Engine(_PRECISIONS[provider], threads, cpu, cache)
-        models = [engine.compiled(directory, member, inputs) for member in variant.members]
+        compiler = _Compiler(_PRECISIONS[provider], threads, cpu, cache)
+        models = [compiler.compiled(directory, member, inputs) for member in variant.members]
         for model in models:
             for kind, wanted, present in (
                 ("input", inputs, model.inputs),
@@ -78,7 +78,7 @@ class OpenVinoBackend:
             ):
                 check_tensors(kind, wanted, {name: _shape(t) for t in present for name in t.names})
         self._requests = [model.create_infer_request() for model in models]
-        self._mapped = engine.mapped
+        self._mapped = compiler.mapped
         self._lock = threading.Lock()
         self.provider = provider
         self.batch_size = 1
@@ -90,7 +90,7 @@ class OpenVinoBackend:
                 request.infer(dict(feeds), share_inputs=True, share_outputs=True)
                 for request in self._requests
             ]
-            # The requests' own buffers, which the next call overwrites, are copied here.
+            # np.stack copies out of the requests' buffers, which the next call overwrites.
             return {name: np.stack([result[name] for result in results]) for name in outputs}
 
     def close(self) -> None:
@@ -101,15 +101,15 @@ class OpenVinoBackend:
 
 
 def present_providers() -> tuple[str, ...]:
-    """All of its providers where the package is installed, none elsewhere."""
+    """The providers of this backend if OpenVINO is installed, else none."""
     return OPENVINO if importlib.util.find_spec("openvino") is not None else ()
 
 
-class _Engine:
-    """OpenVINO itself, and how it is to compile.
+class _Compiler:
+    """Compiles models with fixed settings.
 
     Attributes:
-        mapped: Files that compiled models read from for as long as they live.
+        mapped: Memory-mapped files that compiled models read from.
     """
 
     def __init__(self, precision: str, threads: int, cpu: CpuFeatures, cache: Cache | None) -> None:
@@ -128,12 +128,12 @@ class _Engine:
             "INFERENCE_PRECISION_HINT": precision,
             "INFERENCE_NUM_THREADS": threads,
             "NUM_STREAMS": 1,
-            # Pinned threads of two processes would queue for the same core.
+            # Pinned threads of two processes would compete for the same core.
             "ENABLE_CPU_PINNING": False,
         }
 
     def compiled(self, directory: Path, member: Member, inputs: Sequence[TensorSpec]) -> Any:
-        """A network ready to run, from the cache if there is one.
+        """Compiles a network, or takes it from the cache.
 
         Raises:
             BundleError: OpenVINO cannot read or compile the graph.
@@ -159,7 +159,7 @@ class _Engine:
         try:
             model = self._core.read_model(graph)
             if all(isinstance(size, int) for tensor in inputs for size in tensor.shape[1:]):
-                # Nothing but the batch is dynamic, and that is always one view here.
+                # Only the batch is dynamic, and it is always one view here.
                 model.reshape({tensor.name: [1, *tensor.shape[1:]] for tensor in inputs})
             return self._core.compile_model(model, "CPU", self._options)
         except RuntimeError as exc:
@@ -174,8 +174,8 @@ class _Engine:
         (entry / _BLOB).write_bytes(stream.getbuffer())
 
     def _import(self, entry: Path) -> Any:
-        # Mapped, so that processes share the weights: privately, since OpenVINO takes no array
-        # that is read-only.
+        # Memory-mapped, so that processes share the weights. The mapping is copy-on-write, because
+        # OpenVINO accepts no read-only array.
         blob = np.memmap(entry / _BLOB, np.uint8, "c")
         tensor = self._openvino.Tensor(blob, shared_memory=True)
         model = self._core.import_model(tensor, "CPU", self._options)
@@ -184,6 +184,6 @@ class _Engine:
 
 
 def _shape(tensor: Any) -> list[int | str]:
-    """Sizes of an input or output; "" for one that is not fixed."""
+    """The shape of an input or output; "" stands for a dynamic size."""
     sizes = tensor.get_partial_shape()
     return [size.get_length() if size.is_static else "" for size in sizes]

@@ -1,4 +1,4 @@
-"""ONNX Runtime: the backend that is always there."""
+"""Runs graphs with ONNX Runtime, on the CPU or on one of its GPU providers."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ PROVIDERS: Final = {
     "dml": "DmlExecutionProvider",
 }
 _GPU_BATCH: Final = 4
-# Smaller networks are optimised in milliseconds.
+# Smaller networks are optimised in milliseconds, so caching gains nothing.
 _WORTH_CACHING_BYTES: Final = 16_000_000
 _OPTIMISED: Final = "optimised.onnx"
-# Weights go to a file beside the graph, so that they are mapped instead of copied, and sessions and
-# processes share them. Not those that kernels pack for themselves, too: a float network gains
-# nothing by it, and ONNX Runtime 1.32 miscounts the bytes of packed 8-bit weights, so that the file
-# does not load.
+# Weights are written to a file beside the graph, so that they are memory-mapped and shared by
+# sessions and processes. Weights that kernels prepack are not written: float networks gain nothing
+# by it, and ONNX Runtime 1.32 miscounts the bytes of prepacked 8-bit weights, so that the file does
+# not load.
 _OPTIMISED_ENTRIES: Final = {
     "session.optimized_model_external_initializers_file_name": f"{_OPTIMISED}.data",
     "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
 }
-# Sums of products of bytes are exact on every processor: without 8-bit dot products, x86-64 adds
-# pairs of them in 16 bits, which overflow but for weights of 7 bits. It costs such processors a
-# third of their speed, others nothing.
+# Makes 8-bit products exact on every processor. x86-64 without 8-bit dot products adds pairs of
+# products in 16 bits, which saturate unless weights have 7 bits. The option costs such processors a
+# third of their speed, and others nothing.
 _EXACT_ENTRIES: Final = {"session.x64quantprecision": "1"}
 _CUDA_OPTIONS: Final = {
-    # The precision of a variant is in its graph: TF32 would make 10 bits out of 23.
+    # A variant's precision is that of its graph; TF32 would reduce 23 bits to 10.
     "use_tf32": "0",
-    # By default algorithms race each other at the first run, and another may win next time.
+    # By default the first run times several algorithms, and the next process may choose another.
     "cudnn_conv_algo_search": "HEURISTIC",
 }
-# Those whose inputs are to be in the GPU's memory.
+# Providers whose inputs are kept in GPU memory.
 _BOUND: Final = ("cuda", "tensorrt-ep")
 
 
@@ -60,17 +60,17 @@ class OrtBackend:
     """Runs a variant's graphs with ONNX Runtime, one session per network.
 
     Args:
-        directory: Where the bundle's files are.
+        directory: Directory of the bundle's files.
         variant: The variant to run.
         inputs: Inputs that the graphs must have.
         outputs: Outputs that the graphs must have.
         provider: A key of `PROVIDERS`.
         threads: Threads for one call.
-        cache: Where optimised graphs are kept for the CPU; by default nowhere.
+        cache: Cache for graphs optimised for the CPU; none by default.
 
     Raises:
         ProviderError: The provider is unknown, not in this ONNX Runtime, or failed to start.
-        BundleError: A graph does not load, or is not what the manifest says.
+        BundleError: A graph does not load, or differs from the manifest.
     """
 
     def __init__(
@@ -87,13 +87,13 @@ class OrtBackend:
         _check_available(provider)
         if provider in _BOUND:
             load_cuda_libraries()
-        engine = _Engine(
+        opener = _Sessions(
             provider=provider,
             threads=threads,
             entries={} if variant.sums_fit else _EXACT_ENTRIES,
             cache=cache,
         )
-        sessions = [engine.open(directory, member) for member in variant.members]
+        sessions = [opener.open(directory, member) for member in variant.members]
         for session in sessions:
             for kind, wanted, present in (
                 ("input", inputs, session.get_inputs()),
@@ -102,7 +102,7 @@ class OrtBackend:
                 check_tensors(kind, wanted, {tensor.name: tensor.shape for tensor in present})
         self._sessions: list[Any] = sessions
         self.provider = provider
-        # One view already fills a CPU.
+        # A single view already keeps a CPU busy.
         self.batch_size = 1 if provider == "cpu" else _GPU_BATCH
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
@@ -116,7 +116,7 @@ class OrtBackend:
 
 
 def present_providers() -> tuple[str, ...]:
-    """The keys of `PROVIDERS` that this ONNX Runtime was built with."""
+    """The keys of `PROVIDERS` that the installed ONNX Runtime supports."""
     present = onnxruntime.get_available_providers()
     return tuple(name for name, full in PROVIDERS.items() if full in present)
 
@@ -131,14 +131,14 @@ def _check_available(provider: str) -> None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Engine:
-    """How networks are run.
+class _Sessions:
+    """Settings with which the sessions of all networks are opened.
 
     Attributes:
         provider: A key of `PROVIDERS`.
         threads: Threads for one call.
-        entries: Session options by name, beside those that all have.
-        cache: Where optimised graphs are kept for the CPU, if anywhere.
+        entries: Additional session configuration entries.
+        cache: Cache for graphs optimised for the CPU, if any.
     """
 
     provider: str
@@ -147,7 +147,7 @@ class _Engine:
     cache: Cache | None
 
     def open(self, directory: Path, member: Member) -> Any:
-        """A network's session, from the cache where that is quicker."""
+        """Opens a network's session, from the cached optimised graph if there is one."""
         graph, digest = directory / member.graph.path, member.sha256
         size = sum(file.bytes for file in member.files)
         if self.cache is not None and self.provider == "cpu" and size >= _WORTH_CACHING_BYTES:
@@ -173,11 +173,11 @@ class _Engine:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Planning memory ahead costs a sixth more of it and gains no time on these graphs.
+        # Memory patterns take a sixth more memory and save no time on these graphs.
         options.enable_mem_pattern = False
-        # Workers that wait for the next node spin, which gains a tenth, but for less than a
-        # millisecond, or processes that share the cores would take them from each other, and not
-        # beyond the run: the front end of the next clip needs them.
+        # Threads that wait for the next node spin, which saves a tenth of the time. They spin for
+        # less than a millisecond, so that processes can share the cores, and not after the run,
+        # when the front end of the next clip needs the cores.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1")
         options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
         options.add_session_config_entry("session.force_spinning_stop", "1")
@@ -201,7 +201,7 @@ class _Engine:
 
 
 def _with_options(provider: str, digest: str) -> list[Any]:
-    """What a session is to run on: the provider, and what takes the nodes it does not know.
+    """A session's list of providers with options; the second takes nodes the first cannot run.
 
     Args:
         provider: A key of `PROVIDERS`.
@@ -211,8 +211,8 @@ def _with_options(provider: str, digest: str) -> list[Any]:
     if provider == "cuda":
         return [cuda]
     if provider == "tensorrt-ep":
-        # A folder per network: ONNX Runtime would take engines of the same graph, other weights.
-        # And per arithmetic, which is built into them.
+        # One folder per network, because ONNX Runtime does not tell engines of the same graph with
+        # different weights apart; and one per precision, which is built into an engine.
         name = f"{digest[:16]}-tf32" if may_use_tf32(provider) else digest[:16]
         directory = cache_directory() / "tensorrt-ep" / onnxruntime.__version__ / name
         directory.mkdir(parents=True, exist_ok=True)
@@ -227,7 +227,7 @@ def _with_options(provider: str, digest: str) -> list[Any]:
 
 
 def _needs(provider: str) -> str:
-    """What a provider needs to start; ONNX Runtime logs what of it is missing, and nothing else."""
+    """What a provider needs to start, for the message; ONNX Runtime only logs what is missing."""
     if provider not in _BOUND:
         return ""
     major = str(getattr(onnxruntime, "cuda_version", "")).split(".")[0]
@@ -251,11 +251,11 @@ def _session(graph: Path, options: Any, provider: str, digest: str) -> Any:
             f"{graph}: ONNX Runtime {onnxruntime.__version__} cannot load it ({exc}); "
             "verify the bundle with `mosrt info --verify`, or upgrade onnxruntime"
         ) from exc
-    # A provider that cannot start is replaced by the CPU without a word.
+    # ONNX Runtime silently replaces a provider that cannot start by the CPU.
     if session.get_providers()[0] != PROVIDERS[provider]:
         raise ProviderError(
             f"provider {provider!r} could not start on this machine{_needs(provider)}"
         )
-    # Nor may one that fails later be.
+    # A provider that fails later must not be replaced either.
     session.disable_fallback()
     return BoundSession(session, "cuda") if provider in _BOUND else session

@@ -1,4 +1,4 @@
-"""CUDA for ONNX Runtime: its libraries, and sessions whose inputs stay on the GPU."""
+"""Prepares ONNX Runtime for CUDA: loads its libraries and keeps inputs on the GPU."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ _LOG = logging.getLogger(__name__)
 
 
 def load_cuda_libraries() -> None:
-    """Loads what `pip install 'onnxruntime-gpu[cuda,cudnn]'` and torch bring along.
+    """Loads CUDA libraries that are installed as Python packages, as torch installs them.
 
-    The system's loader does not look into Python packages, so that ONNX Runtime would miss cuBLAS
-    and cuDNN though they are installed. Its own function for that looks beside itself only, while
-    packages may be spread over several folders. Libraries that the system has are found as ever,
-    and those that are nowhere are for the provider to complain of.
+    The system's loader does not search Python packages, so ONNX Runtime would not find cuBLAS and
+    cuDNN there. ONNX Runtime's own `preload_dlls` searches only the folder that it is installed in;
+    packages may be in any folder of `sys.path`. The system's own libraries are found as usual. A
+    library that is missing makes the provider fail to start, with a message.
     """
     preload = getattr(onnxruntime, "preload_dlls", None)
-    if preload is None:  # before version 1.21
+    if preload is None:  # ONNX Runtime before 1.21
         return
-    said = io.StringIO()
-    # It prints, and standard output is for scores.
-    with redirect_stdout(said):
+    printed = io.StringIO()
+    # The function prints, and standard output is for scores.
+    with redirect_stdout(printed):
         for entry in sys.path:
             for folder in sorted(Path(entry, "nvidia").glob("*/lib")):
                 preload(directory=str(folder))
         preload()
-    if said.getvalue():
-        _LOG.info("%s", said.getvalue().strip())
+    if printed.getvalue():
+        _LOG.info("%s", printed.getvalue().strip())
 
 
 class BoundSession:
-    """A session with the same `run` as ONNX Runtime's own, through I/O binding.
+    """A session whose `run` uses I/O binding, so that inputs stay allocated on the device.
 
-    A plain `run` allocates every input on the device anew. Here a call takes a binding whose
-    inputs stay allocated as long as shapes stay, one per thread that runs at the time, and copies
-    into them. Results are new arrays on the host: both they and the feeds belong to the caller.
+    ONNX Runtime's own `run` allocates every input on the device in every call. Here each running
+    call takes an idle binding and copies into its inputs, which are allocated again only when
+    shapes change. Results are new arrays on the host.
 
     Args:
-        session: The session.
-        device: ONNX Runtime's name of the device that inputs live on, such as "cuda".
+        session: ONNX Runtime's session.
+        device: ONNX Runtime's name of the inputs' device, such as "cuda".
     """
 
     def __init__(self, session: Any, device: str) -> None:
@@ -61,7 +61,7 @@ class BoundSession:
         self._idle: queue.SimpleQueue[_Binding] = queue.SimpleQueue()
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        """The named outputs, in order."""
+        """Runs the graph; returns the named outputs, in order."""
         try:
             binding = self._idle.get_nowait()
         except queue.Empty:
@@ -72,16 +72,16 @@ class BoundSession:
             self._idle.put(binding)
 
     def get_inputs(self) -> Any:
-        """As the session's own."""
+        """The graph's inputs, as ONNX Runtime describes them."""
         return self._session.get_inputs()
 
     def get_outputs(self) -> Any:
-        """As the session's own."""
+        """The graph's outputs, as ONNX Runtime describes them."""
         return self._session.get_outputs()
 
 
 class _Binding:
-    """Inputs on the device; for one thread at a time."""
+    """An I/O binding and its inputs on the device, for one thread at a time."""
 
     def __init__(self, session: Any, device: str) -> None:
         self._session = session
@@ -101,7 +101,7 @@ class _Binding:
             value.update_inplace(np.ascontiguousarray(array))
         self._binding.clear_binding_outputs()
         for name in outputs:
-            # Where ONNX Runtime puts the copy that the caller gets.
+            # ONNX Runtime copies the output to host memory.
             self._binding.bind_output(name, "cpu")
         self._session.run_with_iobinding(self._binding)
         found: list[Array] = self._binding.copy_outputs_to_cpu()

@@ -1,4 +1,4 @@
-"""Arithmetic: where a provider computes float32 with fewer bits than float32 has."""
+"""Knows which providers may compute float32 with reduced precision, and warns or refuses."""
 
 from __future__ import annotations
 
@@ -7,56 +7,57 @@ from typing import Final
 
 from mosrt.errors import ProviderError
 
-__all__ = ["caution", "exact_provider", "may_use_tf32"]
+__all__ = ["exact_provider", "may_use_tf32", "warning"]
 
 _OVERRIDE: Final = "NVIDIA_TF32_OVERRIDE"
 _WITHOUT_TF32: Final = f"set {_OVERRIDE}=0 before Python starts, or choose 'tensorrt' or 'cuda'"
 
 
 def may_use_tf32(provider: str) -> bool:
-    """Whether a provider may multiply float32 as TF32, with 10 bits of significand out of 23.
+    """Whether a provider may multiply float32 as TF32, with 10 of 23 bits of significand.
 
-    The others are told not to. ONNX Runtime's use of TensorRT has no option for it and heeds
-    NVIDIA's variable alone, which counts for everything in a process and when it starts. So it is
-    for the user to set, not for a library.
+    TF32 is switched off for the other providers. ONNX Runtime's TensorRT provider has no option for
+    it and obeys only NVIDIA's environment variable. That variable is read when a process starts
+    and affects all of it, so the user has to set it, not a library.
     """
     return provider == "tensorrt-ep" and os.environ.get(_OVERRIDE) != "0"
 
 
 def exact_provider(front_end: str, provider: str) -> str:
-    """The provider that is to run a bundle, whose front end may be in the graph.
+    """The provider that runs a bundle exactly, even if the front end is in the graph.
 
-    Such a front end tells powers apart that differ by a factor of 10^8, which neither TF32 nor
-    bfloat16 can, so that images and scores would be wrong and look right.
+    A front end handles powers that differ by a factor of 10^8. TF32 and bfloat16 cannot represent
+    that range within one sum, so scores would be wrong without any sign of it.
 
     Args:
-        front_end: The manifest's; "graph" if it is in the graph.
+        front_end: The manifest's `front_end`; "graph" if the front end is in the graph.
         provider: The provider asked for.
 
     Raises:
-        ProviderError: It would compute the front end with too few bits.
+        ProviderError: The provider would compute the front end with too few bits.
     """
     if front_end != "graph":
         return provider
     if may_use_tf32(provider):
         raise ProviderError(
-            f"provider {provider!r} may compute the front end, which is in the graph, with TF32, "
-            f"too coarse for it; {_WITHOUT_TF32}, or export the model with --frontend numpy"
+            f"provider {provider!r} may compute the front end, which is in the graph, in TF32, "
+            f"which is not precise enough; {_WITHOUT_TF32}, or export the model with "
+            "--frontend numpy"
         )
     if provider == "openvino-bf16":
         raise ProviderError(
             f"provider {provider!r} would compute the front end, which is in the graph, in "
-            "bfloat16, too coarse for it; choose 'openvino-fp32', or export the model with "
-            "--frontend numpy"
+            "bfloat16, which is not precise enough; choose 'openvino-fp32', or export the model "
+            "with --frontend numpy"
         )
     return "openvino-fp32" if provider == "openvino" else provider
 
 
-def caution(provider: str) -> str | None:
-    """What there is to say against a provider's arithmetic, if anything."""
+def warning(provider: str) -> str | None:
+    """A warning about a provider's numeric precision; None if there is nothing to warn of."""
     if not may_use_tf32(provider):
         return None
     return (
-        f"provider {provider!r} may compute float32 as TF32, with 10 bits of 23, on GPUs that have "
-        f"it, and scores then differ from those elsewhere; {_WITHOUT_TF32}"
+        f"provider {provider!r} may compute float32 in TF32, with 10 of 23 bits of significand, on "
+        f"GPUs that support it; scores then differ from those elsewhere; {_WITHOUT_TF32}"
     )

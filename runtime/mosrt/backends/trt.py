@@ -1,7 +1,7 @@
-"""TensorRT: the backend that runs engines built on this machine by `mosrt build`.
+"""Runs TensorRT engines that `mosrt build` built on this machine.
 
-It needs TensorRT's Python module and CUDA's runtime library and nothing else. An engine is never
-built here, where it would take minutes out of a score's time, and no other provider stands in.
+The backend needs TensorRT's Python module and CUDA's runtime library, and no other package. It
+never builds an engine, which takes minutes, and it never falls back to another provider.
 """
 
 from __future__ import annotations
@@ -22,37 +22,37 @@ from mosrt.errors import BundleError, ProviderError
 from .base import TENSORRT
 from .cuda import Cuda
 from .engine_file import EngineFiles, Target
-from .trt_context import Lane
+from .trt_context import ExecutionContext
 from .trt_module import TensorRt, dtype_name, find_tensorrt, tensorrt_installed
 
 __all__ = ["TrtBackend", "check_tensors", "present_providers"]
 
 
 _BATCH: Final = "batch"
-# Two keep a GPU busy, one computing while the other copies; more cost memory only.
-_MAX_LANES: Final = 2
+# Two contexts keep a GPU busy: one computes while the other copies. More only cost memory.
+_MAX_CONTEXTS: Final = 2
 _LOG = logging.getLogger(__name__)
 
 
 class TrtBackend:
     """Runs a variant's engines, one per network, each on device 0.
 
-    Threads share the engines and their weights; each call takes a lane of its own (see `Lane`),
-    made when there is none to spare, and waits where there are two in use already. Feeds are
-    copied when `run` is called and results are new arrays: both belong to the caller.
+    All threads share the engines and their weights. Each call takes an execution context of its
+    own, which is created when none is idle; if two are in use already, the call waits. `run` copies
+    its feeds and returns new arrays, so the caller may change both.
 
     Args:
-        directory: Where the bundle's files are; for messages, since the engines lie in the cache.
+        directory: Directory of the bundle, for messages; the engines are in the cache.
         variant: The variant to run.
         inputs: Inputs that the engines must have.
         outputs: Outputs that the engines must have.
-        files: Where the engines are.
-        cuda: CUDA's runtime library; found if left out.
+        files: The cache of engines; by default the one in mosrt's cache directory.
+        cuda: CUDA's runtime library; by default it is searched for.
 
     Raises:
-        ProviderError: TensorRT, CUDA or a GPU is missing, or there is no whole engine of this
-            variant for this machine.
-        BundleError: An engine is not what the manifest says.
+        ProviderError: TensorRT, CUDA or a GPU is missing, or the cache has no intact engine of
+            this variant for this machine.
+        BundleError: An engine's inputs or outputs differ from those of the manifest.
     """
 
     def __init__(
@@ -97,8 +97,8 @@ class TrtBackend:
         if any(profile != self._profile for profile in profiles):
             self.close()
             raise ProviderError(
-                f"{directory}: its networks' engines are built for different shapes; build them "
-                "together with `mosrt build`"
+                f"{directory}: the engines of its networks are built for different shapes; build "
+                "them together with `mosrt build`"
             )
         (self.provider,) = TENSORRT
         _, usual, _ = next(iter(self._profile.values()))
@@ -107,11 +107,11 @@ class TrtBackend:
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
         """Runs a batch of any size; see `mosrt.backends.Backend`.
 
-        One larger than the engine takes is run in parts, the last filled up with copies of its last
-        view, so that every view is computed in the same company.
+        A batch larger than the engine's maximum is split. The last part is padded with copies of
+        its last view, so that all parts have the same size.
 
         Raises:
-            ProviderError: A shape is outside of the engine's, or CUDA or TensorRT failed.
+            ProviderError: A shape is outside the engine's profile, or CUDA or TensorRT failed.
         """
         parts = self._parts(feeds) if self._batched else [(feeds, None)]
         done: list[dict[str, Array]] = []
@@ -129,14 +129,14 @@ class TrtBackend:
         return {name: np.concatenate([part[name] for part in done], axis=1) for name in outputs}
 
     def close(self) -> None:
-        """Releases lanes, then engines, each when what runs on it is done."""
+        """Waits for running calls, then releases the execution contexts and the engines."""
         for network in self._networks:
             network.close()
 
     def _parts(
         self, feeds: Mapping[str, Array]
     ) -> Iterable[tuple[Mapping[str, Array], int | None]]:
-        """Batches that the engine takes, and how many views of each are wanted."""
+        """Yields batches that fit the engine, and how many views of each are wanted."""
         smallest, _, largest = (shape[0] for shape in next(iter(self._profile.values())))
         n_views = len(next(iter(feeds.values())))
         size = largest if n_views > largest else max(n_views, smallest)
@@ -158,13 +158,13 @@ class TrtBackend:
                 for low, size, high in zip(smallest, shape, largest, strict=True)
             ):
                 raise ProviderError(
-                    f"input {name!r} is {shape}, and the engine takes {smallest} to {largest}; "
+                    f"input {name!r} is {shape}, but the engine takes {smallest} to {largest}; "
                     "build it again with another --max-batch or --max-seconds"
                 )
 
 
 class _Network:
-    """An engine and its lanes."""
+    """An engine and its execution contexts."""
 
     def __init__(self, tensorrt: TensorRt, cuda: Cuda, files: EngineFiles, path: Path) -> None:
         self._tensorrt = tensorrt
@@ -174,9 +174,9 @@ class _Network:
             self._runtime: Any = tensorrt.module.Runtime(tensorrt.logger)
             self._engine: Any = self._runtime.deserialize_cuda_engine(engine)
             if self._engine is None:
-                said = "; ".join(lines) or "it does not say why"
+                reason = "; ".join(lines) or "no reason given"
                 raise ProviderError(
-                    f"{path}: {tensorrt} cannot load it: {said}; if the driver or GPU has changed, "
+                    f"{path}: {tensorrt} cannot load it: {reason}; if the driver or GPU changed, "
                     "build it again with `mosrt build`"
                 )
         self.profile = header.key.profile
@@ -184,9 +184,9 @@ class _Network:
         names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
         self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == modes.INPUT]
         self._outputs = [name for name in names if name not in self._inputs]
-        self._idle: list[Lane] = []
-        self._n_lanes = 0
-        self._max_lanes = _MAX_LANES
+        self._idle: list[ExecutionContext] = []
+        self._n_contexts = 0
+        self._max_contexts = _MAX_CONTEXTS
         self._closed = False
         self._changed = threading.Condition()
 
@@ -206,67 +206,69 @@ class _Network:
             check_tensors(f"{self._path}: the engine's {kind}", wanted, found)
         if set(self.profile) != set(self._inputs):
             raise BundleError(
-                f"{self._path}: the engine takes {', '.join(self._inputs)}, its header says "
+                f"{self._path}: the engine takes {', '.join(self._inputs)}, but its header says "
                 f"{', '.join(self.profile)}; build it again with `mosrt build`"
             )
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
-        """Runs the engine on a lane of its own."""
-        with self._lane() as lane:
-            return lane.run(feeds, outputs)
+        """Runs the engine once, in an execution context that no other call uses."""
+        with self._context() as context:
+            return context.run(feeds, outputs)
 
     def close(self) -> None:
-        """Waits for calls that still run; then releases lanes, engine and runtime in this order."""
+        """Waits for running calls; then releases contexts, engine and runtime, in this order."""
         with self._changed:
             self._closed = True
-            self._changed.wait_for(lambda: len(self._idle) == self._n_lanes)
-            # From the last to the first, and all of them also if one fails.
+            self._changed.wait_for(lambda: len(self._idle) == self._n_contexts)
+            # Callbacks run from last to first, and all of them run even if one fails.
             with ExitStack() as releases:
                 releases.callback(self._forget, "_runtime")
                 releases.callback(self._forget, "_engine")
-                for lane in self._idle:
-                    releases.callback(lane.close)
+                for context in self._idle:
+                    releases.callback(context.close)
                 self._idle.clear()
-                self._n_lanes = 0
+                self._n_contexts = 0
 
     def _forget(self, name: str) -> None:
-        # The last reference is what keeps the object.
+        # TensorRT frees an object with its last reference.
         setattr(self, name, None)
 
     @contextmanager
-    def _lane(self) -> Iterator[Lane]:
+    def _context(self) -> Iterator[ExecutionContext]:
         with self._changed:
-            lane = None
-            while lane is None:
+            context = None
+            while context is None:
                 self._changed.wait_for(
-                    lambda: self._closed or self._idle or self._n_lanes < self._max_lanes
+                    lambda: self._closed or self._idle or self._n_contexts < self._max_contexts
                 )
                 if self._closed:
                     raise RuntimeError("the backend is closed")
-                lane = self._idle.pop() if self._idle else self._another_lane()
+                context = self._idle.pop() if self._idle else self._new_context()
         try:
-            yield lane
+            yield context
         finally:
             with self._changed:
-                self._idle.append(lane)
+                self._idle.append(context)
                 self._changed.notify_all()
 
-    def _another_lane(self) -> Lane | None:
-        """A new lane; None if there is no memory for more than there are."""
+    def _new_context(self) -> ExecutionContext | None:
+        """Creates a context; None if memory does not suffice for one more."""
         dtypes = {
             name: dtype_name(self._engine.get_tensor_dtype(name))
             for name in (*self._inputs, *self._outputs)
         }
         try:
-            lane = Lane(self._tensorrt, self._cuda, self._engine, self.profile, dtypes)
+            context = ExecutionContext(
+                self._tensorrt, self._cuda, self._engine, self.profile, dtypes
+            )
         except ProviderError as exc:
-            if self._n_lanes == 0:
+            if self._n_contexts == 0:
                 raise
-            _LOG.info("%s: calls wait for each other: %s", self._path, exc)
-            self._max_lanes = self._n_lanes
+            _LOG.info("%s: concurrent calls will wait for each other: %s", self._path, exc)
+            self._max_contexts = self._n_contexts
             return None
-        self._n_lanes += 1
-        return lane
+        self._n_contexts += 1
+        return context
 
 
 def check_tensors(
@@ -274,13 +276,13 @@ def check_tensors(
     wanted: Sequence[TensorSpec],
     found: Mapping[str, tuple[str, tuple[int, ...]]],
 ) -> None:
-    """Raises BundleError unless tensors are those of the manifest.
+    """Raises BundleError unless an engine has the tensors of the manifest.
 
     Args:
-        where: Whose they are, and whether they are inputs or outputs, for the message.
-        wanted: What the manifest says.
-        found: Type and shape by name; -1 stands for a size that varies. Where the manifest lets
-            the first one vary, it may be fixed: some graphs take one recording only.
+        where: The file, and "input" or "output", for the message.
+        wanted: The manifest's tensors.
+        found: The engine's types and shapes by name; -1 stands for a dynamic size. The first size
+            may be fixed where the manifest's is dynamic: some graphs take only one recording.
     """
     for tensor in wanted:
         dtype, shape = found.get(tensor.name, (None, ()))
@@ -289,11 +291,11 @@ def check_tensors(
             sizes[:1] = shape[:1]
         if dtype != tensor.dtype or list(shape) != sizes:
             raise BundleError(
-                f"{where} {tensor.name!r} is {found.get(tensor.name)}, the manifest says "
+                f"{where} {tensor.name!r} is {found.get(tensor.name)}, but the manifest says "
                 f"{(tensor.dtype, tensor.shape)}; copy or export the bundle again"
             )
 
 
 def present_providers() -> tuple[str, ...]:
-    """All of its providers where TensorRT's module is installed, none elsewhere."""
+    """The providers of this backend if TensorRT's module is installed, else none."""
     return TENSORRT if tensorrt_installed() else ()

@@ -1,4 +1,4 @@
-"""Lane: what one thread at a time needs to run an engine."""
+"""Runs a TensorRT engine in an execution context with a stream and buffers of its own."""
 
 from __future__ import annotations
 
@@ -19,35 +19,35 @@ from .cuda import Cuda, DeviceBuffer, Event, Graph, HostBuffer, Stream
 from .engine_file import Profile
 from .trt_module import TensorRt
 
-__all__ = ["Lane"]
+__all__ = ["ExecutionContext"]
 
 
 _LARGEST: Final = 2
 _LOG = logging.getLogger(__name__)
 
 
-class Lane:
-    """An execution context with a stream and buffers of its own; for one thread at a time.
+class ExecutionContext:
+    """An execution context with a stream and buffers of its own, for one thread at a time.
 
-    For every input and output there is one buffer on the device and one, page-locked, on the host,
-    both as large as the profile's largest shape asks for and used again in every call. Inputs are
-    copied from the caller into the lane, outputs out of it into new arrays, so that neither side
-    ever sees the other's memory.
+    Every input and output has one buffer on the device and one page-locked buffer on the host. Both
+    are as large as the profile's largest shape needs, and every call uses them again. Inputs are
+    copied into these buffers and outputs are copied into new arrays, so no memory is shared with
+    the caller.
 
-    What a call queues is the same for the same shapes, so from the third such call in a row it is
-    replayed as a CUDA graph. There is one graph, of the context's present shapes: TensorRT may
-    change what a recorded graph relies on when a context changes shape. An engine that cannot be
-    recorded runs without.
+    Calls with the same shapes queue the same work. From the third such call in a row, that work is
+    replayed as a CUDA graph. Only the graph of the current shapes is kept, because TensorRT may
+    change what a graph relies on when a context changes shape. An engine that cannot be captured
+    runs without a graph.
 
     Args:
         tensorrt: The module, for its log.
         cuda: CUDA's runtime library.
         engine: The deserialised engine.
-        profile: The shapes it was built for.
+        profile: The shapes that the engine was built for.
         dtypes: Type of every input and output by name.
 
     Raises:
-        ProviderError: There is not enough memory for another lane.
+        ProviderError: Memory does not suffice for one more execution context.
     """
 
     def __init__(
@@ -65,9 +65,9 @@ class Lane:
         self._output_shapes: dict[str, tuple[int, ...]] = {}
         self._graph: Graph | None = None
         self._graph_outputs: tuple[str, ...] | None = None
-        self._runs_alike = 0
-        self._capture = True
-        # Released from the last to the first: the context before the stream it may still use.
+        self._same_shape_runs = 0
+        self._may_capture = True
+        # Released from last to first: the context goes before the stream that it may still use.
         with ExitStack() as resources:
             self._stream = Stream(cuda)
             resources.callback(self._stream.close)
@@ -96,12 +96,12 @@ class Lane:
         """Runs the engine once.
 
         Args:
-            feeds: Every input by name, of a shape that the profile allows. Only read, and not
-                after the return.
+            feeds: Every input by name, of a shape that the profile allows; read only during the
+                call.
             outputs: Names of the outputs wanted.
 
         Returns:
-            Output tensors by name. They belong to the caller.
+            Output tensors by name, as new arrays.
 
         Raises:
             ProviderError: CUDA or TensorRT failed.
@@ -109,14 +109,14 @@ class Lane:
         self._prepare({name: feeds[name].shape for name in self._inputs}, tuple(outputs))
         for name in self._inputs:
             tensor = self._tensors[name]
-            # Types that differ are a mistake of the caller's, not something to convert.
+            # A wrong type is a mistake of the caller, so it is not converted.
             np.copyto(tensor.view(feeds[name].shape), feeds[name], casting="no")
         try:
             self._queue(outputs)
             self._event.record(self._stream)
             self._event.synchronize()
         except ProviderError:
-            # The next run must not overwrite buffers that this one may still be copied from.
+            # Copies may still be running; the next run must not overwrite their buffers.
             with suppress(ProviderError):
                 self._stream.synchronize()
             raise
@@ -125,16 +125,16 @@ class Lane:
         }
 
     def close(self) -> None:
-        """Releases everything, the latest first."""
+        """Releases all resources, the latest first."""
         self._resources.close()
 
     def _prepare(self, shapes: Mapping[str, tuple[int, ...]], outputs: tuple[str, ...]) -> None:
-        """Tells the context of new shapes; counts the calls that are alike."""
+        """Sets new shapes, or counts one more call with the same shapes and outputs."""
         if shapes == self._shapes and outputs == self._graph_outputs:
-            self._runs_alike += 1
+            self._same_shape_runs += 1
             return
         self._drop_graph()
-        self._runs_alike = 0
+        self._same_shape_runs = 0
         self._graph_outputs = outputs
         if shapes != self._shapes:
             self._set_shapes(shapes)
@@ -153,24 +153,24 @@ class Lane:
 
     def _tensor_shape(self, name: str) -> tuple[int, ...]:
         shape = tuple(self._context.get_tensor_shape(name))
-        self._require(min(shape, default=0) >= 0, f"say how large {name!r} is, but {shape}")
+        self._require(min(shape, default=0) >= 0, f"infer the shape of {name!r}, which is {shape}")
         return shape
 
     def _queue(self, outputs: Sequence[str]) -> None:
-        """Queues copies and the engine, as a graph once that pays."""
+        """Queues the copies and the engine, as a CUDA graph if there is one."""
         for name in outputs:
             if name not in self._output_shapes:
                 self._output_shapes[name] = self._tensor_shape(name)
-        # The first run of a shape may allocate, which a capture cannot hold; the second shows that
-        # the shape stays.
-        if self._graph is None and self._capture and self._runs_alike >= 2:
-            self._record(outputs)
+        # The first run of a shape may allocate memory, which cannot be captured. A second run shows
+        # that the shape stays.
+        if self._graph is None and self._may_capture and self._same_shape_runs >= 2:
+            self._capture_graph(outputs)
         if self._graph is None:
-            self._queue_singly(outputs)
+            self._queue_without_graph(outputs)
         else:
             self._graph.launch(self._stream)
 
-    def _queue_singly(self, outputs: Sequence[str]) -> None:
+    def _queue_without_graph(self, outputs: Sequence[str]) -> None:
         for name, shape in self._shapes.items():
             tensor = self._tensors[name]
             self._cuda.copy_in(tensor.device, tensor.host, tensor.n_bytes(shape), self._stream)
@@ -183,18 +183,18 @@ class Lane:
             n_bytes = tensor.n_bytes(self._output_shapes[name])
             self._cuda.copy_out(tensor.host, tensor.device, n_bytes, self._stream)
 
-    def _record(self, outputs: Sequence[str]) -> None:
-        # TensorRT-RTX says beforehand whether a context can be recorded.
+    def _capture_graph(self, outputs: Sequence[str]) -> None:
+        # TensorRT-RTX says beforehand whether a context can be captured.
         capturable = getattr(self._context, "is_stream_capturable", None)
         if capturable is not None and not capturable(self._stream.handle):
-            self._capture = False
+            self._may_capture = False
             return
         try:
             with self._stream.capturing() as captured:
-                self._queue_singly(outputs)
+                self._queue_without_graph(outputs)
         except ProviderError as exc:
             _LOG.info("engine runs without a CUDA graph: %s", exc)
-            self._capture = False
+            self._may_capture = False
         else:
             self._graph = captured[0]
 
@@ -204,44 +204,44 @@ class Lane:
             self._graph = None
 
     def _forget_context(self) -> None:
-        # Its memory goes with the last reference.
+        # TensorRT frees the context with its last reference.
         self._context = None
 
     def _new_context(self, engine: Any, profile: Profile) -> Any:
-        """An execution context whose results do not depend on what ran before."""
+        """Creates a TensorRT context whose results do not depend on earlier runs."""
         with self._tensorrt.log() as lines:
             context = engine.create_execution_context(*_options(self._tensorrt, engine, profile))
             self._require(context is not None, "make an execution context", lines)
         return context
 
     def _require(self, done: bool, what: str, lines: Sequence[str] = ()) -> None:
-        """Raises ProviderError with TensorRT's own words unless a call succeeded."""
+        """Raises ProviderError with TensorRT's messages unless a call succeeded."""
         if not done:
-            said = "; ".join(lines) or "it does not say why"
-            raise ProviderError(f"{self._tensorrt} could not {what}: {said}")
+            reason = "; ".join(lines) or "no reason given"
+            raise ProviderError(f"{self._tensorrt} could not {what}: {reason}")
 
 
 @dataclass(frozen=True, slots=True)
 class _Tensor:
-    """The buffers of an input or output."""
+    """The two buffers of an input or output."""
 
     dtype: np.dtype[Any]
     device: DeviceBuffer
     host: HostBuffer
 
     def view(self, shape: tuple[int, ...]) -> Array:
-        """The host's buffer as an array of a shape."""
+        """The host buffer as an array of the given shape."""
         return self.host.array(shape, self.dtype)
 
     def n_bytes(self, shape: tuple[int, ...]) -> int:
-        """Size of a shape in bytes."""
+        """Size in bytes of a tensor of the given shape."""
         return math.prod(shape) * self.dtype.itemsize
 
 
 def _buffers(
     cuda: Cuda, shape: tuple[int, ...], dtype: np.dtype[Any], resources: ExitStack
 ) -> tuple[DeviceBuffer, HostBuffer]:
-    """A buffer on the device and one on the host, which `resources` releases."""
+    """Allocates a buffer on the device and one on the host, which `resources` releases."""
     n_bytes = max(1, math.prod(shape) * dtype.itemsize)
     device = DeviceBuffer(cuda, n_bytes)
     resources.callback(device.close)
@@ -251,11 +251,12 @@ def _buffers(
 
 
 def _options(tensorrt: TensorRt, engine: Any, profile: Profile) -> tuple[Any, ...]:
-    """Arguments for a new context: TensorRT-RTX must not change kernels between runs.
+    """Arguments for a new context that keep TensorRT-RTX from changing kernels between runs.
 
-    By default it compiles kernels for a new shape while others run it meanwhile, so that the
-    second run of a recording would give other numbers than the first. Where only the batch varies,
-    kernels are compiled before the first run; where the length does, one kernel serves all.
+    By default TensorRT-RTX starts with generic kernels and compiles specialised ones meanwhile, so
+    the second run of a recording would give other numbers than the first. If only the batch size
+    varies, specialised kernels are compiled before the first run; if the length varies, generic
+    kernels are used throughout.
     """
     strategies = getattr(tensorrt.module, "DynamicShapesKernelSpecializationStrategy", None)
     if strategies is None:

@@ -1,7 +1,7 @@
-"""TensorRT's Python module: whichever there is, full TensorRT or TensorRT-RTX.
+"""Finds TensorRT's Python module: TensorRT itself or TensorRT-RTX.
 
-Both have the same interface under other names. Full TensorRT goes first: it runs on every GPU,
-TensorRT-RTX on those that it lists.
+Both have the same interface under different module names. TensorRT is preferred because it runs on
+every NVIDIA GPU; TensorRT-RTX supports only the GPUs that it lists.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from mosrt.errors import ProviderError
 __all__ = ["MODULES", "TensorRt", "dtype_name", "find_tensorrt", "tensorrt_installed"]
 
 MODULES: Final = ("tensorrt", "tensorrt_rtx")
-_OLDEST: Final = {"tensorrt": (10, 3), "tensorrt_rtx": (1, 0)}
+_MIN_VERSIONS: Final = {"tensorrt": (10, 3), "tensorrt_rtx": (1, 0)}
 _INSTALL: Final = (
-    "on a Jetson JetPack 6.2 or later brings it (apt install nvidia-jetpack; a virtual environment "
-    "needs --system-site-packages), elsewhere `pip install tensorrt`, or `pip install "
+    "on a Jetson, JetPack 6.2 or later has it (apt install nvidia-jetpack; a virtual environment "
+    "needs --system-site-packages); elsewhere use `pip install tensorrt`, or `pip install "
     "tensorrt-rtx` for GeForce and RTX cards"
 )
 _DTYPES: Final = {
@@ -40,13 +40,13 @@ _DTYPES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class TensorRt:
-    """TensorRT as found on this machine.
+    """The TensorRT module of this machine.
 
     Attributes:
         module: The module itself.
-        name: What it is called, one of `MODULES`.
-        version: Its version, such as "10.3.0".
-        logger: The one logger of this process: TensorRT keeps the first that it is given.
+        name: The module's name, one of `MODULES`.
+        version: The module's version, such as "10.3.0".
+        logger: The logger of this process; TensorRT keeps the first one that it is given.
     """
 
     module: Any
@@ -60,7 +60,7 @@ class TensorRt:
 
     @contextmanager
     def log(self) -> Iterator[list[str]]:
-        """Collects the warnings and errors that TensorRT logs during the block, by any thread."""
+        """Collects warnings and errors that TensorRT logs during the block, from any thread."""
         lines: list[str] = []
         with self.logger.guard:
             self.logger.listeners.append(lines)
@@ -68,18 +68,18 @@ class TensorRt:
             yield lines
         finally:
             with self.logger.guard:
-                # By identity: another listener's lines may be equal.
+                # Compared by identity: the lines of another listener may be equal.
                 self.logger.listeners[:] = [
                     other for other in self.logger.listeners if other is not lines
                 ]
 
 
 def find_tensorrt() -> TensorRt:
-    """The TensorRT of this machine.
+    """Imports the TensorRT module of this machine.
 
     Raises:
-        ProviderError: There is none, it does not load, or it is too old; the message says what
-            brings it.
+        ProviderError: TensorRT is missing, does not load or is too old; the message says how to
+            install it.
     """
     reasons = []
     for name in MODULES:
@@ -89,8 +89,8 @@ def find_tensorrt() -> TensorRt:
             reasons.append(f"{name}: {exc}")
             continue
         version = str(module.__version__)
-        if _release(version) < _OLDEST[name]:
-            oldest = ".".join(map(str, _OLDEST[name]))
+        if _release(version) < _MIN_VERSIONS[name]:
+            oldest = ".".join(map(str, _MIN_VERSIONS[name]))
             reasons.append(f"{name}: version {version} is older than {oldest}")
             continue
         return TensorRt(module, name, version, _logger(module))
@@ -98,28 +98,28 @@ def find_tensorrt() -> TensorRt:
 
 
 def tensorrt_installed() -> bool:
-    """Whether a module of that name is installed, without the cost of importing it."""
+    """Whether one of `MODULES` is installed, without importing it."""
     return any(importlib.util.find_spec(name) is not None for name in MODULES)
 
 
 def dtype_name(dtype: Any) -> str:
-    """NumPy's name of one of TensorRT's types, or TensorRT's own if NumPy has none."""
+    """NumPy's name of a TensorRT type, or TensorRT's own name if NumPy has no such type."""
     return _DTYPES.get(dtype.name, str(dtype.name))
 
 
 def _release(version: str) -> tuple[int, ...]:
-    """Major and minor number of a version."""
+    """Major and minor version numbers."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 @cache
 def _logger(module: Any) -> Any:
-    """A logger for `module`, made once."""
+    """The logger for `module`, created once per process."""
     severity = module.ILogger.Severity
     kept = (severity.INTERNAL_ERROR, severity.ERROR, severity.WARNING)
 
     class Logger(module.ILogger):  # type: ignore[misc]  # known only at run time
-        """Hands lines to whoever listens; says nothing by itself."""
+        """Passes lines to its listeners and prints nothing."""
 
         def __init__(self) -> None:
             module.ILogger.__init__(self)

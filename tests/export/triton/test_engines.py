@@ -111,8 +111,8 @@ def plain(path: Path) -> Path:
     ("damage", "words"),
     [
         (shorten, "bytes; build it again"),
-        (rename, "its name is not that of the engine"),
-        (plain, "does not start as an engine file"),
+        (rename, "its name does not match"),
+        (plain, "not an engine file"),
     ],
 )
 def test_engines_that_are_damaged(

@@ -34,7 +34,7 @@ def test_a_round_trip_through_the_device(library: FakeCudart) -> None:
         _ = device.address
 
 
-def test_what_is_captured_runs_when_it_is_launched(library: FakeCudart) -> None:
+def test_captured_work_runs_when_the_graph_is_launched(library: FakeCudart) -> None:
     cuda = Cuda(library)
     stream, host, device = Stream(cuda), HostBuffer(cuda, 4), DeviceBuffer(cuda, 4)
     host.array((4,), np.uint8)[...] = 7
@@ -71,8 +71,8 @@ def test_a_capture_that_fails_leaves_a_usable_stream(
     ("code", "words"),
     [
         (2, "cudaMalloc failed with cudaErrorMemoryAllocation .2, .*smaller --max-batch"),
-        (100, "cudaErrorNoDevice.*is there an NVIDIA GPU"),
-        (35, "cudaErrorInsufficientDriver.*a driver as new as"),
+        (100, "cudaErrorNoDevice.*check that there is an NVIDIA GPU"),
+        (35, "cudaErrorInsufficientDriver.*its driver supports"),
     ],
 )
 def test_errors_name_the_function_and_the_cure(library: FakeCudart, code: int, words: str) -> None:
@@ -88,13 +88,13 @@ def test_compute_capability(library: FakeCudart) -> None:
         Cuda(FakeCudart(devices=0)).compute_capability()
 
 
-def test_a_missing_library_says_what_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_library_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cuda, "_candidates", lambda: iter(["/nowhere/libcudart.so"]))
     with pytest.raises(mosrt.ProviderError, match="JetPack.*nvidia-cuda-runtime.*LD_LIBRARY_PATH"):
         Cuda.open()
 
 
-def test_jetsons_and_wheels_are_looked_into(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_libraries_of_jetpack_and_wheels_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.platform", "linux")
     monkeypatch.setattr("sys.path", ["/site"])
     names = list(_cuda._candidates())
@@ -105,7 +105,7 @@ def test_jetsons_and_wheels_are_looked_into(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_the_real_library_has_every_function() -> None:
-    """And without a GPU it says so, instead of crashing on a wrong signature."""
+    """Without a GPU the library must report an error instead of crashing on a wrong signature."""
     try:
         cuda = Cuda.open()
     except mosrt.ProviderError:
@@ -117,4 +117,4 @@ def test_the_real_library_has_every_function() -> None:
     try:
         assert re.fullmatch(r"\d+\.\d", cuda.compute_capability())
     except mosrt.ProviderError as exc:
-        assert "is there an NVIDIA GPU" in str(exc)
+        assert "check that there is an NVIDIA GPU" in str(exc)

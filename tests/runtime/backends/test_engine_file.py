@@ -34,9 +34,7 @@ def test_shapes_make_another_file(tmp_path: Path) -> None:
     assert files.path(KEY) != files.path(other)
     wide = files.write(other, b"wide", {})
     wide.replace(files.path(KEY))
-    assert files.fault(files.path(KEY), KEY.graph, TARGET) == (
-        "its name is not that of the engine that it holds"
-    )
+    assert files.fault(files.path(KEY), KEY.graph, TARGET) == ("its name does not match its header")
 
 
 def test_weights_count_as_much_as_the_graph() -> None:

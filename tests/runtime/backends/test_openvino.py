@@ -44,7 +44,7 @@ needs_openvino = pytest.mark.usefixtures("kept")
 def provider(request: pytest.FixtureRequest, kept: Path) -> str:
     assert not kept.exists()
     if request.param == "openvino-bf16" and CpuFeatures.read().bf16 is None:
-        pytest.skip("this CPU has no bfloat16 arithmetic")
+        pytest.skip("this CPU has no bfloat16 instructions")
     return str(request.param)
 
 

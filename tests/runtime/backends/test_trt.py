@@ -1,4 +1,4 @@
-"""The native backend on stand-ins for CUDA and TensorRT; see fake_cudart.py, fake_tensorrt.py."""
+"""The TensorRT backend on stand-ins for CUDA and TensorRT (tests/fakes)."""
 
 import logging
 from pathlib import Path
@@ -12,7 +12,7 @@ import mosrt
 from mosrt.backends.cuda import Cuda
 from mosrt.backends.engine_file import EngineFiles, Profile
 from mosrt.backends.trt import TrtBackend
-from mosrt.backends.trt_context import Lane
+from mosrt.backends.trt_context import ExecutionContext
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.manifest import TensorSpec
 from tests.fakes.tensorrt import Tensors, expected
@@ -29,7 +29,7 @@ def test_runs_every_network(backend: TrtBackend) -> None:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 6, 7, 12, 13, 20])
 def test_batches_of_any_size(backend: TrtBackend, n: int) -> None:
-    """Under the smallest they are filled up, over the largest split."""
+    """Batches below the smallest size are padded, those above the largest are split."""
     check(backend, feeds(n))
     check(backend, feeds(4))
     check(backend, feeds(n, seed=1))
@@ -38,17 +38,17 @@ def test_batches_of_any_size(backend: TrtBackend, n: int) -> None:
 def test_every_part_of_a_split_batch_is_full(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Else the last views would be computed in other company than the first."""
+    """A shorter last part would be computed with another batch size than the first."""
     machine.put(variant())
     backend = machine.open(variant())
     seen: list[int] = []
-    run = Lane.run
+    run = ExecutionContext.run
 
-    def counts(lane: Lane, given: Any, names: Any) -> dict[str, Array]:
+    def counts(context: ExecutionContext, given: Any, names: Any) -> dict[str, Array]:
         seen.append(len(given["images"]))
-        return run(lane, given, names)
+        return run(context, given, names)
 
-    monkeypatch.setattr(Lane, "run", counts)
+    monkeypatch.setattr(ExecutionContext, "run", counts)
     backend.run(feeds(13), ["mos"])
     assert seen == [6, 6, 6]
     backend.close()
@@ -94,7 +94,7 @@ def test_graphs_give_the_same_numbers(backend: TrtBackend) -> None:
         check(backend, feeds(2 + i % 3, seed=i))
 
 
-def test_an_engine_that_cannot_be_recorded_runs_without(
+def test_an_engine_that_cannot_be_captured_runs_without_a_graph(
     machine: Machine, backend: TrtBackend, caplog: pytest.LogCaptureFixture
 ) -> None:
     machine.trt.refuse_recording = True
@@ -134,7 +134,7 @@ def test_lengths_that_vary(machine: Machine) -> None:
 
 
 def test_a_graph_may_take_one_recording_only(machine: Machine) -> None:
-    """As that of a model which runs several passes over it: nothing is split then."""
+    """A model that runs several passes over one recording has such a graph."""
     inputs: Tensors = {"features": ("FLOAT", [1, -1, 3]), "keep": ("FLOAT", [-1, -1, 3])}
     outputs: Tensors = {"logits": ("FLOAT", [-1, -1, 3])}
     profile: Profile = {
@@ -160,7 +160,7 @@ def test_a_graph_may_take_one_recording_only(machine: Machine) -> None:
     backend.close()
 
 
-def test_types_are_not_converted(backend: TrtBackend) -> None:
+def test_dtypes_are_not_converted(backend: TrtBackend) -> None:
     with pytest.raises(TypeError, match="float64"):
         backend.run({**feeds(4), "images": np.zeros((4, 3, 4))}, ["mos"])
     check(backend, feeds(4))

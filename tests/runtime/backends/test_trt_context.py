@@ -1,4 +1,4 @@
-"""The native backend's lanes: threads, failures, and what is released when."""
+"""Execution contexts of the TensorRT backend: threads, failures, order of releases."""
 
 import gc
 import logging
@@ -60,7 +60,7 @@ def test_threads_share_two_contexts(machine: Machine) -> None:
 
 @pytest.mark.parametrize("kind", ["cudaMalloc", "cudaHostAlloc", "cudaEventCreateWithFlags"])
 @pytest.mark.parametrize("nth", [1, 2])
-def test_what_a_failed_start_took_is_given_back(machine: Machine, kind: str, nth: int) -> None:
+def test_a_failed_start_releases_everything(machine: Machine, kind: str, nth: int) -> None:
     machine.put(variant(2))
     backend = machine.open(variant(2))
     machine.cudart.failures[kind, nth] = 2
@@ -74,7 +74,7 @@ def test_what_a_failed_start_took_is_given_back(machine: Machine, kind: str, nth
 def test_no_memory_for_a_second_context(
     machine: Machine, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Calls then wait for the first, as if there were one thread."""
+    """Calls then wait for the first context."""
     machine.put(variant(2))
     backend = machine.open(variant(2))
     check(backend, feeds(4))
@@ -97,7 +97,7 @@ def test_no_memory_for_a_second_context(
     with caplog.at_level(logging.INFO), ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda i: check(backend, feeds(2 + i % 7, seed=i)), range(100)))
     assert machine.trt.n_contexts - machine.trt.released.count("context") == 2
-    assert "calls wait for each other" in caplog.text
+    assert "concurrent calls will wait" in caplog.text
     backend.close()
     assert +machine.cudart.live == {}
 
@@ -132,7 +132,7 @@ def test_a_missing_stage_closes_those_before(
 
 
 @pytest.mark.parametrize("failing", ["cudaMemcpyAsync", "cudaEventSynchronize"])
-def test_a_failed_run_leaves_a_usable_lane(machine: Machine, failing: str) -> None:
+def test_a_failed_run_leaves_a_usable_context(machine: Machine, failing: str) -> None:
     machine.put(variant(2))
     backend = machine.open(variant(2))
     check(backend, feeds(4))

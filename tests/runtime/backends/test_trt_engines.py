@@ -1,4 +1,4 @@
-"""Which engines the native backend takes, and which it refuses."""
+"""Engines that the TensorRT backend accepts, and those that it refuses."""
 
 import gc
 import os
@@ -42,7 +42,7 @@ def scribble(path: Path) -> None:
         (shorten, r"it has \d+ of \d+ bytes"),
         (flip, "SHA-256"),
         (scribble, "header is damaged"),
-        (lambda path: path.write_bytes(b""), "does not start as an engine file"),
+        (lambda path: path.write_bytes(b""), "not an engine file"),
     ],
 )
 def test_damaged_engines_are_refused(
@@ -106,7 +106,7 @@ def test_an_engine_that_does_not_load(machine: Machine) -> None:
         (
             {**INPUTS, "more": ("FLOAT", [-1, 3])},
             OUTPUTS,
-            "takes images, draws, more, its header says images, draws",
+            "takes images, draws, more, but its header says images, draws",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""TensorRT's module and the GPU: found, or missed with a word on what brings them."""
+"""Finding TensorRT's module and a GPU, and the errors where one is missing."""
 
 import sys
 from pathlib import Path
@@ -28,7 +28,9 @@ def test_old_versions_are_refused(
         find_tensorrt()
 
 
-def test_a_missing_module_says_what_brings_it(monkeypatch: pytest.MonkeyPatch, tiny: Path) -> None:
+def test_a_missing_module_says_how_to_install_it(
+    monkeypatch: pytest.MonkeyPatch, tiny: Path
+) -> None:
     for name in ("tensorrt", "tensorrt_rtx"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(mosrt.ProviderError, match="JetPack 6.2.*pip install tensorrt"):

@@ -58,7 +58,7 @@ def _scored(model: DnsmosP808 | DnsmosP835, clips: Sequence[AudioFile]) -> dict[
         except AudioError:
             scores[clip.name] = math.nan
             continue
-        waveform = next(recording.pieces([(0, recording.n_samples)]))
+        waveform = next(recording.chunks([(0, recording.n_samples)]))
         started = time.perf_counter()
         scores[clip.name] = model(waveform)
         times_ms.append(1e3 * (time.perf_counter() - started))

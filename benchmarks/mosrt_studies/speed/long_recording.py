@@ -109,7 +109,7 @@ def write_recording(clips: Sequence[Path], file: Path, *, n_samples: int) -> Non
         while missing:
             for clip in clips:
                 recording = Recording(FileSource(clip), _RATE_HZ)
-                (samples,) = recording.pieces([(0, min(recording.n_samples, missing))])
+                (samples,) = recording.chunks([(0, min(recording.n_samples, missing))])
                 sink.write(np.clip(samples, -1.0, 1.0))
                 missing -= len(samples)
                 if not missing:

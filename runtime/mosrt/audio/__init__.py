@@ -1,1 +1,1 @@
-"""Audio input: decode, downmix, resample, and check recordings."""
+"""Decodes, downmixes, resamples and checks recordings."""

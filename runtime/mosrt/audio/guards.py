@@ -1,4 +1,4 @@
-"""Guards: what can be wrong with a recording, and what is done about it."""
+"""Detects what is wrong with a recording: guards, and the level statistics behind them."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ __all__ = ["FATAL_FLAGS", "FLAGS", "BadAudioPolicy", "LevelMeter"]
 
 BadAudioPolicy = Literal["warn", "nan", "error"]
 
-# Flags of recordings that no model can score.
+# Guards that refuse a recording, with the reason.
 FATAL_FLAGS: Final[dict[str, str]] = {
     "empty": "it has no samples",
     "too-short": "it is shorter than 0.1 s",
     "non-finite": "it has samples that are nan or infinite",
-    "bad-array": "it is no waveform: (samples,) or (channels, samples) of float or int16/int32",
+    "bad-array": "it is not (samples,) or (channels, samples) of float32, float64, int16 or int32",
     "bad-rate": "its sampling rate is not between 4 kHz and 192 kHz",
     "unreadable": "it cannot be read as audio",
 }
-# Flags of recordings whose score may mean little.
+# All guards; those that are not fatal mark a score that may be unreliable.
 FLAGS: Final[dict[str, str]] = {
     **FATAL_FLAGS,
     "silent": "its level is below -60 dBFS",
-    "constant": "all its samples are equal",
+    "constant": "all of its samples are equal",
     "clipped": "more than 1 % of its samples are at full scale",
     "mostly-silent": "more than 80 % of it is below -60 dBFS",
-    "truncated": "the file ends before its header says so",
-    "padded": "it is so short that the model heard zeros before it",
-    "quiet": "no sample exceeds 0.1, so silence removal left it as it is",
+    "truncated": "the file ends before the length in its header",
+    "padded": "it is so short that zeros were added before it",
+    "quiet": "no sample exceeds 0.1, so silence removal changed nothing",
 }
 
 _SILENCE_DB: Final = -60.0
 _FULL_SCALE: Final = 0.99
-_CLIPPED_SHARE: Final = 0.01
-_SILENT_SHARE: Final = 0.8
+_CLIPPED_FRACTION: Final = 0.01
+_SILENT_FRACTION: Final = 0.8
 MIN_DURATION_S: Final = 0.1
 MIN_RATE_HZ: Final = 4_000
 MAX_RATE_HZ: Final = 192_000
@@ -44,11 +44,11 @@ MAX_RATE_HZ: Final = 192_000
 
 @dataclass(slots=True)
 class LevelMeter:
-    """Running level statistics of a recording, at its own rate and before any processing.
+    """Running level statistics of a recording, at its own sampling rate, before processing.
 
     Attributes:
-        n_samples: Samples per channel seen.
-        finite: Whether all were finite.
+        n_samples: Number of samples per channel so far.
+        finite: Whether all samples so far are finite.
     """
 
     n_samples: int = 0
@@ -64,16 +64,16 @@ class LevelMeter:
     def add(
         self, block: npt.NDArray[np.float32], mono: npt.NDArray[np.float32], frame_samples: int
     ) -> None:
-        """Takes in a block.
+        """Adds a block.
 
         Args:
-            block: The block's samples, (samples, channels).
-            mono: Their downmix, (samples,).
-            frame_samples: Length of the frames that count as silent or not.
+            block: Samples (samples, channels) float32.
+            mono: The block's downmix, (samples,) float32.
+            frame_samples: Length in samples of the frames that are judged silent or not.
         """
         lowest, highest = float(mono.min()), float(mono.max())
         self.n_samples += len(mono)
-        # Sums of finite values may overflow, and infinities may cancel in the downmix.
+        # Checked before the downmix, where sums may overflow and infinities may cancel.
         self.finite = self.finite and bool(np.isfinite(block).all())
         if not self.finite:
             return
@@ -90,7 +90,7 @@ class LevelMeter:
             self._n_silent_frames += int(np.count_nonzero(power < 10 ** (_SILENCE_DB / 10)))
 
     def flags(self, sample_rate_hz: int, min_duration_s: float = MIN_DURATION_S) -> tuple[str, ...]:
-        """The guards that the recording trips, the fatal one alone if there is one."""
+        """The guards that apply to the recording; a fatal one is returned alone."""
         if not self.n_samples:
             return ("empty",)
         if not self.finite:
@@ -103,8 +103,8 @@ class LevelMeter:
             flags.append("constant")
         if silent:
             flags.append("silent")
-        elif self._n_silent_frames > _SILENT_SHARE * max(self._n_frames, 1):
+        elif self._n_silent_frames > _SILENT_FRACTION * max(self._n_frames, 1):
             flags.append("mostly-silent")
-        if self._n_full_scale > _CLIPPED_SHARE * self._n_values:
+        if self._n_full_scale > _CLIPPED_FRACTION * self._n_values:
             flags.append("clipped")
         return tuple(flags)

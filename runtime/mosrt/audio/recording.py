@@ -1,8 +1,8 @@
-"""Recording: a source heard once at the model's rate, ready to be cropped.
+"""Decodes, downmixes and resamples a recording, and reads crops and chunks from it.
 
-A recording is decoded and resampled as a stream. Up to ten minutes are kept; of anything longer
-only length and statistics are, and crops are then collected in a second pass, so that memory is
-bounded for a recording of any length.
+A recording is decoded and resampled as a stream. Up to ten minutes are kept in memory. Of a longer
+recording only the length and statistics are kept, and its crops are read in a second pass, so
+memory is bounded for a recording of any length.
 """
 
 from __future__ import annotations
@@ -25,28 +25,30 @@ __all__ = ["Recording"]
 
 
 _KEPT_S: Final = 600.0
-# Silence removal as the reference implementation of UTMOSv2 does it, on samples at 16 kHz.
+# Silence removal as in the reference implementation of UTMOSv2; lengths in samples at 16 kHz.
 _LOUD: Final = np.float32(0.1)
-_LONGEST_QUIET: Final = 4_800
+_MAX_QUIET_SAMPLES: Final = 4_800
 
 
 class Recording:
-    """A mono recording at the model's rate: downmixed by mean, resampled by soxr HQ.
+    """A mono recording at the model's sampling rate.
+
+    Channels are averaged, and the mean is resampled by soxr with quality HQ.
 
     Args:
-        source: Where it comes from.
-        sample_rate_hz: Rate to resample to.
-        remove_silence: Whether to cut runs of more than 4 800 samples, none above 0.1, that lie
-            between samples above 0.1.
-        kept_s: How many seconds to keep in memory at most.
-        min_duration_s: What is shorter is "too-short".
+        source: The audio to read.
+        sample_rate_hz: Sampling rate to resample to.
+        remove_silence: Whether to cut runs of more than 4 800 samples, all of them at most 0.1,
+            between two samples above 0.1.
+        kept_s: Longest recording in seconds that is kept in memory.
+        min_duration_s: Shorter recordings are refused with the flag "too-short".
 
     Attributes:
-        name: What to call it in messages.
+        name: Name for messages.
         n_samples: Length in samples at `sample_rate_hz`, after silence removal.
         duration_s: Length of the source in seconds.
-        flags: Guards that it trips; none of them fatal.
-        timings_ms: Time spent in "decode" and "resample" so far.
+        flags: Guards that apply to the recording; none of them fatal.
+        timings_ms: Time spent so far in "decode" and "resample", in milliseconds.
 
     Raises:
         AudioError: A guard refuses the recording.
@@ -83,11 +85,11 @@ class Recording:
                 raise audio_error(source.name, flag)
         if source.truncated:
             flags += ("truncated",)
-        if remove_silence and not cuts.heard_loud:
+        if remove_silence and not cuts.found_loud:
             flags += ("quiet",)
         self.flags = flags
         self.duration_s = meter.n_samples / source.sample_rate_hz
-        # librosa's rule, which the reference follows: rounded up, in floating point.
+        # Rounded up in floating point, as librosa does and thus the reference implementation.
         ratio = sample_rate_hz / source.sample_rate_hz
         self._n_uncut = math.ceil(meter.n_samples * ratio)
         self._cuts = cuts.runs()
@@ -102,7 +104,8 @@ class Recording:
         """Reads several sets of crops in one pass.
 
         Args:
-            requests: For each set, offsets (n,) in the tiled recording and the crops' length.
+            requests: For each set, offsets (n,) int64 in samples of the tiled recording, and the
+                length of its crops in samples.
 
         Returns:
             For each set, samples (n, length) float32.
@@ -119,14 +122,14 @@ class Recording:
             done += len(block)
         return crops
 
-    def pieces(self, bounds: Sequence[tuple[int, int]]) -> Iterator[Float32Array]:
-        """Reads overlapping pieces in one pass.
+    def chunks(self, bounds: Sequence[tuple[int, int]]) -> Iterator[Float32Array]:
+        """Reads chunks, which may overlap, in one pass.
 
         Args:
-            bounds: First sample and one past the last of each, in time order, inside the recording.
+            bounds: First sample and one past the last of each chunk, in order of time.
 
         Yields:
-            Samples (last - first,) float32 of each piece.
+            Samples (last - first,) float32 of each chunk.
         """
         if self._samples is not None:
             for first, last in bounds:
@@ -139,7 +142,7 @@ class Recording:
             missing = last - first - len(parts[0])
             while missing > 0:
                 block = next(blocks, None)
-                if block is None:  # the resampler may fall a sample short of the length it owes
+                if block is None:  # the resampler may return a sample less than n_samples
                     block = np.zeros(missing, np.float32)
                 parts.append(block)
                 missing -= len(block)
@@ -147,7 +150,7 @@ class Recording:
             yield held[: last - first]
 
     def _uncut_blocks(self) -> Iterator[Float32Array]:
-        """The stream without the runs that silence removal cuts."""
+        """Yields the recording without the runs that silence removal cuts."""
         done = 0
         for block in self._stream(None):
             kept = np.ones(len(block), np.bool_)
@@ -157,7 +160,7 @@ class Recording:
             yield block[kept]
 
     def _positions(self, starts: IntArray, length: int) -> IntArray:
-        """Positions (n, length) in the uncut recording that crops of it consist of."""
+        """Positions (n, length) in the uncut recording of the samples of crops."""
         if starts.size and starts.max() > tiled_length(self.n_samples, length) - length:
             raise IndexError("a crop reaches beyond the recording")
         tiled = starts.reshape(-1, 1) + np.arange(length)
@@ -165,7 +168,7 @@ class Recording:
         if len(self._cuts):
             lengths = self._cuts[:, 1] - self._cuts[:, 0]
             removed = np.concatenate([[0], np.cumsum(lengths)])
-            # Where each cut lies once those before it are gone.
+            # Positions of the cuts after those before them are removed.
             where = (
                 where
                 + removed[np.searchsorted(self._cuts[:, 0] - removed[:-1], where, side="right")]
@@ -173,7 +176,7 @@ class Recording:
         return where
 
     def _stream(self, meter: LevelMeter | None) -> Iterator[Float32Array]:
-        """Yields the recording (samples,) at the model's rate, block by block."""
+        """Yields the recording in blocks (samples,) float32 at the model's sampling rate."""
         source, target = self._source.sample_rate_hz, self._rate_hz
         resampler = None
         if source != target:
@@ -181,7 +184,7 @@ class Recording:
         blocks = self._source.blocks()
         started = time.perf_counter()
         for block in blocks:
-            with np.errstate(all="ignore"):  # non-finite samples are the meter's to report
+            with np.errstate(all="ignore"):  # the meter reports non-finite samples
                 mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
             if meter is not None:
                 meter.add(block, mono, frame_samples(source))
@@ -216,12 +219,12 @@ class _QuietRuns:
         self._runs: list[IntArray] = []
 
     @property
-    def heard_loud(self) -> bool:
-        """Whether any sample was loud."""
+    def found_loud(self) -> bool:
+        """Whether any sample is above the threshold."""
         return self._last_loud is not None
 
     def add(self, block: Float32Array) -> None:
-        """Takes in the next samples (samples,)."""
+        """Adds the next samples, (samples,) float32."""
         loud = np.flatnonzero(block > _LOUD) + self._done
         self._done += len(block)
         if not loud.size:
@@ -229,9 +232,9 @@ class _QuietRuns:
         if self._last_loud is not None:
             loud = np.concatenate([[self._last_loud], loud])
         self._last_loud = int(loud[-1])
-        long = np.flatnonzero(np.diff(loud) - 1 > _LONGEST_QUIET)
+        long = np.flatnonzero(np.diff(loud) - 1 > _MAX_QUIET_SAMPLES)
         self._runs.append(np.stack([loud[long] + 1, loud[long + 1]], axis=1))
 
     def runs(self) -> IntArray:
-        """The runs found, (n, 2) int64: first sample, and one past the last."""
+        """The runs found so far, (n, 2) int64: first sample, and one past the last."""
         return np.concatenate([np.zeros((0, 2), np.int64), *self._runs])

@@ -1,4 +1,4 @@
-"""Audio sources: decoding files and arrays block by block, as float32."""
+"""Decodes audio files and arrays in blocks of float32; MP3 and the rest through libsndfile."""
 
 from __future__ import annotations
 
@@ -26,25 +26,25 @@ AUDIO_SUFFIXES: Final = frozenset({
     ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64",
     ".w64", ".wav",
 })  # fmt: skip
-"""What the names of audio files in a folder end with, in lower case."""
+"""Suffixes of the audio files that are looked for in a folder, in lower case."""
 
 _BLOCK_S: Final = 2.0
 _MAX_CHANNELS: Final = 64
 _INTEGER_SCALE: Final = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
-# libsndfile's log of a header that promises more than the file holds. Programs that write WAV to
-# a pipe leave the largest 32-bit number there, which says nothing.
+# How libsndfile logs a header that gives more data than the file has. Programs that write WAV to a
+# pipe cannot know the length and leave a number near the largest one there.
 _SHORT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
 _UNKNOWN_SIZES: Final = range(0x7FFF_0000, 0x1_0000_0000)
 _SHORT_OGG: Final = "lacks an end-of-stream bit"
 
 
 class AudioSource(Protocol):
-    """A recording at its own rate that can be read more than once.
+    """A recording at its own sampling rate that can be read more than once.
 
     Attributes:
-        name: What to call it in messages.
-        sample_rate_hz: Its rate.
-        truncated: Whether it was found, while reading, to end before its header says so.
+        name: Name for messages.
+        sample_rate_hz: Sampling rate.
+        truncated: Whether the file ends before the length in its header, as far as is known yet.
     """
 
     name: str
@@ -52,16 +52,16 @@ class AudioSource(Protocol):
     truncated: bool
 
     def blocks(self) -> Iterator[Float32Array]:
-        """Yields all of it in order, (samples, channels) float32, about 2 s at a time.
+        """Yields the recording in blocks (samples, channels) float32 of about 2 s.
 
         Raises:
-            AudioError: It cannot be decoded.
+            AudioError: The recording cannot be decoded.
         """
         ...
 
 
 def audio_error(name: str, flag: str, detail: str = "") -> AudioError:
-    """The error for recording `name` that tripped guard `flag`."""
+    """The error with which guard `flag` refuses recording `name`."""
     reason = f" ({detail})" if detail else ""
     return AudioError(f"{name}: cannot be scored: {FLAGS[flag]}{reason}", flags=(flag,))
 
@@ -71,8 +71,8 @@ class ArraySource:
 
     Args:
         waveform: (samples,) or (channels, samples); float32 or float64 in [-1, 1], int16 or int32.
-        sample_rate_hz: Its rate, 4 000 to 192 000.
-        name: What to call it in messages.
+        sample_rate_hz: Sampling rate, 4 000 to 192 000.
+        name: Name for messages.
 
     Raises:
         AudioError: With flag "bad-array" or "bad-rate".
@@ -98,23 +98,24 @@ class ArraySource:
         self._samples = np.atleast_2d(array)
 
     def blocks(self) -> Iterator[Float32Array]:
-        """Yields all of it in order, (samples, channels) float32, about 2 s at a time."""
+        """Yields the recording in blocks (samples, channels) float32 of about 2 s."""
         step = _block_samples(self.sample_rate_hz)
         scale = _INTEGER_SCALE.get(self._samples.dtype)
         for start in range(0, self._samples.shape[1], step):
             block = self._samples[:, start : start + step].T
             if scale is not None:
                 block = block * np.float32(1 / scale)
-            # What float32 cannot hold becomes infinite, and a guard then says so.
+            # Values beyond float32 become infinite, which a guard reports.
             with np.errstate(over="ignore"):
                 yield np.asarray(block, np.float32)
 
 
 class _Sound(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
-    """A sound file read from beginning to end.
+    """A sound file that is read from beginning to end without seeking.
 
-    Between two reads soundfile seeks to where it already is, and in an MP3 that lands elsewhere:
-    samples then differ from those of a single read. A file that says it cannot seek is left alone.
+    Between two reads, soundfile seeks to the current position. In an MP3 file that is not exact, so
+    samples would differ from those of a single read. soundfile does not seek in a file that is not
+    seekable.
     """
 
     def seekable(self) -> bool:
@@ -122,11 +123,11 @@ class _Sound(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
 
 
 class FileSource:
-    """An audio file that libsndfile reads: WAV, FLAC, OGG, Opus, MP3, AIFF, AU, CAF and more.
+    """An audio file in a format that libsndfile reads, such as WAV, FLAC, OGG, Opus or MP3.
 
     Args:
         file: A path, or the whole of a file as bytes.
-        name: What to call it in messages; by default the path.
+        name: Name for messages; by default the path.
 
     Raises:
         AudioError: With flag "unreadable" or "bad-rate".
@@ -145,9 +146,9 @@ class FileSource:
             )
 
     def blocks(self) -> Iterator[Float32Array]:
-        """Yields all of it in order, (samples, channels) float32, about 2 s at a time.
+        """Yields the recording in blocks (samples, channels) float32 of about 2 s.
 
-        A file that breaks off is read as far as it goes, and `truncated` is then set.
+        A damaged file is read as far as possible, and `truncated` is then set.
         """
         step = _block_samples(self.sample_rate_hz)
         with self._open() as sound:
@@ -168,12 +169,12 @@ class FileSource:
 
     @contextmanager
     def _open(self) -> Iterator[Any]:
-        """Opens the file for reading, every failure turned into an AudioError."""
+        """Opens the file for reading; every failure becomes an AudioError."""
         try:
             if isinstance(self._file, bytes):
                 sound = _Sound(io.BytesIO(self._file))
             else:
-                # The system says why a file cannot be opened; libsndfile only says that.
+                # The system tells why a file cannot be opened; libsndfile does not.
                 Path(self._file).open("rb").close()
                 sound = _Sound(os.fspath(self._file))
         except soundfile.LibsndfileError as exc:
@@ -183,7 +184,7 @@ class FileSource:
         except (OSError, ValueError) as exc:
             detail = getattr(exc, "strerror", None) or str(exc)
             raise audio_error(self.name, "unreadable", detail) from exc
-        except TypeError as exc:  # soundfile wants to be told what is in a .raw file
+        except TypeError as exc:  # soundfile needs the format of a .raw file
             detail = "raw samples without a header; convert them to WAV"
             raise audio_error(self.name, "unreadable", detail) from exc
         with sound:
@@ -191,7 +192,7 @@ class FileSource:
 
 
 def _block_samples(sample_rate_hz: int) -> int:
-    """Samples per block: whole frames of 20 ms, on which the guards judge silence."""
+    """Samples per block: a multiple of the 20 ms frames in which guards measure silence."""
     return frame_samples(sample_rate_hz) * round(_BLOCK_S / 0.02)
 
 

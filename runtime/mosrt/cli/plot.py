@@ -38,7 +38,7 @@ def draw(file: str | os.PathLike[str], score: Score, *, sample_rate_hz: int, tar
     """
     recording = Recording(FileSource(file), sample_rate_hz, min_duration_s=0.0)
     n_samples = min(recording.n_samples, int(_MAX_S * sample_rate_hz))
-    waveform = next(recording.pieces([(0, n_samples)]))
+    waveform = next(recording.chunks([(0, n_samples)]))
     duration_s = n_samples / sample_rate_hz
     figure = Figure(figsize=(10, 6), layout="constrained")
     canvas = FigureCanvasAgg(figure)

@@ -1,1 +1,1 @@
-"""NumPy-only log-mel front end."""
+"""Computes log-mel images with NumPy alone."""

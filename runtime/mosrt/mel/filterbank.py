@@ -1,4 +1,4 @@
-"""Mel filter bank on Slaney's scale."""
+"""Computes mel filter banks on Slaney's mel scale."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import numpy.typing as npt
 
 __all__ = ["mel_filterbank"]
 
-# Slaney's Auditory Toolbox (Interval Research TR 1998-010): linear below 1 kHz, 200/3 Hz per
-# mel, then logarithmic, 27 mels per factor of 6.4.
+# Slaney's Auditory Toolbox (Interval Research TR 1998-010): linear below 1 kHz, with 200/3 Hz per
+# mel; logarithmic above, with 27 mels per factor of 6.4.
 _LINEAR_HZ_PER_MEL = 200.0 / 3.0
 _BREAK_HZ = 1000.0
 _BREAK_MEL = _BREAK_HZ / _LINEAR_HZ_PER_MEL

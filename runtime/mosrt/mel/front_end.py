@@ -1,4 +1,4 @@
-"""Mel front end: log-mel images of a crop, in NumPy alone."""
+"""Computes the log-mel images of a crop with NumPy alone."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _RESIZE_ROWS: Final = 128
 
 
 class MelFrontEnd:
-    """Log-mel images as the spectrogram branch wants them: dB, normalised, resized along time.
+    """Computes log-mel images for the spectrogram branch: in dB, normalised, resized along time.
 
-    Holds constants only, so that any number of threads may call it. Starts no threads.
+    An instance holds only constants, so several threads may use it at once. It starts no threads.
 
     Args:
-        spec: Geometry, from the manifest.
-        sample_rate_hz: Rate of the crops.
+        spec: Geometry of the images, from the manifest.
+        sample_rate_hz: Sampling rate of the crops.
     """
 
     def __init__(self, spec: MelSpec, sample_rate_hz: int) -> None:
@@ -47,14 +47,14 @@ class MelFrontEnd:
             windows: Window lengths to compute; by default all of the spec's.
 
         Returns:
-            Per window length an array (n_mels, frames) from 1 at the spectrogram's own maximum
-            to 0 at `floor_db` below it or lower, within rounding.
+            For each window length an array (n_mels, frames) float32, from 1 at the spectrogram's
+            own maximum to 0 at `floor_db` below it or lower, within rounding.
 
         Raises:
-            ValueError: The crop has another length than the spec's.
+            ValueError: The crop's length is not the spec's.
         """
         if crop.shape != (self._spec.crop_samples,):
-            raise ValueError(f"crop must be ({self._spec.crop_samples},), not {crop.shape}")
+            raise ValueError(f"crop must have shape ({self._spec.crop_samples},), not {crop.shape}")
         wanted = self._spec.windows if windows is None else tuple(windows)
         power = self._power(np.asarray(crop, np.float32), wanted)
         return {window: _normalised_db(power[window], self._spec.floor_db) for window in wanted}
@@ -62,11 +62,14 @@ class MelFrontEnd:
     def images(
         self, crop: Float32Array, windows: Sequence[int] | None = None
     ) -> dict[int, Float32Array]:
-        """Images of a crop, (image_height, image_width) float32 in [0, 1] per window length.
+        """The log-mel images of a crop.
 
         Args:
             crop: Samples (crop_samples,) float32 in [-1, 1].
             windows: Window lengths to compute; by default all of the spec's.
+
+        Returns:
+            For each window length an image (image_height, image_width) float32 in [0, 1].
         """
         spectrograms = self.spectrograms(crop, windows)
         return {window: self._resize(rows) for window, rows in spectrograms.items()}
@@ -85,7 +88,7 @@ class MelFrontEnd:
 
 
 def _normalised_db(power: Float32Array, floor_db: float) -> Float32Array:
-    """1 + (dB below the maximum) / floor_db, at least 0; overwrites `power`."""
+    """1 + (dB relative to the maximum) / floor_db, at least 0; overwrites `power`."""
     peak = max(float(power.max()), AMIN)
     np.maximum(power, np.float32(max(peak * 10 ** (-floor_db / 10), AMIN)), out=power)
     np.log10(power, out=power)
@@ -96,11 +99,11 @@ def _normalised_db(power: Float32Array, floor_db: float) -> Float32Array:
 
 
 def resize_weights(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
-    """Antialiased bilinear resize of `n_in` samples to `n_out` as a matrix (n_in, n_out).
+    """Antialiased bilinear resize of `n_in` samples to `n_out`, as a matrix (n_in, n_out).
 
-    Output i is centred at (i + 1/2) · n_in / n_out; its triangular kernel is widened by the
-    same factor when shrinking, cut at the ends and normalised to sum 1: the definition that
-    Pillow, and torch with antialias=True, share.
+    Output i is centred at (i + 1/2) · n_in / n_out. Its triangular kernel is widened by the factor
+    n_in / n_out when shrinking, cut at the ends and normalised to the sum 1. Pillow, and torch with
+    antialias=True, use the same definition.
     """
     scale = n_in / n_out
     support = max(scale, 1.0)
@@ -115,7 +118,7 @@ def resize_weights(n_in: int, n_out: int) -> npt.NDArray[np.float64]:
 
 
 def _resize_segments(n_in: int, n_out: int) -> list[tuple[slice, slice, Float32Array]]:
-    """The resize as small dense products: input range, output range, weights."""
+    """Splits the resize into small dense products: input range, output range, weights."""
     weights = resize_weights(n_in, n_out).astype(np.float32)
     segments = []
     for first in range(0, n_out, _RESIZE_COLUMNS):

@@ -1,28 +1,28 @@
-"""Mel power spectra of one crop for several window lengths at once, in NumPy alone.
+"""Computes mel power spectra of a crop for several window lengths at once, with NumPy alone.
 
-Two ways to the same numbers. `SlidingMelPower` shares the work between windows and overlapping
-frames; `FftMelPower` is the plain short-time Fourier transform, for geometries the first does not
-cover. Both follow librosa's conventions: centred frames, zero padding, periodic Hann windows
+There are two implementations. `SlidingMelPower` shares computations between windows and overlapping
+frames. `FftMelPower` is the plain short-time Fourier transform, for geometries that the first does
+not cover. Both follow librosa's conventions: centred frames, zero padding, periodic Hann windows
 centred in the FFT frame, power spectra.
 
-How the sliding transform works. Write N for the FFT size, h for the hop, and B_b[k] for the N-point
-spectrum at bin k of block b, the h samples from b·h on, with phases counted from the first sample
-of the recording. One matrix product with K = h makes all B, up to that phase. The unwindowed
-spectrum of 2m blocks from b on is then a plain sum,
+The sliding transform works as follows. N is the FFT size and h the hop. Block b is the h samples
+from sample b·h on, and B_b[k] is its N-point spectrum at bin k, with phases relative to the first
+sample of the crop. One matrix product with inner dimension h gives all B, up to that phase. The
+unwindowed spectrum of the 2m blocks from b on is the sum
 
     S_2m,b[k] = S_m,b[k] + S_m,b+m[k],
 
-so that log2(W / h) additions give the spectrum of *every* frame of W samples, and every window
-shorter than the longest is met on the way. A periodic Hann window of W samples is three complex
-exponentials; with phases counted from the frame's own start, windowing is a difference between
-bins d = N / W apart,
+so log2(W / h) additions give the spectrum of *every* frame of W samples, and those of all shorter
+windows are intermediate results. A periodic Hann window of W samples is the sum of three complex
+exponentials. With phases relative to the start of each frame, windowing is a difference between
+bins that are d = N / W apart:
 
     4 X[k] = (S[k] - S[k - d]) - (S[k + d] - S[k]).
 
-B is made in double precision: between the harmonics of loud speech the blocks cancel to -80 dB,
-and what single precision loses there is lost for good. The rest is single precision.
+B is computed in double precision: between the harmonics of loud speech, blocks cancel to -80 dB,
+and a rounding error made before that would remain. All other steps use single precision.
 
-Per frame and bin that is some twenty operations for all windows together, instead of one FFT each.
+For all windows together this takes about twenty operations per frame and bin.
 """
 
 from __future__ import annotations
@@ -43,18 +43,18 @@ __all__ = ["FftMelPower", "MelPower", "SlidingMelPower", "mel_power"]
 
 Complex128Array = npt.NDArray[np.complex128]
 
-# Matrix products are cut into tiles of at most this many multiplications. OpenBLAS, which NumPy
-# ships with, starts threads of its own above it (65536 * GEMM_MULTITHREAD_THRESHOLD in its
-# interface/gemm.c); below, the caller's thread count holds, and so does bit-identity.
+# Largest number of multiplications in one matrix product. For larger ones OpenBLAS, which NumPy
+# ships with, starts threads of its own (65536 * GEMM_MULTITHREAD_THRESHOLD in its
+# interface/gemm.c), and results would depend on their number.
 _MAX_TILE: Final = 65_536 * 4
-# Bins handled at a time, at most: the working set then stays near a core's L2 cache.
+# Most bins in one chunk, so that the working set is about the size of a core's L2 cache.
 _CHUNK_BINS: Final = 192
-# Mel bands projected at a time: few, because each touches few bins.
+# Mel bands per product: few, because each band covers few bins.
 _BANDS: Final = 8
-# Frames and blocks come in multiples of these, so that they divide into tiles.
+# Numbers of frames and blocks are multiples of these, so that they divide into tiles.
 _FRAME_TILE: Final = 64
 _BLOCK_TILE: Final = 16
-# Frames transformed at a time, a divisor of _FRAME_TILE: few enough to stay in a core's cache.
+# Frames per FFT call, a divisor of _FRAME_TILE: few enough to stay in a core's cache.
 _FFT_FRAMES: Final = 32
 
 
@@ -62,12 +62,12 @@ class MelPower(Protocol):
     """Computes mel power spectra of a crop."""
 
     def __call__(self, crop: Float32Array, windows: Sequence[int]) -> dict[int, Float32Array]:
-        """Mel power of `crop` (samples,) per window length: (n_mels, frames), non-negative."""
+        """Mel power of `crop` (samples,) for each window length: (n_mels, frames) float32."""
         ...
 
 
 def mel_power(spec: MelSpec, sample_rate_hz: int) -> MelPower:
-    """The fastest way that covers `spec`."""
+    """The fastest implementation that covers `spec`."""
     if SlidingMelPower.covers(spec):
         return SlidingMelPower(spec, sample_rate_hz)
     return FftMelPower(spec, sample_rate_hz)
@@ -75,12 +75,12 @@ def mel_power(spec: MelSpec, sample_rate_hz: int) -> MelPower:
 
 @dataclass(frozen=True, slots=True)
 class _Bands:
-    """A few neighbouring mel bands.
+    """A group of neighbouring mel bands.
 
     Attributes:
-        mels: Which bands.
-        squares: Columns of the chunk's squares, two (re², im²) for each bin the bands touch.
-        weights: (bands, 2 * bins) float32, each bin's twice.
+        mels: The bands.
+        squares: Columns of the chunk's squares: two, re² and im², for each bin of the bands.
+        weights: (bands, 2 * bins) float32, with each bin's weight twice.
     """
 
     mels: slice
@@ -90,28 +90,28 @@ class _Bands:
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """Constants for one range of bins and the margin on either side that windowing needs.
+    """Constants for one range of bins, with the margin on either side that windowing needs.
 
     Attributes:
-        width: Number of bins, margins included.
-        blocks_to_bins: Spectrum of one block, (hop, 2 * width) float64, re and im in turn.
-        turns: exp(-2πi k b h / N), which counts block b's phases from the recording's start;
-            repeats after N / h blocks, (N / h * width,).
-        returns: The inverse, which counts them from the block's own start again.
-        bands: Projections to the mel bands that lie within the chunk.
+        width: Number of bins, with margins.
+        blocks_to_bins: Transform of one block, (hop, 2 * width) float64, re and im interleaved.
+        rotations: exp(-2πi k b h / N), (N / h * width,), which make the phases of block b relative
+            to the start of the crop; they repeat after N / h blocks.
+        inverse_rotations: Their inverse, which makes phases relative to the frame's start.
+        bands: Projections to the mel bands within the chunk.
     """
 
     width: int
     blocks_to_bins: npt.NDArray[np.float64]
-    turns: Complex128Array
-    returns: Complex64Array
+    rotations: Complex128Array
+    inverse_rotations: Complex64Array
     bands: tuple[_Bands, ...]
 
 
 class SlidingMelPower:
-    """Mel power by doubling block spectra; see the module's description.
+    """Computes mel power by doubling block spectra; the module's docstring has the method.
 
-    Holds constants only, so that any number of threads may call it.
+    An instance holds only constants, so several threads may use it at once.
     """
 
     def __init__(self, spec: MelSpec, sample_rate_hz: int) -> None:
@@ -119,10 +119,10 @@ class SlidingMelPower:
         self._margin = spec.n_fft // min(spec.windows)
         self._longest = max(spec.windows)
         self._first_block = self._longest // 2 // spec.hop_length
-        self._n_heard = _ceil_to(spec.crop_samples // spec.hop_length, _BLOCK_TILE)
+        self._n_blocks = _ceil_to(spec.crop_samples // spec.hop_length, _BLOCK_TILE)
         self._n_frames = _ceil_to(spec.n_frames, _FRAME_TILE)
-        # How many positions each doubling must reach, counted back from the last: the spectrum of
-        # 2m blocks at b needs those of m blocks at b and b + m.
+        # Number of positions that each doubling must compute, from the last one back: the spectrum
+        # of 2m blocks at b needs those of m blocks at b and b + m.
         counts = [self._n_frames]
         for doubling in reversed(range((self._longest // spec.hop_length).bit_length() - 1)):
             counts.insert(0, counts[0] + (1 << doubling))
@@ -142,7 +142,7 @@ class SlidingMelPower:
         )
 
     def _make_chunks(self, weights: npt.NDArray[np.float64]) -> Iterator[_Chunk]:
-        """Cuts the mel bands into runs whose bins fit a chunk; edges are computed twice."""
+        """Groups mel bands so that their bins fit a chunk; shared bins are computed twice."""
         n_fft, hop, margin = self._spec.n_fft, self._spec.hop_length, self._margin
         spans = _spans(weights)
         bands = [band for band, (first, last) in enumerate(spans) if first < last]
@@ -151,13 +151,13 @@ class SlidingMelPower:
             count = sum(spans[band][1] <= first + _CHUNK_BINS for band in bands) or 1
             run, bands = bands[:count], bands[count:]
             bins = np.arange(first - margin, spans[run[-1]][1] + margin)
-            within = _turns(np.outer(np.arange(hop), bins), n_fft)
-            turns = _turns(np.outer(np.arange(n_fft // hop), bins * hop), n_fft)
+            within = _phasors(np.outer(np.arange(hop), bins), n_fft)
+            rotations = _phasors(np.outer(np.arange(n_fft // hop), bins * hop), n_fft)
             yield _Chunk(
                 width=len(bins),
                 blocks_to_bins=within.view(np.float64),
-                turns=turns.reshape(-1),
-                returns=turns.conj().astype(np.complex64).reshape(-1),
+                rotations=rotations.reshape(-1),
+                inverse_rotations=rotations.conj().astype(np.complex64).reshape(-1),
                 bands=tuple(
                     _bands(weights, spans, run[i : i + _BANDS], int(bins[0]))
                     for i in range(0, len(run), _BANDS)
@@ -165,12 +165,12 @@ class SlidingMelPower:
             )
 
     def __call__(self, crop: Float32Array, windows: Sequence[int]) -> dict[int, Float32Array]:
-        """Mel power of `crop` (samples,) per window length: (n_mels, frames), non-negative."""
+        """Mel power of `crop` (samples,) for each window length: (n_mels, frames) float32."""
         spec, hop = self._spec, self._spec.hop_length
-        blocks = np.zeros((self._n_heard, hop), np.float64)
+        blocks = np.zeros((self._n_blocks, hop), np.float64)
         blocks[: len(crop) // hop] = crop.reshape(-1, hop)
         power = {window: np.zeros((spec.n_mels, self._n_frames), np.float32) for window in windows}
-        # The last doublings read up to a tile beyond what is counted, never into the result.
+        # The last doublings read up to a tile beyond these positions; the result is not affected.
         n_blocks = self._counts[0] + _BLOCK_TILE
         widest = n_blocks * max(chunk.width for chunk in self._chunks)
         space = [np.zeros(widest, np.complex64) for _ in range(3)]
@@ -188,20 +188,20 @@ class SlidingMelPower:
         space: list[Complex64Array],
         exact: Complex128Array,
     ) -> Iterator[tuple[int, Float32Array]]:
-        """Yields per window 16·re² and 16·im² of a chunk of bins.
+        """Yields 16·re² and 16·im² of a chunk of bins for each window.
 
-        Everything runs over flat memory, margins included: neighbouring bins are neighbours
-        there, and one long loop is several times faster than many short ones.
+        All operations run over flat memory with the margins, because one long loop is several times
+        faster than many short ones.
 
         Args:
-            blocks: The crop's blocks (blocks, hop), without the zero padding around.
-            chunk: Constants of the bins.
+            blocks: The crop's blocks (blocks, hop), without the zero padding.
+            chunk: Constants of the chunk.
             windows: Window lengths wanted.
-            space: Three buffers to work in; the arrays yielded lie in them.
-            exact: One more, in double precision.
+            space: Three work buffers; the arrays yielded are views of them.
+            exact: One work buffer in double precision.
 
         Yields:
-            Window length, and squares (frames, 2 * width).
+            Window length, and squares (frames, 2 * width) float32.
         """
         hop, width = self._spec.hop_length, chunk.width
         sums, spare, hann = space
@@ -213,10 +213,10 @@ class SlidingMelPower:
             out=spectra.view(np.float64).reshape(-1, tile, 2 * width),
         )
         before = self._first_block * width
-        heard = slice(before, before + len(spectra))
+        inside = slice(before, before + len(spectra))
         sums[:before] = 0
-        _turn(spectra, chunk.turns, before, out=sums[heard])
-        sums[heard.stop :] = 0
+        _rotate(spectra, chunk.rotations, before, out=sums[inside])
+        sums[inside.stop :] = 0
         for doubling, count in enumerate(self._counts[1:]):
             m = 1 << doubling
             size = count * width
@@ -224,14 +224,16 @@ class SlidingMelPower:
             sums, spare = spare, sums
             window = 2 * m * hop
             if window in windows:
-                # Frame t of every window is centred on the same sample.
+                # Frame t is centred on the same sample for every window.
                 start = (self._longest - window) // 2 // hop * width
                 frames = hann[: self._n_frames * width]
-                _turn(sums[start : start + len(frames)], chunk.returns, start, out=frames)
+                _rotate(
+                    sums[start : start + len(frames)], chunk.inverse_rotations, start, out=frames
+                )
                 d = self._spec.n_fft // window
                 steps = spare[: len(frames) - d]
                 np.subtract(frames[d:], frames[:-d], out=steps)
-                # The last bins of the last frame's margin stay as they are: nothing reads them.
+                # The last bins of the last frame's margin are not computed, and nothing reads them.
                 np.subtract(steps[:-d], steps[d:], out=frames[d:-d])
                 squares = frames.view(np.float32)
                 np.multiply(squares, squares, out=squares)
@@ -241,10 +243,10 @@ class SlidingMelPower:
 
 
 class FftMelPower:
-    """Mel power by one FFT per frame and window; holds constants only.
+    """Computes mel power by one FFT per frame and window; an instance holds only constants.
 
-    The FFT is in double precision, which is as fast in NumPy as single (and before version 2 there
-    is no other): what is 100 dB below the loudest bin of its frame is still right.
+    The FFT uses double precision, which is as fast in NumPy as single precision and the only one
+    before NumPy 2. Bins 100 dB below the loudest one of their frame are then still accurate.
     """
 
     def __init__(self, spec: MelSpec, sample_rate_hz: int) -> None:
@@ -258,7 +260,7 @@ class FftMelPower:
         self._hann = {window: _hann(window) for window in spec.windows}
 
     def __call__(self, crop: Float32Array, windows: Sequence[int]) -> dict[int, Float32Array]:
-        """Mel power of `crop` (samples,) per window length: (n_mels, frames), non-negative."""
+        """Mel power of `crop` (samples,) for each window length: (n_mels, frames) float32."""
         spec = self._spec
         count = _ceil_to(spec.n_frames, _FRAME_TILE)
         padded = np.zeros((count - 1) * spec.hop_length + spec.n_fft)
@@ -268,39 +270,39 @@ class FftMelPower:
         power = {window: np.zeros((spec.n_mels, count), np.float32) for window in windows}
         for window, rows in power.items():
             left = (spec.n_fft - window) // 2
-            heard = slice(left, left + window)
+            inside = slice(left, left + window)
             windowed = np.zeros((_FFT_FRAMES, spec.n_fft))
             for first in range(0, count, _FFT_FRAMES):
                 part = slice(first, first + _FFT_FRAMES)
-                np.multiply(frames[part, heard], self._hann[window], out=windowed[:, heard])
+                np.multiply(frames[part, inside], self._hann[window], out=windowed[:, inside])
                 squares[part] = np.fft.rfft(windowed).view(np.float64)
             np.multiply(squares, squares, out=squares)
             _project(squares, self._bands, rows)
         return {window: rows[:, : spec.n_frames] for window, rows in power.items()}
 
 
-def _turn(
+def _rotate(
     values: Complex64Array | Complex128Array,
-    turns: Complex64Array | Complex128Array,
+    rotations: Complex64Array | Complex128Array,
     start: int,
     *,
     out: Complex64Array,
 ) -> None:
-    """Multiplies flat `values` by periodic `turns` from index `start` on, into `out`."""
+    """Multiplies flat `values` by periodic `rotations` from index `start` on, into `out`."""
     done = 0
     while done < len(values):
-        piece = turns[(start + done) % len(turns) :][: len(values) - done]
-        span = slice(done, done + len(piece))
-        np.multiply(values[span], piece, out=out[span], casting="same_kind")
-        done += len(piece)
+        part = rotations[(start + done) % len(rotations) :][: len(values) - done]
+        span = slice(done, done + len(part))
+        np.multiply(values[span], part, out=out[span], casting="same_kind")
+        done += len(part)
 
 
 def _project(squares: Float32Array, bands: tuple[_Bands, ...], power: Float32Array) -> None:
-    """Weighs squares (frames, 2 * width) into rows of `power` (n_mels, frames)."""
+    """Applies the filters to squares (frames, 2 * width), into `power` (n_mels, frames)."""
     for band in bands:
         tile = _power_of_two(_FRAME_TILE, _MAX_TILE // band.weights.size)
         part = squares.reshape(-1, tile, squares.shape[1])[:, :, band.squares]
-        # A view, always: splitting the last axis needs no copy.
+        # Splitting the last axis needs no copy, so this is a view.
         rows = power[band.mels].reshape(len(band.weights), -1, tile)
         np.matmul(band.weights, part.transpose(0, 2, 1), out=rows.transpose(1, 0, 2))
 
@@ -308,27 +310,27 @@ def _project(squares: Float32Array, bands: tuple[_Bands, ...], power: Float32Arr
 def _bands(
     weights: npt.NDArray[np.float64], spans: list[tuple[int, int]], run: list[int], origin: int
 ) -> _Bands:
-    """Bands `run` of the filter bank as one dense product; the first column is bin `origin`."""
+    """Bands `run` of the filter bank as one dense matrix; column 0 of squares is bin `origin`."""
     first, last = spans[run[0]][0], spans[run[-1]][1]
     mels = slice(run[0], run[-1] + 1)
-    piece = np.repeat(weights[mels, first:last], 2, axis=1)
+    doubled = np.repeat(weights[mels, first:last], 2, axis=1)
     return _Bands(
         mels=mels,
         squares=slice(2 * (first - origin), 2 * (last - origin)),
-        weights=np.ascontiguousarray(piece, np.float32),
+        weights=np.ascontiguousarray(doubled, np.float32),
     )
 
 
 def _spans(weights: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
-    """First and one past the last bin with weight, per band; (0, 0) for a band that has none."""
+    """First and one past the last bin of each band; (0, 0) for a band without bins."""
     used = [np.flatnonzero(row) for row in weights]
     return [(int(bins[0]), int(bins[-1]) + 1) if bins.size else (0, 0) for bins in used]
 
 
-def _turns(products: npt.NDArray[np.int64], n_fft: int) -> Complex128Array:
-    """exp(-2πi products / n_fft); reduced before they become floats, which keeps phases exact."""
-    turns: Complex128Array = np.exp(-2j * np.pi / n_fft * (products % n_fft))
-    return turns
+def _phasors(products: npt.NDArray[np.int64], n_fft: int) -> Complex128Array:
+    """exp(-2πi products / n_fft), with products reduced as integers to keep phases exact."""
+    phasors: Complex128Array = np.exp(-2j * np.pi / n_fft * (products % n_fft))
+    return phasors
 
 
 def _weights(spec: MelSpec, sample_rate_hz: int) -> npt.NDArray[np.float64]:
@@ -352,7 +354,7 @@ def _ceil_to(value: int, multiple: int) -> int:
 
 
 def _power_of_two(largest: int, at_most: int) -> int:
-    """`largest`, a power of two, halved until it is within `at_most`; at least 1."""
+    """The power of two `largest`, halved until it is at most `at_most`; at least 1."""
     while largest > max(at_most, 1):
         largest //= 2
     return largest

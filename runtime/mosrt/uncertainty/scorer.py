@@ -79,7 +79,7 @@ class UncertaintyScorer(Scorer):
                 f"{recording.name}: {recording.duration_s:.1f} s is too long for features, "
                 f"which are given for one chunk; cut it to {limit_s:g} s"
             )
-        chunk, _ = zero_padded(next(recording.pieces(bounds)), self._spec.zero_pad_below_samples)
+        chunk, _ = zero_padded(next(recording.chunks(bounds)), self._spec.zero_pad_below_samples)
         return self._family.features(chunk)
 
     def close(self) -> None:
@@ -153,7 +153,7 @@ class UncertaintyScorer(Scorer):
         totals = _Totals()
         curves = []
         started = time.perf_counter()
-        for number, chunk in enumerate(recording.pieces(bounds)):
+        for number, chunk in enumerate(recording.chunks(bounds)):
             samples, padded = zero_padded(chunk, self._spec.zero_pad_below_samples)
             rows = self._family.measure(samples, number)
             totals.add(rows)

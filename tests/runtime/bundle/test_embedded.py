@@ -117,7 +117,7 @@ def test_uncertainty_grows_with_noise(clips: list[Path]) -> None:
     means = []
     with mosrt.load("nano-uncertainty", threads=1) as scorer:
         recordings = [Recording(FileSource(clip), 16_000) for clip in clips[:5]]
-        spoken = [next(r.pieces([(0, min(r.n_samples, 32_000))])) for r in recordings]
+        spoken = [next(r.chunks([(0, min(r.n_samples, 32_000))])) for r in recordings]
         noises = [rng.standard_normal(len(s)) * np.sqrt(np.mean(np.square(s))) for s in spoken]
         for snr_db in (40, 30, 20, 10, 0):
             noisy = [s + 10 ** (-snr_db / 20) * n for s, n in zip(spoken, noises, strict=True)]

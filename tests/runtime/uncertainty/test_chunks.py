@@ -52,5 +52,5 @@ def test_chunks_read_in_one_pass_equal_the_whole(
     bounds = chunk_bounds(
         whole.n_samples, window_samples=5_000, hop_samples=160, receptive_samples=465
     )
-    for a, b in zip(whole.pieces(bounds), streamed.pieces(bounds), strict=True):
+    for a, b in zip(whole.chunks(bounds), streamed.chunks(bounds), strict=True):
         np.testing.assert_array_equal(a, b)

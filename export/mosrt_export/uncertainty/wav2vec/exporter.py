@@ -223,7 +223,7 @@ def differences(
     for i, clip in enumerate(clips):
         recording = Recording(clip, manifest.sample_rate_hz)
         n_samples = min(recording.n_samples, _PARITY_SAMPLES[i > 0])
-        piece = next(recording.pieces([(0, n_samples)]))
+        piece = next(recording.chunks([(0, n_samples)]))
         with torch.inference_mode():
             z, p = (x.numpy() for x in model(torch.from_numpy(piece)[None]))
         answer = stages["encoder"].run({"waveform": piece[None]}, ["features", "predictions"])

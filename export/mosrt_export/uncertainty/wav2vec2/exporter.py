@@ -240,7 +240,7 @@ def _differences(
     for i, clip in enumerate(clips):
         recording = Recording(clip, manifest.sample_rate_hz)
         n_samples = min(recording.n_samples, _PARITY_SAMPLES[i > 0])
-        piece = next(recording.pieces([(0, n_samples)]))
+        piece = next(recording.chunks([(0, n_samples)]))
         samples = normalised(piece) if spec.normalised else piece
         with torch.inference_mode():
             expected = source.base.feature_extractor(torch.from_numpy(samples)[None])

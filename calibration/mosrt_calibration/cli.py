@@ -185,7 +185,7 @@ def _quantize(request: _Request) -> None:
         click.echo(
             "warning: too few recordings; the drift was measured on the calibration clips", err=True
         )
-    click.echo(f"{output}: written; {', '.join(made.name for made in result.made)}")
+    click.echo(f"{output}: written; {', '.join(made.name for made in result.variants)}")
 
 
 def _directories(request: _Request) -> tuple[Path, Path]:

@@ -48,13 +48,13 @@ class Clip:
         name: Path below the directory, POSIX.
         path: The file.
         sha256: Of the file, in hex.
-        clip_features: What it is like.
+        features: What it is like.
     """
 
     name: str
     path: Path
     sha256: str
-    clip_features: ClipFeatures
+    features: ClipFeatures
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest's entry."""
@@ -123,7 +123,7 @@ def choose(
     files = sorted(files, key=lambda p: _hash(seed, p.relative_to(directory).as_posix()))
     found: dict[str, Clip] = {}
     for path in progress(files[:_MAX_CANDIDATES]):
-        clip = _heard(path, directory, sample_rate_hz)
+        clip = _read_clip(path, directory, sample_rate_hz)
         if clip is not None:
             twin = found.setdefault(clip.sha256, clip)
             if clip.name < twin.name:
@@ -141,7 +141,7 @@ def choose(
     return Choice(calibration=calibration, evaluation=evaluation, seed=seed)
 
 
-def _heard(path: Path, directory: Path, sample_rate_hz: int) -> Clip | None:
+def _read_clip(path: Path, directory: Path, sample_rate_hz: int) -> Clip | None:
     """A clip, or None if it cannot be scored."""
     try:
         recording = Recording(FileSource(path), sample_rate_hz)
@@ -153,13 +153,13 @@ def _heard(path: Path, directory: Path, sample_rate_hz: int) -> Clip | None:
         name=path.relative_to(directory).as_posix(),
         path=path,
         sha256=sha256_of(path),
-        clip_features=clip_features(samples[0], sample_rate_hz),
+        features=clip_features(samples[0], sample_rate_hz),
     )
 
 
 def _spread(clips: list[Clip], seed: int) -> list[Clip]:
     """All clips, one of each kind in turn."""
-    values = np.array([clip.clip_features.values() for clip in clips])
+    values = np.array([clip.features.values() for clip in clips])
     above = values > np.median(values, axis=0)
     kinds: dict[tuple[bool, ...], list[Clip]] = {}
     for i in sorted(range(len(clips)), key=lambda i: _hash(seed, clips[i].sha256)):
@@ -177,7 +177,7 @@ def _hash(seed: int, text: str) -> str:
 
 _FRAME: Final = 512
 _FLOOR: Final = 1e-10
-_HEARD_DB: Final = 60.0
+_DYNAMIC_RANGE_DB: Final = 60.0
 _LONGEST_S: Final = 60
 
 
@@ -228,7 +228,9 @@ def clip_features(samples: NDArray[np.float32], sample_rate_hz: int) -> ClipFeat
         loudness_db=float(_db(np.mean(np.square(loud)))),
         tilt_db=float(_db(power[low].sum()) - _db(power[~low].sum())),
         snr_db=float(loud_db - quiet_db),
-        bandwidth_hz=float(frequencies_hz[spectrum_db > spectrum_db.max() - _HEARD_DB].max()),
+        bandwidth_hz=float(
+            frequencies_hz[spectrum_db > spectrum_db.max() - _DYNAMIC_RANGE_DB].max()
+        ),
     )
 
 

@@ -187,8 +187,8 @@ class Topology:
             return max(0, len(self.initializers[node.input[1]].dims) - 1)
         if node.op_type == "ConvTranspose":
             return 1
-        turned = any(a.name == "transB" and a.i for a in node.attribute)
-        return 0 if node.op_type == "Conv" or turned else 1
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        return 0 if node.op_type == "Conv" or transposed else 1
 
     def is_float_activation(self, name: str) -> bool:
         """Whether a tensor is float32 and depends on the input."""

@@ -26,9 +26,9 @@ from .search.drift import Budget
 from .search.evaluate import Evaluator, Measurement, written
 from .search.methods import Comparison, compare
 from .search.mixed_precision import Outcome, Point, search
-from .search.network import Network, Recipe
+from .search.network import Network, Scheme
 
-__all__ = ["VARIANTS", "BudgetError", "Made", "Options", "Result", "quantize_bundle"]
+__all__ = ["VARIANTS", "BudgetError", "Options", "Result", "VariantResult", "quantize_bundle"]
 
 VARIANTS: Final = ("fp16", "int8-cpu", "int8-trt")
 _LIBRARIES: Final = ("mosrt", "onnx", "onnxruntime")
@@ -69,7 +69,7 @@ class Options:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Made:
+class VariantResult:
     """One variant, made or not.
 
     Attributes:
@@ -100,7 +100,7 @@ class Result:
     """
 
     choice: Choice
-    made: tuple[Made, ...]
+    made: tuple[VariantResult, ...]
     fp32_bytes: int
 
 
@@ -183,7 +183,7 @@ def quantize_bundle(
     return result
 
 
-def _refusal(failed: Sequence[Made], options: Options) -> str:
+def _refusal(failed: Sequence[VariantResult], options: Options) -> str:
     budget = options.budget
     lines = [
         f"{one.name}: mean drift {one.measured.drift.mean_abs:.4f}, rank correlation "
@@ -237,16 +237,16 @@ class _Job:
                 "no graph of this bundle has a layer to quantise before its head; keep fp32"
             )
 
-    def make(self, name: str) -> tuple[Made, dict[str, Any], dict[str, Any] | None]:
+    def make(self, name: str) -> tuple[VariantResult, dict[str, Any], dict[str, Any] | None]:
         """Works a variant out; gives its graphs by network, and what it was calibrated with."""
         clips = self._choice.evaluation
         if name == "fp16":
-            models = {network.member.name: network.half() for network in self._networks}
+            models = {network.member.name: network.fp16() for network in self._networks}
             measured = self._evaluator.measure(
                 models, clips, name, kind=_FLOAT16, views=self._options.views
             )
             holds = self._options.budget.holds(measured.drift)
-            return Made(name=name, measured=measured, within_budget=holds), models, None
+            return VariantResult(name=name, measured=measured, within_budget=holds), models, None
         symmetric = name == "int8-trt"
         comparison = compare(
             self._evaluator,
@@ -256,11 +256,11 @@ class _Job:
             symmetric=symmetric,
             budget=self._options.budget,
         )
-        recipe = comparison.winner
+        scheme = comparison.winner
         outcome = search(
             self._evaluator,
             self._networks,
-            recipe,
+            scheme,
             screening=self._screening,
             clips=clips,
             symmetric=symmetric,
@@ -270,7 +270,7 @@ class _Job:
         )
         point = outcome.chosen or min(outcome.points, key=lambda p: p.measured.drift.mean_abs)
         models = {
-            network.member.name: network.integer(recipe, point.kept_fp32, symmetric=symmetric)
+            network.member.name: network.int8(scheme, point.kept_fp32, symmetric=symmetric)
             for network in self._networks
         }
         if any(point.measured.offsets):
@@ -278,14 +278,14 @@ class _Job:
                 network: with_offsets(model, point.measured.offsets)
                 for network, model in models.items()
             }
-        made = Made(
+        made = VariantResult(
             name=name,
             measured=point.measured,
             within_budget=outcome.chosen is not None,
             comparison=comparison,
             outcome=outcome,
         )
-        return made, models, self._calibration(recipe, point)
+        return made, models, self._calibration(scheme, point)
 
     @property
     def _screening(self) -> tuple[Clip, ...]:
@@ -295,8 +295,8 @@ class _Job:
         return self._choice.calibration[:n_clips]
 
     def finish(
-        self, made: Made, models: dict[str, Any], calibration: dict[str, Any] | None
-    ) -> tuple[Made, Variant]:
+        self, made: VariantResult, models: dict[str, Any], calibration: dict[str, Any] | None
+    ) -> tuple[VariantResult, Variant]:
         """Writes a variant into the bundle, and says what it is."""
         kind = _FLOAT16
         if made.comparison is not None:
@@ -320,10 +320,10 @@ class _Job:
         )
         return dataclasses.replace(made, fixed_batch=batch), variant
 
-    def _calibration(self, recipe: Recipe, point: Point) -> dict[str, Any]:
+    def _calibration(self, scheme: Scheme, point: Point) -> dict[str, Any]:
         clips = self._choice.calibration
         return {
-            **recipe.to_dict(),
+            **scheme.to_dict(),
             "float_blocks": list(point.kept_fp32),
             "offsets": [float(f"{offset:.3g}") for offset in point.measured.offsets],
             "seed": self._choice.seed,

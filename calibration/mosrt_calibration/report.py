@@ -14,7 +14,7 @@ from .clips import list_sha256
 from .search.drift import HEADINGS, Budget
 
 if TYPE_CHECKING:
-    from .quantize import Made, Result
+    from .quantize import Result, VariantResult
 
 __all__ = ["card_with_variants", "summary", "write_report"]
 
@@ -27,7 +27,7 @@ def write_report(directory: Path, result: Result, budget: Budget) -> None:
     """Writes report.json, report.txt and, where there is a curve, trade-off.png.
 
     Args:
-        directory: Made if it is not there.
+        directory: VariantResult if it is not there.
         result: What was tried.
         budget: What had to hold.
     """
@@ -35,16 +35,16 @@ def write_report(directory: Path, result: Result, budget: Budget) -> None:
     text = json.dumps(_plain(result, budget), indent=2, ensure_ascii=False, allow_nan=False)
     (directory / _JSON).write_text(f"{text}\n", encoding="utf-8", newline="\n")
     (directory / _TEXT).write_text(_text(result), encoding="utf-8", newline="\n")
-    curves = [made for made in result.made if made.outcome is not None]
+    curves = [made for made in result.variants if made.outcome is not None]
     if curves:
         _draw(directory / _PICTURE, curves, result.fp32_bytes, budget)
 
 
 def summary(result: Result) -> str:
     """One line per variant."""
-    width = max(len(made.name) for made in result.made)
+    width = max(len(made.name) for made in result.variants)
     lines = [f"{'':{width}} {HEADINGS} {'faster':>7} {'of fp32':>8}"]
-    for made in result.made:
+    for made in result.variants:
         measured = made.measured
         mark = "" if made.within_budget else "  <- over budget"
         lines.append(
@@ -64,11 +64,11 @@ def _plain(result: Result, budget: Budget) -> dict[str, Any]:
         "evaluation_clips_sha256": list_sha256(choice.evaluation),
         "held_out": choice.held_out,
         "fp32_bytes": result.fp32_bytes,
-        "variants": {made.name: _variant(made) for made in result.made},
+        "variants": {made.name: _variant(made) for made in result.variants},
     }
 
 
-def _variant(made: Made) -> dict[str, Any]:
+def _variant(made: VariantResult) -> dict[str, Any]:
     found: dict[str, Any] = {
         "within_budget": made.within_budget,
         **made.measured.to_dict(),
@@ -82,7 +82,7 @@ def _variant(made: Made) -> dict[str, Any]:
                 "block": row.block,
                 "drift": row.drift.to_dict(),
                 "share_of_work": round(row.share, 5),
-                "worth": float(f"{row.worth:.3g}"),
+                "worth": float(f"{row.gain:.3g}"),
             }
             for row in made.outcome.ranking
         ]
@@ -94,7 +94,7 @@ def _variant(made: Made) -> dict[str, Any]:
 
 def _text(result: Result) -> str:
     parts = [summary(result)]
-    for made in result.made:
+    for made in result.variants:
         folders = made.measured.by_folder
         if folders:
             width = max(map(len, folders))
@@ -110,7 +110,7 @@ def _text(result: Result) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _draw(path: Path, curves: list[Made], fp32_bytes: int, budget: Budget) -> None:
+def _draw(path: Path, curves: list[VariantResult], fp32_bytes: int, budget: Budget) -> None:
     """Drift against speed and against size, a line per variant."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
 

@@ -157,10 +157,10 @@ def test_the_report_ranks_blocks_and_draws_the_curve(
     assert sum(row["share_of_work"] for row in made["sensitivity"]) == pytest.approx(1, abs=1e-4)
     worth = {row["block"]: row["worth"] for row in made["sensitivity"]}
     assert made["trade_off"][1]["left_float"] == [max(worth, key=worth.__getitem__)]
-    recipes = {row["recipe"]: row["drift"]["mos_mean_abs"] for row in made["comparison"]}
-    assert set(recipes) == {"min-max, 7-bit weights", "min-max, biases corrected, 7-bit weights"}
+    schemes = {row["recipe"]: row["drift"]["mos_mean_abs"] for row in made["comparison"]}
+    assert set(schemes) == {"min-max, 7-bit weights", "min-max, biases corrected, 7-bit weights"}
     (winner,) = (row["recipe"] for row in made["comparison"] if row["winner"])
-    assert recipes[winner] == min(recipes.values())
+    assert schemes[winner] == min(schemes.values())
     text = (report / "report.txt").read_text()
     assert "net.blocks.1" in text
     assert "int8-cpu: by folder" in text

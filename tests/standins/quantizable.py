@@ -147,8 +147,8 @@ def transformer(width: int = 16, outlier: float = 1.0) -> onnx.ModelProto:
     layer = "net.layers.0"
     scored = net.norm(f"{layer}.norm", x, width)  # read by query, key and value only
     query, key, value = (net.matmul(f"{layer}.{n}", scored, width, width) for n in "qkv")
-    turned = net.node(f"{layer}/Transpose", [key], perm=[0, 2, 1])
-    logits = net.node(f"{layer}.logits/MatMul", [query, turned])
+    transposed = net.node(f"{layer}/Transpose", [key], perm=[0, 2, 1])
+    logits = net.node(f"{layer}.logits/MatMul", [query, transposed])
     weights = net.node(f"{layer}/Softmax", [logits], axis=-1)
     mixed = net.node(f"{layer}.mixed/MatMul", [weights, value])
     y = net.norm(

@@ -19,7 +19,7 @@ from mosrt_calibration.ranges.histograms import Channels
 
 from .qparams import largest_weight
 
-__all__ = ["correct_biases", "rounded_weights", "with_offsets"]
+__all__ = ["correct_biases", "fake_quantised", "with_offsets"]
 
 
 def correct_biases(
@@ -55,7 +55,7 @@ def correct_biases(
     return n_corrected
 
 
-def rounded_weights(weights: NDArray[np.float64], bits: int = 8) -> NDArray[np.float64]:
+def fake_quantised(weights: NDArray[np.float64], bits: int = 8) -> NDArray[np.float64]:
     """Weights (out, ...) as symmetric signed bytes with a scale per output give them back."""
     largest = np.abs(weights).reshape(len(weights), -1).max(axis=1)
     scale = np.where(largest > 0, largest, 1.0).reshape(-1, *[1] * (weights.ndim - 1))
@@ -69,9 +69,9 @@ def _shift(
     """What the mean output loses by rounding, per output (out,)."""
     weights = topology.value(node.input[1]).astype(np.float64)
     if node.op_type == "Gemm":
-        turned = any(a.name == "transB" and a.i for a in node.attribute)
-        weights = weights if turned else weights.T
-    lost = weights - rounded_weights(weights, weight_bits)
+        transposed = any(a.name == "transB" and a.i for a in node.attribute)
+        weights = weights if transposed else weights.T
+    lost = weights - fake_quantised(weights, weight_bits)
     per_input = lost.reshape(*lost.shape[:2], -1).sum(axis=2)
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
     n_out, n_in = per_input.shape

@@ -109,15 +109,15 @@ def _scale(topology: Topology, pair: _Pair) -> None:
 def _by_output(topology: Topology, node: Any) -> NDArray[np.float64]:
     """Weights (out, in, ...), in double precision so that rounds do not add up errors."""
     weights = topology.value(node.input[1]).astype(np.float64)
-    return weights.T if _turned(node) else weights
+    return weights.T if _transposed(node) else weights
 
 
 def _store(topology: Topology, node: Any, weights: NDArray[np.float64]) -> None:
-    value = weights.T if _turned(node) else weights
+    value = weights.T if _transposed(node) else weights
     replace_value(topology.initializers[node.input[1]], value.astype(np.float32))
 
 
-def _turned(node: Any) -> bool:
+def _transposed(node: Any) -> bool:
     """Whether the weights are stored (in, out)."""
     return node.op_type == "Gemm" and not any(
         attribute.name == "transB" and attribute.i for attribute in node.attribute

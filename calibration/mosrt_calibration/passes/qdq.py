@@ -254,13 +254,13 @@ class _Insertion:
             self._renamed[name] = f"{name}{_BACK}"
             yield _back(name)
 
-    def _pair(self, name: str, steps_of: str) -> list[Any]:
+    def _pair(self, name: str, params_of: str) -> list[Any]:
         """The pair behind an activation; a graph's output keeps its name."""
         source, back = name, f"{name}{_BACK}"
         if name in self._topology.outputs:
             source, back = f"{name}_QuantizeLinear_Input", name
         self._renamed[name] = back
-        params = [f"{steps_of}_scale", f"{steps_of}_zero_point"]
+        params = [f"{params_of}_scale", f"{params_of}_zero_point"]
         between = f"{name}_QuantizeLinear_Output"
         return [
             helper.make_node(

@@ -92,7 +92,7 @@ class Targets:
         # A part that is called like the whole could not be left in float without the rest.
         return (block,) if block in found else found
 
-    def stays(self, node: str, kept_fp32: Collection[str]) -> bool:
+    def keeps_fp32(self, node: str, kept_fp32: Collection[str]) -> bool:
         """Whether a node is in some blocks or parts of blocks."""
         part = self.part[node]
         return part in kept_fp32 or self.block[part] in kept_fp32
@@ -111,7 +111,7 @@ class Targets:
         between = tuple(
             name
             for name in _between(topology, kept)
-            if name in self.part and not self.stays(name, kept_fp32)
+            if name in self.part and not self.keeps_fp32(name, kept_fp32)
         )
         return Targets(weighted=kept, between=between, part=self.part, block=self.block)
 

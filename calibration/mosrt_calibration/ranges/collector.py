@@ -63,11 +63,11 @@ class _Observers:
         self.extrema = Extrema(names, axes)
         self.histograms = Histograms(names if histograms else ())
 
-    def see(self, name: str, values: NDArray[np.float32]) -> None:
+    def observe(self, name: str, values: NDArray[np.float32]) -> None:
         """Takes in a tensor (batch, ...)."""
-        self.extrema.see(name, values)
+        self.extrema.observe(name, values)
         if self.histograms.found:
-            self.histograms.see(name, values)
+            self.histograms.observe(name, values)
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Everything seen so far, for a file."""
@@ -170,7 +170,7 @@ class _Job:
         done = _restore(file, seen)
         if done == len(self.clips):
             return
-        probe = ActivationProbe(self.graph, names, seen.see, threads=self.tested.threads)
+        probe = ActivationProbe(self.graph, names, seen.observe, threads=self.tested.threads)
         label = f"{self.member.name}: ranges"
         with (
             self.tested.probed(self.member, probe) as scorer,
@@ -201,7 +201,7 @@ def _keep(file: Path, seen: _Observers, done: int) -> None:
         np.savez(sink, **arrays)
 
 
-See = Callable[[str, NDArray[np.float32]], None]
+Observe = Callable[[str, NDArray[np.float32]], None]
 
 # With the copy that is handed out, twice as much is held.
 _SLICE_BYTES: Final = 1200 * 1024 * 1024
@@ -253,11 +253,13 @@ class ActivationProbe:
     provider = "cpu"
     batch_size = 1
 
-    def __init__(self, graph: Path, names: Sequence[str], see: See, *, threads: int) -> None:
+    def __init__(
+        self, graph: Path, names: Sequence[str], observe: Observe, *, threads: int
+    ) -> None:
         model = onnx.load(graph, load_external_data=False)
         inputs = {value.name for value in model.graph.input}
         outputs = {value.name for value in model.graph.output}
-        self._see = see
+        self._observe = observe
         self._fed = [name for name in names if name in inputs]
         self._shown = [name for name in names if name not in inputs]
         for name in self._shown:
@@ -283,9 +285,9 @@ class ActivationProbe:
         names = list(dict.fromkeys([*outputs, *self._shown]))
         results = dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
         for name in self._fed:
-            self._see(name, np.asarray(feeds[name]))
+            self._observe(name, np.asarray(feeds[name]))
         for name in self._shown:
-            self._see(name, results[name])
+            self._observe(name, results[name])
         return {name: results[name][np.newaxis] for name in outputs}
 
     def close(self) -> None:

@@ -68,7 +68,7 @@ class Extrema:
         self.channels: dict[str, Channels] = {}
         self._axes = {name: axes[name] for name in names if name in axes}
 
-    def see(self, name: str, values: NDArray[np.float32]) -> None:
+    def observe(self, name: str, values: NDArray[np.float32]) -> None:
         """Takes in a tensor (batch, ...).
 
         Raises:
@@ -83,9 +83,9 @@ class Extrema:
         self.low[name] = min(self.low[name], low)
         self.high[name] = max(self.high[name], high)
         if name in self._axes:
-            self._see_channels(name, values)
+            self._observe_channels(name, values)
 
-    def _see_channels(self, name: str, values: NDArray[np.float32]) -> None:
+    def _observe_channels(self, name: str, values: NDArray[np.float32]) -> None:
         axis = self._axes[name] % values.ndim
         others = tuple(i for i in range(values.ndim) if i != axis)
         # Not by np.abs, which would copy them.
@@ -158,7 +158,7 @@ class Histograms:
     def __init__(self, names: Sequence[str]) -> None:
         self.found = {name: Histogram(np.zeros(BINS, np.int64), 0.0) for name in names}
 
-    def see(self, name: str, values: NDArray[np.float32]) -> None:
+    def observe(self, name: str, values: NDArray[np.float32]) -> None:
         """Takes in a tensor (batch, ...)."""
         flat = values.ravel()
         # Odd, so that it does not hit the same columns of every row.

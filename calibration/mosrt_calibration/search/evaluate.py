@@ -126,7 +126,7 @@ class Evaluator:
         offsets = np.zeros(found.values.shape[1])
         if offset_clips and not relative:
             same = views == 1 and list(offset_clips) == list(clips)
-            scored = found if same else self._heard(variant, offset_clips, label)
+            scored = found if same else self._read_clip(variant, offset_clips, label)
             offsets = (self.reference(offset_clips, 1).values - scored.values).mean(axis=0)
         values = found.values + offsets
         drifts = [
@@ -148,7 +148,7 @@ class Evaluator:
             offsets=tuple(offsets.tolist()),
         )
 
-    def _heard(self, variant: Variant, clips: Sequence[Clip], label: str) -> Scored:
+    def _read_clip(self, variant: Variant, clips: Sequence[Clip], label: str) -> Scored:
         return self.tested.score(variant, clips, f"{label}, mean", self._progress, views=1)
 
 

@@ -11,7 +11,7 @@ from mosrt_calibration.clips import Clip
 
 from .drift import HEADINGS, Budget
 from .evaluate import Evaluator, Measurement
-from .network import Network, Recipe
+from .network import Network, Scheme
 
 __all__ = ["Comparison", "compare"]
 
@@ -21,28 +21,28 @@ class Comparison:
     """What was tried, all blocks quantised.
 
     Attributes:
-        rows: Each recipe with what was measured, in the order tried.
-        winner: The recipe to go on with.
+        results: Each scheme with what was measured, in the order tried.
+        winner: The scheme to go on with.
     """
 
-    rows: tuple[tuple[Recipe, Measurement], ...]
-    winner: Recipe
+    results: tuple[tuple[Scheme, Measurement], ...]
+    winner: Scheme
 
     def to_dict(self) -> list[dict[str, Any]]:
         """Rows for a report."""
         return [
-            {"recipe": str(recipe), "winner": recipe == self.winner, **measured.to_dict()}
-            for recipe, measured in self.rows
+            {"recipe": str(scheme), "winner": scheme == self.winner, **measured.to_dict()}
+            for scheme, measured in self.results
         ]
 
     def table(self) -> str:
-        """One line per recipe, the winner marked."""
-        width = max(len(str(recipe)) for recipe, _ in self.rows)
-        lines = [f"{'recipe':{width}} {HEADINGS} {'faster':>7} {'MB':>7}"]
-        for recipe, measured in self.rows:
-            mark = "  <- taken" if recipe == self.winner else ""
+        """One line per scheme, the winner marked."""
+        width = max(len(str(scheme)) for scheme, _ in self.results)
+        lines = [f"{'scheme':{width}} {HEADINGS} {'faster':>7} {'MB':>7}"]
+        for scheme, measured in self.results:
+            mark = "  <- taken" if scheme == self.winner else ""
             lines.append(
-                f"{recipe!s:{width}} {measured.drift.line()} {measured.times_as_fast:6.2f}x "
+                f"{scheme!s:{width}} {measured.drift.line()} {measured.times_as_fast:6.2f}x "
                 f"{measured.n_bytes / 1e6:7.2f}{mark}"
             )
         return "\n".join(lines)
@@ -76,51 +76,51 @@ def compare(
         symmetric: For TensorRT.
         budget: What drift is small enough to look at speed.
     """
-    rows: list[tuple[Recipe, Measurement]] = []
+    results: list[tuple[Scheme, Measurement]] = []
 
-    def measured(recipe: Recipe) -> Measurement:
+    def measured(scheme: Scheme) -> Measurement:
         models = {
-            network.member.name: network.integer(recipe, (), symmetric=symmetric)
+            network.member.name: network.int8(scheme, (), symmetric=symmetric)
             for network in networks
         }
-        kind = recipe.kind(symmetric=symmetric)
+        kind = scheme.kind(symmetric=symmetric)
         found = evaluator.measure(
-            models, clips, str(recipe), kind=kind, views=1, offset_clips=clips
+            models, clips, str(scheme), kind=kind, views=1, offset_clips=clips
         )
-        rows.append((recipe, found))
+        results.append((scheme, found))
         return found
 
     bits = 8 if symmetric else 7
-    plain = [Recipe(method=method, weight_bits=bits) for method in methods]
+    plain = [Scheme(method=method, weight_bits=bits) for method in methods]
     best = min(
-        ((recipe, measured(recipe)) for recipe in plain), key=lambda row: row[1].drift.mean_abs
+        ((scheme, measured(scheme)) for scheme in plain), key=lambda row: row[1].drift.mean_abs
     )
-    for remedy in _remedies(networks):
-        recipe = remedy(best[0])
-        found = measured(recipe)
+    for correction in _corrections(networks):
+        scheme = correction(best[0])
+        found = measured(scheme)
         if found.drift.mean_abs < best[1].drift.mean_abs:
-            best = recipe, found
+            best = scheme, found
     if not symmetric and any(network.has_matmul for network in networks):
-        recipe = dataclasses.replace(best[0], dynamic=True)
-        found = measured(recipe)
+        scheme = dataclasses.replace(best[0], dynamic=True)
+        found = measured(scheme)
         if budget.holds(found.drift) and budget.holds(best[1].drift):
             better = found.times_as_fast > best[1].times_as_fast
         else:
             better = found.drift.mean_abs < best[1].drift.mean_abs
         if better:
-            best = recipe, found
+            best = scheme, found
     if not symmetric and not budget.holds(best[1].drift):
-        recipe = dataclasses.replace(best[0], weight_bits=8)
-        found = measured(recipe)
+        scheme = dataclasses.replace(best[0], weight_bits=8)
+        found = measured(scheme)
         if found.drift.mean_abs < best[1].drift.mean_abs:
-            best = recipe, found
-    return Comparison(rows=tuple(rows), winner=best[0])
+            best = scheme, found
+    return Comparison(results=tuple(results), winner=best[0])
 
 
-def _remedies(networks: Sequence[Network]) -> Iterator[Callable[[Recipe], Recipe]]:
-    """Remedies for which some network has something to do, as what they do to a recipe."""
-    if any(network.changes(Recipe(method="min-max", equalise=True)) for network in networks):
-        yield lambda recipe: dataclasses.replace(recipe, equalise=True)
-    if any(network.changes(Recipe(method="min-max", smooth=True)) for network in networks):
-        yield lambda recipe: dataclasses.replace(recipe, smooth=True)
-    yield lambda recipe: dataclasses.replace(recipe, correct_biases=True)
+def _corrections(networks: Sequence[Network]) -> Iterator[Callable[[Scheme], Scheme]]:
+    """Remedies for which some network has something to do, as what they do to a scheme."""
+    if any(network.changes(Scheme(method="min-max", equalise=True)) for network in networks):
+        yield lambda scheme: dataclasses.replace(scheme, equalise=True)
+    if any(network.changes(Scheme(method="min-max", smooth=True)) for network in networks):
+        yield lambda scheme: dataclasses.replace(scheme, smooth=True)
+    yield lambda scheme: dataclasses.replace(scheme, correct_biases=True)

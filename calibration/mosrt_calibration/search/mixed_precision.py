@@ -11,7 +11,7 @@ from mosrt_calibration.clips import Clip
 
 from .drift import HEADINGS, Budget, Drift
 from .evaluate import Evaluator, Measurement
-from .network import Network, Recipe
+from .network import Network, Scheme
 
 __all__ = ["MacCount", "Outcome", "Point", "Sensitivity", "rank", "search"]
 
@@ -35,7 +35,7 @@ class Sensitivity:
     share: float
 
     @property
-    def worth(self) -> float:
+    def gain(self) -> float:
         """What leaving the block in float buys, by what it costs.
 
         Errors of blocks hardly know of each other, so that their squares add up; the time that
@@ -105,7 +105,7 @@ class Outcome:
 def rank(
     evaluator: Evaluator,
     networks: Sequence[Network],
-    recipe: Recipe,
+    scheme: Scheme,
     macs: MacCount,
     clips: Sequence[Clip],
     *,
@@ -117,12 +117,12 @@ def rank(
     in float.
     """
     names = macs.blocks
-    kind = recipe.kind(symmetric=symmetric)
+    kind = scheme.kind(symmetric=symmetric)
 
     def drift(quantised: str | None, label: str) -> Drift:
         others = [name for name in names if name != quantised]
         models = {
-            network.member.name: network.integer(recipe, others, symmetric=symmetric)
+            network.member.name: network.int8(scheme, others, symmetric=symmetric)
             for network in networks
             if quantised is None or quantised in network.targets.names
         }
@@ -144,7 +144,7 @@ def rank(
 def search(
     evaluator: Evaluator,
     networks: Sequence[Network],
-    recipe: Recipe,
+    scheme: Scheme,
     *,
     screening: Sequence[Clip],
     clips: Sequence[Clip],
@@ -162,7 +162,7 @@ def search(
     Args:
         evaluator: Measures.
         networks: Of the model.
-        recipe: How integer graphs are made.
+        scheme: How integer graphs are made.
         screening: What blocks are ranked on, and the mean error of MOS is taken from.
         clips: What the budget must hold on.
         symmetric: For TensorRT.
@@ -173,25 +173,25 @@ def search(
 
     def point(kept_fp32: tuple[str, ...]) -> Point:
         models = {
-            network.member.name: network.integer(recipe, kept_fp32, symmetric=symmetric)
+            network.member.name: network.int8(scheme, kept_fp32, symmetric=symmetric)
             for network in networks
         }
         share = macs.share(kept_fp32)
         label = f"{share:.1%} of the work in float"
-        kind = recipe.kind(symmetric=symmetric)
+        kind = scheme.kind(symmetric=symmetric)
         measured = evaluator.measure(
             models, clips, label, kind=kind, views=views, offset_clips=screening
         )
         return Point(kept_fp32=kept_fp32, share=share, measured=measured)
 
-    macs = MacCount.of(networks, recipe)
+    macs = MacCount.of(networks, scheme)
     n_blocks = len(macs.blocks)
     points = [point(())]
     chosen = points[0] if budget.holds(points[0].measured.drift) else None
     if chosen is not None and not curve:
         return Outcome(points=tuple(points), chosen=chosen, ranking=())
-    ranking = rank(evaluator, networks, recipe, macs, screening, symmetric=symmetric)
-    order = [row.block for row in sorted(ranking, key=lambda row: -row.worth)]
+    ranking = rank(evaluator, networks, scheme, macs, screening, symmetric=symmetric)
+    order = [row.block for row in sorted(ranking, key=lambda row: -row.gain)]
     stride = max(1, n_blocks // _STEPS)
     count = stride
     # With every block in float nothing would be quantised: that is no INT8 variant.
@@ -258,14 +258,14 @@ class MacCount:
     multiplications: Mapping[str, int]
 
     @classmethod
-    def of(cls, networks: Sequence[Network], recipe: Recipe) -> MacCount:
+    def of(cls, networks: Sequence[Network], scheme: Scheme) -> MacCount:
         """What the networks are made of."""
         parts: dict[str, dict[str, None]] = {}
         counts: Counter[str] = Counter()
         for network in networks:
             for block in network.targets.names:
                 parts.setdefault(block, {}).update(dict.fromkeys(network.targets.parts(block)))
-            counts.update(network.macs(recipe))
+            counts.update(network.macs(scheme))
         return cls(
             parts={block: tuple(found) for block, found in parts.items()}, multiplications=counts
         )

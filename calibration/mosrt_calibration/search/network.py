@@ -26,7 +26,7 @@ from mosrt_calibration.ranges.collector import Statistics, collect
 from mosrt_calibration.ranges.ranges import ranges
 from mosrt_calibration.scoring import ModelUnderTest, Progress
 
-__all__ = ["Network", "Recipe"]
+__all__ = ["Network", "Scheme"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,50 +89,50 @@ class Network:
         nodes = self._topology.nodes
         return any(nodes[name].op_type == "MatMul" for name in self.targets.weighted)
 
-    def half(self) -> Any:
+    def fp16(self) -> Any:
         """The float16 graph, an onnx.ModelProto."""
         return to_fp16(self._model)
 
-    def integer(self, recipe: Recipe, kept_fp32: Collection[str], *, symmetric: bool) -> Any:
+    def int8(self, scheme: Scheme, kept_fp32: Collection[str], *, symmetric: bool) -> Any:
         """An integer graph, an onnx.ModelProto.
 
         Args:
-            recipe: How it is made.
+            scheme: How it is made.
             kept_fp32: Blocks, or parts of them, that compute in float32; their weights are bytes
                 all the same where the graph is for CPUs.
             symmetric: S8S8 for TensorRT instead of U8S8 for CPUs.
         """
-        prepared = self._prepare(recipe)
-        statistics = self._statistic(recipe, prepared)
+        prepared = self._prepare(scheme)
+        statistics = self._statistic(scheme, prepared)
         topology = prepared.topology
         targets = prepared.targets
-        wanted = [name for name in targets.weighted if not targets.stays(name, kept_fp32)]
+        wanted = [name for name in targets.weighted if not targets.keeps_fp32(name, kept_fp32)]
         moving = [
-            name for name in wanted if recipe.dynamic and topology.nodes[name].op_type == "MatMul"
+            name for name in wanted if scheme.dynamic and topology.nodes[name].op_type == "MatMul"
         ]
         chosen = targets.only(topology, set(wanted) - set(moving), kept_fp32)
         model = prepared.model
-        if recipe.correct_biases:
+        if scheme.correct_biases:
             model = _copy(model)
-            bits = recipe.weight_bits
+            bits = scheme.weight_bits
             correct_biases(model, statistics.channels, chosen.weighted, weight_bits=bits)
-        key = (recipe.equalise, recipe.smooth, recipe.method)
+        key = (scheme.equalise, scheme.smooth, scheme.method)
         if key not in self._ranges:
-            self._ranges[key] = ranges(statistics, recipe.method)
+            self._ranges[key] = ranges(statistics, scheme.method)
         found = self._ranges[key]
         if symmetric:
             return qdq_s8s8(model, found, chosen.weighted)
         nodes = [*chosen.weighted, *chosen.between]
-        model = qdq_u8s8(model, found, nodes, weight_bits=recipe.weight_bits)
-        model = dynamic_matmul(model, moving, weight_bits=recipe.weight_bits)
+        model = qdq_u8s8(model, found, nodes, weight_bits=scheme.weight_bits)
+        model = dynamic_matmul(model, moving, weight_bits=scheme.weight_bits)
         floating = [name for name in targets.weighted if name not in wanted]
         return deduplicate_constants(weight_only_int8(model, floating))
 
-    def macs(self, recipe: Recipe) -> dict[str, int]:
+    def macs(self, scheme: Scheme) -> dict[str, int]:
         """Multiplications by part of a block, over all calibration clips."""
-        prepared = self._prepare(recipe)
+        prepared = self._prepare(scheme)
         topology = prepared.topology
-        channels = self._statistic(recipe, prepared).channels
+        channels = self._statistic(scheme, prepared).channels
         found: Counter[str] = Counter()
         for name in prepared.targets.weighted:
             node = topology.nodes[name]
@@ -144,18 +144,18 @@ class Network:
             found[part] += places * math.prod(topology.initializers[node.input[1]].dims)
         return dict(found)
 
-    def changes(self, recipe: Recipe) -> bool:
-        """Whether equalisation and smoothing find anything to do, where the recipe has them."""
-        return bool(self._prepare(recipe).changed)
+    def changes(self, scheme: Scheme) -> bool:
+        """Whether equalisation and smoothing find anything to do, where the scheme has them."""
+        return bool(self._prepare(scheme).changed)
 
-    def _prepare(self, recipe: Recipe) -> _Prepared:
-        key = (recipe.equalise, recipe.smooth)
+    def _prepare(self, scheme: Scheme) -> _Prepared:
+        key = (scheme.equalise, scheme.smooth)
         if key not in self._prepared:
             model, changed = _copy(self._model), frozenset[str]()
-            if recipe.equalise:
+            if scheme.equalise:
                 changed |= equalise(model)
-            if recipe.smooth:
-                before = dataclasses.replace(recipe, smooth=False)
+            if scheme.smooth:
+                before = dataclasses.replace(scheme, smooth=False)
                 statistics = self._statistic(before, self._prepare(before))
                 changed |= smooth(model, statistics.channels)
             topology = Topology(model)
@@ -165,14 +165,14 @@ class Network:
             )
         return self._prepared[key]
 
-    def _statistic(self, recipe: Recipe, prepared: _Prepared) -> Statistics:
+    def _statistic(self, scheme: Scheme, prepared: _Prepared) -> Statistics:
         """What was seen of a prepared graph; of one that was changed, only the change is scored."""
-        key = (recipe.equalise, recipe.smooth)
+        key = (scheme.equalise, scheme.smooth)
         if key not in self._statistics:
             tensors = prepared.targets.tensors(prepared.topology)
             before = None
-            if recipe.equalise or recipe.smooth:
-                plain = dataclasses.replace(recipe, equalise=False, smooth=False)
+            if scheme.equalise or scheme.smooth:
+                plain = dataclasses.replace(scheme, equalise=False, smooth=False)
                 before = self._statistic(plain, self._prepare(plain))
                 tensors = tuple(n for n in tensors if n in prepared.changed or n not in before.low)
             found = collect(
@@ -196,7 +196,7 @@ def _copy(model: Any) -> Any:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
+class Scheme:
     """The choices behind an integer graph, beside which blocks stay in float.
 
     Attributes:

@@ -10,11 +10,11 @@ from mosrt_calibration.clips import Choice
 from mosrt_calibration.passes.bias_correction import with_offsets
 from mosrt_calibration.scoring import ModelUnderTest
 from mosrt_calibration.search.evaluate import Evaluator, written
-from mosrt_calibration.search.network import Network, Recipe
+from mosrt_calibration.search.network import Network, Scheme
 from tests.calibration.conftest import silent
 from tests.standins.quantizable import DOMAINS, relu_chain
 
-RECIPE = Recipe(method="entropy", weight_bits=7)
+SCHEME = Scheme(method="entropy", weight_bits=7)
 
 
 def test_scores_are_larger_by_them() -> None:
@@ -38,8 +38,8 @@ def test_they_are_the_mean_error_and_what_was_measured_is_what_is_written(
     cache = tmp_path / "cache"
     network = Network(conv_model, member, choice.calibration, cache=cache, progress=silent)
     evaluator = Evaluator(conv_model, silent)
-    model = network.integer(RECIPE, (), symmetric=False)
-    kind = RECIPE.kind(symmetric=False)
+    model = network.int8(SCHEME, (), symmetric=False)
+    kind = SCHEME.kind(symmetric=False)
     plain = evaluator.measure({member.name: model}, choice.evaluation, "plain", kind=kind)
     assert not any(plain.offsets)
     measured = evaluator.measure(

@@ -105,7 +105,7 @@ def test_norms_softmax_and_logits_of_a_transformer_stay_float() -> None:
 def test_leaving_a_block_out_leaves_out_what_hangs_on_it() -> None:
     topology = _topology(convolutional())
     targets = Targets.of(topology)
-    kept = [name for name in targets.weighted if not targets.stays(name, ["net.blocks.1"])]
+    kept = [name for name in targets.weighted if not targets.keeps_fp32(name, ["net.blocks.1"])]
     left = targets.only(topology, kept, ["net.blocks.1"])
     assert not [name for name in (*left.weighted, *left.between) if ".blocks.1" in name]
     # it would add a float to bytes
@@ -145,7 +145,7 @@ def test_a_part_of_a_block_stays_alone() -> None:
     names = [f"net.0.blocks.{i}.{j}.{k}/Conv" for i in range(9) for j in range(9) for k in "ab"]
     targets = Targets.of(_chain("front/Conv", *names))
     stays = {
-        left: [name for name in targets.weighted if targets.stays(name, [left])]
+        left: [name for name in targets.weighted if targets.keeps_fp32(name, [left])]
         for left in ("net.*.blocks.2", "net.*.blocks.2.5")
     }
     assert [len(found) for found in stays.values()] == [18, 2]

@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from mosrt_calibration.graph import Topology
-from mosrt_calibration.passes.bias_correction import rounded_weights
+from mosrt_calibration.passes.bias_correction import fake_quantised
 from mosrt_calibration.passes.weight_only import weight_only_int8
 from tests.standins.quantizable import transformer
 
@@ -34,9 +34,9 @@ def test_they_are_those_that_rounding_gives_back(model: Any) -> None:
         if any(node.name in nodes for node in readers) and np.prod(tensor.dims) >= 4096:
             large.append(tensor.name)
             value = numpy_helper.to_array(tensor).astype(np.float64)
-            turned = len(tensor.dims) == 2 and readers[0].op_type == "MatMul"
-            rounded = rounded_weights(value.T if turned else value)
-            rounded = (rounded.T if turned else rounded).astype(np.float32)
+            transposed = len(tensor.dims) == 2 and readers[0].op_type == "MatMul"
+            rounded = fake_quantised(value.T if transposed else value)
+            rounded = (rounded.T if transposed else rounded).astype(np.float32)
             tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(rounded), tensor.name))
     assert len(large) == 7
     np.testing.assert_allclose(_run(found), _run(expected), rtol=1e-5, atol=1e-6)

@@ -179,7 +179,7 @@ def test_bins_grow_with_what_comes() -> None:
     parts = [np.zeros(5, np.float32)]
     parts += [(s * rng.standard_normal(1000)).astype(np.float32) for s in (1e-3, 10.0, 0.1, 3000.0)]
     for part in parts:
-        seen.see("x", part)
+        seen.observe("x", part)
     values = np.concatenate(parts).astype(np.float64)
     (found,) = seen.found.values()
     assert found.limit / 2 <= np.abs(values).max() < found.limit
@@ -194,7 +194,7 @@ def test_of_large_tensors_evenly_spaced_values_are_counted() -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal((1, 16, 256, 1024)).astype(np.float32)
     seen = Histograms(["x"])
-    seen.see("x", values)
+    seen.observe("x", values)
     counts = seen.found["x"].counts
     assert 200_000 < counts.sum() <= 262_144
     everything, _ = np.histogram(values, BINS, (-seen.found["x"].limit, seen.found["x"].limit))
@@ -205,7 +205,7 @@ def test_of_large_tensors_evenly_spaced_values_are_counted() -> None:
 def test_values_that_are_not_finite_are_refused() -> None:
     for value in (np.nan, np.inf):
         with pytest.raises(NonFiniteError, match="'x'"):
-            Extrema(["x"], {}).see("x", np.array([0.0, value], np.float32))
+            Extrema(["x"], {}).observe("x", np.array([0.0, value], np.float32))
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from mosrt_calibration.search.drift import Budget, Drift
 from mosrt_calibration.search.evaluate import Evaluator, written
 from mosrt_calibration.search.methods import Comparison, compare
 from mosrt_calibration.search.mixed_precision import MacCount, Outcome, Sensitivity, rank, search
-from mosrt_calibration.search.network import Network, Recipe
+from mosrt_calibration.search.network import Network, Scheme
 from tests.calibration.conftest import model_of, silent
 from tests.standins.quantizable import (
     CHANNELS,
@@ -20,7 +20,7 @@ from tests.standins.quantizable import (
     write_bundle,
 )
 
-PLAIN = Recipe(method="min-max")
+PLAIN = Scheme(method="min-max")
 
 
 def _networks(tested: ModelUnderTest, choice: Choice, tmp_path: Path) -> list[Network]:
@@ -104,7 +104,7 @@ def test_a_block_that_the_budget_does_without_is_quantised_again(
         )
 
     monkeypatch.setattr("mosrt_calibration.search.mixed_precision.rank", misled)
-    monkeypatch.setattr(Sensitivity, "worth", property(lambda row: row.drift.mean_abs))
+    monkeypatch.setattr(Sensitivity, "gain", property(lambda row: row.drift.mean_abs))
     outcome = _searched(broken, choice, tmp_path, Budget(max_drift=0.02, min_srcc=-1.0))
     assert outcome.chosen is not None
     assert outcome.chosen.kept_fp32 == ("net.blocks.2",)
@@ -167,11 +167,11 @@ def _sensitivity(mean_abs: float, share: float, block: str = "block") -> Sensiti
 
 def test_blocks_are_worth_what_they_add_by_what_they_cost() -> None:
     dear, cheap = _sensitivity(0.05, 0.3), _sensitivity(0.04, 0.01)
-    assert cheap.worth > dear.worth > 0
-    assert _sensitivity(0.009, 0.01).worth == 0  # no more than the weights alone
+    assert cheap.gain > dear.gain > 0
+    assert _sensitivity(0.009, 0.01).gain == 0  # no more than the weights alone
     # two blocks that each add as much in squares as another, at half the cost
     half = _sensitivity((0.01**2 + (0.05**2 - 0.01**2) / 2) ** 0.5, 0.15)
-    assert half.worth == pytest.approx(dear.worth)
+    assert half.gain == pytest.approx(dear.gain)
 
 
 def test_work_is_multiplications(
@@ -213,10 +213,10 @@ def test_a_budget_that_holds_at_once_asks_for_no_ranking(
 def test_equalisation_wins_where_channels_are_uneven(choice: Choice, tmp_path: Path) -> None:
     tested = model_of(write_bundle(tmp_path / "uneven", relu_chain()))
     comparison = _compared(tested, choice, tmp_path, Budget(), ("min-max", "percentile"))
-    names = [str(recipe) for recipe, _ in comparison.rows]
+    names = [str(scheme) for scheme, _ in comparison.results]
     assert names[:2] == ["min-max, 7-bit weights", "percentile, 7-bit weights"]
     assert comparison.winner.equalise
-    drifts = {recipe: measured.drift.mean_abs for recipe, measured in comparison.rows}
+    drifts = {scheme: measured.drift.mean_abs for scheme, measured in comparison.results}
     assert drifts[comparison.winner] == min(drifts.values())
     assert comparison.table().count("<- taken") == 1
 
@@ -228,7 +228,7 @@ def test_weights_have_7_bits_unless_those_drift_too_far(
     comparison = _compared(
         conv_model, choice, tmp_path, Budget(max_drift=max_drift, min_srcc=-1.0), ("min-max",)
     )
-    assert {recipe.weight_bits for recipe, _ in comparison.rows} == tried
+    assert {scheme.weight_bits for scheme, _ in comparison.results} == tried
     assert comparison.winner.kind(symmetric=False) == f"qdq-u8s{comparison.winner.weight_bits}"
 
 
@@ -236,10 +236,10 @@ def test_transformers_are_tried_static_smoothed_and_dynamic(
     transformer_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
     comparison = _compared(transformer_model, choice, tmp_path, Budget(), ("min-max",))
-    recipes = [recipe for recipe, _ in comparison.rows]
-    assert any(recipe.smooth for recipe in recipes)
-    assert any(recipe.dynamic for recipe in recipes)
-    assert not any(recipe.equalise for recipe in recipes)  # there is nothing to equalise
+    schemes = [scheme for scheme, _ in comparison.results]
+    assert any(scheme.smooth for scheme in schemes)
+    assert any(scheme.dynamic for scheme in schemes)
+    assert not any(scheme.equalise for scheme in schemes)  # there is nothing to equalise
 
 
 def test_a_dynamic_scale_hears_the_whole_batch(
@@ -247,15 +247,15 @@ def test_a_dynamic_scale_hears_the_whole_batch(
 ) -> None:
     (network,) = _networks(transformer_model, choice, tmp_path)
     root = transformer_model.directory
-    recipe = Recipe(method="min-max", dynamic=True)
-    models = {"fold0": network.integer(recipe, (), symmetric=False)}
+    scheme = Scheme(method="min-max", dynamic=True)
+    models = {"fold0": network.int8(scheme, (), symmetric=False)}
     variant = written(transformer_model, models, root, "dynamic", None)
     assert fixed_batch(transformer_model, variant, choice.evaluation) == 1
 
 
 def test_static_bytes_do_not(conv_model: ModelUnderTest, choice: Choice, tmp_path: Path) -> None:
     (network,) = _networks(conv_model, choice, tmp_path)
-    models = {"fold0": network.integer(PLAIN, (), symmetric=False)}
+    models = {"fold0": network.int8(PLAIN, (), symmetric=False)}
     variant = written(conv_model, models, conv_model.directory, "static", None)
     assert fixed_batch(conv_model, variant, choice.evaluation) is None
 

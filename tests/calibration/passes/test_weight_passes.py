@@ -8,7 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mosrt_calibration.graph import Topology, replace_value
-from mosrt_calibration.passes.bias_correction import correct_biases, rounded_weights
+from mosrt_calibration.passes.bias_correction import correct_biases, fake_quantised
 from mosrt_calibration.passes.equalisation import equalise
 from mosrt_calibration.passes.smoothing import smooth
 from mosrt_calibration.ranges.histograms import Channels
@@ -91,7 +91,7 @@ def test_bias_correction_takes_the_mean_error_off() -> None:
             assert correct_biases(copy, channels, ["net.1/Conv"]) == 1
         topology = Topology(copy)
         weights = topology.initializers["net.1.weight"]
-        rounded = rounded_weights(topology.value("net.1.weight").astype(np.float64))
+        rounded = fake_quantised(topology.value("net.1.weight").astype(np.float64))
         replace_value(weights, rounded.astype(np.float32))
         (found,) = _run(copy, IMAGES, made)
         # at the edges the kernel hears zeros, which the correction neglects
@@ -117,7 +117,7 @@ def test_bias_correction_of_groups_hears_the_channels_of_the_group() -> None:
     mean = np.array([1.0, 2.0, 30.0, 40.0])
     channels = {"x": Channels(axis=1, largest=mean, total=mean, count=1)}
     assert correct_biases(model, channels, ["conv"]) == 1
-    lost = (weights - rounded_weights(weights.astype(np.float64))).sum(axis=2)
+    lost = (weights - fake_quantised(weights.astype(np.float64))).sum(axis=2)
     expected = np.concatenate([lost[:3] @ mean[:2], lost[3:] @ mean[2:]])
     assert Topology(model).value("b") == pytest.approx(expected, rel=1e-5)
 

@@ -1,1 +1,1 @@
-"""Calibration: FP16 and INT8 variants of a bundle, their drift measured and in a budget."""
+"""Quantisation of bundles to FP16 and INT8, within a limit on how far scores may drift."""

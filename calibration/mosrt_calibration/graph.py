@@ -1,23 +1,25 @@
-"""Graphs: reading with shapes, writing with weights beside, and who makes and reads what."""
+"""Reads, writes and queries ONNX graphs."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, external_data_helper, numpy_helper, shape_inference
 
+from mosrt._arrays import Array
+
 __all__ = [
+    "WEIGHTED_OPS",
     "Topology",
+    "copied",
     "deduplicate_constants",
-    "digest",
+    "fetched",
     "read_graph",
     "rebuilt",
     "replace_value",
@@ -32,13 +34,13 @@ _PAGE_BYTES: Final = 4096
 
 
 def read_graph(path: Path) -> Any:
-    """Reads a graph, and infers the type of every tensor; weights beside it are left there.
+    """Reads a graph and infers the type of every tensor. External weights are not loaded.
 
-    A model of any size is a small thing to copy and to change then: it names the place of its
-    weights, and `value_of` and `write_graph` fetch them.
+    The model stays small, so that copies are cheap: it refers to its weights file, which
+    `value_of` and `write_graph` read.
 
     Args:
-        path: The graph; weights may lie in a file beside it, which has to stay.
+        path: The graph. Its weights file, if it has one, must stay where it is.
 
     Returns:
         An onnx.ModelProto whose nodes all have names.
@@ -52,10 +54,10 @@ def read_graph(path: Path) -> Any:
     return model
 
 
-def value_of(tensor: Any) -> NDArray[Any]:
-    """A constant tensor's value; one that lies in a file is mapped, not read."""
+def value_of(tensor: Any) -> Array:
+    """The value of a constant tensor. External data is memory-mapped."""
     if not external_data_helper.uses_external_data(tensor):
-        found: NDArray[Any] = numpy_helper.to_array(tensor)
+        found: Array = numpy_helper.to_array(tensor)
         return found
     entries = {entry.key: entry.value for entry in tensor.external_data}
     kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
@@ -67,10 +69,16 @@ def value_of(tensor: Any) -> NDArray[Any]:
     return np.asarray(mapped).reshape(shape)
 
 
+def copied(message: Any) -> Any:
+    """A copy of a protobuf message, such as a model or a node."""
+    made = type(message)()
+    made.CopyFrom(message)
+    return made
+
+
 def fetched(model: Any) -> Any:
-    """A copy of a model that has all weights inside, for tools that want them there."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    """A copy of a model with all weights inside."""
+    copy = copied(model)
     for tensor in copy.graph.initializer:
         if external_data_helper.uses_external_data(tensor):
             replace_value(tensor, value_of(tensor))
@@ -78,7 +86,7 @@ def fetched(model: Any) -> Any:
 
 
 def _name_nodes(model: Any) -> None:
-    """Gives a name to every node that has none, or another one's."""
+    """Gives every node a unique name."""
     taken = {node.name for node in model.graph.node}
     seen: set[str] = set()
     for i, node in enumerate(model.graph.node):
@@ -92,20 +100,19 @@ def _name_nodes(model: Any) -> None:
 
 
 def write_graph(model: Any, path: Path) -> tuple[Path, Path | None]:
-    """Writes a graph, and its large tensors to one file beside it; the same model, the same bytes.
+    """Writes a graph, with tensors of 1 KiB and more in one file beside it.
 
-    Every large tensor starts on a page and every other one on a cache line, so that a runtime can
-    map the file.
+    The same model always gives the same bytes. Tensors of a page or more start on a page and the
+    others on a cache line, so that a runtime can map the file.
 
     Args:
-        model: An onnx.ModelProto with its weights; left as it is.
+        model: An onnx.ModelProto; not changed.
         path: `<stem>.onnx`; the weights go to `<stem>.onnx.data`.
 
     Returns:
-        The graph's path and the weights' path, None if all of them are small.
+        Path of the graph, and path of the weights or None if there is no such file.
     """
-    outer = onnx.ModelProto()
-    outer.CopyFrom(model)
+    outer = copied(model)
     del outer.metadata_props[:]
     weights = path.with_name(f"{path.name}.data")
     with weights.open("wb") as sink:
@@ -134,24 +141,13 @@ def write_graph(model: Any, path: Path) -> tuple[Path, Path | None]:
     return path, weights
 
 
-def digest(paths: Iterable[Path | None]) -> str:
-    """SHA-256 in hex of some files one after the other."""
-    sha256 = hashlib.sha256()
-    for path in paths:
-        if path is not None:
-            with path.open("rb") as stream:
-                while chunk := stream.read(1 << 20):
-                    sha256.update(chunk)
-    return sha256.hexdigest()
-
-
 class Topology:
-    """Who makes and who reads each tensor of a graph. It does not notice later changes.
+    """Producer and consumers of each tensor of a graph, as it is when this is made.
 
     Attributes:
-        nodes: By name, in order; `read_graph` sees to it that all have names.
-        producer: The node that makes a tensor, by the tensor's name.
-        consumers: The nodes that read a tensor, by the tensor's name.
+        nodes: Nodes by name, in the order of the graph.
+        producer: The node that makes a tensor, by name of the tensor.
+        consumers: The nodes that read a tensor, by name of the tensor.
         initializers: Constant tensors (onnx.TensorProto) by name.
         outputs: Names of the graph's outputs.
     """
@@ -174,15 +170,15 @@ class Topology:
         }
 
     def weighted(self, node: Any) -> bool:
-        """Whether a node multiplies by constant weights: what INT8 makes small and fast."""
+        """Whether a node multiplies by constant weights."""
         return node.op_type in WEIGHTED_OPS and node.input[1] in self.initializers
 
-    def value(self, name: str) -> NDArray[Any]:
-        """A constant tensor's value."""
+    def value(self, name: str) -> Array:
+        """The value of a constant tensor."""
         return value_of(self.initializers[name])
 
     def output_axis(self, node: Any) -> int:
-        """Axis of a node's constant weights that its outputs are on."""
+        """Output axis of a node's constant weights."""
         if node.op_type == "MatMul":
             return max(0, len(self.initializers[node.input[1]].dims) - 1)
         if node.op_type == "ConvTranspose":
@@ -199,39 +195,37 @@ class Topology:
         )
 
     def only_reader(self, name: str) -> Any | None:
-        """The node that reads a tensor, if it is the only one and the tensor is no output."""
+        """The only node that reads a tensor; None if there are several or it is a graph output."""
         readers = self.consumers[name]
         return readers[0] if len(readers) == 1 and name not in self.outputs else None
 
     def before(self, nodes: Iterable[str]) -> set[str]:
-        """Names of all nodes that some nodes depend on, themselves included."""
-        found: set[str] = set()
-        pending = list(nodes)
-        while pending:
-            name = pending.pop()
-            if name in found:
-                continue
-            found.add(name)
-            read = self.nodes[name].input
-            pending += [self.producer[tensor].name for tensor in read if tensor in self.producer]
-        return found
+        """Names of all nodes that some nodes depend on, and of those nodes."""
+
+        def step(node: Any) -> list[Any]:
+            return [self.producer[name] for name in node.input if name in self.producer]
+
+        return self._reached(nodes, step)
 
     def after(self, nodes: Iterable[str]) -> set[str]:
-        """Names of all nodes that depend on some nodes, themselves included."""
+        """Names of all nodes that depend on some nodes, and of those nodes."""
+        return self._reached(
+            nodes, lambda node: [n for name in node.output for n in self.consumers[name]]
+        )
+
+    def _reached(self, nodes: Iterable[str], step: Callable[[Any], list[Any]]) -> set[str]:
         found: set[str] = set()
         pending = list(nodes)
         while pending:
             name = pending.pop()
-            if name in found:
-                continue
-            found.add(name)
-            for tensor in self.nodes[name].output:
-                pending.extend(node.name for node in self.consumers[tensor])
+            if name not in found:
+                found.add(name)
+                pending += [node.name for node in step(self.nodes[name])]
         return found
 
 
 def rebuilt(model: Any, nodes: Iterable[Any], constants: Iterable[Any]) -> Any:
-    """A model with other nodes, and of some constants those that they read."""
+    """A model with the given nodes, and those of the given constants that they read."""
     graph = onnx.GraphProto(name=model.graph.name)
     graph.node.extend(nodes)
     read = {name for node in graph.node for name in node.input}
@@ -246,25 +240,25 @@ def rebuilt(model: Any, nodes: Iterable[Any], constants: Iterable[Any]) -> Any:
     return made
 
 
-def replace_value(tensor: Any, value: NDArray[Any]) -> None:
-    """Gives a constant tensor of a model another value of the same shape."""
+def replace_value(tensor: Any, value: Array) -> None:
+    """Replaces the value of a constant tensor of a model."""
     tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(value), tensor.name))
 
 
-# Weights are hardly ever equal, and to compare them takes time.
+# Larger constants are hardly ever equal, and comparing them takes time.
 _MOST_BYTES: Final = 1024
 
 
 def deduplicate_constants(model: Any) -> Any:
-    """A graph whose nodes read one constant where they read several of the same value.
+    """A graph in which small constants of the same value are one constant.
 
-    Zero points of Q/DQ pairs mostly are: engines prepare every constant of a graph as they load it,
-    and of a network of hundreds of layers these are a quarter. Signed bytes stay several: ONNX
-    Runtime, asked for exact sums, makes weights unsigned, and cannot do so to the zero point that
-    other weights have, too.
+    Most zero points of Q/DQ pairs are equal. Engines prepare every constant as they load a graph,
+    and zero points are a quarter of the constants of a network with hundreds of layers. INT8
+    constants are not merged: where ONNX Runtime makes weights unsigned to add exactly, it cannot
+    do so for a zero point that several weights share.
 
     Args:
-        model: onnx.ModelProto; left as it is.
+        model: onnx.ModelProto; not changed.
     """
     first: dict[bytes, str] = {}
     instead: dict[str, str] = {}
@@ -272,8 +266,7 @@ def deduplicate_constants(model: Any) -> Any:
     for tensor in model.graph.initializer:
         inside = not external_data_helper.uses_external_data(tensor)
         if inside and tensor.ByteSize() < _MOST_BYTES and tensor.data_type != TensorProto.INT8:
-            value = onnx.TensorProto()
-            value.CopyFrom(tensor)
+            value = copied(tensor)
             value.ClearField("name")
             name = first.setdefault(value.SerializeToString(deterministic=True), tensor.name)
             if name != tensor.name:
@@ -282,8 +275,7 @@ def deduplicate_constants(model: Any) -> Any:
         kept.append(tensor)
     nodes = []
     for node in model.graph.node:
-        made = onnx.NodeProto()
-        made.CopyFrom(node)
+        made = copied(node)
         for i, name in enumerate(node.input):
             made.input[i] = instead.get(name, name)
         nodes.append(made)

@@ -100,7 +100,7 @@ class Result:
     """
 
     choice: Choice
-    made: tuple[VariantResult, ...]
+    variants: tuple[VariantResult, ...]
     fp32_bytes: int
 
 
@@ -169,7 +169,7 @@ def quantize_bundle(
             made.append(one)
         result = Result(
             choice=choice,
-            made=tuple(made),
+            variants=tuple(made),
             fp32_bytes=sum(file.bytes for file in tested.reference.files),
         )
         failed = [one for one in made if not one.within_budget]

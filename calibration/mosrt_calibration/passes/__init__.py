@@ -1,1 +1,1 @@
-"""Graph passes: each rewrites an ONNX graph or its weights."""
+"""Passes that rewrite an ONNX graph or its weights."""

@@ -1,8 +1,8 @@
-"""Bias correction: the mean error that rounded weights make is taken off the bias.
+"""Corrects biases for the mean error of quantised weights, and MOS for its mean error.
 
-Rounding weights shifts the mean of a layer's output by (W - Q(W)) E[x], which does not average out
-over time: M. Nagel et al. (ICCV 2019, arXiv 1906.04721), section 4.2. E[x] is measured here, per
-input channel; padding at the edges is neglected.
+Quantising weights shifts the mean output of a layer by (W - Q(W)) E[x], which does not average out
+over time: M. Nagel et al. (ICCV 2019, arXiv 1906.04721), section 4.2. E[x] is measured per input
+channel. Padding at the edges is neglected.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from mosrt_calibration.graph import Topology, rebuilt, replace_value
+from mosrt._arrays import FloatArray
+from mosrt_calibration.graph import Topology, copied, rebuilt, replace_value
 from mosrt_calibration.ranges.histograms import Channels
 
 from .qparams import largest_weight
@@ -25,16 +25,16 @@ __all__ = ["correct_biases", "fake_quantised", "with_offsets"]
 def correct_biases(
     model: Any, channels: Mapping[str, Channels], nodes: Sequence[str], *, weight_bits: int = 8
 ) -> int:
-    """Corrects the biases of a float32 graph in place, ahead of its quantisation.
+    """Corrects the biases of an FP32 graph in place, before it is quantised.
 
     Args:
         model: onnx.ModelProto.
-        channels: Figures per channel of what the nodes read, by tensor.
+        channels: Statistics per channel of the inputs of the nodes, by tensor.
         nodes: Names of the weighted nodes that will be quantised per channel.
-        weight_bits: Of their weights.
+        weight_bits: Bits of their weights, 8 or 7.
 
     Returns:
-        How many nodes have a bias of their own that could be corrected.
+        Number of biases corrected. Biases that several nodes share are skipped.
     """
     topology = Topology(model)
     n_corrected = 0
@@ -55,29 +55,26 @@ def correct_biases(
     return n_corrected
 
 
-def fake_quantised(weights: NDArray[np.float64], bits: int = 8) -> NDArray[np.float64]:
-    """Weights (out, ...) as symmetric signed bytes with a scale per output give them back."""
+def fake_quantised(weights: FloatArray, bits: int = 8) -> FloatArray:
+    """Weights (out, ...) after symmetric quantisation per output channel and dequantisation."""
     largest = np.abs(weights).reshape(len(weights), -1).max(axis=1)
     scale = np.where(largest > 0, largest, 1.0).reshape(-1, *[1] * (weights.ndim - 1))
     scale /= largest_weight(bits)
     return np.round(weights / scale) * scale
 
 
-def _shift(
-    topology: Topology, node: Any, mean: NDArray[np.float64], weight_bits: int
-) -> NDArray[np.float64]:
-    """What the mean output loses by rounding, per output (out,)."""
+def _shift(topology: Topology, node: Any, mean: FloatArray, weight_bits: int) -> FloatArray:
+    """What the mean output loses by quantisation of the weights, (out,)."""
     weights = topology.value(node.input[1]).astype(np.float64)
-    if node.op_type == "Gemm":
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        weights = weights if transposed else weights.T
+    if topology.output_axis(node) == 1:
+        weights = weights.T
     lost = weights - fake_quantised(weights, weight_bits)
     per_input = lost.reshape(*lost.shape[:2], -1).sum(axis=2)
     groups = next((a.i for a in node.attribute if a.name == "group"), 1)
     n_out, n_in = per_input.shape
-    # Output o of group g hears the channels of that group only.
+    # An output of group g depends on the input channels of that group only.
     grouped = per_input.reshape(groups, n_out // groups, n_in)
-    shift: NDArray[np.float64] = np.einsum("goi,gi->go", grouped, mean.reshape(groups, n_in))
+    shift: FloatArray = np.einsum("goi,gi->go", grouped, mean.reshape(groups, n_in))
     return shift.ravel()
 
 
@@ -85,17 +82,16 @@ _OUTPUT = "mos"
 
 
 def with_offsets(model: Any, offsets: Sequence[float]) -> Any:
-    """A graph whose output "mos" (batch, domains) is larger by an offset for each domain.
+    """A graph that adds an offset for each domain to its output "mos" (batch, domains).
 
     Args:
-        model: onnx.ModelProto; left as it is.
-        offsets: In MOS.
+        model: onnx.ModelProto; not changed.
+        offsets: Offsets in MOS, by domain.
     """
     before = f"{_OUTPUT}_before_offsets"
     nodes = []
     for node in model.graph.node:
-        made = type(node)()
-        made.CopyFrom(node)
+        made = copied(node)
         for names in (made.input, made.output):
             for i, name in enumerate(names):
                 if name == _OUTPUT:

@@ -1,10 +1,10 @@
-"""Cross-layer equalisation: neighbouring weights scaled against each other, the function kept.
+"""Equalises the channel ranges of neighbouring layers without changing the function.
 
-A channel that a layer makes large and the next one weighs little wastes the steps of all others.
-Where nothing but a positively homogeneous function, f(s x) = s f(x) for s > 0, lies between, the
-scale can be moved: M. Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
-Correction" (ICCV 2019, arXiv 1906.04721), section 4.1. ReLU is such a function; SiLU and GELU are
-not.
+A channel with large activations and small weights in the next layer costs all other channels
+precision. If only a positively homogeneous function, f(s x) = s f(x) for s > 0, lies between two
+layers, the scale can move from one to the other: M. Nagel et al., "Data-Free Quantization Through
+Weight Equalization and Bias Correction" (ICCV 2019, arXiv 1906.04721), section 4.1. ReLU is such a
+function; SiLU and GELU are not.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mosrt._arrays import FloatArray
 from mosrt_calibration.graph import Topology, replace_value
 
 __all__ = ["equalise"]
@@ -27,7 +27,7 @@ _TINY: Final = 1e-8
 
 @dataclass(frozen=True, slots=True)
 class _Pair:
-    """Two weighted nodes, the second of which alone hears the first."""
+    """Two weighted nodes; only the second reads the output of the first."""
 
     first: Any
     second: Any
@@ -35,14 +35,13 @@ class _Pair:
 
 
 def equalise(model: Any) -> frozenset[str]:
-    """Equalises a float32 graph in place, pair by pair, until it settles.
+    """Equalises an FP32 graph in place, pair by pair, in three rounds.
 
     Args:
         model: onnx.ModelProto whose batch norms are folded.
 
     Returns:
-        Activations between pairs of neighbouring layers, which have another scale now; none if
-        the graph is as it was.
+        Names of the activations whose scale has changed, which lie between the layers of a pair.
     """
     topology = Topology(model)
     pairs = list(_pairs(topology))
@@ -53,9 +52,9 @@ def equalise(model: Any) -> frozenset[str]:
 
 
 def _pairs(topology: Topology) -> Iterator[_Pair]:
-    """All pairs whose weights no other node shares."""
+    """All pairs whose weights are read by no other node."""
     for first in topology.nodes.values():
-        if first.op_type not in ("Conv", "Gemm") or not _alone(topology, first):
+        if first.op_type not in ("Conv", "Gemm") or not _owns_weights(topology, first):
             continue
         between = [first.output[0]]
         second = topology.only_reader(between[-1])
@@ -65,14 +64,14 @@ def _pairs(topology: Topology) -> Iterator[_Pair]:
         if (
             second is not None
             and second.op_type == first.op_type
-            and _alone(topology, second)
-            and _plain(first)
-            and _plain(second)
+            and _owns_weights(topology, second)
+            and _ungrouped(first)
+            and _ungrouped(second)
         ):
             yield _Pair(first, second, tuple(between))
 
 
-def _alone(topology: Topology, node: Any) -> bool:
+def _owns_weights(topology: Topology, node: Any) -> bool:
     return topology.weighted(node) and all(
         name in topology.initializers and len(topology.consumers[name]) == 1
         for name in node.input[1:]
@@ -80,8 +79,8 @@ def _alone(topology: Topology, node: Any) -> bool:
     )
 
 
-def _plain(node: Any) -> bool:
-    """Whether channels are not grouped, and a Gemm neither scales nor turns its input."""
+def _ungrouped(node: Any) -> bool:
+    """Whether channels are not grouped, and a Gemm neither scales nor transposes its input."""
     defaults = {"group": 1, "transA": 0}
     return all(
         attribute.i == defaults[attribute.name]
@@ -95,9 +94,9 @@ def _plain(node: Any) -> bool:
 def _scale(topology: Topology, pair: _Pair) -> None:
     first, second = (_by_output(topology, node) for node in (pair.first, pair.second))
     made = np.abs(first).reshape(len(first), -1).max(axis=1)
-    scored = np.abs(np.swapaxes(second, 0, 1)).reshape(second.shape[1], -1).max(axis=1)
-    live = (made > _TINY) & (scored > _TINY)
-    scale = np.where(live, np.sqrt(np.maximum(made, _TINY) / np.maximum(scored, _TINY)), 1.0)
+    read = np.abs(np.swapaxes(second, 0, 1)).reshape(second.shape[1], -1).max(axis=1)
+    live = (made > _TINY) & (read > _TINY)
+    scale = np.where(live, np.sqrt(np.maximum(made, _TINY) / np.maximum(read, _TINY)), 1.0)
     _store(topology, pair.first, first / scale.reshape(-1, *[1] * (first.ndim - 1)))
     _store(topology, pair.second, second * scale.reshape(1, -1, *[1] * (second.ndim - 2)))
     if len(pair.first.input) > 2 and pair.first.input[2]:
@@ -106,19 +105,12 @@ def _scale(topology: Topology, pair: _Pair) -> None:
         replace_value(topology.initializers[name], bias.astype(np.float32))
 
 
-def _by_output(topology: Topology, node: Any) -> NDArray[np.float64]:
-    """Weights (out, in, ...), in double precision so that rounds do not add up errors."""
+def _by_output(topology: Topology, node: Any) -> FloatArray:
+    """Weights (out, in, ...), in double precision, so that rounding errors do not add up."""
     weights = topology.value(node.input[1]).astype(np.float64)
-    return weights.T if _transposed(node) else weights
+    return weights.T if topology.output_axis(node) == 1 else weights
 
 
-def _store(topology: Topology, node: Any, weights: NDArray[np.float64]) -> None:
-    value = weights.T if _transposed(node) else weights
+def _store(topology: Topology, node: Any, weights: FloatArray) -> None:
+    value = weights.T if topology.output_axis(node) == 1 else weights
     replace_value(topology.initializers[node.input[1]], value.astype(np.float32))
-
-
-def _transposed(node: Any) -> bool:
-    """Whether the weights are stored (in, out)."""
-    return node.op_type == "Gemm" and not any(
-        attribute.name == "transB" and attribute.i for attribute in node.attribute
-    )

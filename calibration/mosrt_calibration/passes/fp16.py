@@ -1,4 +1,4 @@
-"""Half precision: FP16 weights and arithmetic, but where range or precision needs float32."""
+"""Converts a graph to FP16, except where range or precision needs FP32."""
 
 from __future__ import annotations
 
@@ -13,38 +13,23 @@ from .targets import front_end, heads
 
 __all__ = ["to_fp16"]
 
-_NORMS: Final = frozenset(
-    {
-        "BatchNormalization",
-        "Exp",
-        "GlobalAveragePool",
-        "GroupNormalization",
-        "InstanceNormalization",
-        "LayerNormalization",
-        "Log",
-        "LogSoftmax",
-        "Pow",
-        "Reciprocal",
-        "ReduceL2",
-        "ReduceMean",
-        "ReduceSum",
-        "ReduceSumSquare",
-        "Softmax",
-        "Sqrt",
-    }
-)
+_NORMS: Final = frozenset({
+    "BatchNormalization", "Exp", "GlobalAveragePool", "GroupNormalization", "InstanceNormalization",
+    "LayerNormalization", "Log", "LogSoftmax", "Pow", "Reciprocal", "ReduceL2", "ReduceMean",
+    "ReduceSum", "ReduceSumSquare", "Softmax", "Sqrt",
+})  # fmt: skip
 _ARITHMETIC: Final = ("Add", "Div", "Mul", "Sub")
 
 
 def to_fp16(model: Any) -> Any:
-    """A float16 graph whose inputs and outputs stay float32.
+    """An FP16 graph whose inputs and outputs stay FP32.
 
-    Norms and softmax stay float32, written as one operator or taken apart: arithmetic that reads
-    or feeds a mean, a root or a reciprocal belongs to them. So do the heads, which make scores and
-    logits, and all that comes after, and a front end where the graph has one.
+    Norms and softmax stay FP32, whether they are one operator or several: arithmetic next to a
+    mean, a root or a reciprocal counts as part of them. The heads, which compute scores and
+    logits, all nodes after them, and a front end in the graph stay FP32 as well.
 
     Args:
-        model: Float32 onnx.ModelProto; left as it is.
+        model: FP32 onnx.ModelProto; not changed.
     """
     copy = fetched(model)
     topology = Topology(copy)
@@ -62,15 +47,15 @@ def to_fp16(model: Any) -> Any:
 
 
 def _drop_round_trips(model: Any, nodes: set[str], before: Topology) -> None:
-    """Lets some float32 nodes read what others made, in place, and not its rounding to float16.
+    """Removes casts to FP16 and back between FP32 nodes, in place.
 
-    The converter puts a cast and its inverse on every edge between two nodes that it leaves alone,
-    and a cast behind constants, which it rounds where other nodes read them as well.
+    The converter puts both casts on every edge between two FP32 nodes, and one behind constants,
+    which it rounds to FP16 if an FP16 node reads them as well.
 
     Args:
-        model: What the converter made.
-        nodes: Names of nodes that it left alone.
-        before: The float32 graph.
+        model: The converted graph.
+        nodes: Names of its FP32 nodes.
+        before: The FP32 graph.
     """
     graph = model.graph
     full = onnx.TensorProto.FLOAT

@@ -1,8 +1,8 @@
-"""Integer graphs: Q/DQ pairs on our ranges.
+"""Inserts QuantizeLinear/DequantizeLinear (Q/DQ) pairs into a graph.
 
-The pairs go where ONNX Runtime's quantiser puts them, and the bytes are the same (a test compares
-both). It is not used itself because it looks every tensor up in a list, copies all weights, and
-takes their channels one by one: minutes for 200 million weights, where this takes seconds.
+The pairs are where ONNX Runtime's quantiser puts them, with the same values; a test compares both.
+That quantiser is not used because it takes minutes for 200 million weights, which take seconds
+here: it searches lists for every tensor, copies all weights, and quantises channel by channel.
 """
 
 from __future__ import annotations
@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from mosrt_calibration.graph import WEIGHTED_OPS, Topology, rebuilt
+from mosrt_calibration.graph import WEIGHTED_OPS, Topology, copied, rebuilt
 
 from .qparams import (
     QuantParams,
@@ -34,46 +33,35 @@ __all__ = ["qdq_s8s8", "qdq_u8s8"]
 
 Ranges = Mapping[str, tuple[float, float]]
 
-# Operators that move values and make no new ones: what they give has the params of what they read.
-_MOVES: Final = frozenset(
-    {
-        "AveragePool",
-        "Flatten",
-        "MaxPool",
-        "Pad",
-        "Reshape",
-        "Resize",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    }
-)
+# Operators whose outputs have the quantisation parameters of their inputs.
+_MOVES: Final = frozenset({
+    "AveragePool", "Flatten", "MaxPool", "Pad", "Reshape", "Resize", "Slice", "Split", "Squeeze",
+    "Transpose", "Unsqueeze",
+})  # fmt: skip
 _CLIPS: Final = ("Clip", "Relu")
-_BACK: Final = "_DequantizeLinear_Output"
+_DEQUANTISED: Final = "_DequantizeLinear_Output"
 
 
 def qdq_u8s8(model: Any, ranges: Ranges, nodes: Sequence[str], *, weight_bits: int = 8) -> Any:
-    """Q/DQ for CPUs: unsigned asymmetric activations, signed weights per channel, int32 biases.
+    """Q/DQ for CPUs: asymmetric UINT8 activations, INT8 weights per channel, INT32 biases.
 
     Args:
-        model: Float32 onnx.ModelProto; left as it is.
+        model: FP32 onnx.ModelProto; not changed.
         ranges: Lowest and highest value of every activation that the nodes read or make.
         nodes: Names of the nodes to quantise, weighted or not.
-        weight_bits: Of weights, 8 or 7; see `mosrt_calibration.passes.qparams.weight_scales`.
+        weight_bits: Bits of the weights, 8 or 7; see `qparams.weight_scales`.
     """
     return _Insertion(model, ranges, nodes, symmetric=False, weight_bits=weight_bits).model()
 
 
 def qdq_s8s8(model: Any, ranges: Ranges, nodes: Sequence[str]) -> Any:
-    """Q/DQ for TensorRT: signed and symmetric throughout, so that every zero point is zero.
+    """Q/DQ for TensorRT: symmetric INT8 throughout, so that every zero point is zero.
 
-    Only what weighted nodes read is quantised: TensorRT decides itself where bytes go on, and it
-    takes biases as floats.
+    Only the inputs of weighted nodes are quantised. TensorRT decides where INT8 continues, and
+    takes biases in FP32.
 
     Args:
-        model: Float32 onnx.ModelProto; left as it is.
+        model: FP32 onnx.ModelProto; not changed.
         ranges: Lowest and highest value of every activation that the nodes read.
         nodes: Names of the weighted nodes to quantise.
     """
@@ -82,7 +70,7 @@ def qdq_s8s8(model: Any, ranges: Ranges, nodes: Sequence[str]) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class _Bias:
-    """What decides the form of a bias: what the node reads, its weights, and a factor."""
+    """A bias with the tensors whose scales it depends on, and a factor."""
 
     name: str
     source: str
@@ -92,15 +80,15 @@ class _Bias:
 
 @dataclass(slots=True)
 class _Plan:
-    """What is to become bytes, and how.
+    """Tensors to quantise.
 
     Attributes:
-        params: By activation.
-        shared: The activation whose params another one has.
+        params: Activations to quantise.
+        shared: Activations that take the parameters of another one, with its name.
         constants: Constants that are added or multiplied.
-        weights: Axis of the outputs by weights.
-        biases: By node.
-        dropped: What nodes give whose clipping the range does anyway, by what they read.
+        weights: Output axis of each weight tensor.
+        biases: Biases by node.
+        dropped: Outputs of nodes that clip as the range does, by the tensor that they read.
     """
 
     params: dict[str, QuantParams | None] = field(default_factory=dict)
@@ -112,7 +100,7 @@ class _Plan:
 
 
 class _Insertion:
-    """Q/DQ pairs put into one graph."""
+    """Inserts Q/DQ pairs into one graph."""
 
     def __init__(
         self,
@@ -131,16 +119,16 @@ class _Insertion:
         self._topology = Topology(model)
         self._plan = _Plan()
         self._constants: list[Any] = []
-        # What nodes read instead of a tensor.
+        # The tensor that nodes read instead of another.
         self._renamed: dict[str, str] = {}
-        # What a node reads as its bias.
+        # The bias of each node.
         self._bias_of: dict[str, str] = {}
 
     def model(self) -> Any:
-        """The graph with its pairs."""
+        """The graph with Q/DQ pairs."""
         for node in self._model.graph.node:
             if node.name in self._wanted:
-                self._look_at(node)
+                self._plan_node(node)
         params = {name: self._params(name) for name in self._plan.params}
         front = [*self._weights(params), *self._small_constants()]
         pairs = {name: self._pair(name, self._origin(name)) for name in params}
@@ -159,8 +147,8 @@ class _Insertion:
                 made += pairs.get(name, ())
         return rebuilt(self._model, made, [*self._model.graph.initializer, *self._constants])
 
-    def _look_at(self, node: Any) -> None:
-        """Notes what becomes bytes for a node."""
+    def _plan_node(self, node: Any) -> None:
+        """Plans which tensors of a node are quantised."""
         if node.op_type in WEIGHTED_OPS and node.input[1] in self._topology.initializers:
             self._note(node.input[0])
             self._plan.weights[node.input[1]] = self._topology.output_axis(node)
@@ -173,13 +161,13 @@ class _Insertion:
                     self._note(name)
                     self._plan.shared[name] = node.input[0]
         elif node.op_type in _CLIPS:
-            self._look_at_clip(node)
+            self._plan_clip(node)
         else:
             for name in (*node.input, *node.output):
                 self._note(name)
 
-    def _look_at_clip(self, node: Any) -> None:
-        """A node that only clips goes away where the range of what it gives does the same."""
+    def _plan_clip(self, node: Any) -> None:
+        """Drops a node that only clips, if the range of its output does the same."""
         before, after = node.input[0], node.output[0]
         if before not in self._plan.params:
             return
@@ -198,7 +186,7 @@ class _Insertion:
             self._plan.constants[name] = None
 
     def _note_bias(self, node: Any) -> None:
-        """A bias is added to products of bytes where there is one number for every output."""
+        """Plans the bias of a node, if it has one value for every output."""
         bias = node.input[2] if len(node.input) > 2 else ""
         if bias not in self._topology.initializers:
             return
@@ -211,7 +199,7 @@ class _Insertion:
         self._plan.biases[node.name] = _Bias(bias, node.input[0], node.input[1], factor)
 
     def _origin(self, name: str) -> str:
-        """The activation whose params a tensor has."""
+        """The activation whose parameters a tensor has."""
         while name in self._plan.shared:
             name = self._plan.shared[name]
         return name
@@ -221,7 +209,7 @@ class _Insertion:
         return quant_params(low, high, symmetric=self._symmetric)
 
     def _weights(self, params: Mapping[str, QuantParams]) -> Iterator[Any]:
-        """Weights and biases in their narrow form; gives the nodes that turn them back."""
+        """Quantises weights and biases; gives the nodes that dequantise them."""
         scales: dict[str, NDArray[np.float32]] = {}
         for weights, axis in self._plan.weights.items():
             scales[weights] = weight_scales(self._topology.value(weights), axis, self._weight_bits)
@@ -231,8 +219,8 @@ class _Insertion:
         for weights, axis in self._plan.weights.items():
             value = self._topology.value(weights)
             self._constants += stored(weights, *rounded_weights(value, axis, scales[weights]))
-            self._renamed[weights] = f"{weights}{_BACK}"
-            yield _back(weights, axis=axis)
+            self._renamed[weights] = f"{weights}{_DEQUANTISED}"
+            yield _dequantise(weights, axis=axis)
         taken: set[str] = set()
         for node, bias in self._plan.biases.items():
             name = f"{node}_{bias.name}" if bias.name in taken else bias.name
@@ -241,8 +229,8 @@ class _Insertion:
                 self._bias(bias), params[bias.source][0], scales[bias.weights]
             )
             self._constants += stored(name, found, (scale, np.zeros(scale.shape, np.int32)))
-            self._bias_of[node] = f"{name}{_BACK}"
-            yield _back(name, axis=0)
+            self._bias_of[node] = f"{name}{_DEQUANTISED}"
+            yield _dequantise(name, axis=0)
 
     def _bias(self, bias: _Bias) -> NDArray[np.float32]:
         return (bias.factor * self._topology.value(bias.name)).astype(np.float32)
@@ -251,15 +239,15 @@ class _Insertion:
         for name in self._plan.constants:
             found = rounded_constant(self._topology.value(name), symmetric=self._symmetric)
             self._constants += stored(name, *found)
-            self._renamed[name] = f"{name}{_BACK}"
-            yield _back(name)
+            self._renamed[name] = f"{name}{_DEQUANTISED}"
+            yield _dequantise(name)
 
     def _pair(self, name: str, params_of: str) -> list[Any]:
-        """The pair behind an activation; a graph's output keeps its name."""
-        source, back = name, f"{name}{_BACK}"
+        """The pair behind an activation. An output of the graph keeps its name."""
+        source, output = name, f"{name}{_DEQUANTISED}"
         if name in self._topology.outputs:
-            source, back = f"{name}_QuantizeLinear_Input", name
-        self._renamed[name] = back
+            source, output = f"{name}_QuantizeLinear_Input", name
+        self._renamed[name] = output
         params = [f"{params_of}_scale", f"{params_of}_zero_point"]
         between = f"{name}_QuantizeLinear_Output"
         return [
@@ -267,14 +255,13 @@ class _Insertion:
                 "QuantizeLinear", [source, *params], [between], f"{name}_QuantizeLinear"
             ),
             helper.make_node(
-                "DequantizeLinear", [between, *params], [back], f"{name}_DequantizeLinear"
+                "DequantizeLinear", [between, *params], [output], f"{name}_DequantizeLinear"
             ),
         ]
 
     def _rewired(self, node: Any) -> Any:
-        """A node that reads what the pairs give."""
-        made = onnx.NodeProto()
-        made.CopyFrom(node)
+        """A node that reads the outputs of the pairs."""
+        made = copied(node)
         for i, name in enumerate(node.input):
             made.input[i] = self._renamed.get(name, name)
         if node.name in self._bias_of:
@@ -291,8 +278,10 @@ class _Insertion:
         return made
 
 
-def _back(name: str, **attributes: int) -> Any:
-    """The node that makes floats of a constant's narrow form."""
+def _dequantise(name: str, **attributes: int) -> Any:
+    """The node that dequantises a constant."""
     inputs = [f"{name}_quantized", f"{name}_scale", f"{name}_zero_point"]
     label = f"{name}_DequantizeLinear"
-    return helper.make_node("DequantizeLinear", inputs, [f"{name}{_BACK}"], label, **attributes)
+    return helper.make_node(
+        "DequantizeLinear", inputs, [f"{name}{_DEQUANTISED}"], label, **attributes
+    )

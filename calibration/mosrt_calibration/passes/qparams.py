@@ -1,4 +1,4 @@
-"""Quantisation parameters: scales and zero points, and the integers they give."""
+"""Computes scales and zero points, and quantises weights, biases and constants."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 from onnx import numpy_helper
+
+from mosrt._arrays import Array, Float32Array
 
 __all__ = [
     "QuantParams",
@@ -23,22 +25,22 @@ __all__ = [
 ]
 
 _LARGEST: Final = 127
-# Of 7 bits: two products with unsigned bytes add up to no more than 2 * 255 * 64 < 2**15.
+# For 7 bits: the sum of two products with UINT8 is at most 2 * 255 * 64 < 2**15.
 _LARGEST_NARROW: Final = 64
 _INT32: Final = np.iinfo(np.int32)
 _MARGIN: Final = 1.0001
 
-QuantParams = tuple[NDArray[np.float32], NDArray[Any]]
-"""Scale (float32) and zero point (of the kind of byte), scalars or one per output."""
+QuantParams = tuple[Float32Array, Array]
+"""Scale (float32) and zero point (int8 or uint8), scalars or one per output."""
 
 
 def quant_params(low: float, high: float, *, symmetric: bool) -> QuantParams:
     """Scale and zero point of a tensor that lies within a range.
 
     Args:
-        low: Smallest value to represent; what is above zero counts as zero.
-        high: Largest value to represent; what is below zero counts as zero.
-        symmetric: Signed bytes from -127 to 127 around zero instead of unsigned ones.
+        low: Smallest value to represent; a positive one counts as zero.
+        high: Largest value to represent; a negative one counts as zero.
+        symmetric: INT8 from -127 to 127 with a zero point of 0, instead of UINT8.
     """
     low, high = (np.float64(np.float32(value)) for value in (min(low, 0.0), max(high, 0.0)))
     if symmetric:
@@ -51,10 +53,8 @@ def quant_params(low: float, high: float, *, symmetric: bool) -> QuantParams:
     return np.array(scale, np.float32), np.array(zero_point, kind)
 
 
-def rounded_constant(
-    value: NDArray[np.float32], *, symmetric: bool
-) -> tuple[NDArray[Any], QuantParams]:
-    """A constant that is added or multiplied, as bytes of the kind activations have."""
+def rounded_constant(value: Float32Array, *, symmetric: bool) -> tuple[Array, QuantParams]:
+    """Quantises a constant that is added or multiplied as activations are quantised."""
     scale, zero_point = quant_params(float(value.min()), float(value.max()), symmetric=symmetric)
     limits = np.iinfo(zero_point.dtype)
     found = np.clip(np.round(value / scale) + zero_point, limits.min, limits.max)
@@ -62,31 +62,30 @@ def rounded_constant(
 
 
 def largest_weight(bits: int) -> int:
-    """The largest whole number for weights of 8 or 7 bits; the smallest is minus that."""
+    """The largest integer for weights of 8 or 7 bits; the smallest is minus that."""
     return {8: _LARGEST, 7: _LARGEST_NARROW}[bits]
 
 
-def weight_scales(value: NDArray[np.float32], axis: int, bits: int = 8) -> NDArray[np.float32]:
-    """Scales (outputs,) that make signed bytes of weights.
+def weight_scales(value: Float32Array, axis: int, bits: int = 8) -> Float32Array:
+    """Scales (outputs,) of INT8 weights.
 
     Args:
         value: Weights.
-        axis: That of the outputs.
-        bits: 8 for whole numbers from -127 to 127; 7 for -64 to 64, whose products with unsigned
-            bytes add up in pairs without overflow in 16 bits, as CPUs add them that have no 8-bit
-            dot products.
+        axis: Axis of the outputs.
+        bits: 8 for integers from -127 to 127; 7 for -64 to 64. The sum of two products of 7-bit
+            weights with UINT8 fits into 16 bits, in which CPUs without 8-bit dot products add.
     """
     others = tuple(i for i in range(value.ndim) if i != axis)
-    # Not by np.abs, which would copy them.
+    # np.abs would copy them.
     largest = np.maximum(value.max(axis=others), -value.min(axis=others)).astype(np.float64)
     scales = largest / largest_weight(bits)
     return np.where(scales < np.finfo(np.float32).tiny, 1.0, scales).astype(np.float32)
 
 
 def rounded_weights(
-    value: NDArray[np.float32], axis: int, scales: NDArray[np.float32]
+    value: Float32Array, axis: int, scales: Float32Array
 ) -> tuple[NDArray[np.int8], QuantParams]:
-    """Weights as signed bytes with a scale for every output; every zero point is zero."""
+    """Quantises weights to INT8 with a scale per output; every zero point is zero."""
     along = [1] * value.ndim
     along[axis] = -1
     found = value / scales.reshape(along)
@@ -96,9 +95,9 @@ def rounded_weights(
 
 
 def scales_for_bias(
-    bias: NDArray[np.float32], input_scale: NDArray[np.float32], scales: NDArray[np.float32]
-) -> NDArray[np.float32]:
-    """Scales of weights (outputs,), larger where a bias would not fit into 32 bits otherwise."""
+    bias: Float32Array, input_scale: Float32Array, scales: Float32Array
+) -> Float32Array:
+    """Scales of weights (outputs,), enlarged where a bias would not fit into 32 bits."""
     product = input_scale.astype(np.float64) * scales.astype(np.float64)
     smallest = _MARGIN * np.abs(bias.astype(np.float64)) / _INT32.max
     short = (product < smallest) & (product > 0)
@@ -107,22 +106,22 @@ def scales_for_bias(
 
 
 def rounded_bias(
-    bias: NDArray[np.float32], input_scale: NDArray[np.float32], scale: NDArray[np.float32]
-) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
-    """A bias as 32-bit integers, and their scale: what products of bytes have."""
+    bias: Float32Array, input_scale: Float32Array, scale: Float32Array
+) -> tuple[NDArray[np.int32], Float32Array]:
+    """Quantises a bias to INT32 with the scale of the products; gives both."""
     product = (input_scale * scale).astype(np.float32)
     found = np.round(bias.astype(np.float64) / product.astype(np.float64))
     return np.clip(found, _INT32.min, _INT32.max).astype(np.int32), product
 
 
-def stored(name: str, value: NDArray[Any], params: QuantParams) -> Iterator[Any]:
-    """The tensors (onnx.TensorProto) that keep a constant in its narrow form."""
+def stored(name: str, value: Array, params: QuantParams) -> Iterator[Any]:
+    """The tensors (onnx.TensorProto) of a quantised constant."""
     yield numpy_helper.from_array(np.ascontiguousarray(value), f"{name}_quantized")
     yield from stored_parameters(name, params)
 
 
 def stored_parameters(name: str, params: QuantParams) -> Iterator[Any]:
-    """The tensors that keep a scale and a zero point."""
+    """The tensors of a scale and a zero point."""
     scale, zero_point = params
     yield numpy_helper.from_array(scale, f"{name}_scale")
     yield numpy_helper.from_array(zero_point, f"{name}_zero_point")

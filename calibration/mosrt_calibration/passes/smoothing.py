@@ -1,10 +1,10 @@
-"""Smoothing: outlier channels of what a MatMul reads are moved into its weights.
+"""Moves outlier channels of MatMul inputs into the weights (SmoothQuant).
 
-Transformers have a few channels a hundred times as large as the rest. Dividing channel j of the
-input by s_j = max|x_j|^a / max|w_j|^(1 - a), and multiplying row j of the weights by it, changes
-nothing in exact arithmetic and leaves both easier to round: G. Xiao et al., "SmoothQuant" (ICML
-2023, arXiv 2211.10438), with a = 0.5. The division is folded into the layer norm before where
-nothing else reads that; elsewhere it is a multiplication more.
+A few channels of transformers are a hundred times as large as the rest. Dividing channel j of the
+input by s_j = max|x_j|^a / max|w_j|^(1 - a) and multiplying row j of the weights by s_j changes
+nothing in exact arithmetic, and makes both easier to quantise: G. Xiao et al., "SmoothQuant" (ICML
+2023, arXiv 2211.10438), with a = 0.5. The division is folded into the preceding layer norm if
+nothing else reads that. Otherwise it is a Mul node.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ from typing import Any, Final
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from mosrt_calibration.graph import Topology, replace_value
+from mosrt._arrays import FloatArray
+from mosrt_calibration.graph import Topology, copied, replace_value
 from mosrt_calibration.ranges.histograms import Channels
 
 __all__ = ["smooth"]
@@ -27,14 +27,14 @@ _TINY: Final = 1e-5
 
 
 def smooth(model: Any, channels: Mapping[str, Channels]) -> frozenset[str]:
-    """Smooths what MatMul nodes with constant weights read, in place.
+    """Smooths the inputs of MatMul nodes with constant weights, in place.
 
     Args:
-        model: Float32 onnx.ModelProto with types of all tensors.
-        channels: Figures per channel of what weighted nodes read, by tensor.
+        model: FP32 onnx.ModelProto with types of all tensors.
+        channels: Statistics per channel of the inputs of weighted nodes, by tensor.
 
     Returns:
-        Activations that are new or have other scales now; none if the graph is as it was.
+        Names of the activations that are new or whose scale has changed.
     """
     topology = Topology(model)
     changed = set()
@@ -62,8 +62,8 @@ def smooth(model: Any, channels: Mapping[str, Channels]) -> frozenset[str]:
     return frozenset(changed)
 
 
-def _folded(topology: Topology, tensor: str, scale: NDArray[np.float64]) -> bool:
-    """Divides a layer norm's scale and bias, if one makes the tensor and owns both."""
+def _folded(topology: Topology, tensor: str, scale: FloatArray) -> bool:
+    """Folds the division into the layer norm that makes a tensor, if that is possible."""
     norm = topology.producer.get(tensor)
     if norm is None or norm.op_type != "LayerNormalization":
         return False
@@ -81,8 +81,8 @@ def _folded(topology: Topology, tensor: str, scale: NDArray[np.float64]) -> bool
     return True
 
 
-def _insert(model: Any, tensor: str, readers: list[Any], scale: NDArray[np.float64]) -> str:
-    """Multiplies what some nodes read by 1 / scale; gives the tensor that they read now."""
+def _insert(model: Any, tensor: str, readers: list[Any], scale: FloatArray) -> str:
+    """Inserts a multiplication by 1 / scale before some nodes; gives its output."""
     scope = str(readers[0].name).rpartition("/")[0]
     name = f"{scope}/Smooth" if scope else f"{readers[0].name}_Smooth"
     output, factor = f"{name}:0", f"{name}:in1"
@@ -94,8 +94,7 @@ def _insert(model: Any, tensor: str, readers: list[Any], scale: NDArray[np.float
     model.graph.node.insert(position, node)
     known = {value.name: value for value in (*model.graph.value_info, *model.graph.input)}
     if tensor in known:
-        value = onnx.ValueInfoProto()
-        value.CopyFrom(known[tensor])
+        value = copied(known[tensor])
         value.name = output
         model.graph.value_info.append(value)
     for reader in readers:

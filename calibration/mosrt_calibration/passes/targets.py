@@ -1,4 +1,4 @@
-"""Targets: which nodes of a graph are quantised, and the blocks they are left in float by."""
+"""Selects the nodes to quantise, and groups them into blocks that can be kept in FP32."""
 
 from __future__ import annotations
 
@@ -13,47 +13,30 @@ from mosrt_calibration.graph import Topology
 
 __all__ = ["Targets", "blocks", "front_end", "heads"]
 
-# What ONNX Runtime's CPU kernels run on bytes between two weighted nodes; all else (norms, softmax,
-# reductions, erf) would only go back and forth.
-_BETWEEN: Final = frozenset(
-    {
-        "Add",
-        "AveragePool",
-        "Clip",
-        "Concat",
-        "Flatten",
-        "GlobalAveragePool",
-        "LeakyRelu",
-        "MaxPool",
-        "Mul",
-        "Pad",
-        "Relu",
-        "Reshape",
-        "Resize",
-        "Sigmoid",
-        "Slice",
-        "Split",
-        "Squeeze",
-        "Transpose",
-        "Unsqueeze",
-    }
-)
+# Operators that ONNX Runtime's CPU kernels run in INT8 between two weighted nodes. Others (norms,
+# softmax, reductions, erf) would dequantise and quantise again.
+_BETWEEN: Final = frozenset({
+    "Add", "AveragePool", "Clip", "Concat", "Flatten", "GlobalAveragePool", "LeakyRelu", "MaxPool",
+    "Mul", "Pad", "Relu", "Reshape", "Resize", "Sigmoid", "Slice", "Split", "Squeeze", "Transpose",
+    "Unsqueeze",
+})  # fmt: skip
 _FUSED: Final = ("Clip", "Relu")
 _MOST_BLOCKS: Final = 64
-# The outermost number of a block that has a name of its own inside the numbered module.
+# The first number of a module path that goes on after it: the 0 of "backbones.0.blocks.3.1".
 _BRANCH: Final = re.compile(r"^([^0-9]*\.)[0-9]+(\..+)$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What INT8 is for in one graph.
+    """The nodes of a graph to quantise.
 
     Attributes:
-        weighted: Names of nodes with constant weights, heads and a front end left out.
-        between: Names of the cheap nodes whose inputs are all quantised, on the way to another
+        weighted: Names of nodes with constant weights, except heads and a front end.
+        between: Names of inexpensive nodes whose inputs are all quantised, on a path to another
             weighted node or fused into the one before.
-        part: Of each of them by name of the node, the least that can be left in float with it.
-        block: Of each part, the block that is measured alone; itself but in large models.
+        part: By name of a node, the smallest unit around it that can be kept in FP32.
+        block: By name of a part, the block whose sensitivity is measured. In models of up to 64
+            parts, each part is a block.
     """
 
     weighted: tuple[str, ...]
@@ -82,30 +65,30 @@ class Targets:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Blocks in the order of the graph; only such as have weights to quantise."""
+        """Blocks with weights to quantise, in the order of the graph."""
         return tuple(dict.fromkeys(self.block[self.part[name]] for name in self.weighted))
 
     def parts(self, block: str) -> tuple[str, ...]:
-        """Parts of a block in the order of the graph; only such as have weights to quantise."""
+        """Parts of a block with weights to quantise, in the order of the graph."""
         names = dict.fromkeys(self.part[name] for name in self.weighted)
         found = tuple(part for part in names if self.block[part] == block)
-        # A part that is called like the whole could not be left in float without the rest.
+        # A part with the name of the block cannot be told from the block.
         return (block,) if block in found else found
 
     def keeps_fp32(self, node: str, kept_fp32: Collection[str]) -> bool:
-        """Whether a node is in some blocks or parts of blocks."""
+        """Whether a node is in one of the given blocks or parts."""
         part = self.part[node]
         return part in kept_fp32 or self.block[part] in kept_fp32
 
     def only(
         self, topology: Topology, weighted: Collection[str], kept_fp32: Collection[str]
     ) -> Targets:
-        """What is left when only some weighted nodes are quantised, and nothing of some blocks.
+        """The targets if only some weighted nodes are quantised, and some blocks are kept in FP32.
 
         Args:
-            topology: Of the graph.
-            weighted: Names of nodes.
-            kept_fp32: Names of blocks or of parts.
+            topology: Topology of the graph.
+            weighted: Names of the weighted nodes to quantise.
+            kept_fp32: Names of blocks or parts.
         """
         kept = tuple(name for name in self.weighted if name in weighted)
         between = tuple(
@@ -116,7 +99,7 @@ class Targets:
         return Targets(weighted=kept, between=between, part=self.part, block=self.block)
 
     def tensors(self, topology: Topology) -> tuple[str, ...]:
-        """The activations whose ranges are needed: all that targets read and make."""
+        """The activations that targets read and make, whose ranges are needed."""
         found: dict[str, None] = {}
         for name in (*self.weighted, *self.between):
             node = topology.nodes[name]
@@ -127,9 +110,9 @@ class Targets:
 
 
 def front_end(topology: Topology) -> set[str]:
-    """Nodes that make out of audio what the networks read, where a graph has them.
+    """Names of the front end's nodes, if the graph contains one.
 
-    They stay in float32: power spectra span more than what float16 or 256 steps can tell apart.
+    They are kept in FP32, because the range of power spectra is too wide for FP16 and INT8.
     """
     return {
         name
@@ -139,10 +122,9 @@ def front_end(topology: Topology) -> set[str]:
 
 
 def heads(topology: Topology) -> set[str]:
-    """Gemm and MatMul nodes that no weighted node comes after: they make scores and logits.
+    """Gemm and MatMul nodes with no weighted node after them, which compute scores and logits.
 
-    They stay in float: a score that is rounded to one of 256 steps is worth little, and they cost
-    nothing.
+    They are kept in FP32: they cost next to nothing, and an INT8 score would have 256 levels.
     """
     return {
         name
@@ -175,11 +157,11 @@ def _between(topology: Topology, weighted: Collection[str]) -> list[str]:
 def blocks(topology: Topology) -> dict[str, str]:
     """The block of every node, by the node's name.
 
-    Node names tell the module they come from, as in "mel.stages.3.first.0/Conv". A block is the
-    innermost numbered module with at least two weighted nodes and none such inside ("mel.stages.3":
-    a residual block, a transformer layer). Elsewhere it is the module up to its next number
-    ("mel.stages.0", "mel.frame"). A node without a module belongs to the one that feeds it, and
-    begins a block of its own if it has weights.
+    Names of nodes contain the module they come from, as in "mel.stages.3.first.0/Conv". A block is
+    the innermost numbered module with at least two weighted nodes, such as a residual block or a
+    transformer layer ("mel.stages.3"). Where there is none, it is the module up to its next number
+    ("mel.stages.0", "mel.frame"). A node without a module belongs to the block of the node that
+    feeds it, or is a block of its own if it has weights.
     """
     weights = Counter(
         prefix
@@ -202,9 +184,9 @@ def blocks(topology: Topology) -> dict[str, str]:
 
 
 def _of_like_branches(part: dict[str, str], weighted: Collection[str]) -> dict[str, str]:
-    """Parts of large models, where those at one place of several like branches are one.
+    """Parts, where in a large model equal places of similar branches are one part.
 
-    ("backbones.*.blocks.3.1")
+    Such a part is "backbones.*.blocks.3.1".
     """
     if len({part[name] for name in weighted}) <= _MOST_BLOCKS:
         return part
@@ -212,10 +194,10 @@ def _of_like_branches(part: dict[str, str], weighted: Collection[str]) -> dict[s
 
 
 def _of_stages(part: dict[str, str], weighted: Collection[str]) -> dict[str, str]:
-    """The block of each part: those deepest inside are put together until there are few.
+    """The block of each part. The deepest parts are merged by stage until there are few blocks.
 
-    Each block is measured alone where the budget does not hold at once. So parts of one stage are
-    one block, and only such as matter are taken apart again.
+    The sensitivity of each block may have to be measured, so there must not be too many. The search
+    splits expensive blocks into their parts again.
     """
     block = {name: name for name in part.values()}
     while len({block[part[node]] for node in weighted}) > _MOST_BLOCKS:

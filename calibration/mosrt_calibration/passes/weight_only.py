@@ -1,4 +1,4 @@
-"""INT8 weights with activations that are not quantised ahead: weight-only, and dynamic MatMul."""
+"""INT8 weights without activation ranges: weight-only INT8 and dynamic MatMul."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import Any, Final
 
 from onnx import TensorProto, helper, numpy_helper
 
-from mosrt_calibration.graph import Topology, rebuilt
+from mosrt_calibration.graph import Topology, copied, rebuilt
 
 from .qparams import rounded_weights, stored, weight_scales
 
 __all__ = ["dynamic_matmul", "weight_only_int8"]
 
-# Smaller ones save less than their scales and nodes cost.
+# Fewer values save less than their scales and nodes cost.
 _FEWEST: Final = 4096
 
 
 def weight_only_int8(model: Any, nodes: Sequence[str]) -> Any:
-    """Keeps constant weights as bytes with a scale per output; engines unfold them as they load.
+    """Stores constant weights as INT8 with a scale per output channel; nodes compute in FP32.
 
-    By Cast and Mul, which every engine folds into constants: ONNX Runtime keeps a DequantizeLinear
-    of weights for its integer kernels, and would run it every time.
+    Cast and Mul dequantise them, because every engine folds these into constants as it loads the
+    graph. ONNX Runtime would run a DequantizeLinear of weights on every call.
 
     Args:
-        model: onnx.ModelProto, float32 where the nodes are; left as it is.
+        model: onnx.ModelProto whose given nodes are FP32; not changed.
         nodes: Names of nodes with constant weights.
     """
     topology = Topology(model)
@@ -63,19 +63,18 @@ def _unfolding(weights: str) -> list[Any]:
 
 
 def _rewired(node: Any, unfolded: dict[str, str]) -> Any:
-    made = type(node)()
-    made.CopyFrom(node)
+    made = copied(node)
     made.input[1] = unfolded.get(node.input[1], node.input[1])
     return made
 
 
 def dynamic_matmul(model: Any, nodes: Sequence[str], *, weight_bits: int = 8) -> Any:
-    """MatMul in bytes with weights per channel, activations scaled as they come at every run.
+    """Quantises MatMul dynamically: the scale of the input is computed on every run.
 
     Args:
-        model: onnx.ModelProto, float32 where the nodes are; left as it is.
-        nodes: Names of MatMul nodes with constant weights.
-        weight_bits: Of weights, 8 or 7; see `mosrt_calibration.passes.qparams.weight_scales`.
+        model: onnx.ModelProto whose given nodes are FP32; not changed.
+        nodes: Names of MatMul nodes with constant weights, which are quantised per output channel.
+        weight_bits: Bits of the weights, 8 or 7; see `qparams.weight_scales`.
     """
     topology = Topology(model)
     wanted = set(nodes)
@@ -101,7 +100,7 @@ def dynamic_matmul(model: Any, nodes: Sequence[str], *, weight_bits: int = 8) ->
 
 
 def _integer_product(name: str, source: str, weights: str, output: str) -> Iterator[Any]:
-    """The nodes that ONNX Runtime makes one of: product, cast, scales, scaling."""
+    """Product, cast, scales and scaling, which ONNX Runtime fuses into one node."""
     product, cast, scales = (f"{output}_{part}" for part in ("integer", "float", "scales"))
     quantized = [f"{tensor}_quantized" for tensor in (source, weights)]
     zero_points = [f"{tensor}_zero_point" for tensor in (source, weights)]

@@ -1,1 +1,1 @@
-"""Activation ranges: record activations, choose what each quantiser covers."""
+"""Statistics of activations, and the INT8 ranges chosen from them."""

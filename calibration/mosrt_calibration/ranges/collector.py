@@ -1,4 +1,4 @@
-"""Collector: activation statistics of a network over clips, in bounded memory, kept on disk."""
+"""Collects statistics of a network's activations over clips, and caches them on disk."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from typing import Any, Final
 import numpy as np
 import onnx
 import onnxruntime
-from numpy.typing import NDArray
 
+from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import Member
-from mosrt.host.files import replacing
+from mosrt.host.files import replacing, sha256_of
 from mosrt_calibration.clips import Clip, list_sha256
-from mosrt_calibration.graph import Topology, digest, write_graph
+from mosrt_calibration.graph import Topology, write_graph
 from mosrt_calibration.scoring import ModelUnderTest, Progress
 
 from .histograms import BINS, Channels, Extrema, Histogram, Histograms
 
 __all__ = ["ActivationProbe", "Statistics", "collect", "default_cache", "slices"]
 
-_LAYOUT: Final = 2  # of the cache; a new number makes old files count for nothing
+_LAYOUT: Final = 2  # of the cache files; with a new number old files are ignored
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Statistics:
-    """What was seen of the activations of a network.
+    """Statistics of the activations of a network.
 
     Attributes:
         low: Smallest value by tensor.
         high: Largest value by tensor.
-        channels: Figures per channel, of the tensors that weighted nodes read.
-        histograms: By tensor; none if not asked for.
+        channels: Statistics per channel of the tensors that weighted nodes read.
+        histograms: Histogram by tensor; empty if histograms were not collected.
     """
 
     low: Mapping[str, float]
@@ -47,7 +47,7 @@ class Statistics:
     histograms: Mapping[str, Histogram]
 
     def updated(self, other: Statistics) -> Statistics:
-        """These, where the others have nothing to say of a tensor."""
+        """These statistics, replaced by `other` for the tensors that it has."""
         return Statistics(
             low={**self.low, **other.low},
             high={**self.high, **other.high},
@@ -57,30 +57,30 @@ class Statistics:
 
 
 class _Observers:
-    """All that looks at the tensors of a slice."""
+    """The extrema, and the histograms if wanted, of the tensors of a slice."""
 
     def __init__(self, names: Sequence[str], axes: Mapping[str, int], *, histograms: bool) -> None:
         self.extrema = Extrema(names, axes)
         self.histograms = Histograms(names if histograms else ())
 
-    def observe(self, name: str, values: NDArray[np.float32]) -> None:
-        """Takes in a tensor (batch, ...)."""
+    def observe(self, name: str, values: Float32Array) -> None:
+        """Adds the values of a tensor (batch, ...)."""
         self.extrema.observe(name, values)
         if self.histograms.found:
             self.histograms.observe(name, values)
 
-    def arrays(self) -> dict[str, NDArray[Any]]:
-        """Everything seen so far, for a file."""
+    def arrays(self) -> dict[str, Array]:
+        """The state, for a file."""
         return {**self.extrema.arrays(), **self.histograms.arrays()}
 
-    def load(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Goes on from what `arrays` gave."""
+    def load(self, arrays: Mapping[str, Array]) -> None:
+        """Restores a state that `arrays` gave."""
         self.extrema.load(arrays)
         self.histograms.load(arrays)
 
 
 def default_cache() -> Path:
-    """Where statistics are kept: below XDG_CACHE_HOME, or ~/.cache."""
+    """Default directory of the cache, below XDG_CACHE_HOME or ~/.cache."""
     root = os.environ.get("XDG_CACHE_HOME")
     return (Path(root) if root else Path.home() / ".cache") / "mosrt" / "calibration"
 
@@ -96,31 +96,35 @@ def collect(
     cache: Path,
     progress: Progress,
 ) -> Statistics:
-    """Runs clips through a network and takes in its activations.
+    """Runs clips through a network, and collects statistics of its activations.
 
-    Tensors come in slices that bound memory, a run per slice and clip. What was seen is
-    written to the cache after every clip, so that a run that was broken off goes on where it was.
+    To bound memory, tensors are split into slices, and every slice is a run over the clips. The
+    cache is written after every clip, so that an interrupted run continues where it stopped.
 
     Args:
-        tested: The model.
-        member: The network, as the model under test has it.
-        model: Its graph (onnx.ModelProto), changed or not.
-        tensors: Activations to look at.
-        clips: What to score_clip.
-        histograms: Whether to count values as well.
+        tested: The model under test.
+        member: The network, one of the model's.
+        model: Its graph (onnx.ModelProto), possibly changed by equalisation or smoothing.
+        tensors: Names of the activations.
+        clips: Calibration clips.
+        histograms: Whether to collect histograms too.
         cache: Directory of the cache.
-        progress: Progress bar.
+        progress: Makes progress bars.
+
+    Raises:
+        NonFiniteError: An activation is infinite or not a number.
     """
     work = tested.directory / f".probe.{member.name}.onnx"
     graph, weights = write_graph(model, work)
     try:
+        digests = [sha256_of(path) for path in (graph, weights) if path is not None]
         job = _Job(
             tested=tested,
             member=member,
             graph=graph,
             clips=clips,
             cache=cache,
-            key=[_LAYOUT, BINS, tested.sha256, digest((graph, weights)), list_sha256(clips)],
+            key=[_LAYOUT, BINS, tested.sha256, *digests, list_sha256(clips)],
             progress=progress,
         )
         axes = _channel_axes(Topology(model))
@@ -143,7 +147,7 @@ def collect(
 
 
 def _channel_axes(topology: Topology) -> dict[str, int]:
-    """Channel axis of what each weighted node reads."""
+    """Channel axis of the input of each weighted node."""
     return {
         node.input[0]: 1 if node.op_type.startswith("Conv") else -1
         for node in topology.nodes.values()
@@ -153,7 +157,7 @@ def _channel_axes(topology: Topology) -> dict[str, int]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Job:
-    """Runs over the clips, with what they have in common."""
+    """Runs of one network over the clips."""
 
     tested: ModelUnderTest
     member: Member
@@ -164,7 +168,7 @@ class _Job:
     progress: Progress
 
     def run(self, names: Sequence[str], seen: _Observers) -> None:
-        """All clips for one slice, from where the cache is."""
+        """Runs the clips for one slice that the cache does not have."""
         text = json.dumps([*self.key, bool(seen.histograms.found), list(names)])
         file = self.cache / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.npz"
         done = _restore(file, seen)
@@ -179,33 +183,33 @@ class _Job:
             for clip in each:
                 self.tested.score_clip(scorer, clip)
                 done += 1
-                _keep(file, seen, done)
+                _save(file, seen, done)
 
 
 def _restore(file: Path, seen: _Observers) -> int:
-    """Loads what was seen before; tells how many clips that were."""
+    """Loads the cached state; gives the number of clips in it."""
     try:
         with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays = dict(archive)
             done = int(arrays.pop("done"))
             seen.load(arrays)
             return done
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # not there, or damaged
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):  # missing or damaged
         return 0
 
 
-def _keep(file: Path, seen: _Observers, done: int) -> None:
+def _save(file: Path, seen: _Observers, done: int) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as part, part.open("wb") as sink:
         arrays: dict[str, Any] = {"done": np.array(done), **seen.arrays()}
         np.savez(sink, **arrays)
 
 
-Observe = Callable[[str, NDArray[np.float32]], None]
+Observe = Callable[[str, Float32Array], None]
 
-# With the copy that is handed out, twice as much is held.
+# ONNX Runtime's outputs are copied, so that twice as much memory is used.
 _SLICE_BYTES: Final = 1200 * 1024 * 1024
-# What a tensor is taken to need whose size depends on the recording.
+# Assumed size of a tensor whose shape depends on the recording.
 _UNKNOWN_BYTES: Final = 16 * 1024 * 1024
 _FLOAT_BYTES: Final = 4
 
@@ -213,7 +217,7 @@ _FLOAT_BYTES: Final = 4
 def slices(
     model: Any, names: Sequence[str], limit_bytes: int = _SLICE_BYTES
 ) -> list[tuple[str, ...]]:
-    """Cuts a list of tensors into runs that need at most `limit_bytes` at once, or are single."""
+    """Splits tensors into slices of at most `limit_bytes`; a larger tensor is its own slice."""
     shapes = {
         value.name: value.type.tensor_type.shape
         for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
@@ -241,11 +245,11 @@ def _bytes(shape: Any) -> int:
 
 
 class ActivationProbe:
-    """A backend that runs a float32 graph and shows some of its tensors at every run.
+    """A backend that runs an FP32 graph and passes on the values of some of its tensors.
 
     Args:
-        graph: The graph; weights may lie beside it.
-        names: Activations to show.
+        graph: Path of the graph.
+        names: Names of the activations to observe.
         see: Called with the name and the value, (batch, ...) float32, of each of them.
         threads: Threads for one call.
     """
@@ -260,9 +264,9 @@ class ActivationProbe:
         inputs = {value.name for value in model.graph.input}
         outputs = {value.name for value in model.graph.output}
         self._observe = observe
-        self._fed = [name for name in names if name in inputs]
-        self._shown = [name for name in names if name not in inputs]
-        for name in self._shown:
+        self._inputs = [name for name in names if name in inputs]
+        self._inner = [name for name in names if name not in inputs]
+        for name in self._inner:
             if name not in outputs:
                 model.graph.output.append(onnx.ValueInfoProto(name=name))
         probed = graph.with_name(f"{graph.stem}.probe.onnx")
@@ -278,15 +282,13 @@ class ActivationProbe:
         finally:
             probed.unlink()
 
-    def run(
-        self, feeds: Mapping[str, NDArray[Any]], outputs: Sequence[str]
-    ) -> dict[str, NDArray[np.float32]]:
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
         """Runs a batch; see `mosrt.backends.Backend`."""
-        names = list(dict.fromkeys([*outputs, *self._shown]))
+        names = list(dict.fromkeys([*outputs, *self._inner]))
         results = dict(zip(names, self._session.run(names, dict(feeds)), strict=True))
-        for name in self._fed:
+        for name in self._inputs:
             self._observe(name, np.asarray(feeds[name]))
-        for name in self._shown:
+        for name in self._inner:
             self._observe(name, results[name])
         return {name: results[name][np.newaxis] for name in outputs}
 

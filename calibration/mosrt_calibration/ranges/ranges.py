@@ -1,11 +1,10 @@
-"""Ranges: from what was seen of an activation to the interval that its 256 steps cover."""
+"""Chooses INT8 ranges: the interval of each activation that the 256 levels cover."""
 
 from __future__ import annotations
 
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mosrt._arrays import FloatArray, IntArray
 
@@ -15,22 +14,22 @@ from .histograms import BINS
 __all__ = ["METHODS", "ranges"]
 
 METHODS: Final = ("min-max", "percentile", "entropy", "mse")
-"""How a range is chosen: all values; all but one in ten thousand; least information lost; least
-squared error."""
+"""How a range is chosen: all values; all but one in ten thousand; least divergence; least squared
+error."""
 
 _PERCENTILE: Final = 99.99
 _LEVELS: Final = 128
 _CANDIDATES: Final = 128
 _TINY: Final = 1e-12
-_STEPS: Final = 255
+_MAX_LEVEL: Final = 255
 _SHARES: Final = np.geomspace(1.0, 1 / 32, 64)
 
 
 def ranges(statistics: Statistics, method: str) -> dict[str, tuple[float, float]]:
-    """Lowest and highest value to represent, by tensor; zero is always inside.
+    """Lowest and highest value to represent, by tensor. The interval always contains zero.
 
     Args:
-        statistics: What was seen; histograms included unless `method` is "min-max".
+        statistics: Statistics of the activations; with histograms, unless `method` is "min-max".
         method: One of `METHODS`.
     """
     found = {}
@@ -45,7 +44,7 @@ def ranges(statistics: Statistics, method: str) -> dict[str, tuple[float, float]
 
 
 def _percentile(counts: IntArray, limit: float) -> tuple[float, float]:
-    """The interval that leaves out as much below as above, 0.01 % together."""
+    """The interval without the lowest and highest 0.005 % of values."""
     edges = np.linspace(-limit, limit, BINS + 1)
     below = np.cumsum(counts)
     left_out = (1.0 - _PERCENTILE / 100.0) / 2.0 * below[-1]
@@ -55,14 +54,14 @@ def _percentile(counts: IntArray, limit: float) -> tuple[float, float]:
 
 
 def _entropy(counts: IntArray, limit: float) -> tuple[float, float]:
-    """The symmetric interval whose quantised distribution diverges least from the clipped one.
+    """The symmetric interval with the least divergence of the quantised from the clipped values.
 
-    Kullback-Leibler divergence as in TensorRT's calibration (S. Migacz, "8-bit Inference with
-    TensorRT", GTC 2017): of |x|, 128 levels.
+    This is the Kullback-Leibler divergence of |x| at 128 levels, as in TensorRT's calibration
+    (S. Migacz, "8-bit Inference with TensorRT", GTC 2017).
     """
     half = BINS // 2
     absolute = (counts[half:] + counts[:half][::-1]).astype(np.float64)
-    # Zeros, half of what a ReLU gives, are exact at any scale and would drown the rest.
+    # Zeros are exact at any scale. Those of a ReLU would outweigh all other values.
     absolute[0] = min(absolute[0], absolute[1])
     if not absolute.sum():
         return -limit, limit
@@ -73,10 +72,10 @@ def _entropy(counts: IntArray, limit: float) -> tuple[float, float]:
 
 
 def _mse(counts: IntArray, limit: float) -> tuple[float, float]:
-    """The interval whose 256 steps give the values back with the least mean squared error.
+    """The interval whose 256 levels have the least mean squared error.
 
-    Of either end are tried some between all and a thirtieth of it, with the other as it is by then,
-    twice; a bin's values count as its middle.
+    The upper and the lower end are searched in turn, twice: 64 candidates from the whole range down
+    to a thirty-second of it, with the other end fixed. The values of a bin count as its middle.
     """
     occupied = np.flatnonzero(counts)
     edges = np.linspace(-limit, limit, BINS + 1)
@@ -92,17 +91,17 @@ def _mse(counts: IntArray, limit: float) -> tuple[float, float]:
 
 
 def _errors(values: FloatArray, weights: FloatArray, low: Any, high: Any) -> FloatArray:
-    """Mean squared error of values in 256 steps, for each of several intervals around zero."""
+    """Mean squared error of values at 256 levels, for each of several intervals around zero."""
     low, high = np.atleast_1d(low)[:, np.newaxis], np.atleast_1d(high)[:, np.newaxis]
-    step = np.maximum(high - low, _TINY) / _STEPS
+    step = np.maximum(high - low, _TINY) / _MAX_LEVEL
     zero = np.round(-low / step)
-    rounded = np.clip(np.round(values / step), -zero, _STEPS - zero) * step
+    rounded = np.clip(np.round(values / step), -zero, _MAX_LEVEL - zero) * step
     found: FloatArray = (rounded - values) ** 2 @ weights
     return found
 
 
-def _divergence(counts: NDArray[np.float64], n: int) -> float:
-    """Divergence of `counts` clipped to its first `n` bins from its form on 128 levels."""
+def _divergence(counts: FloatArray, n: int) -> float:
+    """Divergence of `counts` clipped to its first `n` bins from the same at 128 levels."""
     inside = counts[:n]
     clipped = inside.copy()
     clipped[-1] += counts[n:].sum()

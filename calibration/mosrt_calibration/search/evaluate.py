@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mosrt.bundle.manifest import File, Member, Variant
+from mosrt.host.files import sha256_of
 from mosrt_calibration.clips import Clip
-from mosrt_calibration.graph import digest, write_graph
+from mosrt_calibration.graph import write_graph
 from mosrt_calibration.scoring import ModelUnderTest, Progress, Scored
 
 from .drift import Drift
@@ -186,7 +187,7 @@ def written(
 
 def _file(path: Path, root: Path) -> File:
     return File(
-        path=path.relative_to(root).as_posix(), sha256=digest((path,)), bytes=path.stat().st_size
+        path=path.relative_to(root).as_posix(), sha256=sha256_of(path), bytes=path.stat().st_size
     )
 
 

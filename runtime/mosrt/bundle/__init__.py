@@ -1,1 +1,1 @@
-"""Bundles: a manifest, its graphs and what they need."""
+"""Reads and writes bundles: a manifest, its graphs and their weights."""

@@ -1,7 +1,7 @@
-"""Bundle: a directory, or a zip of one, that holds a model and says everything about it.
+"""Opens and checks bundles: a directory, or a zip file of one, that holds a model.
 
-The manifest is checked completely before any other file is opened, and file sizes always, so
-that a damaged, truncated, hostile or newer bundle is refused with one clear message.
+The manifest and all file sizes are checked before any other file is opened. A damaged, truncated,
+malicious or newer bundle is refused with one clear message.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Bundle:
             path: A directory with a manifest.json, or a zip file of one (manifest at its root).
 
         Raises:
-            BundleError: Nothing is there, or something in it is missing, damaged or too new.
+            BundleError: The bundle, or a file in it, is missing, damaged or too new.
         """
         path = Path(path)
         if not path.exists():
@@ -84,7 +84,7 @@ class Bundle:
         """The variant called `name`.
 
         Raises:
-            BundleError: No such variant; the message lists those there are.
+            BundleError: There is no such variant; the message lists those of the bundle.
         """
         try:
             return self.manifest.variants[name]
@@ -107,7 +107,7 @@ class Bundle:
             progress: Called with the number of bytes read since the last call.
 
         Raises:
-            BundleError: A file differs from what was exported.
+            BundleError: The SHA-256 of a file differs.
         """
         for file in self._files():
             digest = hashlib.sha256()
@@ -129,11 +129,11 @@ class Bundle:
 
     @contextmanager
     def extracted(self, variant: Variant) -> Iterator[Path]:
-        """A directory that holds the files of `variant`: the bundle's own, or a temporary one."""
+        """Yields a directory with the files of `variant`: the bundle's own, or a temporary one."""
         if self.path.is_dir():
             yield self.path
             return
-        # Where a mapped file cannot be deleted, the system clears it away later.
+        # Some systems cannot delete a memory-mapped file; it then stays in the temporary folder.
         with TemporaryDirectory(prefix="mosrt-", ignore_cleanup_errors=True) as temporary:
             for file in variant.files:
                 target = Path(temporary, file.path)
@@ -163,7 +163,7 @@ class Bundle:
 
 @contextmanager
 def _open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """Opens file `name` of the bundle at `path`; a missing one is an OSError in both layouts."""
+    """Opens file `name` of a bundle; a missing file is an OSError in a directory and in a zip."""
     if path.is_dir():
         with _inside(path, name).open("rb") as stream:
             yield stream
@@ -178,7 +178,7 @@ def _open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
 
 
 def _inside(directory: Path, name: str) -> Path:
-    """File `name` of a bundle directory, links followed, which must not lead out of it."""
+    """Resolves file `name` of a bundle directory; BundleError if it is outside of it."""
     inside = (directory / name).resolve()
     if not inside.is_relative_to(directory.resolve()):
         raise BundleError(f"{directory / name}: a link that leaves the bundle; copy the file in")

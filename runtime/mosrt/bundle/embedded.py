@@ -1,4 +1,4 @@
-"""Embedded models: the bundles that come with the package, found by name."""
+"""Finds the bundles that are installed with the package by name."""
 
 from __future__ import annotations
 
@@ -19,23 +19,22 @@ _LOG = logging.getLogger(__name__)
 
 
 def embedded_models() -> dict[str, Path]:
-    """Bundle directories inside the installed package by name, the default model's first."""
+    """Bundle directories of the installed package by name, the default model first."""
     found = {path.parent.name: path.parent for path in _DIRECTORY.glob(f"*/{MANIFEST_NAME}")}
     return {name: found[name] for name in sorted(found, key=lambda n: (n != DEFAULT_MODEL, n))}
 
 
 def find_bundle(reference: str | os.PathLike[str] | None = None) -> Path:
-    """The bundle that `reference` means.
+    """The path of the bundle that `reference` means.
 
-    A bare word that names an embedded model means that model, whatever lies in the working
-    directory: the same call gives the same score from anywhere. Anything else is a path;
-    `"./nano"` and `Path("nano")` always are.
+    A string that is the name of an embedded model means that model, even if the working directory
+    has a file of that name. Anything else is a path, and so are `"./nano"` and `Path("nano")`.
 
     Args:
         reference: Name of an embedded model, or path of a bundle; by default the default model.
 
     Raises:
-        BundleError: There is no embedded model of that name, and nothing on disk either.
+        BundleError: There is neither an embedded model of that name nor such a path.
     """
     models = embedded_models()
     if reference is None:

@@ -1,4 +1,4 @@
-"""Fields: typed access to the objects in a manifest."""
+"""Reads typed fields from the JSON objects of a manifest."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _T = TypeVar("_T")
 
 
 class Fields:
-    """Typed access to a JSON object; every mistake becomes a BundleError that names the field."""
+    """Typed access to a JSON object; a wrong value is a BundleError that names the field."""
 
     def __init__(self, value: object, where: str) -> None:
         if not isinstance(value, Mapping):
@@ -22,7 +22,7 @@ class Fields:
         self._where = where
 
     def get(self, name: str, kind: type[_T], default: _T | None = None) -> _T:
-        """Field `name`, which must be of `kind`; an integer may stand for a float."""
+        """Field `name`, which must have type `kind`; an integer is accepted for a float."""
         if name not in self._value and default is not None:
             return default
         value = self._value.get(name)
@@ -49,11 +49,11 @@ class Fields:
         return tuple(values)
 
     def optional(self, name: str) -> object | None:
-        """Whatever is there, None if nothing is."""
+        """The value of field `name`, or None if it is missing."""
         return self._value.get(name)
 
     def path(self, name: str) -> str:
-        """The name of a field from the top of the manifest."""
+        """The full name of a field, from the top of the manifest."""
         return f"{self._where}.{name}" if self._where else name
 
 

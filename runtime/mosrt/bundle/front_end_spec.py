@@ -1,4 +1,4 @@
-"""Front-end spec: what a manifest says of views, waveform crops and log-mel images."""
+"""Describes a model's inputs in a manifest: views, waveform crops and log-mel images."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from .fields import Fields
 __all__ = ["FRONT_ENDS", "FRONT_END_SCOPE", "GridSpec", "MelSpec", "SslSpec"]
 
 FRONT_ENDS: Final = ("numpy", "graph")
-"""What turns crops of audio into what the networks read: the runtime, or their own graphs."""
+"""What computes the networks' inputs from crops of audio: the runtime, or the graphs."""
 FRONT_END_SCOPE: Final = "front_end"
-"""First part of the names of nodes that are the front end in a graph; they stay float32."""
+"""Prefix of the names of front-end nodes in a graph; these nodes are kept in FP32."""
 
 _VIEW_EVERY_S: Final = (0.1, 3600.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SslSpec:
-    """What the waveform branch reads.
+    """The input of the waveform branch.
 
     Attributes:
-        tensor: Name of the graph's input, (batch, crop_samples) float32: normalised, or as it is
-            in the recording where the front end is in the graph.
+        tensor: Name of the graph's input, (batch, crop_samples) float32; normalised, unless the
+            front end is in the graph.
         crop_samples: Length of one crop in samples.
         epsilon: Added to the variance in `(x - mean) / sqrt(var + epsilon)`.
     """
@@ -47,7 +47,7 @@ class SslSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MelSpec:
-    """What the spectrogram branch reads: several log-mel images of each of several crops.
+    """The input of the spectrogram branch: several log-mel images of each of several crops.
 
     Attributes:
         tensor: Name of the graph's input: images, (batch, n_crops * len(windows), image_height,
@@ -123,12 +123,12 @@ class MelSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GridSpec:
-    """How densely the default crop plan looks: a view per `view_every_s` or part of it begun.
+    """Number of views of the default crop plan: one for each `view_every_s` begun.
 
     Attributes:
-        view_every_s: Length in seconds of recording that each view stands for.
-        min_views: Views of the shortest recording; two are needed for an interval.
-        max_views: Views of the longest recording.
+        view_every_s: Length of recording per view, in seconds.
+        min_views: Fewest views; an interval needs at least two.
+        max_views: Most views.
     """
 
     view_every_s: float = 3.0

@@ -1,7 +1,7 @@
-"""Manifest: everything the runtime must know about a model, as frozen dataclasses.
+"""Describes a model for the runtime: the manifest of a bundle as frozen dataclasses.
 
-`Manifest.from_dict` checks a parsed `manifest.json` completely, and `Manifest.to_dict` is its
-exact inverse, so that exporter and runtime share one definition of the schema.
+`Manifest.from_dict` checks a parsed `manifest.json` completely. `Manifest.to_dict` is its inverse.
+Exporter and runtime share this definition of the schema.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class File:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
-    """One network of an ensemble (a fold): its graph, and its weights if they are a file apart."""
+    """One network of an ensemble (a fold): its graph, and its weights if in a separate file."""
 
     name: str
     graph: File
@@ -88,7 +88,7 @@ class Member:
 
     @property
     def files(self) -> tuple[File, ...]:
-        """The graph, and the weights if they are a file apart."""
+        """The graph, and the weights if they are in a separate file."""
         return (self.graph,) if self.weights is None else (self.graph, self.weights)
 
     @property
@@ -116,11 +116,10 @@ class Variant:
         opset: ONNX opset of the graphs.
         members: The networks of the ensemble; at least one.
         drift: Measured differences against the reference the variant was made from, by name.
-        kind: Arithmetic of the graphs, such as "float16", "qdq-u8s8" or "qdq-u8s7" (weights of 7
-            bits); None for float32.
-        calibration: What the variant was calibrated with, for people to read; None if it was not.
-        fixed_batch: Views per run at which a view's result does not depend on its company, or
-            None if it never does.
+        kind: Numeric precision of the graphs, such as "float16", "qdq-u8s8" or "qdq-u8s7" (7-bit
+            weights); None for float32.
+        calibration: How the variant was calibrated, for people to read; None if it was not.
+        fixed_batch: Views per run for which results are batch-invariant; None if they always are.
     """
 
     opset: int
@@ -137,7 +136,7 @@ class Variant:
 
     @property
     def sums_fit(self) -> bool:
-        """Whether pairs of products of bytes add up in 16 bits, as older x86-64 CPUs add them."""
+        """Whether sums of two 8-bit products fit into 16 bits, as older x86-64 CPUs need."""
         return self.kind is not None and self.kind.startswith("qdq-u8s7")
 
     @classmethod
@@ -171,7 +170,7 @@ class Manifest:
     Attributes:
         name: What the model is called in scores and tables.
         family: How inputs are made and outputs read; one of `FAMILIES`.
-        sample_rate_hz: Rate the model hears.
+        sample_rate_hz: Sampling rate of the model's input.
         ssl: Waveform branch, or None if the family has none.
         mel: Spectrogram branch, or None if the family has none.
         domains: Data domains in the order of the columns of output "mos".
@@ -179,13 +178,13 @@ class Manifest:
         inputs: Graph inputs; outputs: graph outputs. The first output is "mos", (batch, domains),
             unless the model scores by its uncertainty.
         variants: Precisions by name; "fp32" is the reference.
-        grid: How densely the default crop plan looks; 2 to 8 views, one per 3 s, if left out.
+        grid: Views of the default crop plan; by default 2 to 8, one per 3 s.
         provenance: Source checkpoint, versions, licence and training data, for people to read.
         uncertainty: How a model scores by its own uncertainty, or None if it predicts MOS. The
             members of its variants are then the stages of `mosrt.bundle.uncertainty_spec.STAGES`.
-        front_end: One of `FRONT_ENDS`: "numpy", the runtime makes what the networks read, or
-            "graph", they take crops of audio at `sample_rate_hz` as `ssl` and `mel` describe them,
-            and normalise and draw by themselves. "numpy" if left out.
+        front_end: One of `FRONT_ENDS`: "numpy" if the runtime computes the networks' inputs, or
+            "graph" if the graphs take crops of audio at `sample_rate_hz`, as `ssl` and `mel`
+            describe them, and compute the rest. By default "numpy".
     """
 
     name: str

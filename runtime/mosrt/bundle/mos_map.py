@@ -1,4 +1,4 @@
-"""MOS maps: from a model's uncertainty to a mean opinion score, never rising."""
+"""Fits and applies non-increasing maps from a model's uncertainty to MOS."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ class MosMap:
     """A non-increasing, piecewise linear map, constant beyond its ends.
 
     Attributes:
-        kind: "isotonic" or "linear": how it was fitted.
-        uncertainty: Abscissae, rising; at least two.
-        mos: Ordinates, falling or level, as many.
-        n_clips: Rated clips that it was fitted to.
-        loo_rmse: Root mean square error in MOS over clips left out in turn.
-        description: What those clips are, in their owner's words.
+        kind: How the map was fitted: "isotonic" or "linear".
+        uncertainty: Abscissae, increasing; at least two.
+        mos: Ordinates, non-increasing, as many as abscissae.
+        n_clips: Number of rated clips that the map was fitted to.
+        loo_rmse: Leave-one-out root mean square error, in MOS.
+        description: Description of the rated clips.
     """
 
     kind: str
@@ -48,16 +48,16 @@ class MosMap:
     def fit(
         cls, uncertainty: Sequence[float], mos: Sequence[float], *, kind: str, description: str
     ) -> MosMap:
-        """Fits by least squares.
+        """Fits a map by least squares.
 
         Args:
-            uncertainty: Of each clip.
-            mos: Of each clip.
+            uncertainty: The uncertainty of each clip.
+            mos: The MOS of each clip.
             kind: "isotonic" (pool adjacent violators) or "linear".
-            description: What the clips are.
+            description: Description of the clips.
 
         Raises:
-            CalibrationError: Too few clips, all alike, or better rated the more uncertain.
+            CalibrationError: There are too few different clips, or MOS rises with uncertainty.
         """
         x, y = np.asarray(uncertainty, np.float64), np.asarray(mos, np.float64)
         if len(x) < MIN_CLIPS or len(np.unique(x)) < MIN_CLIPS:

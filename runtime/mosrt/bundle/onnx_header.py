@@ -1,7 +1,7 @@
 """Reads nodes and constants of an ONNX file without the onnx package.
 
-ONNX files are protocol buffers: numbered fields with values, numbered as in onnx.proto. The few
-fields read here are what must be known of a graph before an engine opens it.
+ONNX files are protocol buffers, whose fields are numbered as in onnx.proto. Only the fields that
+must be known before an engine opens a graph are read.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Value = int | memoryview
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """A constant, as it stands in the file.
+    """A constant of a graph, not decoded.
 
     Attributes:
-        message: Its `TensorProto`.
-        directory: Where the graph is, for data in a file beside it.
+        message: The constant's `TensorProto`.
+        directory: Directory of the graph, for data in an external file.
     """
 
     message: memoryview
@@ -38,14 +38,14 @@ class Tensor:
 
     @property
     def data_type(self) -> int:
-        """Its type, as a number of `TensorProto.DataType`."""
+        """The constant's type, a value of `TensorProto.DataType`."""
         return next((v for n, v in _fields(self.message) if n == 2 and isinstance(v, int)), 0)
 
     def all_zeros(self) -> bool:
-        """Whether it holds nothing but zeros.
+        """Whether all values are zero.
 
         Raises:
-            OSError: Its file cannot be read.
+            OSError: The external file cannot be read.
         """
         external: dict[str, str] = {}
         is_external = False
@@ -54,8 +54,8 @@ class Tensor:
                 is_external = value == _EXTERNAL
             elif number == 13 and isinstance(value, memoryview):
                 external[_text(value, 1)] = _text(value, 2)
-            # Floats, 32-bit and 64-bit integers, doubles, unsigned ones, or raw bytes: in all
-            # encodings zeros give zero bytes, and nothing else does.
+            # Floats, 32-bit and 64-bit integers, doubles, unsigned integers or raw bytes: in all
+            # these encodings zeros, and only zeros, are zero bytes.
             elif number in (4, 5, 7, 9, 10, 11) and (
                 value != 0 if isinstance(value, int) else any(value)
             ):
@@ -65,7 +65,7 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An operation: its inputs by name, and its attributes that are integers."""
+    """A node: names of its inputs, and its integer attributes."""
 
     name: str
     op_type: str
@@ -77,7 +77,7 @@ def read_graph(path: Path) -> tuple[list[Node], dict[str, Tensor]]:
     """Nodes in order, and constants (initialisers and outputs of Constant) by name.
 
     Raises:
-        BundleError: It is no ONNX file.
+        BundleError: The file cannot be read or is not an ONNX file.
     """
     nodes: list[Node] = []
     constants: dict[str, Tensor] = {}
@@ -90,7 +90,7 @@ def read_graph(path: Path) -> tuple[list[Node], dict[str, Tensor]]:
             for initializer in _all(graph, 5):
                 constants[_text(initializer, 8)] = Tensor(initializer, path.parent)
     except (IndexError, ValueError) as exc:
-        raise BundleError(f"{path}: is no ONNX file, or a damaged one; export it again") from exc
+        raise BundleError(f"{path}: not an ONNX file, or damaged; export it again") from exc
     except OSError as exc:
         raise BundleError(f"{path}: cannot be read ({exc}); copy the bundle again") from exc
     return nodes, constants
@@ -111,28 +111,28 @@ def _node(message: memoryview) -> Node:
 
 
 def _constant(node: memoryview) -> Iterator[memoryview]:
-    """The tensor that a Constant holds."""
+    """Yields the tensor of a Constant node."""
     if _text(node, 4) == "Constant":
         for attribute in _all(node, 5):
             yield from _all(attribute, 5)
 
 
 def _outside(directory: Path, entry: dict[str, str]) -> bytes:
-    """The bytes of a tensor that lies in a file beside the graph."""
+    """The bytes of a tensor in an external file."""
     with (directory / entry["location"]).open("rb") as stream:
         stream.seek(int(entry.get("offset", 0)))
         return stream.read(int(entry.get("length", -1)))
 
 
 def _all(message: memoryview, wanted: int) -> Iterator[memoryview]:
-    """Values of a field that holds messages or strings."""
+    """Yields the values of a field of messages or strings."""
     for number, value in _fields(message):
         if number == wanted and isinstance(value, memoryview):
             yield value
 
 
 def _text(message: memoryview, wanted: int) -> str:
-    """A field that holds a string, the first if there are several; "" if there is none."""
+    """The first value of a string field; "" if there is none."""
     return next((bytes(value).decode() for value in _all(message, wanted)), "")
 
 
@@ -159,7 +159,7 @@ def _fields(message: memoryview) -> Iterator[tuple[int, Value]]:
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
-    """An integer in groups of seven bits, the lowest first, and where it ends."""
+    """Decodes an integer of seven-bit groups, lowest first; returns it and its end."""
     value = shift = 0
     while True:
         byte = message[position]

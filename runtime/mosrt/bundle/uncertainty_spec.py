@@ -1,6 +1,6 @@
-"""Uncertainty specs: what the runtime must know to score by a model's own uncertainty.
+"""Describes in a manifest how a recording is scored by a model's own uncertainty.
 
-The section `uncertainty` of a manifest; see arXiv 2312.15616 for the idea.
+It is the section `uncertainty` of the manifest. The method is that of arXiv 2312.15616.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 MEASURES: Final = ("mean", "std", "max", "entropy")
-"""Of a row of logits: mean, unbiased standard deviation, maximum, entropy of its softmax (nats)."""
+"""Measures of a row of logits; "std" is unbiased, "entropy" that of the softmax in nats."""
 UNCERTAINTY_FAMILIES: Final = ("wav2vec", "wav2vec2-ctc", "wav2vec2-pretraining")
 STAGES: Final[dict[str, dict[str, tuple[tuple[str, ...], tuple[str, ...]]]]] = {
     "wav2vec": {
@@ -79,11 +79,11 @@ class DropoutSpec:
     """wav2vec 2.0 and HuBERT: logits averaged over passes with dropout on the features.
 
     Attributes:
-        probability: Share of feature values that a pass drops, 0 to 1.
+        probability: Probability that a feature value is dropped, 0 to 1.
         n_passes: Passes; 1 goes with probability 0.
         passes_per_run: Passes that one run of the encoder takes.
         channels: Channels of the features.
-        dropped_columns: Columns of the logits that are left out, such as those of <s> and </s>.
+        dropped_columns: Columns of the logits that are ignored, such as those of <s> and </s>.
     """
 
     probability: float
@@ -102,7 +102,7 @@ class DropoutSpec:
                 f"manifest.json: {fields.path('dropped_columns')} must hold columns, not {columns}"
             )
         return cls(
-            probability=_share(fields, "probability"),
+            probability=_fraction(fields, "probability"),
             n_passes=fields.positive("n_passes"),
             passes_per_run=fields.positive("passes_per_run"),
             channels=fields.positive("channels"),
@@ -115,9 +115,9 @@ class MaskingSpec:
     """wav2vec 2.0's pretraining head: masked frames told from distractors.
 
     Attributes:
-        probability: Share of frames that spans are drawn to cover, before they overlap.
+        probability: Fraction of frames that spans would cover if none overlapped, 0 to 1.
         span_frames: Length of a span.
-        n_negatives: Distractors per masked frame, drawn from the other masked frames.
+        n_negatives: Distractors per masked frame, sampled from the other masked frames.
         n_passes: Passes, each with its own spans and distractors.
     """
 
@@ -131,7 +131,7 @@ class MaskingSpec:
         """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
         fields = Fields(value, where)
         return cls(
-            probability=_share(fields, "probability"),
+            probability=_fraction(fields, "probability"),
             span_frames=fields.positive("span_frames"),
             n_negatives=fields.positive("n_negatives"),
             n_passes=fields.positive("n_passes"),
@@ -140,24 +140,24 @@ class MaskingSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UncertaintySpec:
-    """How a recording goes in, and which figures come out.
+    """How a recording is fed to the model, and which measures are computed.
 
     Attributes:
         hop_samples: Samples from one feature frame to the next.
-        receptive_samples: Samples that one feature frame hears.
-        min_samples: Shortest recording that gives a figure.
+        receptive_samples: Receptive field of one feature frame, in samples.
+        min_samples: Length of the shortest recording that can be scored.
         zero_pad_below_samples: A recording shorter than this gets as many zeros in front as it
             has samples, as in the published code; 0 for never.
-        window_samples: Longest part that is scored in one piece.
-        normalised: Whether each stretch is brought to zero mean and unit variance first.
-        layouts: Arrangements of logits into rows that figures are given for.
-        measure: The figure that is *the* uncertainty, "LAYOUT.MEASURE".
-        sign: 1 if it grows with uncertainty, -1 if it falls.
-        seed: Of everything that is drawn.
-        contrast: Of family "wav2vec".
-        dropout: Of family "wav2vec2-ctc".
-        masking: Of family "wav2vec2-pretraining".
-        mos_map: Map from uncertainty to MOS, or None if nobody has fitted one.
+        window_samples: Length of the longest chunk.
+        normalised: Whether each chunk is normalised to zero mean and unit variance.
+        layouts: Arrangements of logits into rows, for which measures are computed.
+        measure: The measure that is reported as uncertainty, "LAYOUT.MEASURE".
+        sign: 1 if the measure grows with uncertainty, -1 if it falls.
+        seed: Seed of all random sampling.
+        contrast: Settings of family "wav2vec".
+        dropout: Settings of family "wav2vec2-ctc".
+        masking: Settings of family "wav2vec2-pretraining".
+        mos_map: Map from uncertainty to MOS, or None if none was fitted.
     """
 
     hop_samples: int
@@ -220,7 +220,7 @@ class UncertaintySpec:
                 f"manifest.json: {fields.path('measure')} {self.measure!r} is none of "
                 f"{', '.join(self.names())}"
             )
-        # Cutting a recording in two must leave both halves long enough.
+        # Each half of a recording cut in two must be long enough.
         if self.min_samples < self.receptive_samples or self.window_samples < 4 * self.min_samples:
             raise BundleError(
                 f"manifest.json: {fields.path('min_samples')} must be at least receptive_samples "
@@ -245,12 +245,12 @@ class UncertaintySpec:
             )
 
     def names(self) -> tuple[str, ...]:
-        """Names of the figures, layout by layout: "dense.mean", "dense.std", ..."""
+        """Names of all measures, layout by layout: "dense.mean", "dense.std", ..."""
         return tuple(f"{layout}.{measure}" for layout in self.layouts for measure in MEASURES)
 
 
 def stages_in_use(family: str, layouts: tuple[str, ...]) -> tuple[str, ...]:
-    """The graphs that a model of `family` needs to give figures in `layouts`, in order."""
+    """The graphs that a model of `family` needs for measures of `layouts`, in order."""
     idle = set()
     if family == "wav2vec":
         if not {"paper", "contrastive"} & set(layouts):
@@ -260,7 +260,7 @@ def stages_in_use(family: str, layouts: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(stage for stage in STAGES[family] if stage not in idle)
 
 
-def _share(fields: Fields, name: str) -> float:
+def _fraction(fields: Fields, name: str) -> float:
     value = fields.get(name, float)
     if not 0.0 <= value <= 1.0:
         raise BundleError(f"manifest.json: {fields.path(name)} must be from 0 to 1, not {value}")

@@ -1,4 +1,4 @@
-"""Variants: which precision runs where, and which one suits a machine best."""
+"""Chooses the variant of a model that suits a machine and provider."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Choice", "best_on_cpu", "caution", "check", "fastest", "reference"]
 
 _REFERENCE: Final = "fp32"
 _INT8_CPU: Final = "int8-cpu"
-# x86-64 CPUs with it multiply and add 32 bytes at a time, in 16 bits.
+# x86-64 CPUs with it multiply 32 bytes at a time and add pairs in 16 bits.
 _WIDE_BYTES: Final = "avx2"
 _CPU_PROVIDERS: Final = ("cpu", "openvino", "openvino-bf16", "openvino-fp32")
 # Variants that are made for certain providers; every other runs on any.
@@ -24,7 +24,7 @@ _MADE_FOR: Final = {_INT8_CPU: _CPU_PROVIDERS, "int8-trt": ("tensorrt",)}
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A variant's name, and why it was chosen."""
+    """A variant's name, and the reason for choosing it."""
 
     variant: str
     reason: str
@@ -63,7 +63,7 @@ def best_on_cpu(cpu: CpuFeatures) -> Choice:
         return Choice(_INT8_CPU, f"the CPU has 8-bit dot products ({cpu.int8_dot})")
     if _WIDE_BYTES in cpu.flags:
         return Choice(_INT8_CPU, "the CPU has AVX2; it is fp32 where INT8 weights have all 8 bits")
-    known = "" if cpu.flags else " that this system tells of"
+    known = "" if cpu.flags else " that this system reports"
     return Choice(_REFERENCE, f"the CPU has no 8-bit dot products{known}")
 
 
@@ -91,7 +91,7 @@ def fastest(variants: Mapping[str, Variant], provider: str, cpu: CpuFeatures) ->
 
 
 def caution(name: str, variant: Variant, cpu: CpuFeatures) -> str | None:
-    """What there is to say against a variant that was asked for by name, if anything."""
+    """A warning about a variant that was asked for by name; None if there is nothing to warn of."""
     if name != _INT8_CPU or cpu.int8_dot is not None or not cpu.flags:
         return None
     if variant.sums_fit and _WIDE_BYTES in cpu.flags:

@@ -1,1 +1,1 @@
-"""What the machine offers: CPU features, threads, cache, atomic files."""
+"""What the machine provides: CPU features, threads, a cache, atomic files."""

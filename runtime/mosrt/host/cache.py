@@ -1,4 +1,4 @@
-"""Cache: what is slow to make from a bundle and the same every time, kept on disk."""
+"""Keeps files on disk that are slow to make from a bundle, such as optimised graphs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 
 def cache_directory() -> Path:
-    """Where the cache is: the variable MOSRT_CACHE, else the place that the platform has for it."""
+    """The cache directory: MOSRT_CACHE if it is set, else the platform's usual place."""
     if chosen := os.environ.get("MOSRT_CACHE"):
         return Path(chosen)
     if sys.platform == "win32":
@@ -34,13 +34,12 @@ def cache_directory() -> Path:
 class Cache:
     """A directory of entries, each a directory of files that can be made again at any time.
 
-    An entry appears complete or not at all, so that any number of processes may share the cache.
-    One made by other versions is replaced, and so is one whose files have changed in length or in
-    time; like a bundle's own, large files are not read to check them. Whatever goes wrong with
-    the cache costs time only.
+    Entries are written atomically, so several processes may share a cache. An entry is made again
+    if other versions made it, or if a file's size or modification time has changed; files are not
+    hashed. A cache that fails costs time, but is never an error.
 
     Args:
-        directory: Where the entries are; it is made when the first is.
+        directory: Directory of the entries; it is created with the first entry.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -54,16 +53,16 @@ class Cache:
         make: Callable[[Path], None],
         load: Callable[[Path], _T],
     ) -> _T | None:
-        """What an entry holds, made first where it is missing, stale or damaged.
+        """Loads an entry, which is made first if it is missing, stale or damaged.
 
         Args:
-            identity: What the entry is of, JSON-ready: another identity is another entry.
-            versions: What it was made by and with: an entry with others is made again.
+            identity: The entry's key, JSON-ready.
+            versions: Versions and settings that made the entry; others make it again.
             make: Writes the entry's files into an empty directory.
-            load: Reads them from the entry.
+            load: Loads the files from the entry's directory.
 
         Returns:
-            What `load` gives; None where the cache cannot be used, and a log line says why.
+            The result of `load`; None if the cache cannot be used, for a reason that is logged.
         """
         described = {"identity": dict(identity), "versions": dict(versions)}
         text = json.dumps(described["identity"], sort_keys=True)
@@ -72,12 +71,12 @@ class Cache:
             try:
                 if not _is_whole(entry, described):
                     self._replace(entry, described, make)
-            except Exception as exc:  # noqa: BLE001 - an engine's own for a full disk, too
+            except Exception as exc:  # noqa: BLE001 - engines have exceptions of their own
                 _LOG.info("cache %s cannot be used: %s", self.directory, exc)
                 return None
             try:
                 return load(entry)
-            except Exception as exc:  # noqa: BLE001 - whatever an engine throws at a damaged file
+            except Exception as exc:  # noqa: BLE001 - engines have exceptions of their own
                 _LOG.info("cache %s, %s attempt: %s", entry, attempt, exc)
                 shutil.rmtree(entry, ignore_errors=True)
         return None
@@ -85,7 +84,7 @@ class Cache:
     def _replace(
         self, entry: Path, described: Mapping[str, Any], make: Callable[[Path], None]
     ) -> None:
-        """Makes an entry beside its place, and then puts it there."""
+        """Makes an entry in a temporary directory, which is then moved into place."""
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(
             prefix=".part-", dir=self.directory, ignore_cleanup_errors=True
@@ -100,13 +99,13 @@ class Cache:
             try:
                 part.rename(entry)
             except OSError:
-                # Another process was first; its entry is as good.
+                # If another process was first, its entry is used.
                 if not _is_whole(entry, described):
                     raise
 
 
 def _is_whole(entry: Path, described: Mapping[str, Any]) -> bool:
-    """Whether an entry is there, made as `described`, and its files as they were written."""
+    """Whether an entry exists, was made as `described`, and its files are unchanged."""
     try:
         found = json.loads((entry / _ENTRY).read_text(encoding="utf-8"))
         return bool(found == {**described, "files": _stamps(entry)})
@@ -115,7 +114,7 @@ def _is_whole(entry: Path, described: Mapping[str, Any]) -> bool:
 
 
 def _stamps(directory: Path) -> dict[str, list[int]]:
-    """Length in bytes and time of change in ns of each file by name, but for the description."""
+    """Size in bytes and modification time in ns of each file but the description, by name."""
     found = {}
     for path in sorted(directory.iterdir()):
         if path.name != _ENTRY:

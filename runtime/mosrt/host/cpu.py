@@ -1,4 +1,4 @@
-"""The CPU: how many cores this process may use, and which narrow arithmetic is fast here."""
+"""Reads the CPU's instruction sets and how many cores this process may use."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 _CGROUP_MOUNT: Final = Path("/sys/fs/cgroup")
 _CGROUP_MEMBERSHIP: Final = Path("/proc/self/cgroup")
 _ARCHITECTURES: Final = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
-# By architecture, flags as Linux names them, best first.
+# Linux's names of CPU flags by architecture, best first.
 _INT8_DOT: Final[Mapping[str, tuple[str, ...]]] = {
     "x86_64": ("amx_int8", "avx512_vnni", "avx_vnni"),
     "aarch64": ("i8mm", "asimddp"),
@@ -25,12 +25,12 @@ _BF16: Final[Mapping[str, tuple[str, ...]]] = {"x86_64": ("amx_bf16", "avx512_bf
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CpuFeatures:
-    """A processor as far as the choice of a precision depends on it.
+    """The properties of a processor that the choice of a precision depends on.
 
     Attributes:
         architecture: "x86_64", "aarch64", or another as the system names it.
-        model: The maker's name for it, empty where Linux gives none.
-        flags: Extensions as /proc/cpuinfo names them; empty where there is no such file.
+        model: The manufacturer's name of the processor, empty if unknown.
+        flags: Instruction sets as /proc/cpuinfo names them; empty if there is no such file.
     """
 
     architecture: str
@@ -42,9 +42,9 @@ class CpuFeatures:
         """This machine's processor.
 
         Args:
-            cpuinfo: Linux's description of the processors, of which the first counts. Without
-                it, on macOS and Windows, the processor has no known flags.
-            architecture: As the system names it, by default this machine's.
+            cpuinfo: Linux's list of processors, of which the first is read. On macOS and Windows
+                there is no such file, so no flags are known.
+            architecture: The system's name of the architecture; by default this machine's.
         """
         machine = (architecture or platform.machine()).lower()
         try:
@@ -69,12 +69,12 @@ class CpuFeatures:
 
     @property
     def int8_dot(self) -> str | None:
-        """The flag of the best dot products of 8-bit integers, or None if there are none."""
+        """The flag of the best instruction set for 8-bit dot products, or None."""
         return self._first(_INT8_DOT)
 
     @property
     def bf16(self) -> str | None:
-        """The flag of the best products of bfloat16 numbers, or None if there are none."""
+        """The flag of the best instruction set for bfloat16 products, or None."""
         return self._first(_BF16)
 
     def _first(self, wanted: Mapping[str, tuple[str, ...]]) -> str | None:
@@ -83,13 +83,13 @@ class CpuFeatures:
 
 
 def usable_cores(*, mount: Path = _CGROUP_MOUNT, membership: Path = _CGROUP_MEMBERSHIP) -> int:
-    """Cores this process may really use: its affinity mask, cut by a container's CPU quota.
+    """Number of cores this process may use, by its affinity mask and its container's CPU quota.
 
-    A container limited to two cores' worth of time on a 64-core host still shows 64 cores; a
-    pool of 64 threads would then be throttled to a crawl.
+    A container that is limited to the time of two cores on a 64-core host still shows 64 cores.
+    With 64 threads it would be throttled most of the time.
 
     Args:
-        mount: Where the cgroup file system is mounted (version 1 or 2).
+        mount: Mount point of the cgroup file system (version 1 or 2).
         membership: The file that names this process's cgroups.
     """
     if hasattr(os, "sched_getaffinity"):
@@ -101,7 +101,7 @@ def usable_cores(*, mount: Path = _CGROUP_MOUNT, membership: Path = _CGROUP_MEMB
 
 
 def _quotas(mount: Path, membership: Path) -> Iterator[float]:
-    """CPU quotas in cores of this process's cgroups and all above them; any may be absent."""
+    """CPU quotas, in cores, of this process's cgroups and their ancestors, where there are any."""
     for line in _read(membership).splitlines():
         _, controllers, group = [*line.split(":", 2), "", ""][:3]
         if controllers == "":  # version 2, "max 100000" or "200000 100000"
@@ -116,7 +116,7 @@ def _quotas(mount: Path, membership: Path) -> Iterator[float]:
 
 
 def _upwards(mount: Path, group: str) -> Iterator[Path]:
-    """The directory of `group` and of its ancestors; inside a container only the root may exist."""
+    """Directories of `group` and its ancestors; in a container only the root may exist."""
     parts = PurePosixPath(group).parts[1:]
     for depth in range(len(parts), -1, -1):
         yield mount.joinpath(*parts[:depth])

@@ -1,4 +1,4 @@
-"""Files and directories that are written whole or not at all, and digests of files."""
+"""Writes files and directories atomically, and hashes files."""
 
 from __future__ import annotations
 

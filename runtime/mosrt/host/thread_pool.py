@@ -1,4 +1,4 @@
-"""ThreadPool: a fixed number of threads, the caller's own among them, that share out work."""
+"""Maps functions over items with a fixed number of threads, the caller's among them."""
 
 from __future__ import annotations
 
@@ -16,42 +16,41 @@ _R = TypeVar("_R")
 class ThreadPool:
     """Maps functions over items with at most `threads` threads. Safe to share between threads.
 
-    The caller works too, instead of waiting for a full set of workers: on a machine with as many
-    cores as threads every worker that is woken then finds a core of its own, while a worker woken
-    on the sleeping caller's core would often share another's until the scheduler notices.
+    The calling thread works too. If it slept instead, the scheduler would often put two workers on
+    one core while the caller's core is idle.
 
     Args:
         threads: Threads for one call, at least 1; 1 starts none.
     """
 
     def __init__(self, threads: int) -> None:
-        self._helpers = threads - 1
-        self._executor = ThreadPoolExecutor(self._helpers, "mosrt") if self._helpers else None
+        self._n_workers = threads - 1
+        self._executor = ThreadPoolExecutor(self._n_workers, "mosrt") if self._n_workers else None
 
     def map(self, function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
-        """`[function(item) for item in items]`, shared out.
+        """`[function(item) for item in items]`, computed by several threads.
 
         Raises:
-            Exception: The first of those that `function` raised.
+            Exception: The first exception that `function` raised.
         """
         todo = list(items)
         if self._executor is None or len(todo) < 2:
             return [function(item) for item in todo]
         done: dict[int, _R] = {}
-        # Drawing from one counter is atomic, so each item is worked on once.
+        # next() of a counter is atomic, so each item is taken once.
         counter = itertools.count()
 
         def work() -> None:
             while (i := next(counter)) < len(todo):
                 done[i] = function(todo[i])
 
-        helpers = [self._executor.submit(work) for _ in range(min(self._helpers, len(todo) - 1))]
+        workers = [self._executor.submit(work) for _ in range(min(self._n_workers, len(todo) - 1))]
         try:
             work()
         finally:
-            # A helper that other callers kept from starting is not needed any more.
-            started = [helper for helper in helpers if not helper.cancel()]
-            errors = [helper.exception() for helper in started]
+            # A worker that has not started yet is not needed any more.
+            started = [worker for worker in workers if not worker.cancel()]
+            errors = [worker.exception() for worker in started]
         for error in errors:
             if error is not None:
                 raise error

@@ -102,7 +102,7 @@ def test_wire_reads_what_onnx_reads() -> None:
 def test_what_is_no_onnx_file(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.onnx"
     path.write_bytes(content)
-    with pytest.raises(BundleError, match="is no ONNX file"):
+    with pytest.raises(BundleError, match="not an ONNX file"):
         read_graph(path)
     with pytest.raises(BundleError, match="cannot be read"):
         read_graph(tmp_path / "missing.onnx")

@@ -77,7 +77,7 @@ def test_a_system_without_cpuinfo(tmp_path: Path) -> None:
     assert found == CpuFeatures(architecture="x86_64")
     choice = fastest(variants(*ALL), "cpu", found)
     assert choice.variant == "fp32"
-    assert "that this system tells of" in choice.reason
+    assert "that this system reports" in choice.reason
 
 
 def test_this_machine_agrees_with_its_kernel() -> None:

@@ -39,7 +39,7 @@ def test_raises_what_the_work_raises(bad: int) -> None:
     pool.close()
 
 
-def test_many_callers_share_a_crew() -> None:
+def test_many_callers_share_a_pool() -> None:
     pool = ThreadPool(2)
     with ThreadPoolExecutor(8) as callers:
         futures = [callers.submit(pool.map, lambda x: x + 1, range(50)) for _ in range(40)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from mosrt.errors import BundleError
@@ -51,6 +51,11 @@ class Fields:
     def optional(self, name: str) -> object | None:
         """The value of field `name`, or None if it is missing."""
         return self._value.get(name)
+
+    def section(self, name: str, parse: Callable[[object, str], _T]) -> _T | None:
+        """Field `name` parsed by a `from_dict`, or None if it is missing."""
+        value = self._value.get(name)
+        return None if value is None else parse(value, self.path(name))
 
     def path(self, name: str) -> str:
         """The full name of a field, from the top of the manifest."""

@@ -100,11 +100,10 @@ class Member:
     def from_dict(cls, value: object, where: str) -> Member:
         """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
         fields = _Fields(value, where)
-        weights = fields.optional("weights")
         return cls(
             name=fields.get("name", str),
             graph=File.from_dict(fields.optional("graph"), fields.path("graph")),
-            weights=None if weights is None else File.from_dict(weights, fields.path("weights")),
+            weights=fields.section("weights", File.from_dict),
         )
 
 
@@ -223,15 +222,13 @@ class Manifest:
                 f"manifest.json: family {family!r} is unknown to this mosrt "
                 f"(known: {', '.join(FAMILIES)}); upgrade with `pip install -U mosrt`"
             )
-        ssl, mel, grid = (fields.optional(name) for name in ("ssl", "mel", "grid"))
-        uncertainty = fields.optional("uncertainty")
         variants = _Fields(fields.optional("variants"), "variants")._value
         manifest = cls(
             name=fields.get("name", str),
             family=family,
             sample_rate_hz=fields.positive("sample_rate_hz"),
-            ssl=None if ssl is None else SslSpec.from_dict(ssl, "ssl"),
-            mel=None if mel is None else MelSpec.from_dict(mel, "mel"),
+            ssl=fields.section("ssl", SslSpec.from_dict),
+            mel=fields.section("mel", MelSpec.from_dict),
             domains=fields.strings("domains"),
             default_domain=fields.get("default_domain", str),
             inputs=_tensors(fields, "inputs"),
@@ -240,11 +237,9 @@ class Manifest:
                 str(name): Variant.from_dict(variant, f"variants.{name}")
                 for name, variant in variants.items()
             },
-            grid=GridSpec() if grid is None else GridSpec.from_dict(grid, "grid"),
+            grid=fields.section("grid", GridSpec.from_dict) or GridSpec(),
             provenance=fields.get("provenance", dict, {}),
-            uncertainty=None
-            if uncertainty is None
-            else UncertaintySpec.from_dict(uncertainty, "uncertainty"),
+            uncertainty=fields.section("uncertainty", UncertaintySpec.from_dict),
             front_end=fields.get("front_end", str, "numpy"),
             schema_version=version,
         )

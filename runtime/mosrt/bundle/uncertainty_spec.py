@@ -179,9 +179,6 @@ class UncertaintySpec:
     def from_dict(cls, value: object, where: str) -> UncertaintySpec:
         """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
         fields = Fields(value, where)
-        contrast, dropout, masking, mos_map = map(
-            fields.optional, ("contrast", "dropout", "masking", "mos_map")
-        )
         spec = cls(
             hop_samples=fields.positive("hop_samples"),
             receptive_samples=fields.positive("receptive_samples"),
@@ -193,19 +190,11 @@ class UncertaintySpec:
             measure=fields.get("measure", str),
             sign=fields.get("sign", int),
             seed=fields.get("seed", int),
-            contrast=None
-            if contrast is None
-            else ContrastSpec.from_dict(contrast, fields.path("contrast")),
-            dropout=None
-            if dropout is None
-            else DropoutSpec.from_dict(dropout, fields.path("dropout")),
-            masking=None
-            if masking is None
-            else MaskingSpec.from_dict(masking, fields.path("masking")),
-            mos_map=None
-            if mos_map is None
-            else MosMap.from_dict(mos_map, fields.path("mos_map")),
-        )  # fmt: skip
+            contrast=fields.section("contrast", ContrastSpec.from_dict),
+            dropout=fields.section("dropout", DropoutSpec.from_dict),
+            masking=fields.section("masking", MaskingSpec.from_dict),
+            mos_map=fields.section("mos_map", MosMap.from_dict),
+        )
         spec._check(fields)
         return spec
 

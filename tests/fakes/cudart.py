@@ -1,7 +1,7 @@
 # ruff: noqa: N802 - CUDA's own names
 """A stand-in for CUDA's runtime library, for machines without a GPU.
 
-What it is honest about: device memory is memory of its own that only queued copies reach; what is
+Device memory is memory of its own that only queued copies reach; what is
 queued runs when a thread waits for it and not before; handles are released once. Misuse is an
 AssertionError.
 """

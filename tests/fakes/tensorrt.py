@@ -1,7 +1,7 @@
 """A stand-in for TensorRT's module, whose engines run on the stand-in for CUDA.
 
-What it is honest about: a context serves one run at a time, and forgets nothing but what it is
-told. Misuse is an AssertionError. What it fakes: the arithmetic. Element j of an output's last axis
+A context serves one run at a time, and forgets nothing but what it is
+told. Misuse is an AssertionError. The computation is made up: element j of an output's last axis
 is (j + 1) times the sum of each input over all axes but the first.
 """
 

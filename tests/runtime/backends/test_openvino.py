@@ -82,7 +82,7 @@ def test_the_shorter_name_is_one_of_the_longer(tiny: Path, monkeypatch: pytest.M
 
 
 def test_the_same_every_time(provider: str, tiny: Path, clips: list[Path], kept: Path) -> None:
-    """Alone and in company, from many threads, after another start, from the cache and not."""
+    """Alone or in a batch, from many threads, after a restart, with and without the cache."""
     options = {"provider": provider, "threads": 1}
     with mosrt.load(tiny, cache=False, **options) as scorer:  # type: ignore[arg-type]
         alone = [scorer.score_file(clip).views for clip in clips[:2]]
@@ -135,7 +135,7 @@ def test_int8_graphs(provider: str, tiny: Path, tmp_path: Path, speech: Waveform
 
 @needs_openvino
 def test_models_of_any_length(speech: Waveform) -> None:
-    """Graphs of an uncertainty model take pieces of any length."""
+    """Graphs of an uncertainty model take chunks of any length."""
     with (
         mosrt.load(UNCERTAIN, provider="cpu", threads=1) as reference,
         mosrt.load(UNCERTAIN, provider="openvino-fp32", threads=1) as scorer,

@@ -18,7 +18,7 @@ ALL = ("fp32", "fp16", "int8-cpu", "int8-trt")
 
 
 def variants(*names: str, int8: str = "qdq-u8s8") -> dict[str, Variant]:
-    """Variants by name, with the arithmetic that `mosrt quantize` would say they have."""
+    """Variants by name, with the kinds that `mosrt quantize` records."""
     kinds = {"fp16": "float16", "int8-cpu": int8, "int8-trt": "qdq-s8s8"}
     return {name: Variant(opset=18, members=(), kind=kinds.get(name)) for name in names}
 

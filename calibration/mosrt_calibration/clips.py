@@ -1,4 +1,4 @@
-"""Clips: which recordings ranges are measured on, and which the drift."""
+"""Chooses the clips that ranges are measured on, and those that the drift is measured on."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _MIN_EVALUATION: Final = 8
 
 
 class ClipsError(MosrtError, ValueError):
-    """A directory without enough recordings to calibrate with."""
+    """A directory has too few recordings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,10 +45,10 @@ class Clip:
     """A recording.
 
     Attributes:
-        name: Path below the directory, POSIX.
+        name: POSIX path relative to the directory.
         path: The file.
-        sha256: Of the file, in hex.
-        features: What it is like.
+        sha256: SHA-256 of the file in hex.
+        features: Features that clips are chosen by.
     """
 
     name: str
@@ -57,18 +57,18 @@ class Clip:
     features: ClipFeatures
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest's entry."""
+        """The entry for the manifest."""
         return {"name": self.name, "sha256": self.sha256}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Choice:
-    """Clips to calibrate with, and clips to measure the drift on.
+    """Calibration clips and evaluation clips.
 
     Attributes:
-        calibration: Clips that ranges come from.
+        calibration: Clips that activation ranges are measured on.
         evaluation: Clips that the drift is measured on.
-        seed: Of the choice.
+        seed: Seed of the choice.
     """
 
     calibration: tuple[Clip, ...]
@@ -77,12 +77,12 @@ class Choice:
 
     @property
     def held_out(self) -> bool:
-        """Whether no clip is in both."""
+        """Whether no clip is both a calibration clip and an evaluation clip."""
         return not {c.sha256 for c in self.calibration} & {c.sha256 for c in self.evaluation}
 
 
 def list_sha256(clips: Sequence[Clip]) -> str:
-    """SHA-256 in hex of a list of clips: of their names and contents, in order."""
+    """SHA-256 in hex of the names and contents of some clips, in order."""
     text = json.dumps([clip.to_dict() for clip in clips], ensure_ascii=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -96,24 +96,25 @@ def choose(
     seed: int = 0,
     progress: FileProgress = iter,
 ) -> Choice:
-    """Chooses clips so that every kind of recording in a directory is scored.
+    """Chooses clips of every kind of recording in a directory.
 
-    Each trait splits the recordings at its median: short and long, quiet and loud, dark and
-    bright, noisy and clean, narrow and wide, 32 kinds in all. One clip of each kind is taken, then
-    another, until there are enough; the first are for calibration, the next for evaluation. The
-    order of kinds, and of clips within one, comes from the seed and the clips' contents, so that
-    the same files give the same choice wherever they lie.
+    Each of the five clip features splits the recordings at its median, which gives 32 kinds: short
+    or long, quiet or loud, dark or bright, noisy or clean, narrow or wide. One clip of each kind is
+    taken, then a second, and so on. The first clips are for calibration, the next for evaluation.
+    The order depends on the seed and on the contents of the files, not on where they are.
 
     Args:
-        directory: Searched with all below it. Of more than 512 files, that many are looked at.
-        sample_rate_hz: Rate of the model.
-        n_calibration: Clips that ranges come from.
-        n_evaluation: Clips that the drift is measured on, at most.
-        seed: Another seed gives another choice.
+        directory: Directory of recordings; subdirectories are included. At most 512 files are
+            read.
+        sample_rate_hz: Sample rate of the model.
+        n_calibration: Number of calibration clips.
+        n_evaluation: Largest number of evaluation clips. Those are not calibration clips if there
+            are at least 8 of them.
+        seed: Seed of the choice.
         progress: Wraps the iteration over files, for a progress bar.
 
     Raises:
-        ClipsError: There are too few recordings that can be scored.
+        ClipsError: Fewer than `n_calibration` recordings can be scored.
     """
     if not directory.is_dir():
         raise ClipsError(f"{directory}: no such directory; --audio names one with recordings")
@@ -130,10 +131,10 @@ def choose(
                 found[clip.sha256] = clip
     if len(found) < n_calibration:
         raise ClipsError(
-            f"{directory}: {len(found)} recordings that can be scored, and "
-            f"{n_calibration} are needed; add recordings, or ask for fewer with --clips"
+            f"{directory}: {len(found)} recordings can be scored, and {n_calibration} are needed; "
+            "add recordings, or ask for fewer with --clips"
         )
-    ordered = _spread(list(found.values()), seed)
+    ordered = _stratified(list(found.values()), seed)
     calibration = tuple(ordered[:n_calibration])
     evaluation = tuple(ordered[n_calibration : n_calibration + n_evaluation])
     if len(evaluation) < _MIN_EVALUATION:
@@ -142,7 +143,7 @@ def choose(
 
 
 def _read_clip(path: Path, directory: Path, sample_rate_hz: int) -> Clip | None:
-    """A clip, or None if it cannot be scored."""
+    """Reads a recording; gives None if it cannot be scored."""
     try:
         recording = Recording(FileSource(path), sample_rate_hz)
     except AudioError:
@@ -157,8 +158,8 @@ def _read_clip(path: Path, directory: Path, sample_rate_hz: int) -> Clip | None:
     )
 
 
-def _spread(clips: list[Clip], seed: int) -> list[Clip]:
-    """All clips, one of each kind in turn."""
+def _stratified(clips: list[Clip], seed: int) -> list[Clip]:
+    """All clips in an order that takes one of each kind in turn."""
     values = np.array([clip.features.values() for clip in clips])
     above = values > np.median(values, axis=0)
     kinds: dict[tuple[bool, ...], list[Clip]] = {}
@@ -175,7 +176,7 @@ def _hash(seed: int, text: str) -> str:
     return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
 
 
-_FRAME: Final = 512
+_FRAME_SAMPLES: Final = 512
 _FLOOR: Final = 1e-10
 _DYNAMIC_RANGE_DB: Final = 60.0
 _LONGEST_S: Final = 60
@@ -183,16 +184,16 @@ _LONGEST_S: Final = 60
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipFeatures:
-    """What a clip is like.
+    """Acoustic features of a clip.
 
     Attributes:
         duration_s: Length in seconds.
-        loudness_db: Level of the louder half of its frames, dB re full scale.
-        tilt_db: Level below 1 kHz over that above, in dB.
-        snr_db: Loud frames (95th percentile) over quiet ones (10th), in dB: low in noise and
-            reverberation.
-        bandwidth_hz: Highest frequency less than 60 dB below the strongest: low after codecs and
-            telephones.
+        loudness_db: Level of the louder half of the frames, in dB re full scale.
+        tilt_db: Level below 1 kHz relative to that above, in dB.
+        snr_db: Level of loud frames (95th percentile) relative to quiet ones (10th), in dB. Noise
+            and reverberation lower it.
+        bandwidth_hz: Highest frequency at less than 60 dB below the strongest. Codecs and
+            telephones lower it.
     """
 
     duration_s: float
@@ -202,24 +203,24 @@ class ClipFeatures:
     bandwidth_hz: float
 
     def values(self) -> tuple[float, ...]:
-        """The figures in the order of the fields."""
+        """The values in the order of the fields."""
         return dataclasses.astuple(self)
 
 
 def clip_features(samples: NDArray[np.float32], sample_rate_hz: int) -> ClipFeatures:
-    """Measures a clip.
+    """Computes the features of a clip, of which only the first minute is analysed.
 
     Args:
-        samples: (samples,) float32 at full scale 1; of a long one the first minute is scored.
-        sample_rate_hz: Their rate.
+        samples: (samples,) float32 with full scale 1.
+        sample_rate_hz: Sample rate.
     """
-    scored = samples[: _LONGEST_S * sample_rate_hz]
-    padded = np.pad(scored, (0, -len(scored) % _FRAME))
-    frames = padded.reshape(-1, _FRAME).astype(np.float64)
+    analysed = samples[: _LONGEST_S * sample_rate_hz]
+    padded = np.pad(analysed, (0, -len(analysed) % _FRAME_SAMPLES))
+    frames = padded.reshape(-1, _FRAME_SAMPLES).astype(np.float64)
     levels_db = _db(np.mean(np.square(frames), axis=1))
     loud = frames[levels_db >= np.median(levels_db)]
-    power = np.mean(np.abs(np.fft.rfft(loud * np.hanning(_FRAME), axis=1)) ** 2, axis=0)
-    frequencies_hz = np.fft.rfftfreq(_FRAME, 1 / sample_rate_hz)
+    power = np.mean(np.abs(np.fft.rfft(loud * np.hanning(_FRAME_SAMPLES), axis=1)) ** 2, axis=0)
+    frequencies_hz = np.fft.rfftfreq(_FRAME_SAMPLES, 1 / sample_rate_hz)
     low = frequencies_hz < 1000.0
     quiet_db, loud_db = np.percentile(levels_db, (10, 95))
     spectrum_db = _db(power)

@@ -1,4 +1,4 @@
-"""Calibrator: an FP32 bundle and a directory of speech → the same bundle with more variants."""
+"""Adds FP16 and INT8 variants to an FP32 bundle, from a directory of speech."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from .search.drift import Budget
 from .search.evaluate import Evaluator, Measurement, written
 from .search.methods import Comparison, compare
 from .search.mixed_precision import Outcome, Point, search
-from .search.network import Network, Scheme
+from .search.network import Network, Scheme, int8_graphs
 
 __all__ = ["VARIANTS", "BudgetError", "Options", "Result", "VariantResult", "quantize_bundle"]
 
@@ -41,19 +41,19 @@ _FLOAT16: Final = "float16"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What a calibration is asked for.
+    """Options of a quantisation.
 
     Attributes:
-        variants: Of `VARIANTS`.
-        n_clips: Calibration clips.
-        n_evaluation: Clips that the drift is measured on, at most.
-        views: Views of each of them; None for as many as the runtime takes by default.
-        methods: Of `mosrt_calibration.ranges.ranges.METHODS`; the one that drifts least is taken.
-        seed: Of the choice of clips.
-        budget: What every variant must hold.
-        full_report: Whether blocks are ranked, and the curve drawn, where the budget holds anyway.
+        variants: Variants to make, of `VARIANTS`.
+        n_clips: Number of calibration clips.
+        n_evaluation: Largest number of evaluation clips.
+        views: Views of each evaluation clip; None for as many as the runtime takes by default.
+        methods: Range methods to compare, of `mosrt_calibration.ranges.ranges.METHODS`.
+        seed: Seed of the choice of clips.
+        budget: Limits on the drift of every variant.
+        full_report: Whether blocks are ranked and the curve is measured even if not needed.
         threads: Threads for scoring.
-        cache: Directory of activation statistics.
+        cache: Directory of cached activation statistics.
     """
 
     variants: tuple[str, ...] = VARIANTS
@@ -70,15 +70,16 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VariantResult:
-    """One variant, made or not.
+    """Result for one variant.
 
     Attributes:
-        name: Of the variant.
-        measured: Of what would be or was written: the last thing tried.
-        within_budget: Whether it holds the budget.
-        fixed_batch: As the manifest has it.
-        comparison: Ways of making it; None for fp16.
-        outcome: The search for blocks to leave in float; None for fp16.
+        name: Name of the variant.
+        measured: Drift, speed and size of the graphs that were chosen, or of those with the least
+            drift if none is within the budget.
+        within_budget: Whether the drift is within the budget.
+        fixed_batch: Batch size that the variant needs; see `batch_invariance.fixed_batch`.
+        comparison: Comparison of quantisation schemes; None for fp16.
+        outcome: Search for blocks to keep in FP32; None for fp16.
     """
 
     name: str
@@ -91,12 +92,12 @@ class VariantResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
-    """What a calibration did.
+    """Result of a quantisation.
 
     Attributes:
         choice: The clips.
         made: Each variant.
-        fp32_bytes: Size of the float32 variant.
+        fp32_bytes: Size of the files of the FP32 variant.
     """
 
     choice: Choice
@@ -105,10 +106,10 @@ class Result:
 
 
 class BudgetError(MosrtError):
-    """A variant drifts too far whatever is left in float; nothing was written.
+    """The drift of a variant is over the budget, and nothing was written.
 
     Attributes:
-        result: What was tried.
+        result: Results for all variants.
     """
 
     def __init__(self, message: str, result: Result) -> None:
@@ -135,16 +136,16 @@ def quantize_bundle(
         file_progress: Wraps the iteration over files while clips are chosen.
 
     Raises:
-        BundleError: The bundle cannot be calibrated.
-        BudgetError: A variant cannot hold the budget; nothing was written.
+        BundleError: The bundle cannot be quantised.
+        BudgetError: A variant is over the budget; nothing was written.
         ClipsError: There are too few recordings.
-        BatchInvarianceError: A variant does not repeat itself; nothing was written.
-        NonFiniteError: The float32 model gives values that are not finite.
+        BatchInvarianceError: A variant gives two scores for one clip; nothing was written.
+        NonFiniteError: An activation of the FP32 model is not finite.
         OutputError: `output` exists already, or cannot be written.
     """
     opened = Bundle.open(bundle)
     if not bundle.is_dir():
-        raise BundleError(f"{bundle}: a zip is not rewritten; unpack it, and name the directory")
+        raise BundleError(f"{bundle}: a zip cannot be changed; unpack it first")
     if _REFERENCE not in opened.manifest.variants:
         raise BundleError(f"{bundle}: has no variant fp32 to start from; export it again")
     opened.verify()
@@ -202,7 +203,7 @@ def _refusal(failed: Sequence[VariantResult], options: Options) -> str:
 
 
 def _remove_orphans(directory: Path, opened: Bundle, variants: dict[str, Variant]) -> None:
-    """Deletes files that only a variant had which is replaced."""
+    """Deletes the files of replaced variants that no variant uses any more."""
     kept = {file.path for variant in variants.values() for file in variant.files}
     for variant in opened.manifest.variants.values():
         for file in variant.files:
@@ -211,7 +212,7 @@ def _remove_orphans(directory: Path, opened: Bundle, variants: dict[str, Variant
 
 
 class _Job:
-    """The making of variants of one model under test."""
+    """Makes variants of one model under test."""
 
     def __init__(
         self, tested: ModelUnderTest, choice: Choice, options: Options, progress: Progress
@@ -234,11 +235,11 @@ class _Job:
         self._networks = [network for network in found if network.has_weights]
         if not self._networks:
             raise BundleError(
-                "no graph of this bundle has a layer to quantise before its head; keep fp32"
+                "no network of this bundle has layers to quantise; use its variant fp32"
             )
 
     def make(self, name: str) -> tuple[VariantResult, dict[str, Any], dict[str, Any] | None]:
-        """Works a variant out; gives its graphs by network, and what it was calibrated with."""
+        """Makes a variant; gives its result, its graphs by network and its calibration."""
         clips = self._choice.evaluation
         if name == "fp16":
             models = {network.member.name: network.fp16() for network in self._networks}
@@ -269,10 +270,7 @@ class _Job:
             views=self._options.views,
         )
         point = outcome.chosen or min(outcome.points, key=lambda p: p.measured.drift.mean_abs)
-        models = {
-            network.member.name: network.int8(scheme, point.kept_fp32, symmetric=symmetric)
-            for network in self._networks
-        }
+        models = int8_graphs(self._networks, scheme, point.kept_fp32, symmetric=symmetric)
         if any(point.measured.offsets):
             models = {
                 network: with_offsets(model, point.measured.offsets)
@@ -289,7 +287,7 @@ class _Job:
 
     @property
     def _screening(self) -> tuple[Clip, ...]:
-        """Calibration clips that ways and blocks are compared on: fewer if every one is costly."""
+        """Calibration clips that schemes and blocks are compared on; fewer for a large model."""
         n_bytes = sum(file.bytes for file in self._tested.reference.files)
         n_clips = _SCREENING_CLIPS_LARGE if n_bytes > _LARGE_BYTES else _SCREENING_CLIPS
         return self._choice.calibration[:n_clips]
@@ -297,7 +295,7 @@ class _Job:
     def finish(
         self, made: VariantResult, models: dict[str, Any], calibration: dict[str, Any] | None
     ) -> tuple[VariantResult, Variant]:
-        """Writes a variant into the bundle, and says what it is."""
+        """Writes the files of a variant; gives its result and its manifest entry."""
         kind = _FLOAT16
         if made.comparison is not None:
             kind = made.comparison.winner.kind(symmetric=made.name == "int8-trt")

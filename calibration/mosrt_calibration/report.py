@@ -1,4 +1,4 @@
-"""Report: what a calibration tried, as JSON, as text and as a picture."""
+"""Writes the report of a quantisation as JSON, text and a figure, and the model card's section."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _PICTURE: Final = "trade-off.png"
 
 
 def write_report(directory: Path, result: Result, budget: Budget) -> None:
-    """Writes report.json, report.txt and, where there is a curve, trade-off.png.
+    """Writes report.json and report.txt, and trade-off.png if there are INT8 variants.
 
     Args:
-        directory: VariantResult if it is not there.
-        result: What was tried.
-        budget: What had to hold.
+        directory: Directory to write to; it is created if it does not exist.
+        result: Result of the quantisation.
+        budget: Limits on the drift.
     """
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_plain(result, budget), indent=2, ensure_ascii=False, allow_nan=False)
@@ -41,7 +41,7 @@ def write_report(directory: Path, result: Result, budget: Budget) -> None:
 
 
 def summary(result: Result) -> str:
-    """One line per variant."""
+    """A table of drift, speed and size, with one line per variant."""
     width = max(len(made.name) for made in result.variants)
     lines = [f"{'':{width}} {HEADINGS} {'faster':>7} {'of fp32':>8}"]
     for made in result.variants:
@@ -102,17 +102,17 @@ def _text(result: Result) -> str:
             parts += [f"{made.name}: by folder", "\n".join([f"{'':{width}} {HEADINGS}", *rows])]
         if made.comparison is not None and made.outcome is not None:
             parts += [
-                f"{made.name}: ways of making it, on calibration clips",
+                f"{made.name}: quantisation schemes, on calibration clips",
                 made.comparison.table(),
-                f"{made.name}: blocks alone on calibration clips, then by what is left in float",
+                f"{made.name}: sensitivity of blocks, then the trade-off curve",
                 made.outcome.table(),
             ]
     return "\n\n".join(parts) + "\n"
 
 
 def _draw(path: Path, curves: list[VariantResult], fp32_bytes: int, budget: Budget) -> None:
-    """Drift against speed and against size, a line per variant."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
+    """Plots drift against speed and against size, with one line per variant."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - takes half a second
 
     figure = Figure(figsize=(9, 4), layout="constrained")
     by_speed, by_size = figure.subplots(1, 2, sharey=True)
@@ -125,13 +125,13 @@ def _draw(path: Path, curves: list[VariantResult], fp32_bytes: int, budget: Budg
         by_size.plot(sizes, drifts, marker="o", label=made.name)
         for speed, drift, point in zip(speeds, drifts, points, strict=True):
             by_speed.annotate(f"{point.share:.0%}", (speed, drift), fontsize=7)
-    for axes, label in ((by_speed, "times as fast as fp32"), (by_size, "size, fp32 = 1")):
+    for axes, label in ((by_speed, "speed relative to FP32"), (by_size, "size relative to FP32")):
         axes.axhline(budget.max_drift, color="grey", linestyle=":")
         axes.set_xlabel(label)
         axes.set_yscale("log")
         axes.legend()
-    by_speed.set_ylabel("mean drift of the score")
-    by_speed.set_title("figures: how much of the work is in float", fontsize=9)
+    by_speed.set_ylabel("mean drift")
+    by_speed.set_title("labels: share of MACs in FP32", fontsize=9)
     figure.savefig(path, dpi=120)
 
 
@@ -139,14 +139,14 @@ _HEADING: Final = "## Variants"
 
 
 def card_with_variants(text: str, manifest: Manifest) -> str:
-    """The text of a model card with its section on variants written anew."""
+    """The text of a model card with a new section on variants."""
     section = [
         _HEADING,
         "",
-        "Difference from the scores of fp32, measured by mosrt "
+        "Difference from the scores of FP32, measured by mosrt "
         f"{importlib.metadata.version('mosrt')}:",
         "",
-        "| variant | arithmetic | MB | mean | 95 % within | largest | rank correlation | clips |",
+        "| variant | precision | MB | mean | 95 % within | largest | rank correlation | clips |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, variant in manifest.variants.items():
@@ -161,7 +161,7 @@ def card_with_variants(text: str, manifest: Manifest) -> str:
 def _row(name: str, variant: Variant) -> str:
     drift = variant.drift
     unit, suffix = ("mos", "abs") if "mos_mean_abs" in drift else ("uncertainty", "rel")
-    figures = [drift.get(f"{unit}_{figure}_{suffix}") for figure in ("mean", "p95", "max")]
+    values = [drift.get(f"{unit}_{statistic}_{suffix}") for statistic in ("mean", "p95", "max")]
     size = sum(file.bytes for file in variant.files) / 1e6
-    cells = [name, variant.kind, f"{size:.2f}", *figures, drift.get("srcc"), drift.get("n_clips")]
+    cells = [name, variant.kind, f"{size:.2f}", *values, drift.get("srcc"), drift.get("n_clips")]
     return f"| {' | '.join(str(cell) for cell in cells)} |"

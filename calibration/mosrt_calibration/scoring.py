@@ -1,18 +1,18 @@
-"""ModelUnderTest: the model under calibration, scored through the runtime with graphs swapped."""
+"""Scores clips with variants of the model under test, through the runtime."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mosrt._arrays import FloatArray
 from mosrt.backends import Backend, OrtBackend
 from mosrt.bundle.manifest import Manifest, Member, Variant
 from mosrt.mos.scorer import FusionScorer
@@ -25,31 +25,31 @@ from .clips import Clip
 __all__ = ["ModelUnderTest", "Progress", "Scored"]
 
 Progress = Callable[[Sequence[Clip], str], Any]
-"""Makes a context manager that gives the clips one by one: a progress bar with a label."""
+"""Makes a progress bar with a label: a context manager that gives the clips one by one."""
 
 _REFERENCE: Final = "fp32"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scored:
-    """What a variant says of some clips.
+    """Scores of some clips.
 
     Attributes:
-        values: (clips, domains) float64 in MOS; for models that score by their uncertainty
-            (clips, 1), in its unit.
-        model_ms: Time in the graphs per clip, (clips,).
+        values: MOS, (clips, domains) float64; for models that measure uncertainty (clips, 1), in
+            its unit.
+        model_ms: Time in the graphs by clip, (clips,) float64.
     """
 
-    values: NDArray[np.float64]
-    model_ms: NDArray[np.float64]
+    values: FloatArray
+    model_ms: FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelUnderTest:
-    """The model under calibration.
+    """The model that is quantised.
 
     Attributes:
-        directory: Where its files are; those of candidates come to lie below.
+        directory: Directory of its files. Files of candidates are written below it.
         manifest: Its manifest, with the variant "fp32".
         threads: Threads for scoring.
     """
@@ -60,12 +60,12 @@ class ModelUnderTest:
 
     @property
     def reference(self) -> Variant:
-        """The float32 variant."""
+        """The FP32 variant."""
         return self.manifest.variants[_REFERENCE]
 
     @property
     def sha256(self) -> str:
-        """SHA-256 in hex of what decides its activations: the front end, and all float32 graphs."""
+        """SHA-256 in hex of all that activations depend on: the manifest and the FP32 graphs."""
         plain = self.manifest.to_dict()
         for name in ("variants", "provenance"):
             del plain[name]
@@ -74,41 +74,28 @@ class ModelUnderTest:
 
     @property
     def column(self) -> int:
-        """Column of `Scored.values` that drift and budget are about: the default domain's."""
+        """Column of `Scored.values` that the drift is measured on, that of the default domain."""
         if self.manifest.uncertainty is not None:
             return 0
         return self.manifest.domains.index(self.manifest.default_domain)
 
     def scorer(self, variant: Variant) -> Scorer:
-        """A scorer for a variant whose files lie below `directory`, on the CPU."""
+        """A scorer on the CPU for a variant whose files are below `directory`."""
         if self.manifest.uncertainty is not None:
-            stages = load_stages(
-                self.manifest, variant, self.directory, provider="cpu", threads=self.threads
-            )
-            return self._uncertainty_scorer(stages)
-        return self._fusion_scorer(self._backend(variant))
+            return UncertaintyScorer(self.manifest, self._stages(variant), **self._options())
+        return FusionScorer(self.manifest, self.backend(variant), **self._options())
 
     def probed(self, member: Member, probe: Backend) -> Scorer:
-        """A float32 scorer in which one network is run by `probe`, the others as usual.
+        """An FP32 scorer that runs one network with `probe`.
 
-        Of an ensemble the scorer has that network alone.
+        Of an ensemble, the scorer has only that network.
         """
         if self.manifest.uncertainty is None:
-            return self._fusion_scorer(probe)
-        stages: dict[str, Backend] = dict(
-            load_stages(
-                self.manifest,
-                dataclasses.replace(
-                    self.reference,
-                    members=tuple(m for m in self.reference.members if m.name != member.name),
-                ),
-                self.directory,
-                provider="cpu",
-                threads=self.threads,
-            )
-        )
+            return FusionScorer(self.manifest, probe, **self._options())
+        others = tuple(m for m in self.reference.members if m.name != member.name)
+        stages = self._stages(dataclasses.replace(self.reference, members=others))
         stages[member.name] = probe
-        return self._uncertainty_scorer(stages)
+        return UncertaintyScorer(self.manifest, stages, **self._options())
 
     def score(
         self,
@@ -122,12 +109,12 @@ class ModelUnderTest:
         """Scores clips with a variant.
 
         Args:
-            variant: Its files lie below `directory`.
-            clips: What to score.
-            label: For the progress bar.
-            progress: Makes it.
-            views: Views of each clip, where the model looks at views; None for as many as the
-                runtime takes by default.
+            variant: A variant whose files are below `directory`.
+            clips: Clips to score.
+            label: Label of the progress bar.
+            progress: Makes progress bars.
+            views: Views of each clip, for models that have views; None for as many as the runtime
+                takes by default.
         """
         options: dict[str, Any] = {}
         if views is not None and self.manifest.uncertainty is None:
@@ -145,13 +132,14 @@ class ModelUnderTest:
         return Scored(values=np.array(values, np.float64), model_ms=np.array(model_ms))
 
     def score_clip(self, scorer: Scorer, clip: Clip) -> None:
-        """Runs one clip through a scorer: one view of it if the model looks at views."""
+        """Scores one clip; one view of it, for models that have views."""
         if self.manifest.uncertainty is not None:
             scorer.score_file(clip.path)
         else:
             scorer.score_file(clip.path, views=1)
 
-    def _backend(self, variant: Variant) -> OrtBackend:
+    def backend(self, variant: Variant) -> OrtBackend:
+        """The networks of a variant that predicts MOS, on the CPU."""
         return OrtBackend(
             self.directory,
             variant,
@@ -161,16 +149,16 @@ class ModelUnderTest:
             threads=self.threads,
         )
 
-    def _fusion_scorer(self, backend: Backend) -> Scorer:
-        return FusionScorer(self.manifest, backend, **self._options())
-
-    def _uncertainty_scorer(self, stages: Mapping[str, Backend]) -> Scorer:
-        return UncertaintyScorer(self.manifest, stages, **self._options())
+    def _stages(self, variant: Variant) -> dict[str, Backend]:
+        stages = load_stages(
+            self.manifest, variant, self.directory, provider="cpu", threads=self.threads
+        )
+        return dict(stages)
 
     def _options(self) -> dict[str, Any]:
         return {
             "variant": _REFERENCE,
             "threads": self.threads,
-            "on_bad_audio": "warn",  # which gives a score wherever one is possible
+            "on_bad_audio": "warn",  # gives a score wherever one is possible
             "remove_silence": False,
         }

@@ -250,8 +250,8 @@ class ActivationProbe:
     Args:
         graph: Path of the graph.
         names: Names of the activations to observe.
-        see: Called with the name and the value, (batch, ...) float32, of each of them.
-        threads: Threads for one call.
+        observe: Called on every run with the name and the value, (batch, ...) float32, of each.
+        threads: Threads of one run.
     """
 
     provider = "cpu"

@@ -1,15 +1,14 @@
-"""Independence: whether a view's score is the same whatever else is in its batch."""
+"""Tests whether a variant is batch-invariant: whether a view's score depends on its batch."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-from numpy.typing import NDArray
 
-from mosrt.backends import Backend, OrtBackend
+from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import Variant
 from mosrt.errors import MosrtError
 from mosrt_calibration.clips import Clip
@@ -19,47 +18,52 @@ __all__ = ["BatchInvarianceError", "fixed_batch"]
 
 _BATCH: Final = 4
 
-Feeds = Mapping[str, NDArray[Any]]
+Feeds = Mapping[str, Array]
 
 
 class BatchInvarianceError(MosrtError, RuntimeError):
-    """A variant does not even repeat itself."""
+    """A variant does not give the same score twice."""
 
 
-class _EnoughError(Exception):
-    """Enough views were seen."""
+class _CapturedError(Exception):
+    """The first view was captured."""
 
 
 class _Capture:
-    """A backend that keeps what it is fed, and answers nothing of use."""
+    """A backend that keeps the first view that it is given, and stops there."""
 
     provider = "cpu"
     batch_size = 1
 
     def __init__(self) -> None:
-        self.seen: list[dict[str, NDArray[Any]]] = []
+        self.view: dict[str, Array] = {}
 
-    def run(self, feeds: Feeds, outputs: Sequence[str]) -> dict[str, NDArray[np.float32]]:
-        """Keeps a copy; see `mosrt.backends.Backend`."""
+    def run(self, feeds: Feeds, outputs: Sequence[str]) -> dict[str, Float32Array]:
+        """Keeps a copy of the inputs; see `mosrt.backends.Backend`."""
         del outputs
-        self.seen.append({name: value.copy() for name, value in feeds.items()})
-        raise _EnoughError
+        self.view = {name: value.copy() for name, value in feeds.items()}
+        raise _CapturedError
 
     def close(self) -> None:
         """Nothing to release."""
 
 
 def fixed_batch(tested: ModelUnderTest, variant: Variant, clips: Sequence[Clip]) -> int | None:
-    """Views per run on which a variant must be run for a view's score to be its own.
+    """The batch size that a variant needs for scores that do not depend on the batch.
 
-    The same views are run alone, together, and once more. A model that scores by its uncertainty
-    hears one piece at a time, and need only repeat itself.
+    Four views are run alone, as one batch, and the first once more. A model that measures
+    uncertainty runs one chunk at a time, and only has to give the same result twice.
+
+    Args:
+        tested: The model under test.
+        variant: Variant of the model, with files below `tested.directory`.
+        clips: Clips that the views are taken from.
 
     Returns:
-        None if results are bit-identical alone and in a batch; else 1.
+        None if results are bit-identical alone and in a batch, 1 otherwise.
 
     Raises:
-        BatchInvarianceError: The same run twice gives two results.
+        BatchInvarianceError: Two runs of the same input give different results.
     """
     if tested.manifest.uncertainty is not None:
         with tested.scorer(variant) as scorer:
@@ -68,14 +72,7 @@ def fixed_batch(tested: ModelUnderTest, variant: Variant, clips: Sequence[Clip])
         return None
     views = [_view(tested, clip) for clip in clips[:_BATCH]]
     views += [views[-1]] * (_BATCH - len(views))
-    backend: Backend = OrtBackend(
-        tested.directory,
-        variant,
-        inputs=tested.manifest.inputs,
-        outputs=tested.manifest.outputs,
-        provider="cpu",
-        threads=tested.threads,
-    )
+    backend = tested.backend(variant)
     output = tested.manifest.outputs[0].name
     try:
         alone = np.concatenate([backend.run(view, [output])[output] for view in views], axis=1)
@@ -91,17 +88,17 @@ def fixed_batch(tested: ModelUnderTest, variant: Variant, clips: Sequence[Clip])
 def _check_repeats(same: bool) -> None:
     if not same:
         raise BatchInvarianceError(
-            "the same clip twice gives two scores; nothing was written. Try --threads 1, and "
-            "another version of onnxruntime"
+            "the same clip gives two scores; nothing was written. Try --threads 1 or another "
+            "version of onnxruntime"
         )
 
 
 def _view(tested: ModelUnderTest, clip: Clip) -> Feeds:
-    """The first view of a clip, a batch of one."""
+    """The first view of a clip, as a batch of one."""
     capture = _Capture()
     with (
         tested.probed(tested.reference.members[0], capture) as scorer,
-        contextlib.suppress(_EnoughError),
+        contextlib.suppress(_CapturedError),
     ):
         tested.score_clip(scorer, clip)
-    return capture.seen[0]
+    return capture.view

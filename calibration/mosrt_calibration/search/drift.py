@@ -1,4 +1,4 @@
-"""Drift: how far a variant's scores are from those of the float32 model."""
+"""Measures drift: how far the scores of a variant are from those of the FP32 model."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ import numpy as np
 
 from mosrt._arrays import FloatArray
 
-__all__ = ["Budget", "Drift"]
+__all__ = ["HEADINGS", "Budget", "Drift"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """Differences of scores, and their agreement.
+    """Differences and correlations between the scores of a variant and of the FP32 model.
 
     Attributes:
-        unit: "mos", or "uncertainty" for differences relative to the float32 model's mean absolute
+        unit: "mos", or "uncertainty" for differences relative to the FP32 model's mean absolute
             value.
         mean_abs: Mean absolute difference.
         max_abs: Largest absolute difference.
         p95_abs: 95th percentile of absolute differences.
-        srcc: Spearman's rank correlation with the float32 model; nan if that is constant.
-        lcc: Pearson's correlation with the float32 model; nan if that is constant.
-        n_clips: Clips compared on.
+        srcc: Spearman's rank correlation with the FP32 model; nan if that is constant.
+        lcc: Pearson's correlation with the FP32 model; nan if that is constant.
+        n_clips: Number of clips.
     """
 
     unit: str
@@ -37,12 +37,12 @@ class Drift:
 
     @classmethod
     def between(cls, reference: FloatArray, found: FloatArray, *, relative: bool) -> Drift:
-        """Compares scores (clips,) of the float32 model and of a variant.
+        """Compares the scores of a variant with those of the FP32 model.
 
         Args:
-            reference: The float32 model's.
-            found: The variant's; nan where it gave none, which makes the drift infinite.
-            relative: Whether the unit is no MOS, so that differences must be relative.
+            reference: Scores of the FP32 model, (clips,).
+            found: Scores of the variant, (clips,). A nan makes the drift infinite.
+            relative: Whether scores are uncertainties, so that differences are relative.
         """
         differences = np.abs(found - reference)
         if relative:
@@ -60,7 +60,7 @@ class Drift:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Figures for the manifest, rounded to what can be relied on."""
+        """The values for the manifest, rounded to significant digits."""
         name = self.unit
         suffix = "abs" if name == "mos" else "rel"
         return {
@@ -74,7 +74,7 @@ class Drift:
         }
 
     def line(self) -> str:
-        """The figures for people, in one line of fixed width."""
+        """The values in one line of fixed width, under `HEADINGS`."""
         return (
             f"{self.mean_abs:9.4f} {self.p95_abs:9.4f} {self.max_abs:9.4f} "
             f"{self.srcc:8.4f} {self.lcc:8.4f}"
@@ -86,23 +86,23 @@ HEADINGS = f"{'mean':>9} {'p95':>9} {'max':>9} {'srcc':>8} {'lcc':>8}"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """How much drift is allowed.
+    """Limits on the drift.
 
     Attributes:
         max_drift: Largest mean absolute difference, in the drift's unit.
-        min_srcc: Smallest rank correlation with the float32 model.
+        min_srcc: Smallest rank correlation with the FP32 model.
     """
 
     max_drift: float = 0.02
     min_srcc: float = 0.99
 
     def holds(self, drift: Drift) -> bool:
-        """Whether a drift is within the budget; one that is not finite never is."""
+        """Whether a drift is within the limits. One that is not finite never is."""
         return drift.mean_abs <= self.max_drift and drift.srcc >= self.min_srcc
 
 
 def _ranks(values: FloatArray) -> FloatArray:
-    """Ranks from 0, ties at their mean."""
+    """Ranks from 0; ties have their mean rank."""
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     means: FloatArray = last - (counts + 1) / 2.0
@@ -116,5 +116,5 @@ def _correlation(one: FloatArray, other: FloatArray) -> float:
 
 
 def _rounded(value: float, digits: int = 2) -> float | None:
-    """Rounded to significant digits; None, which JSON has, for what is not finite."""
+    """A value rounded to significant digits, or None if it is not finite."""
     return float(f"{value:.{digits}g}") if np.isfinite(value) else None

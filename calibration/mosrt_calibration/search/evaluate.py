@@ -1,4 +1,4 @@
-"""Evaluator: candidates for a variant, written, scored and compared with the float32 model."""
+"""Writes candidates for a variant, scores clips with them, and compares the scores with FP32."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 
+from mosrt._arrays import FloatArray
 from mosrt.bundle.manifest import File, Member, Variant
 from mosrt.host.files import sha256_of
 from mosrt_calibration.clips import Clip
@@ -24,23 +24,22 @@ __all__ = ["Evaluator", "Measurement", "written"]
 _MIN_FOLDER: Final = 3
 
 Models = Mapping[str, Any]
-"""Graphs (onnx.ModelProto) by network; networks that are not there keep their float32 files."""
+"""Graphs (onnx.ModelProto) by network. Other networks keep their FP32 files."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Measurement:
-    """What a candidate does and costs.
+    """Drift, speed and size of a candidate.
 
     Attributes:
-        drift: Against the float32 model, in the default domain.
-        by_folder: The same over the clips of each folder directly below that of the recordings,
-            where there are several with enough clips: clean, degraded, synthetic.
-        worst_domain: The largest mean difference over all domains, in the drift's unit.
-        times_as_fast: Median over clips of the float32 graphs' time over the candidate's; of one
-            run each, so a rough figure on a machine that does other things too.
-        n_bytes: Size of its files.
-        offsets: By domain, what the scores were corrected by ahead of the comparison; zeros if by
-            nothing.
+        drift: Drift in the default domain.
+        by_folder: Drift over the clips of each subdirectory with at least three clips, such as
+            clean and degraded. Empty if all clips are in one directory.
+        worst_domain: Largest mean absolute difference of a domain, in the drift's unit.
+        times_as_fast: Median over clips of the time in the FP32 graphs, divided by that in the
+            candidate's. It is rough: each clip is timed once.
+        n_bytes: Size of the files.
+        offsets: Offset in MOS by domain, added to scores before they were compared; may be zeros.
     """
 
     drift: Drift
@@ -51,7 +50,7 @@ class Measurement:
     offsets: tuple[float, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Figures for a report."""
+        """The values for a report."""
         return {
             "drift": self.drift.to_dict(),
             "drift_by_folder": {name: drift.to_dict() for name, drift in self.by_folder.items()},
@@ -64,8 +63,8 @@ class Evaluator:
     """Measures candidates for variants of a model under test.
 
     Args:
-        tested: The model.
-        progress: Progress bar.
+        tested: The model under test.
+        progress: Makes progress bars.
     """
 
     def __init__(self, tested: ModelUnderTest, progress: Progress) -> None:
@@ -74,7 +73,7 @@ class Evaluator:
         self._references: dict[tuple[int | None, tuple[str, ...]], Scored] = {}
 
     def reference(self, clips: Sequence[Clip], views: int | None = None) -> Scored:
-        """What the float32 model says; worked out once for the same clips and views."""
+        """Scores of the FP32 model, computed once for the same clips and views."""
         key = views, tuple(clip.name for clip in clips)
         if key not in self._references:
             found = self.tested.score(
@@ -93,16 +92,16 @@ class Evaluator:
         views: int | None = None,
         offset_clips: Sequence[Clip] = (),
     ) -> Measurement:
-        """Writes graphs to a directory that goes again, and scores clips with them.
+        """Writes graphs to a temporary directory, and scores clips with them.
 
         Args:
             models: The graphs.
-            clips: What to score.
-            label: For the progress bar.
-            kind: Arithmetic of the graphs, as the manifest has it.
+            clips: Clips to score.
+            label: Label of the progress bar.
+            kind: Numeric precision of the graphs, as the manifest names it.
             views: Views of each clip; None for as many as the runtime takes by default.
-            offset_clips: Where there are some, MOS are corrected by their mean error on one view of
-                these, for each domain: clipped and rounded activations err to one side.
+            offset_clips: If given, each domain's mean error on one view of these clips is
+                subtracted from its MOS. Quantisation errors have a bias.
         """
         root = self.tested.directory
         with TemporaryDirectory(prefix=".candidate-", dir=root) as temporary:
@@ -120,14 +119,18 @@ class Evaluator:
         views: int | None = None,
         offset_clips: Sequence[Clip] = (),
     ) -> Measurement:
-        """Scores clips with a variant whose files are there; see `measure`."""
+        """Scores clips with a variant whose files exist; see `measure`."""
         reference = self.reference(clips, views)
         found = self.tested.score(variant, clips, label, self._progress, views=views)
         relative = self.tested.manifest.uncertainty is not None
         offsets = np.zeros(found.values.shape[1])
         if offset_clips and not relative:
             same = views == 1 and list(offset_clips) == list(clips)
-            scored = found if same else self._read_clip(variant, offset_clips, label)
+            scored = found
+            if not same:
+                scored = self.tested.score(
+                    variant, offset_clips, f"{label}, mean error", self._progress, views=1
+                )
             offsets = (self.reference(offset_clips, 1).values - scored.values).mean(axis=0)
         values = found.values + offsets
         drifts = [
@@ -149,9 +152,6 @@ class Evaluator:
             offsets=tuple(offsets.tolist()),
         )
 
-    def _read_clip(self, variant: Variant, clips: Sequence[Clip], label: str) -> Scored:
-        return self.tested.score(variant, clips, f"{label}, mean", self._progress, views=1)
-
 
 def written(
     tested: ModelUnderTest, models: Models, directory: Path, name: str, kind: str | None
@@ -159,11 +159,11 @@ def written(
     """Writes the graphs of a variant.
 
     Args:
-        tested: The model; its directory is the root of the bundle.
+        tested: The model under test; its directory is the root of the bundle.
         models: Graphs by network.
-        directory: Where they go, the root or below.
-        name: Of the variant, which takes the place of "fp32" in file names.
-        kind: Arithmetic of the graphs, as the manifest has it.
+        directory: Directory to write to, the root or below.
+        name: Name of the variant, which replaces "fp32" in file names.
+        kind: Numeric precision of the graphs, as the manifest names it.
     """
     members = []
     for member in tested.reference.members:
@@ -192,7 +192,7 @@ def _file(path: Path, root: Path) -> File:
 
 
 def _folders(clips: Sequence[Clip]) -> dict[str, list[int]]:
-    """Positions of the clips of each folder, or nothing if all are in one."""
+    """Positions of the clips of each subdirectory; empty if all clips are in one."""
     found: dict[str, list[int]] = {}
     for i, clip in enumerate(clips):
         found.setdefault(clip.name.rpartition("/")[0].partition("/")[0], []).append(i)
@@ -200,5 +200,5 @@ def _folders(clips: Sequence[Clip]) -> dict[str, list[int]]:
     return enough if len(found) > 1 else {}
 
 
-def _ratio(reference_ms: NDArray[np.float64], found_ms: NDArray[np.float64]) -> float:
+def _ratio(reference_ms: FloatArray, found_ms: FloatArray) -> float:
     return float(np.median(reference_ms / np.maximum(found_ms, 1e-6)))

@@ -1,4 +1,4 @@
-"""Comparison: which way of making an integer graph drifts least."""
+"""Compares quantisation schemes, and takes the one with the least drift."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from mosrt_calibration.clips import Clip
 
 from .drift import HEADINGS, Budget
 from .evaluate import Evaluator, Measurement
-from .network import Network, Scheme
+from .network import Network, Scheme, int8_graphs
 
 __all__ = ["Comparison", "compare"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
-    """What was tried, all blocks quantised.
+    """Measurements of schemes with all blocks quantised.
 
     Attributes:
-        results: Each scheme with what was measured, in the order tried.
-        winner: The scheme to go on with.
+        results: Each scheme with its measurement, in the order tried.
+        winner: The scheme to use.
     """
 
     results: tuple[tuple[Scheme, Measurement], ...]
     winner: Scheme
 
     def to_dict(self) -> list[dict[str, Any]]:
-        """Rows for a report."""
+        """The results for a report."""
         return [
             {"recipe": str(scheme), "winner": scheme == self.winner, **measured.to_dict()}
             for scheme, measured in self.results
         ]
 
     def table(self) -> str:
-        """One line per scheme, the winner marked."""
+        """One line per scheme; the winner is marked."""
         width = max(len(str(scheme)) for scheme, _ in self.results)
         lines = [f"{'scheme':{width}} {HEADINGS} {'faster':>7} {'MB':>7}"]
         for scheme, measured in self.results:
@@ -57,32 +57,31 @@ def compare(
     symmetric: bool,
     budget: Budget,
 ) -> Comparison:
-    """Tries methods, then remedies on the best of them, and keeps what lessens the drift.
+    """Compares range methods, and tries corrections on the best one.
 
-    Of each clip one view is scored: that tells ways apart as well as all of them. The mean error is
-    taken off MOS, as it will be off the variant's.
+    Corrections that reduce the drift are kept.
 
-    Remedies are equalisation of neighbouring layers, smoothing of MatMul inputs and correction of
-    biases, each only where the graphs have something for it. For CPUs, where there is MatMul with
-    constant weights, scaling its input at every run is tried too: of two that hold the budget the
-    faster is taken, else the one that drifts less. Weights for CPUs have 7 bits, which every CPU
-    adds up exactly at its full speed; 8 are tried where those do not hold the budget.
+    One view of each clip is scored, which is enough to compare schemes. The mean error of MOS is
+    subtracted, as it is in the variant.
+
+    The corrections are equalisation, smoothing and bias correction, as far as they apply to the
+    graphs. For CPUs, dynamic quantisation is tried if there are MatMul nodes with constant weights:
+    if it and the static scheme are both within the budget, the faster one is taken, otherwise the
+    one with less drift. Weights for CPUs have 7 bits, which every CPU adds exactly at full speed;
+    8 bits are tried if 7 are over the budget.
 
     Args:
-        evaluator: Measures.
-        networks: Of the model.
-        clips: What to measure on; not those of the final drift.
-        methods: Of `mosrt_calibration.ranges.ranges.METHODS`.
-        symmetric: For TensorRT.
-        budget: What drift is small enough to look at speed.
+        evaluator: Measures the schemes.
+        networks: The networks of the model.
+        clips: Clips to compare on, other than those of the final drift.
+        methods: Methods to choose ranges, of `mosrt_calibration.ranges.ranges.METHODS`.
+        symmetric: Whether graphs are for TensorRT.
+        budget: Drift within which speed decides.
     """
     results: list[tuple[Scheme, Measurement]] = []
 
     def measured(scheme: Scheme) -> Measurement:
-        models = {
-            network.member.name: network.int8(scheme, (), symmetric=symmetric)
-            for network in networks
-        }
+        models = int8_graphs(networks, scheme, (), symmetric=symmetric)
         kind = scheme.kind(symmetric=symmetric)
         found = evaluator.measure(
             models, clips, str(scheme), kind=kind, views=1, offset_clips=clips
@@ -91,9 +90,9 @@ def compare(
         return found
 
     bits = 8 if symmetric else 7
-    plain = [Scheme(method=method, weight_bits=bits) for method in methods]
+    schemes = [Scheme(method=method, weight_bits=bits) for method in methods]
     best = min(
-        ((scheme, measured(scheme)) for scheme in plain), key=lambda row: row[1].drift.mean_abs
+        ((scheme, measured(scheme)) for scheme in schemes), key=lambda row: row[1].drift.mean_abs
     )
     for correction in _corrections(networks):
         scheme = correction(best[0])
@@ -118,7 +117,7 @@ def compare(
 
 
 def _corrections(networks: Sequence[Network]) -> Iterator[Callable[[Scheme], Scheme]]:
-    """Remedies for which some network has something to do, as what they do to a scheme."""
+    """The corrections that apply to some network, as functions from scheme to scheme."""
     if any(network.changes(Scheme(method="min-max", equalise=True)) for network in networks):
         yield lambda scheme: dataclasses.replace(scheme, equalise=True)
     if any(network.changes(Scheme(method="min-max", smooth=True)) for network in networks):

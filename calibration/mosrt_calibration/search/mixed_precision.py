@@ -1,4 +1,4 @@
-"""Search: which blocks have to stay in float for the drift to hold a budget."""
+"""Searches for the blocks to keep in FP32 so that the drift is within a budget."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from mosrt_calibration.clips import Clip
 
 from .drift import HEADINGS, Budget, Drift
 from .evaluate import Evaluator, Measurement
-from .network import Network, Scheme
+from .network import Network, Scheme, int8_graphs
 
 __all__ = ["MacCount", "Outcome", "Point", "Sensitivity", "rank", "search"]
 
-_STEPS: Final = 16
+_N_POINTS: Final = 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sensitivity:
-    """How far the score drifts when one block is quantised and no other computes in bytes.
+    """Drift of the score when one block is quantised and all others compute in FP32.
 
     Attributes:
-        block: The block.
-        drift: What was measured.
-        without: Mean drift when no block at all computes in bytes: that of the weights.
-        share: The block's part of the multiplications of all blocks.
+        block: Name of the block.
+        drift: The drift.
+        without: Mean drift when no block computes in INT8, which is that of weight-only INT8.
+        share: Share of the block in the MACs of all blocks, from 0 to 1.
     """
 
     block: str
@@ -36,10 +36,10 @@ class Sensitivity:
 
     @property
     def gain(self) -> float:
-        """What leaving the block in float buys, by what it costs.
+        """Squared drift that keeping the block in FP32 removes, per share of MACs.
 
-        Errors of blocks hardly know of each other, so that their squares add up; the time that
-        float takes goes with the multiplications.
+        Squares are used because errors of different blocks are nearly independent. The cost of
+        FP32 grows with the MACs.
         """
         return max(0.0, self.drift.mean_abs**2 - self.without**2) / self.share
 
@@ -49,9 +49,9 @@ class Point:
     """A point of the trade-off curve.
 
     Attributes:
-        kept_fp32: Blocks, or parts of them, that stay in float; those worth most first.
-        share: How much of the multiplications of all blocks that is.
-        measured: What that does and costs.
+        kept_fp32: Blocks, or parts of them, that are kept in FP32, by falling gain.
+        share: Their share in the MACs of all blocks, from 0 to 1.
+        measured: Drift, speed and size.
     """
 
     kept_fp32: tuple[str, ...]
@@ -59,7 +59,7 @@ class Point:
     measured: Measurement
 
     def to_dict(self) -> dict[str, Any]:
-        """Figures for a report."""
+        """The values for a report."""
         return {
             "left_float": list(self.kept_fp32),
             "share_of_work": round(self.share, 5),
@@ -69,12 +69,12 @@ class Point:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a search found.
+    """Result of a search.
 
     Attributes:
-        points: Everything measured, by how much is left in float.
-        chosen: The first point that holds the budget, less what it does without; or None.
-        ranking: Blocks by sensitivity, the worst first; empty if it was not needed.
+        points: All points measured, by rising share in FP32.
+        chosen: The point to use, or None if none is within the budget.
+        ranking: Blocks by falling sensitivity; empty if they were not ranked.
     """
 
     points: tuple[Point, ...]
@@ -86,12 +86,12 @@ class Outcome:
         lines = []
         if self.ranking:
             width = max(5, *(len(row.block) for row in self.ranking))
-            lines += [f"{'block':{width}} {HEADINGS} {'macs':>7}"]
+            lines += [f"{'block':{width}} {HEADINGS} {'MACs':>7}"]
             lines += [
                 f"{row.block:{width}} {row.drift.line()} {row.share:7.2%}" for row in self.ranking
             ]
             lines.append("")
-        lines.append(f"{'float':>5} {'macs':>7} {HEADINGS} {'faster':>7} {'MB':>7}")
+        lines.append(f"{'FP32':>5} {'MACs':>7} {HEADINGS} {'faster':>7} {'MB':>7}")
         for point in self.points:
             measured = point.measured
             mark = "  <- taken" if point == self.chosen else ""
@@ -111,24 +111,29 @@ def rank(
     *,
     symmetric: bool,
 ) -> tuple[Sensitivity, ...]:
-    """Quantises each block alone, and hears one view of each clip; the worst first.
+    """Measures the sensitivity of each block, the highest first.
 
-    In graphs for CPUs the weights of the other blocks are bytes, as they will be when those compute
-    in float.
+    Each block is quantised alone, and one view of each clip is scored. In graphs for CPUs the
+    other blocks have weight-only INT8, as blocks kept in FP32 have in the variant.
+
+    Args:
+        evaluator: Measures the graphs.
+        networks: The networks of the model.
+        scheme: The quantisation scheme.
+        macs: MACs of the blocks.
+        clips: Clips to score.
+        symmetric: Whether graphs are for TensorRT.
     """
     names = macs.blocks
     kind = scheme.kind(symmetric=symmetric)
 
     def drift(quantised: str | None, label: str) -> Drift:
         others = [name for name in names if name != quantised]
-        models = {
-            network.member.name: network.int8(scheme, others, symmetric=symmetric)
-            for network in networks
-            if quantised is None or quantised in network.targets.names
-        }
+        affected = [n for n in networks if quantised is None or quantised in n.targets.names]
+        models = int8_graphs(affected, scheme, others, symmetric=symmetric)
         return evaluator.measure(models, clips, label, kind=kind, views=1, offset_clips=clips).drift
 
-    without = 0.0 if symmetric else drift(None, "weights alone").mean_abs
+    without = 0.0 if symmetric else drift(None, "weight-only INT8").mean_abs
     found = [
         Sensitivity(
             block=block,
@@ -153,31 +158,28 @@ def search(
     curve: bool,
     views: int | None = None,
 ) -> Outcome:
-    """Leaves blocks in float, those worth most first, one more at a time, until the budget holds.
+    """Keeps more and more blocks in FP32, by falling gain, until the drift is within the budget.
 
-    Of more than sixteen blocks several more at a time, so that there are some sixteen steps. Then
-    those that are more work than most are quantised again where the budget holds all the same: as a
-    whole, or else by halves, as long as those are more work than a block is on average.
+    Blocks are added one by one, or several at a time if there are more than sixteen. Then blocks
+    with more MACs than average are quantised again if the budget allows it: as a whole, or else by
+    halves, as long as those have more MACs than an average block.
 
     Args:
-        evaluator: Measures.
-        networks: Of the model.
-        scheme: How integer graphs are made.
-        screening: What blocks are ranked on, and the mean error of MOS is taken from.
-        clips: What the budget must hold on.
-        symmetric: For TensorRT.
-        budget: What must hold.
-        curve: Whether to rank blocks and go on along the curve even if the budget holds.
+        evaluator: Measures the graphs.
+        networks: The networks of the model.
+        scheme: The quantisation scheme.
+        screening: Clips that blocks are ranked on, and that the mean error of MOS comes from.
+        clips: Clips that the final drift is measured on.
+        symmetric: Whether graphs are for TensorRT.
+        budget: Limits on the drift.
+        curve: Whether to rank all blocks and measure the whole curve even if it is not needed.
         views: Views of each of `clips`; None for as many as the runtime takes by default.
     """
 
     def point(kept_fp32: tuple[str, ...]) -> Point:
-        models = {
-            network.member.name: network.int8(scheme, kept_fp32, symmetric=symmetric)
-            for network in networks
-        }
+        models = int8_graphs(networks, scheme, kept_fp32, symmetric=symmetric)
         share = macs.share(kept_fp32)
-        label = f"{share:.1%} of the work in float"
+        label = f"{share:.1%} of MACs in FP32"
         kind = scheme.kind(symmetric=symmetric)
         measured = evaluator.measure(
             models, clips, label, kind=kind, views=views, offset_clips=screening
@@ -192,40 +194,40 @@ def search(
         return Outcome(points=tuple(points), chosen=chosen, ranking=())
     ranking = rank(evaluator, networks, scheme, macs, screening, symmetric=symmetric)
     order = [row.block for row in sorted(ranking, key=lambda row: -row.gain)]
-    stride = max(1, n_blocks // _STEPS)
+    stride = max(1, n_blocks // _N_POINTS)
     count = stride
-    # With every block in float nothing would be quantised: that is no INT8 variant.
+    # With all blocks in FP32 it would not be an INT8 variant.
     while count < n_blocks and (chosen is None or curve):
         points.append(point(tuple(order[:count])))
         if chosen is None and budget.holds(points[-1].measured.drift):
             chosen = points[-1]
-        if chosen is not None:  # what follows is for the picture
+        if chosen is not None:  # the following points are only for the curve
             stride *= 2
         count += stride
     if chosen is not None:
-        chosen = _without_needless(chosen, points, macs, point, budget)
+        chosen = _requantised(chosen, points, macs, point, budget)
     points.sort(key=lambda one: (one.share, len(one.kept_fp32)))
     return Outcome(points=tuple(points), chosen=chosen, ranking=ranking)
 
 
-def _without_needless(
+def _requantised(
     chosen: Point,
     points: list[Point],
     macs: MacCount,
     point: Callable[[tuple[str, ...]], Point],
     budget: Budget,
 ) -> Point:
-    """The chosen point with as little dear work in float as the budget allows.
+    """Quantises expensive blocks of the chosen point again, as far as the budget allows.
 
     Args:
-        chosen: Holds the budget.
-        points: All measured so far; what is measured here is added.
-        macs: Of the blocks.
-        point: Measures.
-        budget: What must hold.
+        chosen: A point within the budget.
+        points: All points so far; new ones are added.
+        macs: MACs of the blocks.
+        point: Measures a point.
+        budget: Limits on the drift.
     """
-    fair = 1 / len(macs.blocks)
-    groups = [parts for parts in macs.parts.values() if macs.share(parts) > fair]
+    average = 1 / len(macs.blocks)
+    groups = [parts for parts in macs.parts.values() if macs.share(parts) > average]
     while groups:
         group = max(groups, key=macs.share)
         groups.remove(group)
@@ -241,17 +243,17 @@ def _without_needless(
         elif len(group) > 1:
             middle = len(group) // 2
             halves = (group[:middle], group[middle:])
-            groups += [half for half in halves if macs.share(half) > fair]
+            groups += [half for half in halves if macs.share(half) > average]
     return chosen
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MacCount:
-    """The blocks of a model's networks; the folds of an ensemble have the same ones.
+    """Multiply-accumulate operations (MACs) of the blocks, which folds of an ensemble share.
 
     Attributes:
-        parts: Parts of each block in the order of the graph; most blocks are one part, themselves.
-        multiplications: Of each part, over all calibration clips and networks.
+        parts: Parts of each block, in the order of the graph. Most blocks are one part.
+        multiplications: MACs of each part, over all calibration clips and networks.
     """
 
     parts: Mapping[str, tuple[str, ...]]
@@ -259,7 +261,7 @@ class MacCount:
 
     @classmethod
     def of(cls, networks: Sequence[Network], scheme: Scheme) -> MacCount:
-        """What the networks are made of."""
+        """Counts the MACs of some networks."""
         parts: dict[str, dict[str, None]] = {}
         counts: Counter[str] = Counter()
         for network in networks:
@@ -272,21 +274,21 @@ class MacCount:
 
     @property
     def blocks(self) -> tuple[str, ...]:
-        """All blocks."""
+        """Names of all blocks."""
         return tuple(self.parts)
 
     def share(self, names: Collection[str]) -> float:
-        """How much of all multiplications some blocks or parts are, from 0 to 1."""
+        """Share of some blocks or parts in all MACs, from 0 to 1."""
         chosen = {part for name in names for part in self.parts.get(name, (name,))}
         counted = sum(self.multiplications[part] for part in chosen)
         return counted / sum(self.multiplications.values())
 
     def without(self, names: Collection[str], parts: Collection[str]) -> tuple[str, ...]:
-        """The same blocks and parts less some parts; a block that has any of these is taken apart.
+        """Removes parts from a list of blocks and parts; blocks with such parts are split.
 
         Args:
-            names: Blocks or parts.
-            parts: Parts.
+            names: Names of blocks or parts.
+            parts: Names of the parts to remove.
         """
         found: list[str] = []
         for name in names:

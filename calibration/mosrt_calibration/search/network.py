@@ -1,20 +1,18 @@
-"""One FP32 graph of the model under test, and the INT8 and FP16 graphs made from it."""
+"""Makes INT8 and FP16 graphs from a network's FP32 graph."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from mosrt.bundle.manifest import Member
 from mosrt_calibration.clips import Clip
-from mosrt_calibration.graph import Topology, deduplicate_constants, read_graph
+from mosrt_calibration.graph import Topology, copied, deduplicate_constants, read_graph
 from mosrt_calibration.passes.bias_correction import correct_biases
 from mosrt_calibration.passes.equalisation import equalise
 from mosrt_calibration.passes.fp16 import to_fp16
@@ -26,12 +24,12 @@ from mosrt_calibration.ranges.collector import Statistics, collect
 from mosrt_calibration.ranges.ranges import ranges
 from mosrt_calibration.scoring import ModelUnderTest, Progress
 
-__all__ = ["Network", "Scheme"]
+__all__ = ["Network", "Scheme", "int8_graphs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
-    """A float32 graph that equalisation and smoothing have been through."""
+    """An FP32 graph after equalisation and smoothing."""
 
     model: Any
     topology: Topology
@@ -40,19 +38,19 @@ class _Prepared:
 
 
 class Network:
-    """One network of the model, with whatever was worked out about it so far.
+    """One network of the model under test. Statistics and ranges are computed once.
 
     Args:
-        tested: The model.
+        tested: The model under test.
         member: The network.
         clips: Calibration clips.
-        histograms: Whether some method to come needs more than the smallest and largest values.
-        cache: Directory of statistics.
-        progress: Progress bar.
+        histograms: Whether a range method needs histograms; min-max does not.
+        cache: Directory of cached statistics.
+        progress: Makes progress bars.
 
     Attributes:
         member: The network.
-        targets: What there is to quantise in the graph as it came.
+        targets: The nodes to quantise in the original graph.
     """
 
     def __init__(
@@ -80,26 +78,26 @@ class Network:
 
     @property
     def has_weights(self) -> bool:
-        """Whether there is anything to make smaller."""
+        """Whether there are nodes to quantise."""
         return bool(self.targets.weighted)
 
     @property
     def has_matmul(self) -> bool:
-        """Whether some of it is MatMul, as in transformers."""
+        """Whether some of these nodes are MatMul, as in transformers."""
         nodes = self._topology.nodes
         return any(nodes[name].op_type == "MatMul" for name in self.targets.weighted)
 
     def fp16(self) -> Any:
-        """The float16 graph, an onnx.ModelProto."""
+        """The FP16 graph, an onnx.ModelProto."""
         return to_fp16(self._model)
 
     def int8(self, scheme: Scheme, kept_fp32: Collection[str], *, symmetric: bool) -> Any:
-        """An integer graph, an onnx.ModelProto.
+        """An INT8 graph, an onnx.ModelProto.
 
         Args:
-            scheme: How it is made.
-            kept_fp32: Blocks, or parts of them, that compute in float32; their weights are bytes
-                all the same where the graph is for CPUs.
+            scheme: The quantisation scheme.
+            kept_fp32: Blocks, or parts of them, that compute in FP32. In graphs for CPUs they have
+                weight-only INT8.
             symmetric: S8S8 for TensorRT instead of U8S8 for CPUs.
         """
         prepared = self._prepare(scheme)
@@ -107,13 +105,13 @@ class Network:
         topology = prepared.topology
         targets = prepared.targets
         wanted = [name for name in targets.weighted if not targets.keeps_fp32(name, kept_fp32)]
-        moving = [
+        dynamic = [
             name for name in wanted if scheme.dynamic and topology.nodes[name].op_type == "MatMul"
         ]
-        chosen = targets.only(topology, set(wanted) - set(moving), kept_fp32)
+        chosen = targets.only(topology, set(wanted) - set(dynamic), kept_fp32)
         model = prepared.model
         if scheme.correct_biases:
-            model = _copy(model)
+            model = copied(model)
             bits = scheme.weight_bits
             correct_biases(model, statistics.channels, chosen.weighted, weight_bits=bits)
         key = (scheme.equalise, scheme.smooth, scheme.method)
@@ -124,12 +122,12 @@ class Network:
             return qdq_s8s8(model, found, chosen.weighted)
         nodes = [*chosen.weighted, *chosen.between]
         model = qdq_u8s8(model, found, nodes, weight_bits=scheme.weight_bits)
-        model = dynamic_matmul(model, moving, weight_bits=scheme.weight_bits)
-        floating = [name for name in targets.weighted if name not in wanted]
-        return deduplicate_constants(weight_only_int8(model, floating))
+        model = dynamic_matmul(model, dynamic, weight_bits=scheme.weight_bits)
+        in_fp32 = [name for name in targets.weighted if name not in wanted]
+        return deduplicate_constants(weight_only_int8(model, in_fp32))
 
     def macs(self, scheme: Scheme) -> dict[str, int]:
-        """Multiplications by part of a block, over all calibration clips."""
+        """MACs by part of a block, over all calibration clips."""
         prepared = self._prepare(scheme)
         topology = prepared.topology
         channels = self._statistic(scheme, prepared).channels
@@ -137,7 +135,7 @@ class Network:
         for name in prepared.targets.weighted:
             node = topology.nodes[name]
             places = channels[node.input[0]].count
-            if node.op_type == "Conv":  # edges aside
+            if node.op_type == "Conv":  # padding is neglected
                 strides = next((a.ints for a in node.attribute if a.name == "strides"), ())
                 places //= math.prod(strides)
             part = prepared.targets.part[name]
@@ -145,13 +143,13 @@ class Network:
         return dict(found)
 
     def changes(self, scheme: Scheme) -> bool:
-        """Whether equalisation and smoothing find anything to do, where the scheme has them."""
+        """Whether the scheme's equalisation and smoothing change the graph."""
         return bool(self._prepare(scheme).changed)
 
     def _prepare(self, scheme: Scheme) -> _Prepared:
         key = (scheme.equalise, scheme.smooth)
         if key not in self._prepared:
-            model, changed = _copy(self._model), frozenset[str]()
+            model, changed = copied(self._model), frozenset[str]()
             if scheme.equalise:
                 changed |= equalise(model)
             if scheme.smooth:
@@ -166,7 +164,7 @@ class Network:
         return self._prepared[key]
 
     def _statistic(self, scheme: Scheme, prepared: _Prepared) -> Statistics:
-        """What was seen of a prepared graph; of one that was changed, only the change is scored."""
+        """Statistics of a prepared graph; only changed activations are collected again."""
         key = (scheme.equalise, scheme.smooth)
         if key not in self._statistics:
             tensors = prepared.targets.tensors(prepared.topology)
@@ -189,23 +187,27 @@ class Network:
         return self._statistics[key]
 
 
-def _copy(model: Any) -> Any:
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
+def int8_graphs(
+    networks: Iterable[Network], scheme: Scheme, kept_fp32: Collection[str], *, symmetric: bool
+) -> dict[str, Any]:
+    """INT8 graphs by name of the network; see `Network.int8`."""
+    return {
+        network.member.name: network.int8(scheme, kept_fp32, symmetric=symmetric)
+        for network in networks
+    }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scheme:
-    """The choices behind an integer graph, beside which blocks stay in float.
+    """A quantisation scheme: how INT8 graphs are made, except which blocks are kept in FP32.
 
     Attributes:
         method: How ranges are chosen; one of `mosrt_calibration.ranges.ranges.METHODS`.
-        equalise: Whether neighbouring layers are equalised first.
-        correct_biases: Whether the mean error of rounded weights is taken off biases.
+        equalise: Whether neighbouring layers are equalised.
+        correct_biases: Whether biases are corrected for the mean error of quantised weights.
         smooth: Whether outlier channels of MatMul inputs are moved into the weights.
-        dynamic: Whether MatMul scales its input at every run instead of by a range.
-        weight_bits: Of whole numbers for weights, 8 or 7; graphs for TensorRT have 8.
+        dynamic: Whether MatMul is quantised dynamically.
+        weight_bits: Bits of the weights, 8 or 7. Graphs for TensorRT have 8.
     """
 
     method: str
@@ -225,13 +227,13 @@ class Scheme:
         return ", ".join(parts)
 
     def kind(self, *, symmetric: bool) -> str:
-        """Arithmetic of the graphs, as the manifest has it; `symmetric` for TensorRT."""
+        """Numeric precision of the graphs, as the manifest names it; `symmetric` for TensorRT."""
         if symmetric:
             return "qdq-s8s8"
         return f"qdq-u8s{self.weight_bits}{'+dynamic' if self.dynamic else ''}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The manifest's entries."""
+        """The entries for the manifest."""
         return {
             "method": self.method,
             "equalised": self.equalise,

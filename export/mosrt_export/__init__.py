@@ -1,1 +1,1 @@
-"""Turns trained checkpoints into bundles: needs the extra `export` (torch, timm, transformers)."""
+"""Exports checkpoints as bundles, and bundles as TensorRT engines and Triton repositories."""

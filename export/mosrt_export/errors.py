@@ -1,18 +1,35 @@
-"""What can go wrong when an engine is built."""
+"""Errors of exports, engine builds and model repositories.
+
+MosrtError
+├── CheckpointError (ValueError)   a checkpoint cannot be read or exported
+├── ConfigError (ValueError)       a configuration does not describe a model
+├── ParityError                    a graph and its torch module disagree
+├── EngineError (RuntimeError)     TensorRT cannot build an engine
+└── TritonError (ValueError)       a bundle cannot be served on Triton as requested
+"""
 
 from __future__ import annotations
 
-from typing import Final
-
 from mosrt.errors import MosrtError
 
-__all__ = ["UNSERVED", "EngineError"]
+__all__ = ["CheckpointError", "ConfigError", "EngineError", "ParityError", "TritonError"]
 
-UNSERVED: Final = (
-    "this TensorRT does not serve this GPU: TensorRT-RTX is for GeForce and RTX cards, other GPUs "
-    "need the full TensorRT, old ones an old version of it"
-)
+
+class CheckpointError(MosrtError, ValueError):
+    """A checkpoint cannot be read or exported; the message names the file and the cure."""
+
+
+class ConfigError(MosrtError, ValueError):
+    """A configuration does not describe a model; the message names the key and the cure."""
+
+
+class ParityError(MosrtError):
+    """A graph and its torch module disagree; nothing was written."""
 
 
 class EngineError(MosrtError, RuntimeError):
-    """An engine cannot be built; the message says why in TensorRT's words, and what helps."""
+    """An engine cannot be built; the message quotes TensorRT and says what helps."""
+
+
+class TritonError(MosrtError, ValueError):
+    """A bundle cannot be served as requested; the message says why and what helps."""

@@ -32,8 +32,8 @@ def fusion(tmp_path_factory: pytest.TempPathFactory) -> Fusion:
         folder.mkdir()
         torch.save(small_model("fusion").state_dict(), folder / "small.pth")
         (folder / "small.toml").write_text(toml(SMALL))
-        arguments = ["utmosv2", "--checkpoint", folder / "small.pth"]
-        arguments += ["--config", folder / "small.toml", "--out", folder / "small"]
+        arguments = ["utmosv2", folder / "small.pth"]
+        arguments += ["--config", folder / "small.toml", "--output", folder / "small"]
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         result = CliRunner().invoke(export, [*map(str, arguments)])

@@ -64,7 +64,7 @@ def utmosv2_once(factory: pytest.TempPathFactory, name: str, *arguments: object)
     """`mosrt export utmosv2` of a bundle that no test writes to; see `made_once`."""
 
     def export_it(folder: Path) -> None:
-        result = utmosv2(*arguments, "--out", folder / "small")
+        result = utmosv2(*arguments, "--output", folder / "small")
         told = {key: getattr(result, key) for key in ("exit_code", "output", "stdout", "stderr")}
         (folder / "ended.json").write_text(json.dumps(told))
 
@@ -101,14 +101,14 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="package")
 def fusion(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A model of both branches."""
-    arguments = ("--checkpoint", inputs / "fusion.pth", "--config", inputs / "small.toml")
+    arguments = (inputs / "fusion.pth", "--config", inputs / "small.toml")
     return utmosv2_once(tmp_path_factory, "fusion", *arguments)
 
 
 @pytest.fixture(scope="package")
 def fusion_graph(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The model of both branches, which takes audio."""
-    arguments = ("--checkpoint", inputs / "fusion.pth", "--config", inputs / "small.toml")
+    arguments = (inputs / "fusion.pth", "--config", inputs / "small.toml")
     return utmosv2_once(tmp_path_factory, "fusion-graph", *arguments, "--frontend", "graph")
 
 
@@ -116,8 +116,8 @@ def fusion_graph(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Expo
 def spec(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A model of the spectrogram branch alone."""
     out = tmp_path_factory.mktemp("spec") / "small"
-    arguments = ("--checkpoint", inputs / "spec.pth", "--config", inputs / "small.toml")
-    return Exported(out, utmosv2(*arguments, "--out", out))
+    arguments = (inputs / "spec.pth", "--config", inputs / "small.toml")
+    return Exported(out, utmosv2(*arguments, "--output", out))
 
 
 @pytest.fixture(scope="package")
@@ -125,9 +125,9 @@ def ssl_pair(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported
     """An ensemble of two models of the waveform branch alone."""
     out = tmp_path_factory.mktemp("pair") / "two"
     result = utmosv2(
-        *("--checkpoint", inputs / "ssl.pth", "--checkpoint", inputs / "fold3_ssl.pth"),
+        *(inputs / "ssl.pth", inputs / "fold3_ssl.pth"),
         *("--config", inputs / "small.toml", "--kind", "ssl", "--name", "pair"),
-        *("--parity-audio", inputs, "--out", out),
+        *("--parity-audio", inputs, "--output", out),
     )
     return Exported(out, result)
 

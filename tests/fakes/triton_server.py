@@ -194,7 +194,7 @@ def run(*args: object) -> Result:
 
 
 def made(out: Path, *args: object) -> Repository:
-    result = run(*args, "--out", out)
+    result = run(*args, "--output", out)
     assert result.exit_code == 0, result.output
     return Repository(out)
 

@@ -45,8 +45,8 @@ def _export(directory: Path) -> None:
     torch.save(fusion_state_dict(), directory / CHECKPOINT)
     command = [
         sys.executable, "-c", "from mosrt.cli.main import main; main()",
-        "export", "utmosv2", "--checkpoint", str(directory / CHECKPOINT),
-        "--out", str(directory / "bundle"),
+        "export", "utmosv2", str(directory / CHECKPOINT),
+        "--output", str(directory / "bundle"),
     ]  # fmt: skip
     before = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss
     run = subprocess.run(command, capture_output=True, text=True)

@@ -96,10 +96,10 @@ def test_a_missing_extra_says_what_to_install(fresh: Path, tmp_path: Path) -> No
     assert "export" in top.stdout
     (tmp_path / "some.pth").touch()
     run = subprocess.run(
-        [fresh / "mosrt", "export", "utmosv2", "--checkpoint", "some.pth", "--out", "out"],
+        [fresh / "mosrt", "export", "utmosv2", "some.pth", "--output", "out"],
         capture_output=True, text=True, cwd=tmp_path,
     )  # fmt: skip
-    assert run.returncode == 1
+    assert run.returncode == 3
     assert "pip install 'mosrt[export]'" in run.stderr
     assert not (tmp_path / "out").exists()
     assert {"bench", "gate"} <= set(top.stdout.split())
@@ -108,5 +108,5 @@ def test_a_missing_extra_says_what_to_install(fresh: Path, tmp_path: Path) -> No
         run = subprocess.run(
             [fresh / "mosrt", *command], capture_output=True, text=True, cwd=tmp_path
         )
-        assert run.returncode == 1
+        assert run.returncode == 3
         assert "pip install 'mosrt[bench]'" in run.stderr

@@ -34,7 +34,7 @@ def make() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         checkpoint = Path(temporary, "tiny.pt")
         torch.save({"args": argparse.Namespace(**OPTIONS), "model": model.state_dict()}, checkpoint)
-        command = ["export", "wav2vec", "--checkpoint", str(checkpoint), "--out", str(OUT)]
+        command = ["export", "wav2vec", str(checkpoint), "--output", str(OUT)]
         command += ["--force", "--name", "tiny-wav2vec", "--measure", "dense.entropy"]
         main([*command, "--licence", "MIT", "--training-data", "nothing"], standalone_mode=False)
 

@@ -29,7 +29,7 @@ from mosrt.crops import CropPlan, PlanRule
 from mosrt.errors import AudioError, MosrtError, ProviderError
 from mosrt.mos.front_end import FusionFrontEnd
 from mosrt_bench.errors import BenchError
-from mosrt_export.graphs.audio import taking_features
+from mosrt_export.graphs.front_end import taking_features
 from mosrt_export.utmosv2.checkpoint import load_strictly, read_checkpoint
 from mosrt_export.utmosv2.config import ModelConfig
 from mosrt_export.utmosv2.fusion import build

@@ -1,7 +1,7 @@
 """How far does a trained UTMOSv2 of the published size drift? This makes its checkpoint.
 
     python -m mosrt_studies.distilled --speech SPEECH -o distilled.pth
-    mosrt export utmosv2 --checkpoint distilled.pth -o distilled
+    mosrt export utmosv2 distilled.pth -o distilled
 
 The model is trained to predict the scores of `nano`. It is no substitute for UTMOSv2, which is
 trained on listeners' ratings; it only makes sure that drift is measured on a trained network with a

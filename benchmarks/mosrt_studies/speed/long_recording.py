@@ -1,6 +1,6 @@
 """How much memory does an hour of speech take?
 
-    mosrt export wav2vec --checkpoint wav2vec_large.pt -o large
+    mosrt export wav2vec wav2vec_large.pt -o large
     python -m mosrt_studies.speed.long_recording -m nano-uncertainty -m large \
         --speech SPEECH -o benchmarks/results/long_recording.json
 

@@ -1,6 +1,6 @@
 """How fast is the uncertainty of wav2vec v1 beside eager torch, and how does time grow with length?
 
-    mosrt export wav2vec --checkpoint wav2vec_large.pt --layout paper --measure paper.entropy \
+    mosrt export wav2vec wav2vec_large.pt --layout paper --measure paper.entropy \
         -o paper
     python -m mosrt_studies.speed.uncertainty -m paper --checkpoint wav2vec_large.pt \
         --audio clip.wav -o benchmarks/results/uncertainty_speed.json

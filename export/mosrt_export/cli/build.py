@@ -1,14 +1,13 @@
-"""`mosrt build`: TensorRT engines on the machine that runs them, without torch and onnx."""
+"""`mosrt build`: builds TensorRT engines on the machine that runs them, without torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mosrt.errors import MosrtError
+from mosrt.cli.command import CommandError, ExitStatus, exit_on_error, exit_statuses, output_option
 
 from .progress import steps
 
@@ -25,125 +24,121 @@ _GIB: Final = 1 << 30
 
 @click.command(
     short_help="Build TensorRT engines for this machine.",
-    epilog="Exit code: 0 the engines are there, 1 they are not, 2 wrong usage.",
+    epilog=exit_statuses("an engine is missing, with --no-build"),
 )
-@click.argument("model", metavar="BUNDLE")
-@click.option("--variant", metavar="NAME", help="Precision to build: fp32 if left out.")
+@click.argument("model", metavar="NAME|PATH")
+@click.option("--variant", metavar="NAME", help="Variant to build. [default: fp32]")
 @click.option("--min-batch", type=click.IntRange(1), help="Fewest views per run. [default: 1]")
 @click.option(
     "--opt-batch",
     type=click.IntRange(1),
-    help="Views per run that the engine is tuned for, and that scoring uses: 1 for the quickest "
-    "single score, more for many clips. [default: 4]",
+    help="Views per run that the engine is tuned for and that scoring uses. 1 gives the lowest "
+    "latency of one clip, more the highest throughput. [default: 4]",
 )
 @click.option(
     "--max-batch",
     type=click.IntRange(1),
-    help="Most views per run, which memory is reserved for. [default: as --opt-batch]",
+    help="Most views per run, for which memory is reserved. [default: as --opt-batch]",
 )
 @click.option(
     "--max-seconds",
     type=click.FloatRange(0, min_open=True),
-    help="Longest piece, for models that score by their uncertainty. Less needs less memory, and "
-    "longer recordings cannot be scored. [default: what the model asks for]",
+    help="Longest chunk of audio, for models that score by their uncertainty. A lower value needs "
+    "less memory; longer recordings cannot be scored then. [default: that of the model]",
 )
 @click.option(
     "--workspace-gib",
     type=click.FloatRange(0, min_open=True),
-    help="Scratch memory that an engine may use. [default: all there is]",
+    help="Scratch memory that an engine may use. [default: all of the GPU]",
 )
 @click.option(
     "--level",
     type=click.IntRange(0, 5),
     default=3,
     show_default=True,
-    help="How hard to look for fast kernels: 0 builds quickest, 5 longest.",
+    help="Builder optimisation level, from 0 (quick to build) to 5 (quick to run).",
 )
-@click.option(
-    "--out",
-    type=click.Path(path_type=Path, file_okay=False),
+@output_option(
+    "Also write plain engines to this directory, for trtexec or C++.",
     metavar="DIR",
-    help="Also leave plain engines there, for trtexec, Triton or C++.",
+    directory=True,
 )
-@click.option("--no-build", is_flag=True, help="Only say whether the engines in the cache will do.")
-def build(**options: Any) -> None:
-    """Build TensorRT engines of BUNDLE, the name or path of a model, for this machine.
+@click.option("--no-build", is_flag=True, help="Only check the engines in the cache.")
+@exit_on_error()
+def build(
+    model: str,
+    variant: str | None,
+    output: Path | None,
+    min_batch: int | None,
+    opt_batch: int | None,
+    max_batch: int | None,
+    **options: Any,
+) -> None:
+    """Build TensorRT engines of a model for this machine.
 
-    Engines hold for one GPU and one version of TensorRT, so they are built where they run and kept
-    in mosrt's cache (the variable MOSRT_CACHE names another folder). One that is there and fits is
-    used again; a stale, truncated or foreign one is built anew.
+    The model is the name of one that comes with mosrt, or the path of a bundle. An engine works
+    with one GPU and one version of TensorRT, so it is built where it runs and kept in mosrt's cache
+    (the variable MOSRT_CACHE names another folder). A valid engine in the cache is used again; a
+    stale, truncated or foreign one is replaced. The command prints the path of each engine.
 
     \b
       mosrt build nano
       mosrt build ./utmosv2 --variant fp16 --opt-batch 1
       mosrt score clip.wav --model ./utmosv2 --variant fp16 --provider tensorrt
 
-    It needs TensorRT: on a Jetson JetPack brings it, elsewhere `pip install tensorrt`, or `pip
-    install tensorrt-rtx` for GeForce and RTX cards.
+    It needs TensorRT, which JetPack includes on a Jetson. Elsewhere use `pip install tensorrt`, or
+    `pip install tensorrt-rtx` for GeForce and RTX cards.
     """  # noqa: D301 - click reads the backspace
-    try:
-        _build(_Request(**options))
-    except MosrtError as exc:
-        raise click.ClickException(str(exc)) from exc
+    _build(model, variant, output, batch=_batch(min_batch, opt_batch, max_batch), **options)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """The options of `mosrt build`, by the names click gives them."""
-
-    model: str
-    variant: str | None
-    min_batch: int | None
-    opt_batch: int | None
-    max_batch: int | None
-    max_seconds: float | None
-    workspace_gib: float | None
-    level: int
-    out: Path | None
-    no_build: bool
-
-    @property
-    def batch(self) -> tuple[int, int, int] | None:
-        """Smallest, usual and largest batch; None if nothing was said."""
-        if self.min_batch is self.opt_batch is self.max_batch is None:
-            return None
-        usual = self.opt_batch or max(self.min_batch or 1, min(4, self.max_batch or 4))
-        return self.min_batch or 1, usual, self.max_batch or usual
+def _batch(
+    smallest: int | None, usual: int | None, largest: int | None
+) -> tuple[int, int, int] | None:
+    """Smallest, usual and largest batch; None if no option was given."""
+    if smallest is usual is largest is None:
+        return None
+    usual = usual or max(smallest or 1, min(4, largest or 4))
+    return smallest or 1, usual, largest or usual
 
 
-def _build(request: _Request) -> None:
-    from mosrt.backends.engine_file import EngineFiles  # noqa: PLC0415
-    from mosrt.backends.trt_module import find_tensorrt  # noqa: PLC0415 - numpy and onnxruntime
+def _build(
+    model: str,
+    variant_name: str | None,
+    output: Path | None,
+    *,
+    batch: tuple[int, int, int] | None,
+    max_seconds: float | None,
+    workspace_gib: float | None,
+    level: int,
+    no_build: bool,
+) -> None:
+    """Plans the engines, builds those that are missing and copies them to `output`."""
+    from mosrt.backends.engine_file import EngineFiles  # noqa: PLC0415 - numpy and onnxruntime
+    from mosrt.backends.trt_module import find_tensorrt  # noqa: PLC0415
     from mosrt.bundle.bundle import Bundle  # noqa: PLC0415
     from mosrt.bundle.embedded import find_bundle  # noqa: PLC0415
     from mosrt_export.trt.builder import BuildSettings  # noqa: PLC0415
     from mosrt_export.trt.engines import plan_engines, target_of  # noqa: PLC0415
     from mosrt_export.trt.shapes import size_ranges  # noqa: PLC0415
 
-    opened = Bundle.open(find_bundle(request.model))
-    variants = opened.manifest.variants
-    name = request.variant or ("fp32" if "fp32" in variants else next(iter(variants)))
-    variant = opened.variant(name)
-    ranges = size_ranges(opened.manifest, batch=request.batch, max_seconds=request.max_seconds)
-    workspace_gib = request.workspace_gib
-    settings = BuildSettings(
-        level=request.level,
-        workspace_bytes=None if workspace_gib is None else int(workspace_gib * _GIB),
-    )
+    bundle = Bundle.open(find_bundle(model))
+    manifest = bundle.manifest
+    default = "fp32" if "fp32" in manifest.variants else next(iter(manifest.variants))
+    variant = bundle.variant(variant_name or default)
+    ranges = size_ranges(manifest, batch=batch, max_seconds=max_seconds)
+    workspace = None if workspace_gib is None else int(workspace_gib * _GIB)
+    settings = BuildSettings(level=level, workspace_bytes=workspace)
     tensorrt = find_tensorrt()
     files = EngineFiles()
-    with opened.extracted(variant) as directory:
+    with bundle.extracted(variant) as directory:
+        target = target_of(tensorrt)
         planned = plan_engines(
-            opened.manifest,
-            variant,
-            directory,
-            target=target_of(tensorrt),
-            ranges=ranges,
-            settings=settings,
+            manifest, variant, directory, target=target, ranges=ranges, settings=settings
         )
-        _provide(opened, planned, tensorrt, files, no_build=request.no_build)
-    if request.out is not None:
-        _copy_out(planned, files, request.out)
+        _provide(bundle, planned, tensorrt, files, no_build=no_build)
+    if output is not None:
+        _copy_out(planned, files, output)
 
 
 def _provide(
@@ -154,17 +149,17 @@ def _provide(
     *,
     no_build: bool,
 ) -> None:
-    """Builds what is missing in the cache, and says what is there."""
-    from mosrt_export.errors import EngineError  # noqa: PLC0415
+    """Builds the engines that are missing in the cache, and prints the paths of all."""
     from mosrt_export.trt.smoke_test import check_gpu  # noqa: PLC0415
 
     faults = [(engine, engine.fault(files)) for engine in planned]
     missing = [(engine, fault) for engine, fault in faults if fault is not None]
     if no_build and missing:
         engine, fault = missing[0]
-        raise EngineError(
-            f"{files.path(engine.key)}: no engine of {engine.name} for {engine.key.target} that "
-            f"will do: {fault}; build it by leaving --no-build out"
+        raise CommandError(
+            f"{files.path(engine.key)}: no usable engine of {engine.name} for {engine.key.target}: "
+            f"{fault}; leave --no-build out to build it",
+            ExitStatus.NO,
         )
     if missing:
         target = missing[0][0].key.target
@@ -182,7 +177,7 @@ def _provide(
 
 
 def _copy_out(planned: list[PlannedEngine], files: EngineFiles, out: Path) -> None:
-    """Writes engines without mosrt's header."""
+    """Writes plain engines, without mosrt's header."""
     from mosrt.backends.engine_file import replacing_in_cache  # noqa: PLC0415
 
     for engine in planned:

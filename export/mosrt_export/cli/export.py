@@ -1,59 +1,62 @@
-"""`mosrt export`: checkpoints in, bundles out. Importing this module imports no model library."""
+"""`mosrt export`: checkpoints to bundles. Importing this module imports no model library."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from .front_end import front_end_option
-from .progress import extra_needed, steps
+from mosrt.cli.command import exit_statuses, output_option
+
+from .progress import exporting, steps
 from .triton import triton
-from .wav2vec import wav2vec
-from .wav2vec2 import wav2vec2
+from .uncertainty import wav2vec, wav2vec2
 
 if TYPE_CHECKING:
-    from mosrt_export.utmosv2.config import Kind, ModelConfig
+    from mosrt_export.utmosv2.config import Kind
     from mosrt_export.utmosv2.exporter import Source, Step
 
-__all__ = ["export"]
+__all__ = ["export", "front_end_option"]
 
-_PATH = click.Path(path_type=Path)
+_PATH: Final = click.Path(path_type=Path)
+
+front_end_option: Final = click.option(
+    "--frontend",
+    "front_end",
+    # Those of mosrt.bundle.front_end_spec, which would import numpy and onnxruntime.
+    type=click.Choice(["numpy", "graph"]),
+    default="numpy",
+    show_default=True,
+    help="What computes the features that the networks read: the runtime, in NumPy, or the graph "
+    "itself, which then reads crops of audio. A graph suits GPUs and programs in other languages.",
+)
 
 
 @click.group()
 def export() -> None:
-    """Turn trained checkpoints into bundles that score without torch.
+    """Export trained checkpoints to bundles that score without torch.
 
-    A bundle is a directory with ONNX graphs, a manifest that says everything about the model, and
-    a model card. Scoring needs nothing but mosrt; exporting needs the extra:
+    A bundle is a directory with ONNX graphs, a manifest that describes the model, and a model card.
+    Scoring needs nothing but mosrt; exporting needs an extra:
 
     \b
       pip install 'mosrt[export]'
     """  # noqa: D301 - click reads the backspace
 
 
-@export.command(epilog="Exit code: 0 written, 1 refused (nothing is written), 2 wrong usage.")
-@click.option(
-    "--checkpoint",
-    "checkpoints",
-    type=_PATH,
-    multiple=True,
-    metavar="FILE",
-    help="State dict saved by torch.save. Give it again for each network of an ensemble.",
-)
+@export.command(epilog=exit_statuses("graph and torch disagree and nothing is written"))
+@click.argument("checkpoints", type=_PATH, nargs=-1, metavar="[CHECKPOINT]...")
 @click.option(
     "--fold",
     "folds",
     type=click.IntRange(0, 4),
     multiple=True,
     metavar="N",
-    help="Published fold 0 to 4, downloaded from Hugging Face (819 MB each) and kept in its "
-    "cache. Give it again for an ensemble.",
+    help="Published fold 0 to 4, downloaded from Hugging Face (819 MB each) into its cache. Repeat "
+    "the option for an ensemble.",
 )
 @click.option(
     "--revision",
@@ -65,50 +68,56 @@ def export() -> None:
     "config_file",
     type=_PATH,
     metavar="FILE.toml",
-    help="How your model differs from the published one: domains, SSL encoder, image backbone, "
-    "windows, crops.",
+    help="Differences from the published model: domains, SSL encoder, image backbone, windows, "
+    "crops.",
 )
 @click.option(
     "--kind",
     type=click.Choice(["fusion", "spec", "ssl"]),
-    help="Kind of model; by default read off the checkpoint.",
+    help="Kind of model. [default: read from the checkpoint]",
 )
 @front_end_option
-@click.option("--out", required=True, type=_PATH, metavar="DIR", help="Bundle directory to make.")
-@click.option("--force", is_flag=True, help="Replace an older bundle at --out.")
-@click.option("--name", help="What scores call the model; by default utmosv2.")
+@output_option("Bundle directory to write.", metavar="DIR", directory=True, required=True)
+@click.option("--force", is_flag=True, help="Replace an older bundle at --output.")
+@click.option("--name", help="Name of the model. [default: utmosv2]")
 @click.option(
     "--parity-audio",
     type=_PATH,
     metavar="PATH",
-    help="Audio file, or directory of them, to compare graph and torch on; by default five "
-    "clips that come along.",
+    help="Audio file or directory on which graph and torch are compared. [default: five clips that "
+    "come with mosrt]",
 )
-def utmosv2(**options: Any) -> None:
-    """Export UTMOSv2, or a model of its shape, to an FP32 bundle.
+def utmosv2(
+    checkpoints: tuple[Path, ...],
+    folds: tuple[int, ...],
+    revision: str | None,
+    output: Path,
+    **options: Any,
+) -> None:
+    """Export UTMOSv2, or a model of its architecture, to an FP32 bundle.
 
-    Every graph is compared with the torch modules it came from before anything is written: a
-    difference over 0.001 MOS, or a score that is not finite, ends the export.
+    Each CHECKPOINT is a state dict saved by torch.save; several make an ensemble. Every graph is
+    compared with its torch modules before the bundle is written. A difference over 0.001 MOS, or a
+    score that is not finite, ends the export.
 
     \b
     One published fold, downloaded:
-      mosrt export utmosv2 --fold 0 --out utmosv2
+      mosrt export utmosv2 --fold 0 --output utmosv2
 
     \b
     The ensemble of all five (4 GB):
-      mosrt export utmosv2 --fold 0 --fold 1 --fold 2 --fold 3 --fold 4 --out all
+      mosrt export utmosv2 --fold 0 --fold 1 --fold 2 --fold 3 --fold 4 --output all
 
     \b
-    A file you have, compared on your own recordings:
-      mosrt export utmosv2 --checkpoint fold0_s42_best_model.pth \\
-          --parity-audio clips/ --out utmosv2
+    A local file, compared on your own recordings:
+      mosrt export utmosv2 fold0_s42_best_model.pth --parity-audio clips/ --output utmosv2
 
     \b
-    Your own training:
-      mosrt export utmosv2 --checkpoint best.pth --config ours.toml --out ours
+    A model that you trained:
+      mosrt export utmosv2 best.pth --config ours.toml --output ours
 
     \b
-    where ours.toml says what differs from the published model, such as:
+    where ours.toml names the differences from the published model, such as:
       name = "ours"
       domains = ["ours", "bvcc"]
       [ssl.encoder]
@@ -117,98 +126,78 @@ def utmosv2(**options: Any) -> None:
       backbone = "tf_efficientnetv2_b0"
       windows = [2048, 512]
     """  # noqa: D301 - click reads the backspace
-    request = _Request(**options)
-    if not request.checkpoints and not request.folds:
-        raise click.UsageError("nothing to export: pass --checkpoint FILE or --fold N")
-    if request.revision is not None and not request.folds:
-        raise click.UsageError("--revision goes with --fold")
-    with extra_needed():
-        _export(request)
+    if not checkpoints and not folds:
+        raise click.UsageError("nothing to export: pass a CHECKPOINT or --fold N")
+    if revision is not None and not folds:
+        raise click.UsageError("--revision needs --fold")
+    with exporting():
+        _export(checkpoints, folds, revision, output, **options)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """The options of `mosrt export utmosv2`, by the names click gives them."""
-
-    checkpoints: tuple[Path, ...]
-    folds: tuple[int, ...]
-    revision: str | None
-    config_file: Path | None
-    kind: Kind | None
-    front_end: str
-    out: Path
-    force: bool
-    name: str | None
-    parity_audio: Path | None
-
-
-def _export(request: _Request) -> None:
-    """Reads the configuration, exports, and turns mosrt's errors into click's."""
-    from mosrt.errors import MosrtError  # noqa: PLC0415 - numpy and onnxruntime
+def _export(
+    paths: tuple[Path, ...],
+    folds: tuple[int, ...],
+    revision: str | None,
+    out: Path,
+    *,
+    config_file: Path | None,
+    kind: Kind | None,
+    name: str | None,
+    front_end: str,
+    parity_audio: Path | None,
+    force: bool,
+) -> None:
+    """Exports the checkpoints and reports the measured differences."""
+    from mosrt.bundle.writer import check_target  # noqa: PLC0415 - numpy and onnxruntime
     from mosrt_export.utmosv2.config import ModelConfig  # noqa: PLC0415
-
-    try:
-        file = request.config_file
-        config = ModelConfig() if file is None else ModelConfig.from_toml(file)
-        if request.kind is not None:
-            config = dataclasses.replace(config, kind=request.kind)
-        if request.name is not None:
-            config = dataclasses.replace(config, name=request.name)
-        _run(request, config)
-    except MosrtError as exc:
-        raise click.ClickException(str(exc)) from exc
-
-
-def _run(request: _Request, config: ModelConfig) -> None:
-    """Finds the checkpoints, exports them and says what was measured."""
-    from mosrt.bundle.writer import check_target  # noqa: PLC0415
     from mosrt_export.utmosv2.exporter import export_bundle, n_steps  # noqa: PLC0415 - torch
-    from mosrt_export.utmosv2.parity import ParityError, audio_sources  # noqa: PLC0415
+    from mosrt_export.utmosv2.parity import audio_sources  # noqa: PLC0415
 
-    out, force = request.out, request.force
+    config = ModelConfig() if config_file is None else ModelConfig.from_toml(config_file)
+    if kind is not None:
+        config = dataclasses.replace(config, kind=kind)
+    if name is not None:
+        config = dataclasses.replace(config, name=name)
     check_target(out, force=force)
-    clips = audio_sources(request.parity_audio)
-    step = steps(len(request.folds) + n_steps(len(request.checkpoints) + len(request.folds)))
-    sources = _sources(request, step)
-    try:
-        drift = export_bundle(
-            sources,
-            config,
-            out,
-            clips=clips,
-            step=step,
-            front_end=request.front_end,
-            force=force,
-        )
-    except ParityError as exc:
-        if exc.drift is not None:
-            click.echo(exc.drift.table(), err=True)
-        raise
+    clips = audio_sources(parity_audio)
+    step = steps(len(folds) + n_steps(len(paths) + len(folds)))
+    drift = export_bundle(
+        _sources(paths, folds, revision, step),
+        config,
+        out,
+        clips=clips,
+        step=step,
+        front_end=front_end,
+        force=force,
+    )
     click.echo(drift.table(), err=True)
     click.echo(f"{out}: written; largest difference {drift.to_dict()['mos_max_abs']:g} MOS")
 
 
-def _sources(request: _Request, step: Step) -> list[Source]:
-    """All networks of the bundle, under names that tell them apart."""
-    from mosrt_export.utmosv2.exporter import Source  # noqa: PLC0415 - torch
-    from mosrt_export.utmosv2.hub import PINNED_REVISION, REPOSITORY, download_fold  # noqa: PLC0415
+def _sources(
+    paths: tuple[Path, ...], folds: tuple[int, ...], revision: str | None, step: Step
+) -> list[Source]:
+    """The networks of the bundle, with distinct names."""
+    from mosrt_export.errors import CheckpointError  # noqa: PLC0415
+    from mosrt_export.utmosv2.checkpoint import PINNED_REVISION, REPOSITORY, download_fold  # noqa: PLC0415 - torch
+    from mosrt_export.utmosv2.exporter import Source  # noqa: PLC0415
 
     sources = []
-    for fold in request.folds:
-        used = request.revision or PINNED_REVISION
+    used = revision or PINNED_REVISION
+    for fold in folds:
         with step(f"downloading fold {fold} unless it is in the cache"):
             path = download_fold(fold, used)
         sources.append(
             Source(path=path, member=f"fold{fold}", repository=REPOSITORY, revision=used)
         )
-    for i, path in enumerate(request.checkpoints):
+    for i, path in enumerate(paths):
         match = re.match(r"fold\d+", path.name)
         sources.append(Source(path=path, member=match[0] if match else f"network{i}"))
     names = [source.member for source in sources]
     if len(set(names)) < len(names):
-        raise click.ClickException(
-            f"two networks would have the same name: {', '.join(names)}; give each file once, "
-            "or rename them"
+        raise CheckpointError(
+            f"two networks would have the same name: {', '.join(names)}; pass each file once, or "
+            "rename the files"
         )
     return sources
 

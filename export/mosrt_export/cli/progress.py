@@ -1,44 +1,40 @@
-"""What the export commands share: announced steps, and a word on a missing extra."""
+"""What the export commands share: announced steps, and how they end when an export fails."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import click
+
+from mosrt.cli.command import CommandError, ExitStatus, exit_on_error, require_extra
+from mosrt_export.errors import ParityError
 
 if TYPE_CHECKING:
     from mosrt_export.utmosv2.exporter import Step
 
-__all__ = ["extra_needed", "steps"]
-
-_EXPORT: Final = frozenset(
-    ("torch", "timm", "transformers", "onnx", "onnx_ir", "onnxscript", "huggingface_hub", "tomli")
-)
-_EXTRAS: Final = {
-    "export": _EXPORT,
-    "train": _EXPORT | {"librosa", "pesq", "pkg_resources", "pyworld", "scipy"},
-}
+__all__ = ["exporting", "steps"]
 
 
 @contextmanager
-def extra_needed(extra: str = "export") -> Iterator[None]:
-    """Turns a missing library of the extra into advice."""
-    try:
-        yield
-    except ImportError as exc:
-        if (exc.name or "").split(".")[0] in _EXTRAS[extra]:
-            raise click.ClickException(
-                f"this command needs the extra: pip install 'mosrt[{extra}]' "
-                f"({exc.name} is missing)"
-            ) from exc
-        raise
+def exporting() -> Iterator[None]:
+    """Turns errors of an export into one message and an exit status.
+
+    Raises:
+        CommandError: In place of a `MosrtError` or a missing extra. The status is NO where graph
+            and torch module disagree.
+    """
+    with exit_on_error(), require_extra("export"):
+        try:
+            yield
+        except ParityError as exc:
+            raise CommandError(str(exc), ExitStatus.NO) from exc
 
 
 def steps(total: int) -> Step:
-    """Announces steps on stderr, and after each how long it took."""
+    """Announces steps on standard error, and after each how long it took."""
     done = 0
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""`mosrt export triton`: a bundle as a model repository for Triton, without torch."""
+"""`mosrt export triton`: bundles to model repositories for Triton, without torch."""
 
 from __future__ import annotations
 
@@ -7,82 +7,79 @@ from typing import Any
 
 import click
 
-from .progress import extra_needed
+from mosrt.cli.command import exit_statuses, output_option
+
+from .progress import exporting
 
 __all__ = ["triton"]
 
-_PATH = click.Path(path_type=Path)
-
 
 @click.command(
-    short_help="Make a model repository for Triton Inference Server.",
-    epilog="Exit code: 0 written, 1 refused (nothing is written), 2 wrong usage.",
+    short_help="Write a model repository for Triton Inference Server.",
+    epilog=exit_statuses(),
 )
-@click.argument("model", metavar="BUNDLE")
-@click.option("--out", required=True, type=_PATH, metavar="REPO", help="Folder to make.")
-@click.option("--variant", metavar="NAME", help="Precision to serve: fp32 if left out.")
+@click.argument("model", metavar="NAME|PATH")
+@output_option("Folder to write.", metavar="DIR", directory=True, required=True)
+@click.option("--variant", metavar="NAME", help="Variant to serve. [default: fp32]")
 @click.option(
     "--engine",
     "engines",
-    type=_PATH,
+    type=click.Path(path_type=Path),
     multiple=True,
     metavar="FILE",
-    help="Serve this TensorRT engine, a file that `mosrt build` prints, and not the ONNX graph. "
-    "Give it again for each network.",
+    help="TensorRT engine to serve instead of the ONNX graph, a file that `mosrt build` prints. "
+    "Repeat the option for each network.",
 )
-@click.option("--gpu/--cpu", default=True, show_default=True, help="What runs the networks.")
+@click.option("--gpu/--cpu", default=True, show_default=True, help="Where the networks run.")
 @click.option(
     "--instances",
     type=click.IntRange(1),
     default=1,
     show_default=True,
-    help="Copies of each network that run side by side, per GPU.",
+    help="Copies of each network that run in parallel, per GPU.",
 )
 @click.option(
     "--max-batch",
     type=click.IntRange(1),
-    help="Most views per run. [default: 8, or what engine and variant allow]",
+    help="Most views per run. [default: 8, or the limit of engine or variant]",
 )
-@click.option("--force", is_flag=True, help="Replace an older repository at --out.")
+@click.option("--force", is_flag=True, help="Replace an older repository at --output.")
 def triton(
     model: str,
     *,
-    out: Path,
+    output: Path,
     variant: str | None,
     engines: tuple[Path, ...],
     max_batch: int | None,
     force: bool,
     **serving: Any,
 ) -> None:
-    """Make a model repository for NVIDIA's Triton of BUNDLE, the name or path of a model.
+    """Write a model repository for NVIDIA's Triton Inference Server.
 
-    The server needs no Python. What clients do beside asking it stands in the folder's README.md,
-    and client.py there does it.
+    The model is the name of one that comes with mosrt, or the path of a bundle. The folder holds
+    the models, a README.md that describes what clients do, and client.py, which scores recordings
+    on the server. The server needs no Python.
 
     \b
-      mosrt export triton nano --out repository
-      mosrt export triton ./utmosv2 --variant fp16 --engine FILE --out repository
+      mosrt export triton nano --output repository
+      mosrt export triton ./utmosv2 --variant fp16 --engine FILE --output repository
       tritonserver --model-repository=repository --disable-auto-complete-config
     """  # noqa: D301 - click reads the backspace
     if engines and not serving["gpu"]:
         raise click.UsageError("TensorRT engines run on GPUs; leave --cpu or --engine out")
     from mosrt.bundle.bundle import Bundle  # noqa: PLC0415 - numpy and onnxruntime
     from mosrt.bundle.embedded import find_bundle  # noqa: PLC0415
-    from mosrt.errors import MosrtError  # noqa: PLC0415
     from mosrt_export.triton.config import Serving  # noqa: PLC0415
     from mosrt_export.triton.repository import write_repository  # noqa: PLC0415
 
-    with extra_needed():
-        try:
-            plan = write_repository(
-                Bundle.open(find_bundle(model)),
-                out,
-                variant=variant,
-                serving=Serving(**serving),
-                engines=engines,
-                max_batch=max_batch,
-                force=force,
-            )
-        except MosrtError as exc:
-            raise click.ClickException(str(exc)) from exc
-    click.echo(f"{out}: written; models {', '.join(plan.configs)}")
+    with exporting():
+        plan = write_repository(
+            Bundle.open(find_bundle(model)),
+            output,
+            variant=variant,
+            serving=Serving(**serving),
+            engines=engines,
+            max_batch=max_batch,
+            force=force,
+        )
+    click.echo(f"{output}: written; models {', '.join(plan.configs)}")

@@ -1,4 +1,4 @@
-"""What the commands that export uncertainty models share: options, and how an export is run."""
+"""`mosrt export wav2vec` and `mosrt export wav2vec2`: models that score by their uncertainty."""
 
 from __future__ import annotations
 
@@ -7,51 +7,45 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
+from click.core import ParameterSource
 
-from .progress import extra_needed, steps
+from mosrt.cli.command import exit_statuses, output_option
+
+from .progress import exporting, steps
 
 if TYPE_CHECKING:
     from mosrt_export.uncertainty.bundle import Drift
 
-__all__ = ["EXIT_CODES", "MEASURES", "run_export", "uncertainty_options"]
-
-EXIT_CODES: Final = "Exit code: 0 written, 1 refused (nothing is written), 2 wrong usage."
-MEASURES: Final = ("mean", "std", "max", "entropy")
+__all__ = ["wav2vec", "wav2vec2"]
 
 _PATH: Final = click.Path(path_type=Path)
+_MEASURES: Final = ("mean", "std", "max", "entropy")
+_LAYOUTS: Final = ("paper", "contrastive", "dense")
+_EPILOG: Final = exit_statuses("graphs and torch disagree and nothing is written")
 _Command = Callable[..., None]
 
 
-def uncertainty_options(
+def _shared_options(
     *, name: str, measures: Sequence[str], measure: str, seed_help: str
 ) -> Callable[[_Command], _Command]:
-    """The options of every such command, in the order of its help.
-
-    Args:
-        name: What scores call the model by default.
-        measures: What may be *the* uncertainty.
-        measure: What is by default.
-        seed_help: What is drawn.
-    """
+    """The options of both commands; `name` and `measure` are defaults."""
     options = (
-        click.option(
-            "--out", required=True, type=_PATH, metavar="DIR", help="Bundle directory to make."
-        ),
-        click.option("--force", is_flag=True, help="Replace an older bundle at --out."),
-        click.option("--name", default=name, show_default=True, help="What scores call the model."),
+        output_option("Bundle directory to write.", metavar="DIR", directory=True, required=True),
+        click.option("--force", is_flag=True, help="Replace an older bundle at --output."),
+        click.option("--name", default=name, show_default=True, help="Name of the model."),
         click.option(
             "--measure",
             type=click.Choice(measures),
             default=measure,
             show_default=True,
-            help="The figure that is *the* uncertainty.",
+            help="Measure of the logits that is used as the uncertainty.",
         ),
         click.option(
             "--sign",
             type=click.Choice(["+", "-"]),
             callback=lambda _ctx, _param, value: {"+": 1, "-": -1, None: None}[value],
-            help="Whether it grows (+) or falls (-) with uncertainty. [default: + for entropy, - "
-            "for the others]",
+            help="Whether the measure grows (+) or falls (-) with uncertainty. [default: + for "
+            "entropy, - for the others]",
         ),
         click.option(
             "--seed", type=click.IntRange(min=0), default=0, show_default=True, help=seed_help
@@ -62,8 +56,8 @@ def uncertainty_options(
             "--parity-audio",
             type=_PATH,
             metavar="PATH",
-            help="Audio file, or directory of them, to compare graphs and torch on; by default "
-            "five clips that come along.",
+            help="Audio file or directory on which graphs and torch are compared. [default: five "
+            "clips that come with mosrt]",
         ),
     )
 
@@ -75,30 +69,119 @@ def uncertainty_options(
     return decorate
 
 
-def run_export(export: Callable[..., Drift], options: dict[str, Any]) -> None:
-    """Exports, and turns mosrt's errors into click's.
+@click.command(epilog=_EPILOG)
+@click.argument("checkpoint", type=_PATH)
+@click.option(
+    "--layout",
+    "layouts",
+    multiple=True,
+    type=click.Choice(_LAYOUTS),
+    default=_LAYOUTS,
+    show_default=True,
+    help="Arrangement of logits to give measures of. Repeat the option for several.",
+)
+@_shared_options(
+    name="wav2vec",
+    measures=[f"{layout}.{measure}" for layout in _LAYOUTS for measure in _MEASURES],
+    measure="contrastive.entropy",
+    seed_help="Seed of the sampled distractors.",
+)
+@click.option("--note", help="First paragraph of the model card.")
+def wav2vec(**options: Any) -> None:
+    """Export a wav2vec v1 or vq-wav2vec CHECKPOINT to a bundle that scores by its uncertainty.
 
-    Args:
-        export: Called with the fields of the exporter's request, the bundle's directory, and
-            `clips`, `step` and `force` by name. What it needs it imports itself.
-        options: By the names click gives them: the fields of the request, `out`, `force` and
-            `parity_audio`.
-    """
+    CHECKPOINT is wav2vec_large.pt, vq-wav2vec.pt, a conversion of them by s3prl, or your own of
+    that kind. The bundle holds ONNX graphs, a manifest and a model card. Its scores rank
+    recordings without any ratings; they are no MOS until `mosrt fit-mos` fits a map.
+
+    \b
+      mosrt export wav2vec wav2vec_large.pt --output wav2vec
+      mosrt score clips/ --model wav2vec
+    """  # noqa: D301 - click reads the backspace
+    layout = options["measure"].partition(".")[0]
+    if layout not in options["layouts"]:
+        raise click.UsageError(f"--measure {options['measure']} needs --layout {layout}")
+
+    def export(request: dict[str, Any], out: Path, **how: Any) -> Drift:
+        from mosrt_export.uncertainty.wav2vec.exporter import Wav2VecRequest, export_wav2vec  # noqa: PLC0415 - torch
+
+        return export_wav2vec(Wav2VecRequest(**request), out, **how)
+
+    _run(export, options)
+
+
+@click.command(epilog=_EPILOG)
+@click.argument("model", metavar="NAME|DIR")
+@click.option(
+    "--head",
+    type=click.Choice(["ctc", "pretraining"]),
+    default="ctc",
+    show_default=True,
+    help="Logits to measure: of the CTC head (the hidden units if the model has none), or the "
+    "contrastive ones of wav2vec 2.0's pretraining.",
+)
+@click.option(
+    "--dropout",
+    type=click.FloatRange(0.0, 1.0),
+    default=0.74,
+    show_default=True,
+    help="Dropout probability of feature values, for --head ctc. With 0 there is one pass.",
+)
+@click.option(
+    "--mask-share",
+    type=click.FloatRange(0.0, 1.0, min_open=True),
+    default=0.65,
+    show_default=True,
+    help="Share of frames that the masked spans of a pass would cover without overlap, for --head "
+    "pretraining.",
+)
+@click.option(
+    "--passes",
+    "n_passes",
+    type=click.IntRange(min=1),
+    default=50,
+    show_default=True,
+    help="Number of passes with dropout or masking. Scoring time is proportional to it.",
+)
+@_shared_options(
+    name="wav2vec2",
+    measures=_MEASURES,
+    measure="entropy",
+    seed_help="Seed of all random sampling.",
+)
+def wav2vec2(**options: Any) -> None:
+    """Export a wav2vec 2.0 or HuBERT model to a bundle that scores by its uncertainty.
+
+    The model is a name on Hugging Face, such as facebook/wav2vec2-base-960h, or a directory. The
+    bundle holds ONNX graphs, a manifest and a model card.
+
+    \b
+      mosrt export wav2vec2 facebook/wav2vec2-base-960h --output ctc
+      mosrt export wav2vec2 facebook/wav2vec2-base --head pretraining --passes 1 --output pre
+    """  # noqa: D301 - click reads the backspace
+    for name, head in (("dropout", "ctc"), ("mask_share", "pretraining")):
+        given = click.get_current_context().get_parameter_source(name)
+        if options["head"] != head and given is not ParameterSource.DEFAULT:
+            raise click.UsageError(f"--{name.replace('_', '-')} is for --head {head}")
+
+    def export(request: dict[str, Any], out: Path, **how: Any) -> Drift:
+        from mosrt_export.uncertainty.wav2vec2.exporter import Wav2Vec2Request, export_wav2vec2  # noqa: PLC0415 - torch
+
+        return export_wav2vec2(Wav2Vec2Request(**request), out, **how)
+
+    _run(export, options)
+
+
+def _run(export: Callable[..., Drift], options: dict[str, Any]) -> None:
+    """Calls `export` with the request's fields, the output directory, and how to export."""
     request = dict(options)
-    out, force, audio = (request.pop(name) for name in ("out", "force", "parity_audio"))
+    out, force, audio = (request.pop(name) for name in ("output", "force", "parity_audio"))
     if request["sign"] is None:
         request["sign"] = 1 if request["measure"].endswith("entropy") else -1
-    with extra_needed():
-        from mosrt.errors import MosrtError  # noqa: PLC0415 - numpy and onnxruntime
+    with exporting():
+        from mosrt_export.uncertainty.bundle import N_STEPS  # noqa: PLC0415 - torch
+        from mosrt_export.utmosv2.parity import audio_sources  # noqa: PLC0415
 
-        try:
-            from mosrt_export.uncertainty.bundle import N_STEPS  # noqa: PLC0415
-            from mosrt_export.utmosv2.parity import audio_sources  # noqa: PLC0415 - torch
-
-            drift = export(
-                request, out, clips=audio_sources(audio), step=steps(N_STEPS), force=force
-            )
-        except MosrtError as exc:
-            raise click.ClickException(str(exc)) from exc
+        drift = export(request, out, clips=audio_sources(audio), step=steps(N_STEPS), force=force)
     click.echo(drift.table(), err=True)
     click.echo(f"{out}: written")

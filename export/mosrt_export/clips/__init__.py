@@ -1,7 +1,7 @@
-"""Recordings that every export is compared on, unless the user brings others.
+"""Recordings for the parity check of every export, unless the user names others.
 
-Synthetic speech made with flite (voices slt and awb) and espeak-ng (French, German): two voices,
-three rates, mono and stereo, one clip shorter than a crop, one noisy. Free to copy.
+Synthetic speech from flite (voices slt and awb) and espeak-ng (French, German): two voices, three
+sample rates, mono and stereo, one clip shorter than a crop and one with noise. Free to copy.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ __all__ = ["parity_clips"]
 
 
 def parity_clips() -> list[FileSource]:
-    """The recordings, in the order of their names."""
+    """The recordings, sorted by name."""
     found = [file for file in files(__name__).iterdir() if file.name.endswith(".ogg")]
     return [
         FileSource(file.read_bytes(), name=file.name)

@@ -1,1 +1,1 @@
-"""ONNX graphs: export from torch, canonical form, mel front end as nodes."""
+"""ONNX graphs of torch modules: rewrites, front ends, and the files themselves."""

@@ -1,4 +1,4 @@
-"""Canonical graphs: readable names, no traces of the machine that exported, fast operators."""
+"""Rewrites exported graphs: readable names, fast operators, nothing about the exporting machine."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def canonicalise(
     """Rewrites a freshly exported model in place.
 
     Args:
-        model: What torch's exporter made.
+        model: The output of torch's exporter.
         name: Name of the graph.
         producer: Name and version of the exporter.
-        shapes: Shape of every input and output, dynamic dimensions by name; by default the batch
-            is the only dynamic one.
+        shapes: Shape of every input and output, with names for dynamic dimensions. By default the
+            batch is the only dynamic dimension.
     """
     _use_global_pooling(model.graph)
     _name_nodes(model.graph)
@@ -41,7 +41,7 @@ def canonicalise(
 
 
 def _use_global_pooling(graph: ir.Graph) -> None:
-    """Makes means over an image GlobalAveragePool, which runtimes run in their blocked layout."""
+    """Replaces means over an image by GlobalAveragePool, which runs in a blocked layout."""
     for node in list(graph):
         if node.op_type != "ReduceMean" or node.attributes.get_int("keepdims", 1) != 1:
             continue
@@ -72,7 +72,7 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 
 def _scope(node: ir.Node) -> str:
-    """Dotted name of the module a node was traced in, or "" where the exporter made it up."""
+    """Dotted name of the module a node was traced in, or "" if the exporter added the node."""
     try:
         scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
     except (SyntaxError, ValueError):
@@ -81,7 +81,7 @@ def _scope(node: ir.Node) -> str:
 
 
 def _name_values(graph: ir.Graph) -> None:
-    """Names tensors after the node that makes them, constants after the first that reads them."""
+    """Names tensors after the node that computes them, constants after their first reader."""
     kept = {value.name for value in (*graph.inputs, *graph.outputs)}
     for node in graph:
         for i, value in enumerate(node.outputs):
@@ -94,16 +94,16 @@ def _name_values(graph: ir.Graph) -> None:
                 constants[id(read)] = read
                 if (read.name or "").startswith("val_"):
                     read.name = f"{node.name}:in{i}"
-    # in the order of first use, which drops what nothing reads
+    # In the order of first use, which drops unused constants.
     graph.initializers.clear()
     for read in constants.values():
         graph.initializers.add(read)
 
 
 def _name_batch(graph: ir.Graph) -> None:
-    """Calls the dynamic dimension "batch" wherever it appears, as in "2*batch".
+    """Names the dynamic dimension "batch" wherever it appears, as in "2*batch".
 
-    Intermediate shapes stay because ONNX Runtime fuses more when it need not infer them.
+    Intermediate shapes are kept, because ONNX Runtime fuses more where it knows them.
     """
     symbol = next(dim for value in graph.inputs for dim in value.shape or () if not _static(dim))
     values = (value for node in graph for value in node.outputs)
@@ -118,9 +118,9 @@ def _name_batch(graph: ir.Graph) -> None:
 
 
 def _name_dimensions(graph: ir.Graph, shapes: Mapping[str, Sequence[int | str]]) -> None:
-    """Gives inputs and outputs the names of their dimensions.
+    """Names the dimensions of inputs and outputs.
 
-    Shapes in between are dropped where they are formulas of lengths, whose symbols have no name.
+    Intermediate shapes are dropped where they depend on lengths, whose symbols have no names.
     """
     for value in (*graph.inputs, *graph.outputs):
         value.shape = ir.Shape(list(shapes[value.name or ""]))
@@ -137,7 +137,7 @@ def _static(dim: object) -> bool:
 
 
 def _forget_origin(model: ir.Model, name: str, producer: str) -> None:
-    """Drops stack traces, file names and versions."""
+    """Removes stack traces, file names and versions."""
     graph = model.graph
     model.producer_name, _, model.producer_version = producer.partition(" ")
     model.doc_string = model.domain = None

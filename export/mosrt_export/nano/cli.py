@@ -7,8 +7,8 @@ from typing import Any, Final
 
 import click
 
-from mosrt_export.cli.front_end import front_end_option
-from mosrt_export.cli.progress import extra_needed
+from mosrt.cli.command import require_extra
+from mosrt_export.cli.export import front_end_option
 
 __all__ = ["nano"]
 
@@ -195,7 +195,7 @@ def _run(name: str, options: dict[str, Any]) -> None:
     """Runs a command with its libraries, and turns mosrt's errors into click's."""
     from mosrt.errors import MosrtError  # noqa: PLC0415 - numpy and onnxruntime
 
-    with extra_needed("train"):
+    with require_extra("train"):
         from . import commands  # noqa: PLC0415 - torch
 
         try:

@@ -1,4 +1,1 @@
-"""Triton: model repositories for NVIDIA's inference server, which serves them without Python.
-
-Nothing here needs torch; onnx only where the scores of several networks are averaged.
-"""
+"""Model repositories for NVIDIA's Triton Inference Server, which needs no Python to serve them."""

@@ -1,22 +1,23 @@
-"""Configurations: what Triton is told of each model, the contents of config.pbtxt.
+"""Builds Triton's configuration of each model, and writes it as config.pbtxt.
 
-Field names and meanings are those of `ModelConfig` in Triton's model_config.proto.
+Field names and meanings are those of `ModelConfig` in Triton's model_config.proto. The format is
+described at protobuf.dev under "Text Format Language Specification"; writing it here makes the
+protobuf package unnecessary. The tests read it back with that package and Triton's schema.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from mosrt.bundle.manifest import TensorSpec
-from mosrt_export.triton_errors import TritonError
+from mosrt_export.errors import TritonError
 
-from .pbtxt import Word
+__all__ = ["Network", "Serving", "Step", "ensemble_config", "network_config", "to_text"]
 
-__all__ = ["ANY_SIZE", "Network", "Serving", "Step", "ensemble_config", "network_config"]
-
-ANY_SIZE: Final = -1
+_ANY_SIZE: Final = -1
 _TYPES: Final = {
     "bool": "TYPE_BOOL",
     "float16": "TYPE_FP16",
@@ -25,17 +26,23 @@ _TYPES: Final = {
     "int64": "TYPE_INT64",
 }
 _BATCH: Final = "batch"
-# Long enough for requests that came together to be joined, short beside any model's run.
+# Long enough to batch requests that arrive together, short compared with the run of any model.
 _MAX_QUEUE_DELAY_US: Final = 1_000
+
+
+class EnumValue(str):
+    """A value of an enumeration, which is written without quotes."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Serving:
-    """How models are to be run.
+    """How the server runs models.
 
     Attributes:
-        gpu: Whether on GPUs; else on the CPU.
-        instances: Copies of each network, per GPU if there are several.
+        gpu: Whether they run on GPUs; else on the CPU.
+        instances: Number of copies of each network, per GPU.
     """
 
     gpu: bool = True
@@ -44,18 +51,18 @@ class Serving:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Network:
-    """A graph or an engine as Triton serves it.
+    """A graph or an engine that Triton serves.
 
     Attributes:
-        name: What it is called there.
+        name: Name of the model on the server.
         backend: "onnxruntime" or "tensorrt".
-        inputs: What it takes.
-        outputs: What it gives.
-        max_batch: Most views per run, which requests of several clients are joined to; 0 for a
-            model that hears one recording at a time, whose requests are not joined.
-        usual_batch: Views per run that it is tuned for, or None if any number is as good.
-        usual: Shapes by input to start with, before the first request; with the batch.
-        joins: Whether it gains by waiting for requests that can be joined.
+        inputs: Its inputs.
+        outputs: Its outputs.
+        max_batch: Most views per run, up to which requests of several clients are batched; 0 for
+            a model that processes one recording at a time, whose requests are not batched.
+        usual_batch: Views per run that it is tuned for, or None.
+        usual: Shapes of the inputs for the warm-up, batch included.
+        joins: Whether requests are batched dynamically.
     """
 
     name: str
@@ -70,7 +77,13 @@ class Network:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
-    """One model of an ensemble: what its inputs and outputs are called in the ensemble."""
+    """One model of an ensemble.
+
+    Attributes:
+        model: Name of the model.
+        inputs: For each of its inputs, the name of the tensor in the ensemble.
+        outputs: For each of its outputs, the name of the tensor in the ensemble.
+    """
 
     model: str
     inputs: Mapping[str, str]
@@ -78,10 +91,10 @@ class Step:
 
 
 def network_config(network: Network, serving: Serving) -> dict[str, Any]:
-    """The configuration of a network.
+    """Builds the configuration of a network.
 
     Raises:
-        TritonError: A tensor has a type that Triton does not know.
+        TritonError: A tensor has a dtype that cannot be served.
     """
     config: dict[str, Any] = {
         "name": network.name,
@@ -91,7 +104,7 @@ def network_config(network: Network, serving: Serving) -> dict[str, Any]:
         "instance_group": [
             {
                 "count": serving.instances,
-                "kind": Word("KIND_GPU" if serving.gpu else "KIND_CPU"),
+                "kind": EnumValue("KIND_GPU" if serving.gpu else "KIND_CPU"),
             }
         ],
     }
@@ -113,17 +126,17 @@ def ensemble_config(
     outputs: Sequence[TensorSpec],
     max_batch: int,
 ) -> dict[str, Any]:
-    """The configuration of models that run one after the other inside of the server.
+    """Builds the configuration of models that run one after the other on the server.
 
     Args:
-        name: What the ensemble is called.
-        steps: Its models.
-        inputs: What a client sends.
-        outputs: What it is answered.
-        max_batch: As in `Network`; no step may take fewer.
+        name: Name of the ensemble.
+        steps: Its models in order.
+        inputs: Tensors that a client sends.
+        outputs: Tensors that a client gets.
+        max_batch: As in `Network`; no larger than that of any step.
 
     Raises:
-        TritonError: A tensor has a type that Triton does not know.
+        TritonError: A tensor has a dtype that cannot be served.
     """
     return {
         "name": name,
@@ -160,34 +173,34 @@ def _tensors(
     }
 
 
-def _type(tensor: TensorSpec) -> Word:
+def _type(tensor: TensorSpec) -> EnumValue:
     if tensor.dtype not in _TYPES:
         raise TritonError(
-            f"tensor {tensor.name!r} is of type {tensor.dtype}, which is not served "
-            f"(known: {', '.join(_TYPES)}); export the bundle again"
+            f"tensor {tensor.name!r} has dtype {tensor.dtype}, which cannot be served "
+            f"(supported: {', '.join(_TYPES)}); export the bundle again"
         )
-    return Word(_TYPES[tensor.dtype])
+    return EnumValue(_TYPES[tensor.dtype])
 
 
 def _dims(tensor: TensorSpec, max_batch: int) -> list[int]:
-    """A tensor's sizes; without the batch, which Triton adds, if there is one."""
+    """Sizes of a tensor, without the batch if there is one, because Triton adds it."""
     if max_batch:
         if tensor.shape[0] != _BATCH:
             raise TritonError(
-                f"tensor {tensor.name!r} is {tensor.shape}, which does not start with the batch; "
-                "export the bundle again"
+                f"tensor {tensor.name!r} has shape {tensor.shape}, which does not start with "
+                "the batch; export the bundle again"
             )
-        return [ANY_SIZE if isinstance(size, str) else size for size in tensor.shape[1:]]
+        return [_ANY_SIZE if isinstance(size, str) else size for size in tensor.shape[1:]]
     return [
-        1 if size == _BATCH else ANY_SIZE if isinstance(size, str) else size
+        1 if size == _BATCH else _ANY_SIZE if isinstance(size, str) else size
         for size in tensor.shape
     ]
 
 
 def _warmup(network: Network, batch: int) -> dict[str, Any]:
-    """A run of zeros before the first request: kernels are loaded, and memory is taken.
+    """A run on zeros before the first request, which loads kernels and allocates memory.
 
-    Zeros suit indices too, which random numbers would not.
+    Zeros are valid indices, too; random numbers would not be.
     """
     first = 1 if network.max_batch else 0
     return {
@@ -209,3 +222,35 @@ def _warmup(network: Network, batch: int) -> dict[str, Any]:
 
 def _map(names: Mapping[str, str]) -> list[dict[str, str]]:
     return [{"key": key, "value": value} for key, value in names.items()]
+
+
+def to_text(message: Mapping[str, Any]) -> str:
+    """Formats a message as protobuf text.
+
+    Args:
+        message: Fields by name: integers, booleans, strings, `EnumValue`s, messages, and sequences
+            of those for repeated fields. A map is a sequence of messages with "key" and "value".
+    """
+    return "".join(f"{line}\n" for line in _lines(message))
+
+
+def _lines(message: Mapping[str, Any]) -> Iterator[str]:
+    for name, value in message.items():
+        if isinstance(value, Mapping):
+            yield f"{name} {{"
+            yield from (f"  {line}" for line in _lines(value))
+            yield "}"
+        elif isinstance(value, str) or not isinstance(value, Sequence):
+            yield f"{name}: {_scalar(value)}"
+        elif value and isinstance(value[0], Mapping):
+            for each in value:
+                yield from _lines({name: each})
+        else:
+            yield f"{name}: [{', '.join(_scalar(each) for each in value)}]"
+
+
+def _scalar(value: str | int) -> str:
+    if isinstance(value, EnumValue):
+        return value
+    # JSON string escapes are valid in this format.
+    return json.dumps(value, ensure_ascii=False)

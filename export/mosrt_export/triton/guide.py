@@ -10,7 +10,7 @@ from mosrt.backends.engine_file import Target
 from mosrt.bundle.front_end_spec import MelSpec
 from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.uncertainty_spec import UncertaintySpec
-from mosrt_export.markdown import refilled
+from mosrt_export.model_card import refilled
 
 from .config import Serving
 from .plan import Plan

@@ -1,27 +1,34 @@
-"""Plan of a repository: which models a bundle becomes, and how they hang together."""
+"""Plans a model repository: the models that a bundle becomes, and the ensembles of them.
+
+Ensembles of Triton pass tensors on and compute nothing, so the mean over networks is a graph of its
+own, which is written here.
+"""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.bundle.uncertainty_spec import STAGES
-from mosrt_export.triton_errors import TritonError
+from mosrt_export.errors import TritonError
 from mosrt_export.trt.shapes import member_tensors, profile_of, size_ranges
 
 from .config import Network, Serving, Step, ensemble_config, network_config
 from .engines import ServedEngine
-from .mean_graph import mean_tensors
 
-__all__ = ["Plan", "plan_repository"]
+__all__ = ["Plan", "mean_tensors", "plan_repository", "write_mean_graph"]
 
 _DEFAULT_MAX_BATCH: Final = 8
-# Inputs that a client picks from what an earlier graph gave, so that no ensemble can do it.
+_MEAN_OPSET: Final = 18
+# The oldest IR version that has the opset, so that old servers can read it.
+_MEAN_IR_VERSION: Final = 8
+# Inputs that a client selects from the outputs of an earlier graph, which no ensemble can do.
 _PICKED: Final = frozenset({"queries"})
-# A folder's name that no shell, URL or file system misreads.
+# Names that are safe for shells, URLs and file systems.
 _NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
@@ -30,11 +37,11 @@ class Plan:
     """The models of a repository.
 
     Attributes:
-        model: What answers a client that asks for the whole: a network or an ensemble; None if no
-            single model does.
-        networks: Those that a file of the bundle becomes, by the bundle's names.
-        mean: Averages the networks, if there is such a thing to do.
-        configs: All configurations by the model's name.
+        model: Name of the network or ensemble that computes the complete result; None if no single
+            model does.
+        networks: Models for the files of the bundle, by the names in the bundle.
+        mean: The model that averages networks, or None.
+        configs: Configurations of all models by name.
     """
 
     model: str | None
@@ -54,14 +61,14 @@ def plan_repository(
     """Plans a repository.
 
     Args:
-        manifest: Of the bundle.
+        manifest: Manifest of the bundle.
         variant: The variant to serve.
-        serving: How the models are to be run.
-        engines: By network, for TensorRT; none for ONNX Runtime.
-        max_batch: Most views per run; by default 8, or what engines and variant allow.
+        serving: How the server runs the models.
+        engines: TensorRT engines by network; empty to serve the graphs with ONNX Runtime.
+        max_batch: Most views per run; by default 8, or the limit of the engines or the variant.
 
     Raises:
-        TritonError: The bundle cannot be served like that.
+        TritonError: The bundle cannot be served as requested.
     """
     name = _checked_name(manifest.name)
     limit = _max_batch(manifest, variant, engines, max_batch)
@@ -111,17 +118,17 @@ def _max_batch(
     if manifest.uncertainty is not None:
         if asked is not None:
             raise TritonError(
-                f"{manifest.name} hears one recording at a time; leave --max-batch out"
+                f"{manifest.name} processes one recording at a time; leave --max-batch out"
             )
         return 0
     if engines:
         limit = min(
             largest[0] for engine in engines.values() for _, _, largest in engine.profile.values()
         )
-        reason = "the engines take no more; build them with a larger `mosrt build --max-batch`"
+        reason = "the limit of the engines; build them with a larger `mosrt build --max-batch`"
     elif variant.fixed_batch is not None:
         limit = variant.fixed_batch
-        reason = "with more, what this variant says of a view depends on its company"
+        reason = "in larger batches, the scores of this variant depend on the other views"
     else:
         return asked or _DEFAULT_MAX_BATCH
     if asked is not None and asked > limit:
@@ -155,7 +162,7 @@ def _network(
 
 
 def _stage_steps(manifest: Manifest, networks: Mapping[str, Network]) -> list[Step]:
-    """Graphs that follow from one another without a client in between."""
+    """The graphs that can run one after the other without the client."""
     picked = set(_PICKED)
     steps = []
     for stage, network in networks.items():
@@ -168,7 +175,7 @@ def _stage_steps(manifest: Manifest, networks: Mapping[str, Network]) -> list[St
 
 
 def _stage_ensemble(name: str, manifest: Manifest, steps: Sequence[Step]) -> dict[str, Any]:
-    """From the recording, and all that can be drawn beforehand, to what the last graph gives."""
+    """The ensemble of graphs that follow one another, with sampled tensors as inputs."""
     tensors = {tensor.name: tensor for tensor in (*manifest.inputs, *manifest.outputs)}
     given = {output for step in steps for output in step.outputs}
     taken = dict.fromkeys(each for step in steps for each in step.inputs if each not in given)
@@ -198,7 +205,7 @@ def _mean(name: str, manifest: Manifest, networks: tuple[str, ...], max_batch: i
 def _mean_ensemble(
     name: str, manifest: Manifest, networks: Mapping[str, Network], mean: Network
 ) -> dict[str, Any]:
-    """All networks on the same views, and then their mean."""
+    """The ensemble of all networks on the same views, and their mean."""
     scores = manifest.outputs[0].name
     steps = [
         Step(
@@ -218,9 +225,63 @@ def _mean_ensemble(
 
 
 def _step(network: Network) -> Step:
-    """A network whose tensors keep their names."""
+    """A step that keeps the names of the network's tensors."""
 
     def names(tensors: Sequence[TensorSpec]) -> dict[str, str]:
         return {tensor.name: tensor.name for tensor in tensors}
 
     return Step(model=network.name, inputs=names(network.inputs), outputs=names(network.outputs))
+
+
+def mean_tensors(
+    scores: TensorSpec, networks: list[str]
+) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
+    """Inputs and outputs of the graph that averages networks.
+
+    Args:
+        scores: The scores of each network, (batch, domains).
+        networks: Names of the networks.
+
+    Returns:
+        The inputs `{scores}_{network}`, (batch, domains) each. The outputs: their mean, with the
+        name of `scores`, and `{scores}_networks`, (batch, networks, domains).
+    """
+    shape = (*scores.shape[:1], len(networks), *scores.shape[1:])
+
+    def like(name: str, sizes: tuple[int | str, ...]) -> TensorSpec:
+        return TensorSpec(name=name, dtype=scores.dtype, shape=sizes)
+
+    inputs = tuple(like(f"{scores.name}_{network}", scores.shape) for network in networks)
+    return inputs, (scores, like(f"{scores.name}_networks", shape))
+
+
+def write_mean_graph(
+    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], path: Path
+) -> None:
+    """Writes the graph with the tensors of `mean_tensors`, in float32."""
+    from onnx import TensorProto, checker, helper, save  # noqa: PLC0415 - optional
+
+    def tensor(spec: TensorSpec) -> object:
+        return helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, list(spec.shape))
+
+    mean, apart = outputs
+    rows = [f"{spec.name}_row" for spec in inputs]
+    nodes = [
+        *(
+            helper.make_node("Unsqueeze", [spec.name, "networks"], [row], name=f"row/{spec.name}")
+            for spec, row in zip(inputs, rows, strict=True)
+        ),
+        helper.make_node("Concat", rows, [apart.name], name="apart", axis=1),
+        helper.make_node(
+            "ReduceMean", [apart.name, "networks"], [mean.name], name="mean", keepdims=0
+        ),
+    ]
+    axis = helper.make_tensor("networks", TensorProto.INT64, [1], [1])
+    graph = helper.make_graph(
+        nodes, "mean", [tensor(spec) for spec in inputs], [tensor(spec) for spec in outputs], [axis]
+    )
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", _MEAN_OPSET)], ir_version=_MEAN_IR_VERSION
+    )
+    checker.check_model(model, full_check=True)
+    save(model, path)

@@ -1,4 +1,4 @@
-"""Repository: the folder that Triton serves, with a guide and a client for those who ask it."""
+"""Writes model repositories: the folder that Triton serves, with a README and a client."""
 
 from __future__ import annotations
 
@@ -14,19 +14,17 @@ from mosrt.bundle.variants import check, reference
 from mosrt.bundle.writer import check_target, new_directory
 from mosrt.errors import ProviderError
 from mosrt.host.files import sha256_of
-from mosrt_export.triton_errors import TritonError
+from mosrt_export.errors import TritonError
 
-from .config import Network, Serving
+from .config import Network, Serving, to_text
 from .engines import ServedEngine, match_engines
 from .guide import guide
-from .mean_graph import write_mean_graph
-from .pbtxt import to_text
-from .plan import Plan, plan_repository
+from .plan import Plan, plan_repository, write_mean_graph
 
 __all__ = ["MODEL_FACTS_NAME", "write_repository"]
 
 MODEL_FACTS_NAME: Final = "mosrt-model.json"
-"""What a client must know; also the mark of a folder that this module has made."""
+"""Facts about the model for clients; the file also marks a folder as written by this module."""
 _KIND: Final = "model repository of mosrt"
 _VERSION: Final = "1"
 _ONNX: Final = "model.onnx"
@@ -48,21 +46,21 @@ def write_repository(
     """Writes a model repository.
 
     Args:
-        bundle: What is served.
-        out: The folder to be; it appears whole or not at all.
-        variant: Which precision; by default the reference.
-        serving: How the models are to be run.
-        engines: Files that `mosrt build` has made of the variant, for TensorRT; none to serve the
-            graphs with ONNX Runtime.
+        bundle: The bundle to serve.
+        out: The folder to write.
+        variant: The variant to serve; by default the reference.
+        serving: How the server runs the models.
+        engines: Engine files of the variant, written by `mosrt build`; empty to serve the graphs
+            with ONNX Runtime.
         max_batch: Most views per run.
         force: Whether an older repository at `out` is replaced.
 
     Returns:
-        The models that it has.
+        The models of the repository.
 
     Raises:
         BundleError: There is no such variant, or a file is damaged.
-        TritonError: The bundle cannot be served like that.
+        TritonError: The bundle cannot be served as requested.
         OutputError: `out` must not or cannot be written.
     """
     check_target(out, force=force, kind=_KIND, mark=MODEL_FACTS_NAME)
@@ -74,7 +72,7 @@ def write_repository(
     plan = plan_repository(manifest, chosen, serving=serving, engines=matched, max_batch=max_batch)
     with new_directory(out, force=force, kind=_KIND, mark=MODEL_FACTS_NAME) as directory:
         for model, config in plan.configs.items():
-            # Triton wants a version of every model, of an ensemble an empty one.
+            # Triton needs a version folder for every model, empty for an ensemble.
             (directory / model / _VERSION).mkdir(parents=True)
             _write(directory / model / "config.pbtxt", to_text(config))
         _write_networks(bundle, chosen, plan.networks, matched, directory)
@@ -105,7 +103,7 @@ def _variant(bundle: Bundle, asked: str | None, provider: str) -> str:
     if not _runs(asked, provider):
         ways = " or ".join(way for way, place in _WAYS.items() if _runs(asked, place))
         raise TritonError(
-            f"variant {asked!r} is not made for this way of serving; use {ways}, or choose another "
+            f"variant {asked!r} cannot be served like this; use {ways}, or choose another "
             f"variant (there are {', '.join(bundle.manifest.variants)})"
         )
     return asked
@@ -135,32 +133,32 @@ def _write_networks(
                 continue
             _copy(source, member.graph, version / _ONNX)
             if member.weights is not None:
-                # The graph refers to its weights by a path from its own folder.
+                # The graph refers to its weights by a path relative to its folder.
                 _copy(source, member.weights, version / _beside(member, member.weights))
 
 
 def _beside(member: Member, weights: File) -> PurePosixPath:
-    """Path of the weights from the graph's folder."""
+    """Path of the weights relative to the graph's folder."""
     folder = PurePosixPath(member.graph.path).parent
     try:
         beside = PurePosixPath(weights.path).relative_to(folder)
     except ValueError:
         raise TritonError(
-            f"{weights.path}: lies outside of the folder of {member.graph.path}, where ONNX "
-            "Runtime does not look; export the bundle again"
+            f"{weights.path}: is outside of the folder of {member.graph.path}, where ONNX "
+            "Runtime does not read weights; export the bundle again"
         ) from None
     if str(beside) == _ONNX:
-        raise TritonError(f"{weights.path}: has the name that Triton gives to graphs; export again")
+        raise TritonError(f"{weights.path}: has a file name that Triton reserves; export again")
     return beside
 
 
 def _copy(source: Path, file: File, target: Path) -> None:
-    """Copies a file of a bundle, and compares the copy with the manifest."""
+    """Copies a file of a bundle and checks the SHA-256 of the copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / file.path, target)
     if sha256_of(target) != file.sha256:
         raise TritonError(
-            f"{file.path}: its SHA-256 is not what the manifest says; the file is damaged or "
+            f"{file.path}: its SHA-256 differs from the manifest; the file is damaged or was "
             "replaced: copy or export the bundle again"
         )
 

@@ -1,4 +1,1 @@
-"""Engines: ONNX graphs turned into TensorRT engines, on the machine that runs them.
-
-Nothing here needs torch or onnx: TensorRT parses the graphs itself.
-"""
+"""TensorRT engines of ONNX graphs, built on the machine that runs them, without torch and onnx."""

@@ -1,8 +1,8 @@
-"""Builder: one graph through TensorRT's parser and builder.
+"""Builds a TensorRT engine of one ONNX graph.
 
-The same calls serve TensorRT 10.3 to 11 and TensorRT-RTX. Networks are strongly typed: precision is
-what the graph says, and no flag changes it. TensorRT reports most failures by returning None, False
-or -1 and logging a line, so every result is looked at, and the lines are in the error.
+The same calls work with TensorRT 10.3 to 11 and TensorRT-RTX. Networks are strongly typed: the
+graph defines the precision, and no flag changes it. TensorRT reports most failures by returning
+None, False or -1 and logging a message, so every result is checked, and errors quote the log.
 """
 
 from __future__ import annotations
@@ -17,16 +17,27 @@ from mosrt.backends.engine_file import Profile, replacing_in_cache
 from mosrt.backends.trt import check_tensors
 from mosrt.backends.trt_module import TensorRt, dtype_name
 from mosrt.bundle.manifest import TensorSpec
-from mosrt_export.errors import UNSERVED, EngineError
+from mosrt_export.errors import EngineError
 
 from .qdq_check import check_zero_points
 
-__all__ = ["BuildSettings", "aim_at_this_gpu", "build_engine", "create_network"]
+__all__ = [
+    "UNSUPPORTED_GPU",
+    "BuildSettings",
+    "build_engine",
+    "create_network",
+    "target_this_gpu",
+]
+
+UNSUPPORTED_GPU: Final = (
+    "this TensorRT does not support this GPU: TensorRT-RTX is for GeForce and RTX cards, other "
+    "GPUs need the full TensorRT, and old GPUs an old version of it"
+)
 
 _MAX_LINES: Final = 12
-# Where TensorRT-RTX has one it does nothing.
+# TensorRT-RTX has no effective timing cache.
 _TIMED_MODULE: Final = "tensorrt"
-# What else fails has nothing to do with a GPU, though without one the log is full of it.
+# Only these failures depend on the GPU; without one, the log mentions it at every failure.
 _ON_THE_GPU: Final = ("start", "build for this GPU", "build an engine")
 _CURES: Final = (
     (
@@ -36,7 +47,7 @@ _CURES: Final = (
     ),
     (
         r"compute capability|unsupported (?:sm|gpu|device)|sm ?\d+ is not|no kernel image",
-        UNSERVED,
+        UNSUPPORTED_GPU,
     ),
     (
         r"cuda(?: initialization)? (?:error|failure)|cudaerror|no cuda-capable|driver version",
@@ -47,12 +58,12 @@ _CURES: Final = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings:
-    """How hard TensorRT tries.
+    """Settings of TensorRT's builder.
 
     Attributes:
         level: Builder optimisation level, 0 (quick to build) to 5 (quick to run).
-        workspace_bytes: Memory that an engine may use beside weights and activations, None for as
-            much as there is.
+        workspace_bytes: Memory that an engine may use besides weights and activations; None for no
+            limit.
     """
 
     level: int = 3
@@ -73,22 +84,22 @@ def build_engine(
     """Builds an engine.
 
     Args:
-        tensorrt: What builds it.
-        graph: The ONNX file, its weights in it or beside it.
-        profile: The shapes that it is to take.
+        tensorrt: The TensorRT that builds it.
+        graph: The ONNX file, with weights inside or beside it.
+        profile: Range of the input shapes.
         inputs: Inputs that the graph must have.
         outputs: Outputs that the graph must have.
-        settings: How hard to try.
-        timing: File of kernel timings of earlier builds on this machine, used and added to where
-            this TensorRT has such a thing.
-        has_gpu: Whether there is a GPU here, which the engine then is for.
+        settings: Settings of the builder.
+        timing: File of kernel timings of earlier builds on this machine, which is used and extended
+            if this TensorRT has a timing cache.
+        has_gpu: Whether there is a GPU, for which the engine is then built.
 
     Returns:
         The serialised engine, an object with the buffer protocol.
 
     Raises:
-        EngineError: The graph or the machine does not suit TensorRT.
-        BundleError: The graph is not what the manifest says.
+        EngineError: TensorRT cannot build the graph, or not on this machine.
+        BundleError: The graph differs from the manifest.
         ProviderError: `timing` cannot be written.
     """
     check_zero_points(graph)
@@ -104,7 +115,7 @@ def build_engine(
             engine = build.build(config)
             if kernels is not None:
                 _keep_timings(config, kernels)
-        # What the bindings raise for a C++ exception, a null pointer and a value out of range.
+        # The bindings raise these for C++ exceptions, null pointers and values out of range.
         except (RuntimeError, TypeError, ValueError) as exc:
             if isinstance(exc, EngineError) or not _from_bindings(exc):
                 raise
@@ -113,20 +124,20 @@ def build_engine(
 
 
 def create_network(trt: Any, builder: Any) -> Any:
-    """An empty network whose tensors have the types that they are given, and no others."""
+    """Creates an empty, strongly typed network."""
     flags = 0
-    # Networks are always strongly typed from version 11 on, where the flag may be gone.
+    # From version 11 on networks are always strongly typed, and the flag may be gone.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     if flag is not None:
         flags = 1 << int(flag)
     return builder.create_network(flags)
 
 
-def aim_at_this_gpu(trt: Any, config: Any) -> bool:
-    """Makes an engine one for the GPU that is here; tells whether that could be done.
+def target_this_gpu(trt: Any, config: Any) -> bool:
+    """Configures a build for the GPU of this machine; returns whether that succeeded.
 
-    TensorRT-RTX builds for all cards from Ampere on unless it is told otherwise, and for none of
-    Turing's. Full TensorRT knows nothing but this GPU.
+    By default TensorRT-RTX builds for all cards from Ampere on, and for none of Turing's. The full
+    TensorRT always builds for this GPU.
     """
     capabilities = getattr(trt, "ComputeCapability", None)
     if capabilities is None:
@@ -136,7 +147,7 @@ def aim_at_this_gpu(trt: Any, config: Any) -> bool:
 
 
 def _from_bindings(exc: Exception) -> bool:
-    """Whether an exception is none of mosrt's own."""
+    """Whether an exception comes from the bindings and not from mosrt."""
     return not type(exc).__module__.startswith("mosrt")
 
 
@@ -153,7 +164,7 @@ class _Build:
         trt, logger = self._tensorrt.module, self._tensorrt.logger
         self._builder = self._made(trt.Builder(logger), "start")
         self._network = self._made(create_network(trt, self._builder), "make a network")
-        # Parsers must outlive the network's build: they own constants that it refers to.
+        # The parser must outlive the build, because it owns constants of the network.
         self._parser = self._made(trt.OnnxParser(self._network, logger), "make a parser")
         if not self._parser.parse_from_file(str(self._graph)):
             raise self._parse_error()
@@ -174,9 +185,9 @@ class _Build:
         """A builder configuration."""
         trt = self._tensorrt.module
         config = self._made(self._builder.create_builder_config(), "make a configuration")
-        # On by default; it would make float32 graphs something else than float32.
+        # On by default, it would reduce the precision of float32 graphs.
         config.clear_flag(trt.BuilderFlag.TF32)
-        if has_gpu and not aim_at_this_gpu(trt, config):
+        if has_gpu and not target_this_gpu(trt, config):
             raise self.error("build for this GPU")
         config.builder_optimization_level = settings.level
         if config.builder_optimization_level != settings.level:
@@ -194,11 +205,11 @@ class _Build:
         return config
 
     def use_timings(self, config: Any, path: Path) -> None:
-        """Hands over the timings of earlier builds, or an empty cache for those of this one."""
+        """Loads the timings of earlier builds, or starts an empty cache."""
         before = path.read_bytes() if path.exists() else b""
         for content in (before, b""):
             cache = config.create_timing_cache(content)
-            # One of another version or GPU is refused, and begun anew.
+            # A cache of another version or GPU is refused; then an empty one is used.
             if cache is not None and config.set_timing_cache(cache, False):
                 return
         raise self.error("take a timing cache")
@@ -210,8 +221,8 @@ class _Build:
         )
 
     def error(self, what: str) -> EngineError:
-        """An error that says what failed, in TensorRT's words, and what helps."""
-        # Lines often come twice, from the parser and from what it calls.
+        """An error that says what failed, what helps, and what TensorRT logged."""
+        # Messages often occur twice, from the parser and from the functions it calls.
         said = list(dict.fromkeys(self._lines))[-_MAX_LINES:]
         text = "\n  ".join(said)
         cures = _CURES if what in _ON_THE_GPU else ()
@@ -219,11 +230,11 @@ class _Build:
         return EngineError(
             f"{self._graph}: {self._tensorrt} could not {what}"
             + (f"; {cure}" if cure else "")
-            + (f"\n  {text}" if text else "; it does not say why")
+            + (f"\n  {text}" if text else "; it logged no reason")
         )
 
     def _parse_error(self) -> EngineError:
-        """The parser's first error, with the node that it is about."""
+        """The parser's first error, with the node that it names."""
         if self._parser.num_errors == 0:
             return self.error("read the graph")
         first = self._parser.get_error(0)
@@ -232,20 +243,20 @@ class _Build:
             about = f" at node {node!r} ({operator})" if operator else ""
             return self.error(f"read the graph{about}")
         return self.error(
-            f"run node {node!r}: it has no {operator}, or not as it is used there; choose another "
-            "variant, upgrade TensorRT, or run the bundle with provider 'cuda', which has every "
+            f"run node {node!r}: it does not support this use of {operator}; choose another "
+            "variant, upgrade TensorRT, or use provider 'cuda', which supports every "
             "operator"
         )
 
     def _made(self, value: Any, what: str) -> Any:
-        """A value that TensorRT gave, unless it gave none."""
+        """Returns a value of TensorRT unless it is None."""
         if value is None:
             raise self.error(what)
         return value
 
 
 def _keep_timings(config: Any, path: Path) -> None:
-    """Writes the timings of this build and those before."""
+    """Writes the timings of this build and earlier ones."""
     cache = config.get_timing_cache()
     if cache is not None:
         with replacing_in_cache(path) as stream, memoryview(cache.serialize()) as content:

@@ -1,4 +1,4 @@
-"""Bundle engines: those of all networks of a variant, built unless they are in the cache."""
+"""Plans the engines of a bundle's variant, and builds those that are not in the cache."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ __all__ = ["PlannedEngine", "plan_engines", "target_of"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedEngine:
-    """An engine that is in the cache, or could be.
+    """An engine to find in the cache or to build.
 
     Attributes:
-        name: The network's name.
-        graph: Its ONNX file.
-        key: What the engine is of and for.
-        inputs: Inputs that it must have.
-        outputs: Outputs that it must have.
-        settings: How it is built.
+        name: Name of the network.
+        graph: ONNX file of the network.
+        key: Key of the engine in the cache: graph, target and profile.
+        inputs: Inputs that the graph must have.
+        outputs: Outputs that the graph must have.
+        settings: Settings of the builder.
     """
 
     name: str
@@ -42,7 +42,7 @@ class PlannedEngine:
     settings: BuildSettings
 
     def fault(self, files: EngineFiles) -> str | None:
-        """Why the engine in the cache, if any, cannot be used; None if it can."""
+        """The reason why the cache has no usable engine; None if it has one."""
         path = files.path(self.key)
         fault = files.fault(path, self.key.graph, self.key.target)
         if fault is not None:
@@ -54,7 +54,7 @@ class PlannedEngine:
         return None
 
     def build(self, tensorrt: TensorRt, files: EngineFiles) -> Path:
-        """Builds the engine and puts it into the cache.
+        """Builds the engine and writes it to the cache.
 
         Raises:
             EngineError: As `build_engine`.
@@ -93,15 +93,15 @@ def plan_engines(
     ranges: Mapping[str, Range],
     settings: BuildSettings,
 ) -> list[PlannedEngine]:
-    """The engines that a variant needs on a target.
+    """Returns the engines that a variant needs on a target.
 
     Args:
-        manifest: Of the bundle.
+        manifest: Manifest of the bundle.
         variant: The variant.
-        directory: Where its files are.
-        target: What is to run the engines.
-        ranges: Sizes that they are to take; see `mosrt_export.trt.shapes.size_ranges`.
-        settings: How to build them.
+        directory: Directory of its files.
+        target: The TensorRT and GPU that run the engines.
+        ranges: Ranges of dynamic dimensions; see `mosrt_export.trt.shapes.size_ranges`.
+        settings: Settings of the builder.
 
     Raises:
         EngineError: An input has a dimension whose range is unknown.
@@ -124,10 +124,10 @@ def plan_engines(
 
 
 def target_of(tensorrt: TensorRt) -> Target:
-    """This machine: the TensorRT and the GPU that it has.
+    """Returns the target of this machine: its TensorRT and GPU.
 
     Raises:
-        EngineError: There is no GPU, and this TensorRT cannot build without one.
+        EngineError: There is no GPU, and this TensorRT needs one to build.
     """
     try:
         capability = Cuda.open().compute_capability()

@@ -1,8 +1,8 @@
-"""Zero points: graphs quantised for CPUs are refused before TensorRT misreads them.
+"""Refuses graphs that are quantised in a way that TensorRT does not support.
 
-TensorRT's 8 bits are signed and symmetric. It refuses a zero point other than 0, with words about
-an accelerator that few machines have, and takes unsigned values with zero point 0 for signed ones,
-which makes every value over 127 saturate without a word.
+TensorRT's INT8 is signed and symmetric. It rejects zero points other than 0 with a misleading
+message, and reads unsigned values with zero point 0 as signed ones, so that values over 127
+saturate without a warning.
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ _INT32: Final = 6
 
 
 def check_zero_points(path: Path) -> None:
-    """Refuses a graph with quantisation that TensorRT does not have.
+    """Refuses a graph with quantisation that TensorRT does not support.
 
     Raises:
-        EngineError: Naming the first node that is quantised to an unsigned type or around another
-            zero point than 0; or the file cannot be read.
+        EngineError: A node is quantised to an unsigned type or has a zero point other than 0, or
+            constants cannot be read.
+        BundleError: The file is not an ONNX file.
     """
     nodes, constants = read_graph(path)
     for node in nodes:
@@ -40,14 +41,14 @@ def check_zero_points(path: Path) -> None:
                 ) from exc
             if reason is not None:
                 raise EngineError(
-                    f"{path}: node {node.name!r} ({node.op_type}) {reason}, and TensorRT knows "
-                    "symmetric int8 only (all zero points 0); this looks like a variant for CPUs: "
-                    "choose --variant int8-trt, or make one with `mosrt quantize`"
+                    f"{path}: node {node.name!r} ({node.op_type}) {reason}, but TensorRT "
+                    "supports symmetric int8 only (all zero points 0); this may be a variant for "
+                    "CPUs: choose --variant int8-trt, or make one with `mosrt quantize`"
                 )
 
 
 def _reason(node: Node, constants: dict[str, Tensor]) -> str | None:
-    """What is wrong with a node's zero point, if anything."""
+    """The problem with a node's zero point, or None."""
     name = node.inputs[2] if len(node.inputs) > 2 else ""
     if not name:
         unsigned = node.op_type == _QUANTIZE and node.integers.get("output_dtype", 0) in (0, 2)
@@ -55,7 +56,7 @@ def _reason(node: Node, constants: dict[str, Tensor]) -> str | None:
     tensor = constants.get(name)
     if tensor is None:
         return "has a zero point that is computed"
-    # Biases are 32 bits wide, and only ever read.
+    # Biases have 32 bits and are only dequantised.
     if tensor.data_type == _INT32 and node.op_type == _DEQUANTIZE and tensor.all_zeros():
         return None
     if tensor.data_type in _UNSIGNED_OR_WIDE:

@@ -1,4 +1,4 @@
-"""Shapes: what an engine must take, from what the manifest says and the runtime does."""
+"""Derives the range of input shapes of an engine from the manifest."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _USUAL_S: Final = 5.0
 def member_tensors(
     manifest: Manifest, member: Member
 ) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs of one network."""
+    """Returns the inputs and outputs of one network."""
     if manifest.uncertainty is None:
         return manifest.inputs, manifest.outputs
     tensors = {tensor.name: tensor for tensor in (*manifest.inputs, *manifest.outputs)}
@@ -33,13 +33,13 @@ def member_tensors(
 def size_ranges(
     manifest: Manifest, *, batch: Range | None = None, max_seconds: float | None = None
 ) -> dict[str, Range]:
-    """Sizes of the dimensions that vary, by name.
+    """Returns the ranges of dynamic dimensions by name.
 
     Args:
-        manifest: Of the bundle.
-        batch: Views per run, for models that predict MOS; by default 1 to 4, usually 4.
-        max_seconds: Longest piece, for models that score by their uncertainty; by default as long
-            as the runtime makes them.
+        manifest: Manifest of the bundle.
+        batch: Views per run, for MOS models; by default 1 to 4, usually 4.
+        max_seconds: Longest chunk in seconds, for uncertainty models; by default the longest of the
+            runtime.
 
     Raises:
         EngineError: An option does not suit the model.
@@ -47,17 +47,19 @@ def size_ranges(
     spec = manifest.uncertainty
     if spec is None:
         if max_seconds is not None:
-            raise EngineError(f"{manifest.name} hears views of one length; leave --max-seconds out")
+            raise EngineError(
+                f"{manifest.name} scores views of one length; leave --max-seconds out"
+            )
         smallest, usual, largest = batch or (1, 4, 4)
         if not 1 <= smallest <= usual <= largest:
             raise EngineError(
-                f"batches from {smallest} over {usual} to {largest} do not ascend; choose "
-                "--min-batch, --opt-batch and --max-batch that do"
+                f"batch sizes {smallest}, {usual}, {largest} do not ascend; --min-batch, "
+                "--opt-batch and --max-batch must"
             )
         return {"batch": (smallest, usual, largest)}
     if batch is not None:
         raise EngineError(
-            f"{manifest.name} hears one recording at a time; leave the options on batches out"
+            f"{manifest.name} processes one recording at a time; leave the batch options out"
         )
     rate_hz = manifest.sample_rate_hz
     longest = spec.window_samples
@@ -65,7 +67,7 @@ def size_ranges(
         longest = min(longest, round(max_seconds * rate_hz))
     if longest < spec.min_samples:
         raise EngineError(
-            f"{manifest.name} needs {spec.min_samples / rate_hz:g} s; raise --max-seconds"
+            f"{manifest.name} needs at least {spec.min_samples / rate_hz:g} s; raise --max-seconds"
         )
     samples = (
         spec.min_samples,
@@ -86,7 +88,7 @@ def size_ranges(
 
 
 def profile_of(inputs: Sequence[TensorSpec], ranges: Mapping[str, Range]) -> Profile:
-    """Smallest, usual and largest shape of each input.
+    """Returns the smallest, usual and largest shape of each input.
 
     Raises:
         EngineError: A dimension has a name that is not among `ranges`.

@@ -1,13 +1,13 @@
-"""Probe: whether this TensorRT serves this machine's GPU, found out before minutes are spent."""
+"""Checks that TensorRT works with this machine's GPU before a build takes minutes."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from mosrt.backends.trt_module import TensorRt
-from mosrt_export.errors import UNSERVED, EngineError
+from mosrt_export.errors import EngineError
 
-from .builder import aim_at_this_gpu, create_network
+from .builder import UNSUPPORTED_GPU, create_network, target_this_gpu
 
 __all__ = ["check_gpu"]
 
@@ -16,36 +16,36 @@ def check_gpu(tensorrt: TensorRt, compute_capability: str) -> None:
     """Builds and loads an engine of a single addition.
 
     Args:
-        tensorrt: What is to build and run engines.
-        compute_capability: The GPU's, for the message.
+        tensorrt: The TensorRT to check.
+        compute_capability: Compute capability of the GPU, for the message.
 
     Raises:
-        EngineError: The engine cannot be built, or not be loaded on this GPU.
+        EngineError: The engine cannot be built or loaded on this GPU.
     """
     with tensorrt.log() as lines:
         try:
             served = _runs_here(tensorrt)
-        # What the bindings raise for a C++ exception and a null pointer.
+        # The bindings raise these for C++ exceptions and null pointers.
         except (RuntimeError, TypeError) as exc:
             lines.append(str(exc))
             served = False
     if not served:
-        said = "\n  ".join(dict.fromkeys(lines)) or "it does not say why"
+        said = "\n  ".join(dict.fromkeys(lines)) or "it logged no reason"
         raise EngineError(
-            f"{tensorrt} runs no engine on this GPU of compute capability {compute_capability}; "
-            f"{UNSERVED}\n  {said}"
+            f"{tensorrt} cannot run an engine on this GPU of compute capability "
+            f"{compute_capability}; {UNSUPPORTED_GPU}\n  {said}"
         )
 
 
 def _runs_here(tensorrt: TensorRt) -> bool:
-    """Whether an engine could be built, loaded and given a context."""
+    """Whether an engine can be built, loaded and given an execution context."""
     trt, logger = tensorrt.module, tensorrt.logger
     builder: Any = trt.Builder(logger)
     if builder is None:
         return False
     network: Any = create_network(trt, builder)
     config: Any = builder.create_builder_config()
-    if network is None or config is None or not aim_at_this_gpu(trt, config):
+    if network is None or config is None or not target_this_gpu(trt, config):
         return False
     x = network.add_input("x", trt.DataType.FLOAT, (1,))
     total = network.add_elementwise(x, x, trt.ElementWiseOperation.SUM)

@@ -1,1 +1,1 @@
-"""Uncertainty models: bundles of several graphs, and their cards."""
+"""Uncertainty models: exporters per family, and what they share."""

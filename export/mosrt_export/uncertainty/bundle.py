@@ -1,4 +1,4 @@
-"""Staged bundles: what the exporters of uncertainty models have in common."""
+"""Writes bundles of uncertainty models, after comparing their graphs with torch."""
 
 from __future__ import annotations
 
@@ -10,17 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
-from numpy.typing import NDArray
-
 from mosrt.bundle.manifest import Manifest, Member, Variant
 from mosrt.bundle.writer import bundle_file, new_directory, write_card, write_manifest
 from mosrt.uncertainty.family import Stages, load_stages
+from mosrt_export.errors import ParityError
 from mosrt_export.graphs.graph import OPSET
+from mosrt_export.model_card import uncertainty_card
 from mosrt_export.utmosv2.exporter import Step
-from mosrt_export.utmosv2.parity import ParityError
-
-from .card import uncertainty_card
 
 __all__ = [
     "N_STEPS",
@@ -28,9 +24,7 @@ __all__ = [
     "GraphFiles",
     "StagedRequest",
     "keep_worst",
-    "producer",
     "provenance",
-    "relative",
     "write_bundle",
 ]
 
@@ -38,20 +32,20 @@ GraphFiles = tuple[Path, Path | None]
 """A graph, and its weights if they are a file apart."""
 
 N_STEPS: Final = 4
-"""How often an export announces a step, reading the checkpoint included."""
+"""Number of steps that an export announces, including reading the checkpoint."""
 _LIBRARIES: Final = ("mosrt", "torch", "onnx", "onnxscript")
 _UNKNOWN: Final = "unknown; whoever exported the model did not say"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagedRequest:
-    """What every export of an uncertainty model is asked for.
+    """Options that the exports of all uncertainty models share.
 
     Attributes:
-        name: What scores call the model.
-        measure: The figure that is *the* uncertainty, as the exporter names it.
-        sign: 1 if it grows with uncertainty, -1 if it falls.
-        seed: Of everything that is drawn.
+        name: Name of the model.
+        measure: The measure that is used as the uncertainty, as the exporter names it.
+        sign: 1 if the measure grows with uncertainty, -1 if it falls.
+        seed: Seed of all random sampling.
         licence: Licence of the weights, for the model card.
         training_data: What the model was trained on, for the model card.
     """
@@ -66,11 +60,11 @@ class StagedRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """Largest relative differences between graphs and torch modules, by tensor.
+    """Largest relative differences between graphs and torch modules.
 
     Attributes:
-        differences: By name; nan where something was not finite.
-        n_clips: Clips compared on.
+        differences: Difference by tensor; nan where a value is not finite.
+        n_clips: Number of clips compared.
         tolerance: The largest difference that passes.
     """
 
@@ -80,19 +74,19 @@ class Drift:
 
     @property
     def passed(self) -> bool:
-        """Whether something was compared and all of it agrees."""
+        """Whether there is at least one comparison, and all agree."""
         values = self.differences.values()
         return bool(values) and all(value <= self.tolerance for value in values)
 
     def to_dict(self) -> dict[str, Any]:
-        """Figures for the manifest, rounded to what can be relied on."""
+        """Values for the manifest, rounded to two digits."""
         figures: dict[str, Any] = {
             f"{name}_max_rel": float(f"{value:.2g}") for name, value in self.differences.items()
         }
         return {**figures, "n_clips": self.n_clips, "against": "torch fp32"}
 
     def table(self) -> str:
-        """One line per tensor, those that differ marked."""
+        """A table with one line per tensor, which marks those that differ."""
         return "\n".join(
             f"{name:14} {value:9.1e}{'' if value <= self.tolerance else '  <- differs'}"
             for name, value in self.differences.items()
@@ -110,16 +104,16 @@ def write_bundle(
     step: Step,
     force: bool,
 ) -> Drift:
-    """Writes graphs, compares them through the runtime, and puts the bundle in its place.
+    """Writes graphs, compares them through the runtime, and writes the bundle.
 
     Args:
-        manifest: Complete but for its variants.
-        out: The bundle's directory to be.
-        write: Writes the graphs into a directory; tells their files by stage, in order.
-        compare: Largest relative difference by tensor, of what runs the stages from torch.
-        n_clips: Clips that it compares on.
+        manifest: The manifest without variants.
+        out: Directory of the bundle to write.
+        write: Writes the graphs into a directory and returns their files by stage, in order.
+        compare: Returns the largest relative difference of the stages from torch, by tensor.
+        n_clips: Number of clips that `compare` uses.
         tolerance: The largest difference that passes.
-        step: Progress.
+        step: Announces progress.
         force: Whether an older bundle at `out` is replaced.
 
     Raises:
@@ -161,7 +155,7 @@ def write_bundle(
 
 
 def _checked(manifest: Manifest) -> Manifest:
-    """The manifest as it will be read back; BundleError if it contradicts itself."""
+    """The manifest as it is read back; raises BundleError if it contradicts itself."""
     return Manifest.from_dict(json.loads(json.dumps(manifest.to_dict())))
 
 
@@ -185,19 +179,7 @@ def provenance(
     }
 
 
-def producer() -> str:
-    """Name and version of the exporter, as graphs record it."""
-    return f"mosrt {importlib.metadata.version('mosrt')}"
-
-
-def relative(found: NDArray[np.floating[Any]], expected: NDArray[np.floating[Any]]) -> float:
-    """Largest difference relative to the largest expected value; nan or inf stay."""
-    scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
-    with np.errstate(invalid="ignore"):
-        return float(np.abs(found.astype(np.float64) - expected).max()) / scale
-
-
 def keep_worst(found: dict[str, float], name: str, value: float) -> None:
-    """Keeps the larger of a difference and the one kept before; nan is larger than any."""
+    """Records the larger of a difference and the recorded one; nan is larger than any number."""
     before = found.get(name, 0.0)
     found[name] = value if not value <= before else before

@@ -1,1 +1,1 @@
-"""UTMOSv2: checkpoints, modules, export, parity with the public code."""
+"""UTMOSv2 and models of its architecture: torch modules, export, and the parity check."""

@@ -1,4 +1,4 @@
-"""Checkpoint: a published or home-made state dict, read safely and brought to one set of keys."""
+"""Reads UTMOSv2 checkpoints, from a file or from Hugging Face, without running code in them."""
 
 from __future__ import annotations
 
@@ -14,19 +14,42 @@ from typing import Any, Final, Protocol, cast
 import torch
 from torch import nn
 
-from mosrt.errors import MosrtError
+from mosrt.host.files import sha256_of
+from mosrt_export.errors import CheckpointError
 
 from .config import Kind
 
 __all__ = [
+    "FOLDS",
+    "LICENCE",
+    "PINNED_REVISION",
+    "REPOSITORY",
+    "TRAINING_DATA",
     "Checkpoint",
-    "CheckpointError",
+    "StateFile",
+    "download_fold",
+    "fold_file",
     "load_safely",
     "load_strictly",
     "read_checkpoint",
     "tensors_of",
 ]
 
+REPOSITORY: Final = "sarulab-speech/UTMOSv2"
+PINNED_REVISION: Final = "506474f2b33dc77c234d668cc419be1861899cad"
+FOLDS: Final = {
+    0: "c8149d988e4bbf3f347e6966b5d769de347a5f8c59ffca1dc4bd4bf5b8585e57",
+    1: "b25a27b8ce23d722395f76a2fff7c259421950458ffb240066edd01d3f28cd1f",
+    2: "c0beedbbed7ceef760adc556b925bf760639f281b20f75103b23fcdbdc5568f2",
+    3: "ec4b56921617c762428195daef9449855798bfdd651c95933afa9a29212b8567",
+    4: "f5176ac65f92653a14b3aea1878575a44ebe94ff7eaac4e9057029c19f52c720",
+}
+"""SHA-256 of each fold at the pinned revision."""
+LICENCE: Final = "MIT"
+TRAINING_DATA: Final = (
+    "Listening tests with naturalness scores from 1 to 5: BVCC, a sarulab test made for the "
+    "VoiceMOS Challenge 2024, Blizzard Challenge 2008-2011 and SOMOS"
+)
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model")
 _PREFIXES: Final = ("module.", "_orig_mod.")
 _WEIGHT_NORM: Final = (
@@ -37,19 +60,15 @@ _SHOWN_KEYS: Final = 6
 _UNKNOWN_TYPE: Final = re.compile(r"GLOBAL ([\w.]+)")
 
 
-class CheckpointError(MosrtError, ValueError):
-    """A checkpoint that cannot be exported; the message names the file and the cure."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Checkpoint:
-    """A state dict and what can be read off it.
+    """A state dict and the facts that follow from it.
 
     Attributes:
         path: The file.
-        state: Tensors by key, without wrapper prefixes; mapped from the file, not copied.
+        state: Tensors by key, without wrapper prefixes, memory-mapped from the file.
         kind: "fusion", "spec" or "ssl".
-        n_domains: Data domains, from the size of the head.
+        n_domains: Number of data domains, from the size of the head.
     """
 
     path: Path
@@ -59,14 +78,14 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint without running anything that is in it.
+    """Reads a checkpoint without running code that is in it.
 
     Args:
-        path: A file written by `torch.save`: a state dict, or a dict that holds one.
+        path: A file written by `torch.save` with a state dict, or a dict that holds one.
 
     Raises:
-        CheckpointError: The file cannot be read, holds more than tensors, or is no UTMOSv2-like
-            model.
+        CheckpointError: The file cannot be read, holds more than tensors, or is not a model of
+            UTMOSv2's architecture.
     """
     state = _without_prefixes(tensors_of(load_safely(path), path))
     kind = _kind(state, path)
@@ -74,7 +93,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 class StateFile(Protocol):
-    """A file with a state dict in it."""
+    """A checkpoint file and its state dict."""
 
     @property
     def path(self) -> Path:
@@ -91,9 +110,14 @@ def load_strictly(
     *,
     cure: str = "describe the model it belongs to with --config",
 ) -> None:
-    """Copies a checkpoint into a module with exactly the same keys and shapes.
+    """Loads a checkpoint into a module with exactly the same keys and shapes.
 
-    Weight norm may be stored under either of its two layouts.
+    Weight norm may be stored in either of its two layouts.
+
+    Args:
+        model: The module.
+        checkpoint: The checkpoint.
+        cure: What the error advises.
 
     Raises:
         CheckpointError: A key is missing or unexpected, or a shape differs.
@@ -130,14 +154,19 @@ def load_safely(
     allowed: Sequence[type] = (),
     cure: str = "save `model.state_dict()` alone with torch.save",
 ) -> object:
-    """What `torch.save` wrote, if it consists of tensors, plain values and `allowed` types.
+    """Loads a file of `torch.save` that holds only tensors, plain values and `allowed` types.
+
+    Args:
+        path: The file.
+        allowed: Other types that it may hold.
+        cure: What the error advises if it holds others.
 
     Raises:
-        CheckpointError: The file cannot be read, or wants another type, which is named.
+        CheckpointError: The file cannot be read, or holds another type, which the message names.
     """
     if not path.is_file():
         raise CheckpointError(f"{path}: no such checkpoint file")
-    # files from before torch 1.6 are no zip and cannot be mapped
+    # Files from before torch 1.6 are not zip files and cannot be memory-mapped.
     mapped = zipfile.is_zipfile(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(list(allowed)):
@@ -145,10 +174,10 @@ def load_safely(
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except pickle.UnpicklingError as exc:
         wanted = _UNKNOWN_TYPE.search(str(exc))
-        reason = f"it wants {wanted[1]}" if wanted else str(exc).split("\n")[0]
+        reason = f"it needs {wanted[1]}" if wanted else str(exc).split("\n")[0]
         raise CheckpointError(
-            f"{path}: not a plain state dict; reading on could run code that is in the file, so "
-            f"mosrt refuses; {cure} ({reason})"
+            f"{path}: not a plain state dict; reading it could run code that is in it; {cure} "
+            f"({reason})"
         ) from exc
     except (RuntimeError, EOFError, OSError, KeyError, ValueError) as exc:
         reason = str(exc).split("\n")[0]
@@ -159,7 +188,7 @@ def load_safely(
 
 
 def tensors_of(loaded: object, path: Path) -> dict[str, torch.Tensor]:
-    """The state dict in what torch.load returned."""
+    """The state dict in the value that torch.load returned."""
     for wrapper in _WRAPPERS:
         if isinstance(loaded, Mapping) and isinstance(loaded.get(wrapper), Mapping):
             loaded = loaded[wrapper]
@@ -175,7 +204,7 @@ def tensors_of(loaded: object, path: Path) -> dict[str, torch.Tensor]:
 
 
 def _without_prefixes(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Drops what DataParallel and torch.compile put in front of every key."""
+    """Removes the prefixes that DataParallel and torch.compile add to every key."""
     for prefix in _PREFIXES * 2:
         if all(key.startswith(prefix) for key in state):
             state = {key.removeprefix(prefix): value for key, value in state.items()}
@@ -191,15 +220,16 @@ def _kind(state: Mapping[str, Any], path: Path) -> Kind:
     if {"encoder", "attn", "fc"} <= heads:
         return "ssl"
     raise CheckpointError(
-        f"{path}: no UTMOSv2-like model: keys start with {_some(sorted(heads))}, not with ssl, "
-        "spec_long and fc (fusion), backbones, attn and fc (spec) or encoder, attn and fc (ssl)"
+        f"{path}: not a model of UTMOSv2's architecture: keys start with "
+        f"{_some(sorted(heads))}, not with ssl, spec_long and fc (fusion), "
+        "backbones, attn and fc (spec) or encoder, attn and fc (ssl)"
     )
 
 
 def _n_domains(state: Mapping[str, torch.Tensor], kind: Kind, path: Path) -> int:
-    """The columns of the head beyond the features are one-hot domains.
+    """Counts domains: the columns of the head after the features are for one-hot domains.
 
-    Fusion's branches each bring columns for a domain of their own, which are fed zeros.
+    In a fusion model, each branch also has columns for a domain, whose inputs are always zero.
     """
     attention = {
         "fusion": ("ssl.attn.0.out_proj.weight", "spec_long.attn.out_proj.weight"),
@@ -215,7 +245,7 @@ def _n_domains(state: Mapping[str, torch.Tensor], kind: Kind, path: Path) -> int
     if rows != 1 or columns <= features or (columns - features) % sets:
         raise CheckpointError(
             f"{path}: the head 'fc.weight' is {rows} x {columns}; a {kind} model with {features} "
-            f"features has 1 row and {sets} column(s) per domain beyond them"
+            f"features has 1 row and {sets} column(s) per domain after them"
         )
     return int(columns - features) // sets
 
@@ -234,3 +264,43 @@ def _as_in(expected: Mapping[str, Any], key: str) -> str:
 def _some(keys: list[str]) -> str:
     shown = ", ".join(keys[:_SHOWN_KEYS])
     return shown if len(keys) <= _SHOWN_KEYS else f"{shown}, and {len(keys) - _SHOWN_KEYS} more"
+
+
+def fold_file(fold: int) -> str:
+    """Name of a fold's checkpoint in the repository."""
+    return f"fold{fold}_s42_best_model.pth"
+
+
+def download_fold(fold: int, revision: str = PINNED_REVISION) -> Path:
+    """Downloads a published fold (819 MB) unless it is in Hugging Face's cache.
+
+    Args:
+        fold: 0 to 4.
+        revision: Commit, tag or branch of the repository. The SHA-256 is checked for the pinned
+            revision only.
+
+    Returns:
+        The checkpoint's path in the cache.
+
+    Raises:
+        CheckpointError: The file is neither cached nor reachable, or its SHA-256 is wrong.
+    """
+    import huggingface_hub  # noqa: PLC0415 - not needed for a checkpoint at hand
+    from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
+
+    name = fold_file(fold)
+    try:
+        path = Path(huggingface_hub.hf_hub_download(REPOSITORY, name, revision=revision))
+    except (HfHubHTTPError, OSError, ValueError) as exc:
+        reason = str(exc).strip().split("\n")[0]
+        raise CheckpointError(
+            f"cannot get {name} from https://huggingface.co/{REPOSITORY} at revision {revision}, "
+            f"and it is not in the cache ({type(exc).__name__}: {reason}); download it on a "
+            f"machine with a network and pass the file to `mosrt export utmosv2`"
+        ) from exc
+    if revision == PINNED_REVISION and (found := sha256_of(path)) != FOLDS[fold]:
+        raise CheckpointError(
+            f"{path}: SHA-256 is {found}, not {FOLDS[fold]} as published; the download is damaged: "
+            "delete the file and try again"
+        )
+    return path

@@ -1,6 +1,6 @@
-"""ModelConfig: the shape of a UTMOSv2-like model, and the TOML file that describes another one.
+"""Describes the architecture of a UTMOSv2-like model, and reads it from TOML.
 
-The defaults are the published model. A file names only what differs::
+The defaults are those of the published model. A file names only what differs::
 
     domains = ["ours"]
 
@@ -36,7 +36,7 @@ from typing import (
 )
 
 from mosrt.bundle.front_end_spec import MelSpec
-from mosrt.errors import MosrtError
+from mosrt_export.errors import ConfigError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -45,7 +45,6 @@ else:
 
 __all__ = [
     "PUBLISHED_DOMAINS",
-    "ConfigError",
     "EncoderConfig",
     "Kind",
     "ModelConfig",
@@ -72,17 +71,13 @@ PUBLISHED_DOMAINS: Final = (
 _T = TypeVar("_T")
 
 
-class ConfigError(MosrtError, ValueError):
-    """A configuration that does not describe a model; the message names the key and the cure."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EncoderConfig:
-    """The SSL encoder, built from its configuration class alone: nothing is downloaded.
+    """The SSL encoder, built from its configuration class without a download.
 
     Attributes:
-        model_type: transformers' name of the architecture ("wav2vec2", "hubert", "wavlm", …).
-        overrides: Values of that architecture's configuration class that differ from its defaults.
+        model_type: Name of the architecture in transformers ("wav2vec2", "hubert", "wavlm", …).
+        overrides: Values of the architecture's configuration class that differ from its defaults.
     """
 
     model_type: str = "wav2vec2"
@@ -94,7 +89,7 @@ class SslConfig:
     """The waveform branch.
 
     Attributes:
-        crop_samples: Samples the branch hears at once (3 s at 16 kHz in the published model).
+        crop_samples: Samples of one crop (3 s at 16 kHz in the published model).
         epsilon: Added to the variance when a crop is normalised.
         attention_heads: Heads of the attention over time.
         encoder: The SSL encoder.
@@ -108,20 +103,21 @@ class SslConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SpectrogramConfig:
-    """The spectrogram branch and the images it reads.
+    """The spectrogram branch and its input images.
 
     Attributes:
-        backbone: timm's name of the network, one copy per window; it must keep (rows, columns).
+        backbone: Name of the network in timm, which must return a feature map (rows, columns). The
+            branch has one copy per window.
         attention_heads: Heads of the attention over the rows (frequency).
         crop_samples: Samples of one crop (1.4 s at 16 kHz in the published model).
         n_crops: Crops per prediction.
         n_fft: FFT size in samples.
         hop_length: Hop in samples.
         n_mels: Mel bands, which are also the rows of the image.
-        windows: Lengths in samples of the Hann windows, one image each.
+        windows: Lengths of the Hann windows in samples; each gives one image.
         f_min_hz: Lowest frequency of the mel filter bank.
         f_max_hz: Highest frequency of the mel filter bank.
-        floor_db: Range below the crop's own maximum that is kept.
+        floor_db: Dynamic range in dB below the maximum of the crop.
         image_width: Columns of the image after resizing along time.
     """
 
@@ -140,7 +136,7 @@ class SpectrogramConfig:
 
     @property
     def images(self) -> MelSpec:
-        """The images as the runtime makes them."""
+        """The images as the runtime's front end computes them."""
         return MelSpec(
             tensor="images",
             crop_samples=self.crop_samples,
@@ -159,17 +155,17 @@ class SpectrogramConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
-    """Everything about a model that its checkpoint does not say.
+    """Everything about a model that its checkpoint does not contain.
 
     Attributes:
-        name: What the bundle calls the model.
+        name: Name of the model in the bundle.
         kind: "fusion", "spec" or "ssl"; None reads it from the checkpoint.
-        sample_rate_hz: Rate the model hears.
+        sample_rate_hz: Sample rate of the model's input.
         domains: Data domains in the order of training, or None for the published ten.
-        default_domain: The domain that is scored when a caller names none; None takes "sarulab"
-            where there is one, else the first.
-        licence: Licence of the weights, for the manifest and the model card; None if unknown, or
-            the published one where the weights are the published ones.
+        default_domain: The domain that is used if a caller names none; None means "sarulab" if
+            there is such a domain, else the first.
+        licence: Licence of the weights, for the manifest and the model card; None means that of the
+            published weights for those, and unknown for others.
         training_data: What the model was trained on; None as for `licence`.
         ssl: The waveform branch.
         spectrogram: The spectrogram branch.
@@ -206,7 +202,7 @@ class ModelConfig:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> ModelConfig:
-        """Checks parsed TOML.
+        """Builds a configuration from parsed TOML.
 
         Raises:
             ConfigError: A key is unknown, of the wrong type or out of range.
@@ -216,14 +212,14 @@ class ModelConfig:
         return config
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON values, complete with defaults; `from_dict` reads them back."""
+        """Plain JSON values including defaults, which `from_dict` reads back."""
         plain = dataclasses.asdict(self)
         encoder = plain["ssl"]["encoder"]
         encoder.update(encoder.pop("overrides"))
         return cast("dict[str, Any]", _without_none(plain))
 
     def _check(self) -> None:
-        """Raises ConfigError for values that are each of the right type but make no model."""
+        """Raises ConfigError for values of the right type that describe no model."""
         ssl, spec = self.ssl, self.spectrogram
         positive = {
             "sample_rate_hz": self.sample_rate_hz,
@@ -254,7 +250,7 @@ class ModelConfig:
             )
         if self.domains is not None:
             if not self.domains or len(set(self.domains)) != len(self.domains):
-                raise ConfigError("domains must be names, at least one, none twice")
+                raise ConfigError("domains must be at least one name, without repetition")
             if self.default_domain is not None and self.default_domain not in self.domains:
                 raise ConfigError(
                     f"default_domain {self.default_domain!r} is not among domains: "
@@ -263,17 +259,17 @@ class ModelConfig:
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
-    """A hint for an unknown key: the nearest known one, or all of them."""
+    """A hint for an unknown key: the most similar known key, or all of them."""
     names = sorted(known)
     near = difflib.get_close_matches(wrong, names, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
 
 
 def _build(kind: type[_T], values: Mapping[str, Any], where: str) -> _T:
-    """An instance of the dataclass `kind` from a TOML table; `where` is the table's dotted name."""
+    """Builds the dataclass `kind` from a TOML table; `where` is the table's dotted name."""
     hints = get_type_hints(kind)
     if kind is EncoderConfig:
-        # the encoder's own keys belong to transformers and are checked where it is built
+        # Keys of the encoder belong to transformers and are checked where the encoder is built.
         known = {"model_type": values["model_type"]} if "model_type" in values else {}
         rest = {key: value for key, value in values.items() if key != "model_type"}
         values = {**known, "overrides": rest}
@@ -287,7 +283,7 @@ def _build(kind: type[_T], values: Mapping[str, Any], where: str) -> _T:
 
 
 def _typed(value: Any, hint: Any, path: str) -> Any:
-    """`value` as the type `hint`; raises ConfigError naming `path` when it is something else."""
+    """Checks that `value` has the type `hint`; `path` is the key for the error."""
     if dataclasses.is_dataclass(hint):
         if not isinstance(value, Mapping):
             raise ConfigError(f"{path} must be a table: write [{path}] above its keys")
@@ -316,7 +312,7 @@ def _typed(value: Any, hint: Any, path: str) -> Any:
 
 
 def _without_none(value: Any) -> Any:
-    """`value` with None-valued keys dropped, as TOML has no null."""
+    """Removes keys whose value is None, because TOML has no null."""
     if isinstance(value, Mapping):
         return {key: _without_none(item) for key, item in value.items() if item is not None}
     if isinstance(value, tuple):

@@ -1,4 +1,4 @@
-"""Exporter: checkpoints → a bundle, with parity as part of the job."""
+"""Exports UTMOSv2 checkpoints as a bundle, after comparing its graphs with torch."""
 
 from __future__ import annotations
 
@@ -16,33 +16,42 @@ from mosrt.bundle.front_end_spec import MelSpec, SslSpec
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.bundle.writer import bundle_file, check_target, new_directory, write_card, write_manifest
 from mosrt.host.files import sha256_of
-from mosrt_export.graphs.audio import AudioGraph, taking_audio
+from mosrt_export.errors import CheckpointError, ConfigError, ParityError
 from mosrt_export.graphs.canonical import BATCH
+from mosrt_export.graphs.front_end import AudioGraph, taking_audio
 from mosrt_export.graphs.graph import OPSET, OnnxModule, write_graph
+from mosrt_export.model_card import mos_card
 
-from . import hub
-from .card import model_card
-from .checkpoint import Checkpoint, CheckpointError, load_strictly, read_checkpoint
-from .config import PUBLISHED_DOMAINS, ConfigError, Kind, ModelConfig
+from .checkpoint import (
+    FOLDS,
+    LICENCE,
+    PINNED_REVISION,
+    REPOSITORY,
+    TRAINING_DATA,
+    Checkpoint,
+    load_strictly,
+    read_checkpoint,
+)
+from .config import PUBLISHED_DOMAINS, Kind, ModelConfig
 from .fusion import Model, build, simplified
-from .parity import TOLERANCE_MOS, Drift, ParityError, compare, make_views
+from .parity import TOLERANCE_MOS, Drift, compare, make_views
 
 __all__ = ["Source", "Step", "export_bundle", "n_steps"]
 
 Step = Callable[[str], AbstractContextManager[None]]
-"""Called with what is done next; its context is open while it lasts."""
+"""Announces a step of an export, whose context manager is open while it lasts."""
 
 _LIBRARIES: Final = ("mosrt", "torch", "timm", "transformers", "onnx", "onnxscript")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Source:
-    """A checkpoint file and where it came from.
+    """A checkpoint file and its origin.
 
     Attributes:
         path: The file.
-        member: What the bundle calls the network made from it, e.g. "fold0".
-        repository: Hugging Face repository it was downloaded from, or None.
+        member: Name of the network in the bundle, e.g. "fold0".
+        repository: Hugging Face repository of the file, or None.
         revision: Revision of that repository.
     """
 
@@ -54,7 +63,7 @@ class Source:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Plan:
-    """What all networks of the bundle have in common."""
+    """What all networks of a bundle have in common."""
 
     config: ModelConfig
     kind: Kind
@@ -63,7 +72,7 @@ class _Plan:
 
     @property
     def ssl(self) -> SslSpec | None:
-        """What the waveform branch reads, if there is one, where the runtime makes it."""
+        """Front end of the waveform branch, if there is one."""
         if self.kind == "spec":
             return None
         ssl = self.config.ssl
@@ -71,20 +80,20 @@ class _Plan:
 
     @property
     def mel(self) -> MelSpec | None:
-        """What the spectrogram branch reads, if there is one, where the runtime makes it."""
+        """Front end of the spectrogram branch, if there is one."""
         if self.kind == "ssl":
             return None
         return self.config.spectrogram.images
 
     def build(self, checkpoint: Checkpoint) -> Model:
-        """The faithful module with a checkpoint's weights."""
+        """The original module with a checkpoint's weights."""
         model = build(self.kind, self.config, len(self.domains))
         load_strictly(model, checkpoint)
         return model
 
 
 def n_steps(n_sources: int) -> int:
-    """How often `export_bundle` announces a step."""
+    """Number of steps that `export_bundle` announces."""
     return 3 * n_sources + 1
 
 
@@ -98,19 +107,19 @@ def export_bundle(
     front_end: str = "numpy",
     force: bool = False,
 ) -> Drift:
-    """Writes a bundle of one FP32 graph per checkpoint.
+    """Exports a bundle with one FP32 graph per checkpoint.
 
     Args:
         sources: Checkpoints of one kind and one set of domains; several make an ensemble.
-        config: The model they belong to.
-        out: The bundle's directory to be.
+        config: The architecture of the model.
+        out: Directory of the bundle to write.
         clips: Audio on which graphs and torch modules are compared.
-        step: Progress.
+        step: Announces progress.
         front_end: One of `mosrt.bundle.front_end_spec.FRONT_ENDS`.
         force: Whether an older bundle at `out` is replaced.
 
     Returns:
-        What was measured, which is also in the manifest.
+        The measured differences, which are also in the manifest.
 
     Raises:
         CheckpointError: A checkpoint cannot be read or does not fit.
@@ -130,7 +139,7 @@ def export_bundle(
                 raise CheckpointError(f"{source.path}: the same network as {twin}; give it once")
             digests.append(digest)
     if plan is None:
-        raise CheckpointError("nothing to export: pass --checkpoint or --fold")
+        raise CheckpointError("nothing to export: pass a checkpoint or --fold")
     with new_directory(out, force=force) as directory:
         manifest = _manifest(plan, sources, digests)
         members = []
@@ -152,14 +161,13 @@ def export_bundle(
         if not drift.passed:
             raise ParityError(
                 f"the graph differs from torch by more than {TOLERANCE_MOS:g} MOS, or is not "
-                "finite; nothing was written",
-                drift,
+                f"finite; nothing was written\n{drift.table()}"
             )
         with step(f"writing {out.name}"):
             variant = dataclasses.replace(manifest.variants["fp32"], drift=drift.to_dict())
             manifest = dataclasses.replace(manifest, variants={"fp32": variant})
             write_manifest(directory, manifest)
-            write_card(directory, model_card(manifest))
+            write_card(directory, mos_card(manifest))
     return drift
 
 
@@ -193,7 +201,7 @@ def _domains(checkpoint: Checkpoint, config: ModelConfig) -> tuple[str, ...]:
             else "correct `domains` in the configuration"
         )
         raise ConfigError(
-            f"{checkpoint.path}: the model knows {checkpoint.n_domains} data domains, but "
+            f"{checkpoint.path}: the model has {checkpoint.n_domains} data domains, but "
             f"{len(domains)} are named; {cure}"
         )
     if config.default_domain is not None and config.default_domain not in domains:
@@ -207,7 +215,7 @@ def _domains(checkpoint: Checkpoint, config: ModelConfig) -> tuple[str, ...]:
 def _export_member(
     source: Source, plan: _Plan, inputs: Sequence[TensorSpec], directory: Path
 ) -> tuple[Member, tuple[TensorSpec, ...]]:
-    """Writes one network's graph and weights; tells what it puts out."""
+    """Writes one network's graph and weights; returns its entry and its outputs."""
     model: OnnxModule = simplified(plan.build(read_checkpoint(source.path)))
     if plan.front_end == "graph":
         rate_hz = plan.config.sample_rate_hz
@@ -217,7 +225,6 @@ def _export_member(
         model,
         {name: tuple(int(size) for size in shape) for name, shape in shapes.items()},
         directory / f"model.{source.member}.fp32.onnx",
-        producer=f"mosrt {importlib.metadata.version('mosrt')}",
     )
     outputs = tuple(
         TensorSpec(name=name, dtype="float32", shape=(BATCH, size))
@@ -230,7 +237,7 @@ def _export_member(
 
 
 def _manifest(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) -> Manifest:
-    """The manifest, but for the networks and what they put out."""
+    """The manifest without networks and outputs."""
     config, ssl, mel = plan.config, plan.ssl, plan.mel
     default = config.default_domain
     if default is None:
@@ -263,9 +270,9 @@ def _provenance(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) 
     for source, digest in zip(sources, digests, strict=True):
         entry = {"member": source.member, "file": source.path.name, "sha256": digest}
         repository, revision = source.repository, source.revision
-        if digest in hub.FOLDS.values():
-            # known by its digest, wherever the file was found
-            repository, revision = hub.REPOSITORY, revision or hub.PINNED_REVISION
+        if digest in FOLDS.values():
+            # A published file is recognised by its digest, wherever it is.
+            repository, revision = REPOSITORY, revision or PINNED_REVISION
         if repository is not None and revision is not None:
             entry |= {"repository": repository, "revision": revision}
         checkpoints.append(entry)
@@ -273,8 +280,8 @@ def _provenance(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) 
     unknown = "unknown; whoever exported the model did not say"
     return {
         "checkpoints": checkpoints,
-        "licence": plan.config.licence or (hub.LICENCE if published else unknown),
-        "training_data": plan.config.training_data or (hub.TRAINING_DATA if published else unknown),
+        "licence": plan.config.licence or (LICENCE if published else unknown),
+        "training_data": plan.config.training_data or (TRAINING_DATA if published else unknown),
         "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         "config": plan.config.to_dict(),
     }

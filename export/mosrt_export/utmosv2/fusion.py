@@ -1,7 +1,7 @@
-"""The three kinds of model as torch modules, and the form of each that is exported.
+"""The three kinds of UTMOSv2 model as torch modules, and the module behind their ONNX graph.
 
-The faithful modules carry the published state-dict keys and are the reference of the parity check.
-`simplified` turns one into the module behind the ONNX graph, which scores all domains at once.
+The original modules have the published state-dict keys and are the reference of the parity check.
+`simplified` converts one to the module that is exported, which scores all domains at once.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _INPUTS: Final[dict[Kind, tuple[str, ...]]] = {
 
 
 class Model(nn.Module, ABC):
-    """What the faithful modules share: a head over branch features and the one-hot domain.
+    """Base of the original modules: a linear head on branch features and a one-hot domain.
 
     Attributes:
         kind: "fusion", "spec" or "ssl".
-        n_domains: Data domains the head knows.
-        fc: The head.
+        n_domains: Number of data domains.
+        fc: The linear head.
     """
 
     kind: Kind
@@ -45,7 +45,7 @@ class Model(nn.Module, ABC):
         """Branch features by output name ("ssl_features", "spec_features"), in the head's order."""
 
     def forward(self, inputs: dict[str, torch.Tensor], domain: torch.Tensor) -> torch.Tensor:
-        """Mean opinion score.
+        """Predicts the mean opinion score.
 
         Args:
             inputs: "waveform" (batch, samples) and "images" (batch, images, height, width), as the
@@ -58,10 +58,10 @@ class Model(nn.Module, ABC):
         return self.score(self.features(inputs), domain)
 
     def score(self, features: dict[str, torch.Tensor], domain: torch.Tensor) -> torch.Tensor:
-        """The head alone, on what `features` returned."""
+        """Applies the head to the result of `features`."""
         parts = list(features.values())
         if self.kind == "fusion":
-            # the reference feeds each branch's own domain columns with zeros
+            # In a fusion model, the domain inputs of each branch are always zero.
             zeros = torch.zeros_like(domain)
             parts = [column for part in parts for column in (part, zeros)]
         scores: torch.Tensor = self.fc(torch.cat([*parts, domain], dim=1))
@@ -114,7 +114,7 @@ class SpectrogramOnly(Model, SpectrogramBranch):
 
 
 def build(kind: Kind, config: ModelConfig, n_domains: int) -> Model:
-    """The faithful module of a kind, in evaluation mode, with weights still to be loaded."""
+    """Builds the original module of a kind, in evaluation mode and without trained weights."""
     classes: dict[Kind, type[Fusion | SslOnly | SpectrogramOnly]] = {
         "fusion": Fusion,
         "ssl": SslOnly,
@@ -126,7 +126,7 @@ def build(kind: Kind, config: ModelConfig, n_domains: int) -> Model:
 
 
 class GraphModel(OnnxModule):
-    """The module behind an ONNX graph: tensors in, scores of all domains and features out.
+    """The module behind an ONNX graph, which returns scores of all domains, and features.
 
     Attributes:
         input_names: Inputs in order.
@@ -154,13 +154,13 @@ class GraphModel(OnnxModule):
         for size in list(self.output_sizes.values())[1:]:
             keep.append(columns[:, start : start + size])
             start += size + gap
-        # the domain is one-hot, so its columns of the head are one offset per domain
+        # The domain is one-hot, so its columns of the head are one offset per domain.
         self.weight = nn.Parameter(torch.cat(keep, dim=1).T.contiguous(), requires_grad=False)
         offsets = columns[:, start:].double() + model.fc.bias.detach().double()
         self.offsets = nn.Parameter(offsets.float(), requires_grad=False)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Scores and features.
+        """Computes scores and features.
 
         Args:
             *inputs: The tensors named by `input_names`.
@@ -179,11 +179,11 @@ class GraphModel(OnnxModule):
 
 
 def simplified(model: Model) -> GraphModel:
-    """The exported form of a faithful module, whose tensors it takes over.
+    """Converts an original module to the module that is exported.
 
-    Exact up to rounding: one-channel stems, no columns for zero inputs, all domains at once, weight
-    norm folded, attention averaged before its linear part. `model` is changed and must not be used
-    any more.
+    The result equals the original up to rounding. Stems read one channel, columns for zero inputs
+    are removed, norms are folded, and attention is averaged before its linear part. `model` is
+    changed in place and must not be used afterwards.
     """
     graph = GraphModel(model)
     graph.eval().requires_grad_(False)

@@ -1,4 +1,4 @@
-"""Parity: what the bundle answers through the runtime, against the torch modules."""
+"""Compares a bundle, run by the runtime, with the torch modules that it was exported from."""
 
 from __future__ import annotations
 
@@ -11,27 +11,28 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mosrt._arrays import Float32Array
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AUDIO_SUFFIXES, AudioSource, FileSource
 from mosrt.backends import OrtBackend
 from mosrt.bundle.manifest import Manifest, Member, Variant
 from mosrt.crops import PlanRule
-from mosrt.errors import AudioError, MosrtError
+from mosrt.errors import AudioError
 from mosrt.host.cpu import usable_cores
 from mosrt.mos.front_end import FusionFrontEnd
 from mosrt_export.clips import parity_clips
-from mosrt_export.graphs.audio import taking_features
+from mosrt_export.graphs.front_end import taking_features
 
 __all__ = [
     "TOLERANCE_MOS",
     "Drift",
-    "ParityError",
     "Row",
     "Scored",
     "View",
     "audio_sources",
     "compare",
     "make_views",
+    "relative",
 ]
 
 TOLERANCE_MOS: Final = 1e-3
@@ -39,11 +40,11 @@ _MAX_FILES: Final = 32
 
 
 class Scored(Protocol):
-    """A torch module whose answers a graph must give."""
+    """A torch module with which a graph must agree."""
 
     @property
     def n_domains(self) -> int:
-        """Data domains it scores for."""
+        """Number of data domains."""
 
     def features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Embeddings by output name, (batch, size) each, from inputs by name."""
@@ -52,61 +53,49 @@ class Scored(Protocol):
         """Scores (batch,) for one-hot domains (batch, n_domains)."""
 
 
-class ParityError(MosrtError):
-    """The graph and the torch modules disagree; nothing was written.
-
-    Attributes:
-        drift: What differed.
-    """
-
-    def __init__(self, message: str, drift: Drift | None = None) -> None:
-        super().__init__(message)
-        self.drift = drift
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class View:
-    """What the model reads of one clip.
+    """The model's input for one clip.
 
     Attributes:
         clip: Name of the clip, for tables.
         feeds: Inputs of the graph by name, batch axis of 1 included, float32.
-        features: What the torch module reads by name, made in NumPy: the same, but for graphs that
-            take audio.
+        features: Inputs of the torch module by name, computed in NumPy. They differ from `feeds`
+            for graphs that read audio.
     """
 
     clip: str
-    feeds: Mapping[str, NDArray[np.float32]]
-    features: Mapping[str, NDArray[np.float32]]
+    feeds: Mapping[str, Float32Array]
+    features: Mapping[str, Float32Array]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """One clip through one network.
+    """The comparison of one clip and one network.
 
     Attributes:
-        member: The network.
-        clip: The clip.
+        member: Name of the network.
+        clip: Name of the clip.
         torch_mos: Torch's scores, (domains,).
         graph_mos: The graph's scores, (domains,).
-        features: Largest difference of each embedding, relative to its largest value, by name.
+        features: Largest difference of each embedding by name, relative to its largest value.
     """
 
     member: str
     clip: str
-    torch_mos: NDArray[np.float32]
-    graph_mos: NDArray[np.float32]
+    torch_mos: Float32Array
+    graph_mos: Float32Array
     features: Mapping[str, float]
 
     @property
     def difference(self) -> float:
-        """Largest difference over domains in MOS; nan or infinite where a score is."""
+        """Largest difference over domains in MOS; nan or infinite if a score is."""
         with np.errstate(invalid="ignore"):
             return float(np.abs(self.torch_mos.astype(np.float64) - self.graph_mos).max())
 
     @property
     def passed(self) -> bool:
-        """Whether the scores agree; anything that is not finite does not."""
+        """Whether the scores agree and are finite."""
         return self.difference <= TOLERANCE_MOS and all(
             np.isfinite(value) for value in self.features.values()
         )
@@ -114,17 +103,17 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drift:
-    """The outcome for all networks and clips."""
+    """Differences of all networks and clips."""
 
     rows: tuple[Row, ...]
 
     @property
     def passed(self) -> bool:
-        """Whether there was something to compare and all of it agrees."""
+        """Whether there is at least one comparison, and all agree."""
         return bool(self.rows) and all(row.passed for row in self.rows)
 
     def to_dict(self) -> dict[str, Any]:
-        """Figures for the manifest, rounded to what can be relied on."""
+        """Values for the manifest, rounded to two digits."""
         differences = [row.difference for row in self.rows]
         figures: dict[str, Any] = {
             "mos_max_abs": _rounded(max(differences)),
@@ -137,7 +126,7 @@ class Drift:
         return figures
 
     def table(self) -> str:
-        """One line per network and clip, those that differ marked."""
+        """A table with one line per network and clip, which marks those that differ."""
         lines = [f"{'network':10} {'clip':28} {'torch':>9} {'onnx':>9} {'max |d|':>9}  features"]
         for row in self.rows:
             features = ", ".join(f"{name} {value:.1e}" for name, value in row.features.items())
@@ -150,10 +139,13 @@ class Drift:
 
 
 def audio_sources(path: Path | None) -> list[AudioSource]:
-    """The clips to compare on: a file, a directory of files, or for None those that come along.
+    """The clips of the parity check.
+
+    Args:
+        path: An audio file or a directory of them; None for the clips that come with mosrt.
 
     Raises:
-        ParityError: There is nothing to hear at `path`.
+        AudioError: There is no audio at `path`.
     """
     if path is None:
         return [*parity_clips()]
@@ -161,20 +153,21 @@ def audio_sources(path: Path | None) -> list[AudioSource]:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
     if not files:
-        raise ParityError(
-            f"{path}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) to compare on"
+        raise AudioError(
+            f"{path}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) to compare on",
+            flags=(),
         )
     try:
         return [FileSource(file, name=file.name) for file in files[:_MAX_FILES]]
     except AudioError as exc:
-        raise ParityError(f"--parity-audio: {exc}") from exc
+        raise AudioError(f"--parity-audio: {exc}", flags=exc.flags) from exc
 
 
 def make_views(manifest: Manifest, sources: Iterable[AudioSource]) -> list[View]:
-    """One view of each clip, made by the runtime's own front end.
+    """Computes one view of each clip with the runtime's front end.
 
     Raises:
-        ParityError: A clip cannot be scored.
+        AudioError: A clip cannot be scored.
     """
     front_end = FusionFrontEnd(manifest)
     numpy_front_end = FusionFrontEnd(taking_features(manifest))
@@ -183,7 +176,7 @@ def make_views(manifest: Manifest, sources: Iterable[AudioSource]) -> list[View]
         try:
             recording = Recording(source, manifest.sample_rate_hz)
         except AudioError as exc:
-            raise ParityError(f"parity check: {exc}") from exc
+            raise AudioError(f"parity check: {exc}", flags=exc.flags) from exc
         plan = PlanRule(kind="grid", views=1).plan(recording.n_samples, front_end.geometry)
         made = (each.views(recording, plan) for each in (front_end, numpy_front_end))
         for feeds, features in zip(*made, strict=True):
@@ -191,21 +184,21 @@ def make_views(manifest: Manifest, sources: Iterable[AudioSource]) -> list[View]
     return views
 
 
-def _batched(view: Mapping[str, NDArray[np.float32]]) -> dict[str, NDArray[np.float32]]:
+def _batched(view: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
     return {name: value[np.newaxis] for name, value in view.items()}
 
 
 def compare(
     directory: Path, manifest: Manifest, member: Member, model: Scored, views: Sequence[View]
 ) -> list[Row]:
-    """Runs views through one network of a bundle and through the torch module it came from.
+    """Compares one network of a bundle with the torch module that it was exported from.
 
     Args:
-        directory: Of the bundle.
+        directory: Directory of the bundle.
         manifest: Its manifest.
         member: The network.
-        model: The faithful module, weights loaded.
-        views: What to compare on.
+        model: The original module with its weights.
+        views: Inputs to compare on.
     """
     outputs = [tensor.name for tensor in manifest.outputs]
     opset = manifest.variants["fp32"].opset
@@ -218,7 +211,7 @@ def compare(
         threads=usable_cores(),
     )
     try:
-        # all of ONNX Runtime's answers first, so that its memory is gone before torch's is needed
+        # ONNX Runtime runs first, so that its memory is released before torch needs memory.
         answers = [backend.run(view.feeds, outputs) for view in views]
     finally:
         backend.close()
@@ -232,17 +225,15 @@ def compare(
                 torch_mos=mos,
                 graph_mos=answer[outputs[0]][0, 0],
                 features={
-                    name: _relative(answer[name][0, 0], value) for name, value in features.items()
+                    name: relative(answer[name][0, 0], value) for name, value in features.items()
                 },
             )
         )
     return rows
 
 
-def _torch_answer(
-    model: Scored, view: View
-) -> tuple[NDArray[np.float32], dict[str, NDArray[np.float32]]]:
-    """Scores of all domains, each by its own one-hot vector, and features."""
+def _torch_answer(model: Scored, view: View) -> tuple[Float32Array, dict[str, Float32Array]]:
+    """Computes features, and scores of all domains with one-hot vectors."""
     inputs = {name: torch.from_numpy(value) for name, value in view.features.items()}
     with torch.inference_mode():
         features = model.features(inputs)
@@ -252,7 +243,8 @@ def _torch_answer(
     return mos.numpy(), {name: value[0].numpy() for name, value in features.items()}
 
 
-def _relative(found: NDArray[np.float32], expected: NDArray[np.float32]) -> float:
+def relative(found: NDArray[np.floating[Any]], expected: NDArray[np.floating[Any]]) -> float:
+    """Largest difference relative to the largest expected value; nan or inf if there is one."""
     with np.errstate(invalid="ignore"):
         scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
         return float(np.abs(found.astype(np.float64) - expected).max()) / scale

@@ -1,6 +1,6 @@
-"""SpectrogramBranch: mel images → spectrogram features, with the published state-dict keys.
+"""The branch of UTMOSv2 that reads mel images, with the published state-dict keys.
 
-Facts about the architecture: Baba et al., "The T05 System for the VoiceMOS Challenge 2024"
+Sources for the architecture: Baba et al., "The T05 System for the VoiceMOS Challenge 2024"
 (arXiv 2409.09305), and the shapes in the published state dicts.
 """
 
@@ -11,18 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from .attention import mean_attention
-from .batchnorm import fold_batch_norm, is_plain_convolution
-from .config import ConfigError, SpectrogramConfig
+from mosrt_export.errors import ConfigError
+from mosrt_export.graphs.rewrites import fold_batch_norm, mean_attention, use_one_channel
+
+from .config import SpectrogramConfig
 
 __all__ = ["SpectrogramBranch", "SpectrogramGraph", "build_backbone"]
 
 
 def build_backbone(name: str) -> nn.Module:
-    """A timm network with random weights that keeps its feature map; nothing is downloaded.
+    """Creates a timm network with random weights that returns a feature map, without a download.
 
     Raises:
-        ConfigError: timm has no such network, or it has no form without head and pooling.
+        ConfigError: timm has no such network, or cannot build it without head and pooling.
     """
     import timm  # noqa: PLC0415 - seconds to import; checkpoint.py must not pay for it
 
@@ -87,7 +88,7 @@ class SpectrogramBranch(nn.Module):
         return int(shape[1])
 
     def rows(self, images: torch.Tensor) -> torch.Tensor:
-        """The sequence that attention reads.
+        """The input sequence of the attention.
 
         Args:
             images: (batch, n_crops * n_windows, height, width) float32, crop-major, then window.
@@ -123,10 +124,10 @@ class SpectrogramBranch(nn.Module):
 
 
 class SpectrogramGraph(nn.Module):
-    """The same function as `SpectrogramBranch` in the form that exports well.
+    """The same function as `SpectrogramBranch`, rewritten for export.
 
-    The stem reads one channel, batch norm is part of the convolutions, and each backbone sees all
-    crops of the batch in one run.
+    The stem reads one channel, batch norm is folded into the convolutions, and each backbone
+    processes all crops of the batch in one run.
     """
 
     def __init__(self, branch: SpectrogramBranch) -> None:
@@ -160,27 +161,3 @@ class SpectrogramGraph(nn.Module):
         """As `SpectrogramBranch.embed`."""
         x = self.rows(images)
         return torch.cat([self.attention(x), x.amax(dim=1)], dim=1)
-
-
-def use_one_channel(backbone: nn.Module) -> int:
-    """Makes the stem read one channel instead of three equal ones, in place.
-
-    A convolution is linear, so three equal channels meet the sum of the kernel over its input
-    channels. The sum is taken in float64, which leaves one rounding.
-
-    Returns:
-        Channels the backbone reads now: 1, or 3 where the first layer is no plain convolution.
-    """
-    settings: Any = getattr(backbone, "pretrained_cfg", {})
-    name = settings.get("first_conv")
-    if not isinstance(name, str):
-        return 3
-    stem = backbone.get_submodule(name)
-    if not isinstance(stem, nn.Conv2d) or not is_plain_convolution(stem):
-        return 3
-    if stem.in_channels != 3 or stem.groups != 1:
-        return 3
-    summed = stem.weight.detach().double().sum(dim=1, keepdim=True).float()
-    stem.weight = nn.Parameter(summed)
-    stem.in_channels = 1
-    return 1

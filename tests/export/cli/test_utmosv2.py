@@ -16,8 +16,8 @@ import mosrt
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.front_end_spec import FRONT_ENDS
 from mosrt_export.cli.export import export
-from mosrt_export.utmosv2 import hub, parity
-from mosrt_export.utmosv2.checkpoint import CheckpointError
+from mosrt_export.errors import CheckpointError
+from mosrt_export.utmosv2 import checkpoint, parity
 from tests.conftest import DATA
 from tests.export.conftest import Exported, toml, utmosv2
 from tests.standins.utmosv2 import SMALL, fill, small_config, small_model
@@ -90,21 +90,21 @@ def test_an_existing_bundle_is_kept_without_force(
 ) -> None:
     out = spec.bundle
     before = {file.name: file.read_bytes() for file in out.iterdir()}
-    arguments = ("--checkpoint", inputs / "spec.pth", "--config", inputs / "small.toml")
-    result = utmosv2(*arguments, "--out", out)
-    assert result.exit_code == 1
+    arguments = (inputs / "spec.pth", "--config", inputs / "small.toml")
+    result = utmosv2(*arguments, "--output", out)
+    assert result.exit_code == 3
     assert "exists already" in result.output
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     # the same again gives the same, byte for byte, manifest and card included
-    result = utmosv2(*arguments, "--out", out, "--force")
+    result = utmosv2(*arguments, "--output", out, "--force")
     assert result.exit_code == 0, result.output
     assert {file.name: file.read_bytes() for file in out.iterdir()} == before
     assert [path.name for path in out.parent.iterdir()] == [out.name]
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "thesis.txt").write_text("words")
-    result = utmosv2(*arguments, "--out", precious, "--force")
-    assert result.exit_code == 1
+    result = utmosv2(*arguments, "--output", precious, "--force")
+    assert result.exit_code == 3
     assert "not a bundle" in result.output
     assert (precious / "thesis.txt").read_text() == "words"
 
@@ -135,9 +135,7 @@ def test_a_parity_failure_writes_nothing(
 
     monkeypatch.setattr(parity, "_torch_answer", dishonest)
     out = tmp_path / "out" / "bundle"
-    result = utmosv2(
-        *("--checkpoint", inputs / "spec.pth", "--config", inputs / "small.toml", "--out", out)
-    )
+    result = utmosv2(*(inputs / "spec.pth", "--config", inputs / "small.toml", "--output", out))
     assert result.exit_code == 1
     assert "nothing was written" in result.output
     assert result.stderr.count("<- differs") == 5
@@ -177,17 +175,17 @@ def test_nothing_compared_is_not_passed() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--checkpoint", "{inputs}/spec.pth", "--kind", "ssl"), "those of a spec model, not ssl"),
-        (("--checkpoint", "{inputs}/none.pth"), "none.pth: no such checkpoint"),
+        (("{inputs}/spec.pth", "--kind", "ssl"), "those of a spec model, not ssl"),
+        (("{inputs}/none.pth",), "none.pth: no such checkpoint"),
         (
-            ("--checkpoint", "{inputs}/ssl.pth", "--checkpoint", "{inputs}/spec.pth"),
+            ("{inputs}/ssl.pth", "{inputs}/spec.pth"),
             "cannot join an ensemble of ssl models",
         ),
         (
-            ("--checkpoint", "{inputs}/ssl.pth", "--checkpoint", "{inputs}/ssl.pth"),
+            ("{inputs}/ssl.pth", "{inputs}/ssl.pth"),
             "the same network as",
         ),
-        (("--checkpoint", "{inputs}/ssl.pth", "--parity-audio", "{inputs}/x.wav"), "x.wav"),
+        (("{inputs}/ssl.pth", "--parity-audio", "{inputs}/x.wav"), "x.wav"),
     ],
 )
 def test_what_does_not_fit_is_named(
@@ -195,8 +193,8 @@ def test_what_does_not_fit_is_named(
 ) -> None:
     out = tmp_path / "bundle"
     filled = [argument.format(inputs=inputs) for argument in arguments]
-    result = utmosv2(*filled, "--config", inputs / "small.toml", "--out", out)
-    assert result.exit_code == 1
+    result = utmosv2(*filled, "--config", inputs / "small.toml", "--output", out)
+    assert result.exit_code == 3
     assert message in result.output
     assert not list(tmp_path.iterdir())
 
@@ -204,17 +202,13 @@ def test_what_does_not_fit_is_named(
 def test_unnamed_domains_ask_for_the_key(inputs: Path, tmp_path: Path) -> None:
     config = tmp_path / "nameless.toml"
     config.write_text(toml({key: value for key, value in SMALL.items() if key != "domains"}))
-    result = utmosv2(
-        *("--checkpoint", inputs / "ssl.pth", "--config", config, "--out", tmp_path / "bundle")
-    )
-    assert result.exit_code == 1
-    assert "knows 3 data domains" in result.output
+    result = utmosv2(*(inputs / "ssl.pth", "--config", config, "--output", tmp_path / "bundle"))
+    assert result.exit_code == 3
+    assert "has 3 data domains" in result.output
     assert "domains = ['name0', 'name1', 'name2']" in result.output
     config.write_text(toml({**SMALL, "domains": ["a"]}))
-    result = utmosv2(
-        *("--checkpoint", inputs / "ssl.pth", "--config", config, "--out", tmp_path / "bundle")
-    )
-    assert result.exit_code == 1
+    result = utmosv2(*(inputs / "ssl.pth", "--config", config, "--output", tmp_path / "bundle"))
+    assert result.exit_code == 3
     assert "correct `domains`" in result.output
 
 
@@ -225,10 +219,10 @@ def test_a_fold_that_is_not_cached_offline(monkeypatch: pytest.MonkeyPatch, tmp_
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network\nmore words")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    result = utmosv2("--fold", "0", "--out", tmp_path / "bundle")
-    assert result.exit_code == 1
+    result = utmosv2("--fold", "0", "--output", tmp_path / "bundle")
+    assert result.exit_code == 3
     assert "fold0_s42_best_model.pth" in result.output
-    assert "--checkpoint fold0_s42_best_model.pth" in result.output
+    assert "cannot get fold0_s42_best_model.pth" in result.output
     assert "more words" not in result.output
     assert not list(tmp_path.iterdir())
 
@@ -246,10 +240,10 @@ def test_a_download_is_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     with pytest.raises(CheckpointError, match="the download is damaged"):
-        hub.download_fold(1)
-    assert hub.download_fold(1, "main") == file
+        checkpoint.download_fold(1)
+    assert checkpoint.download_fold(1, "main") == file
     assert asked == [
-        ("sarulab-speech/UTMOSv2", file.name, hub.PINNED_REVISION),
+        ("sarulab-speech/UTMOSv2", file.name, checkpoint.PINNED_REVISION),
         ("sarulab-speech/UTMOSv2", file.name, "main"),
     ]
 
@@ -258,11 +252,11 @@ def test_a_download_is_verified(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     "arguments",
     [
         (),
-        ("--out", "x"),
-        ("--fold", "5", "--out", "x"),
-        ("--checkpoint", "x.pth"),
-        ("--checkpoint", "x.pth", "--revision", "main", "--out", "x"),
-        ("--checkpoint", "x.pth", "--kind", "both", "--out", "x"),
+        ("--output", "x"),
+        ("--fold", "5", "--output", "x"),
+        ("x.pth",),
+        ("x.pth", "--revision", "main", "--output", "x"),
+        ("x.pth", "--kind", "both", "--output", "x"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(arguments: tuple[str, ...]) -> None:
@@ -276,11 +270,11 @@ def test_help_teaches() -> None:
     command = utmosv2("--help")
     assert command.exit_code == 0
     for words in (
-        "mosrt export utmosv2 --fold 0 --out utmosv2",
+        "mosrt export utmosv2 --fold 0 --output utmosv2",
         "--config ours.toml",
         "[ssl.encoder]",
         "0.001 MOS",
-        "Exit code",
+        "Exit status",
     ):
         assert words in command.output
 
@@ -289,7 +283,7 @@ def test_importing_the_command_is_light() -> None:
     code = (
         "import sys, mosrt_export.cli.export; "
         "print(sorted({m.split('.')[0] for m in sys.modules} & "
-        "{'torch', 'timm', 'transformers', 'onnx', 'onnxruntime', 'numpy', 'huggingface_hub'}))"
+        "{'torch', 'timm', 'transformers', 'onnx', 'onnx_ir', 'onnxscript', 'huggingface_hub'}))"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
@@ -299,13 +293,13 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "from mosrt_export.cli.export import export\n"
-        f"export(['utmosv2', '--checkpoint', 'x.pth', '--out', {str(tmp_path / 'x')!r}])"
+        f"export(['utmosv2', 'x.pth', '--output', {str(tmp_path / 'x')!r}])"
     )
     found = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=False
     )
-    assert found.returncode == 1
-    assert "this command needs the extra: pip install 'mosrt[export]'" in found.stderr
+    assert found.returncode == 3
+    assert "pip install 'mosrt[export]'" in found.stderr
     assert "Traceback" not in found.stderr
 
 

@@ -18,7 +18,7 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.cli.main import main
 from mosrt.scorer import Item
-from mosrt_export.graphs.audio import taking_audio, taking_features
+from mosrt_export.graphs.front_end import taking_audio, taking_features
 from tests.conftest import noise
 from tests.export.conftest import Exported
 
@@ -141,6 +141,6 @@ def test_info_tells_who_makes_the_images(nano_graph: Path) -> None:
 def test_mixing_is_refused(fusion_graph: Exported, clips: list[Path]) -> None:
     with (
         mosrt.load(fusion_graph.bundle, threads=1) as scorer,
-        pytest.raises(mosrt.PlanError, match="take plan grid"),
+        pytest.raises(mosrt.PlanError, match="choose plan grid"),
     ):
         scorer.score_file(clips[0], plan="reference:0")

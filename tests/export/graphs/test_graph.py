@@ -146,8 +146,8 @@ def test_same_bytes_in_another_process_and_place(
     """Another hash seed, number of threads and directory must not show."""
     again = tmp_path / "elsewhere"
     command = [
-        sys.executable, "-c", SCRIPT, "export", "utmosv2", "--checkpoint", inputs / "fusion.pth",
-        "--config", inputs / "small.toml", "--parity-audio", inputs / "clip.wav", "--out", again,
+        sys.executable, "-c", SCRIPT, "export", "utmosv2", inputs / "fusion.pth",
+        "--config", inputs / "small.toml", "--parity-audio", inputs / "clip.wav", "--output", again,
     ]  # fmt: skip
     subprocess.run([*map(str, command)], check=True, capture_output=True)
     files = Bundle.open(fusion.bundle).manifest.variants["fp32"].files

@@ -11,7 +11,7 @@ import torch
 
 from mosrt.bundle.front_end_spec import MelSpec
 from mosrt.mel.front_end import MelFrontEnd
-from mosrt_export.graphs.mel import MelImages
+from mosrt_export.graphs.front_end import MelImages
 from tests.conftest import UTMOSV2_MEL, noise
 from tests.runtime.mel.test_front_end import RATE_HZ, SPECS, librosa_images
 

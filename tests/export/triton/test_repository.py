@@ -18,12 +18,11 @@ import mosrt
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import TensorSpec
+from mosrt_export.errors import TritonError
 from mosrt_export.triton import repository
-from mosrt_export.triton.config import Network, Serving, network_config
+from mosrt_export.triton.config import Network, Serving, network_config, to_text
 from mosrt_export.triton.guide import guide
-from mosrt_export.triton.pbtxt import to_text
 from mosrt_export.triton.plan import plan_repository
-from mosrt_export.triton_errors import TritonError
 from tests.standins.variants import with_variants
 
 pytest.importorskip("tritonclient.grpc", reason="needs Triton's schema: tritonclient[grpc]")
@@ -149,9 +148,9 @@ def test_a_variant_whose_views_need_to_be_alone(tiny: Path, tmp_path: Path) -> N
     for name, config in made(tmp_path / "repository", bundle, "--cpu").configs.items():
         assert config.max_batch_size == 1, name
         assert not config.HasField("dynamic_batching")
-    result = run(bundle, "--cpu", "--max-batch", "2", "--out", tmp_path / "other")
-    assert result.exit_code == 1
-    assert "--max-batch 2 is over 1: with more, what this variant says" in result.output
+    result = run(bundle, "--cpu", "--max-batch", "2", "--output", tmp_path / "other")
+    assert result.exit_code == 3
+    assert "--max-batch 2 is over 1" in result.output
 
 
 def test_a_graph_that_takes_audio(tmp_path: Path) -> None:
@@ -179,7 +178,7 @@ def test_types_that_are_not_served() -> None:
     network = Network(
         name="n", backend="onnxruntime", inputs=(tensor,), outputs=(), max_batch=1, usual={}
     )
-    with pytest.raises(TritonError, match="'x' is of type uint8"):
+    with pytest.raises(TritonError, match="'x' has dtype uint8"):
         network_config(network, Serving())
     unbatched = dataclasses.replace(tensor, dtype="float32", shape=("frames", 3))
     with pytest.raises(TritonError, match="does not start with the batch"):
@@ -216,7 +215,7 @@ def test_it_needs_no_torch(blocked: tuple[str, ...], tmp_path: Path) -> None:
     code = (
         f"import sys; sys.modules.update(dict.fromkeys({blocked}))\n"
         "from mosrt_export.cli.export import export\n"
-        f"export(['triton', 'nano', '--out', {str(tmp_path / 'out')!r}])"
+        f"export(['triton', 'nano', '--output', {str(tmp_path / 'out')!r}])"
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
@@ -234,8 +233,8 @@ def test_a_repository_and_nothing_else_is_replaced(tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = made(out, "nano")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-    result = run("nano", "--out", out)
-    assert result.exit_code == 1
+    result = run("nano", "--output", out)
+    assert result.exit_code == 3
     assert "exists already" in result.output
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     second = made(out, "nano-uncertainty", "--force")
@@ -244,8 +243,8 @@ def test_a_repository_and_nothing_else_is_replaced(tmp_path: Path) -> None:
     # A bundle is no repository, nor the other way round.
     bundle = tmp_path / "bundle"
     shutil.copytree(find_bundle("nano"), bundle)
-    result = run("nano", "--out", bundle, "--force")
-    assert result.exit_code == 1
+    result = run("nano", "--output", bundle, "--force")
+    assert result.exit_code == 3
     assert "is not a model repository of mosrt" in result.output
     Bundle.open(bundle).verify()
     assert not (out / "manifest.json").exists()
@@ -258,14 +257,14 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mon
         raise TritonError("the disk is full")
 
     monkeypatch.setattr(repository, "guide", fail)
-    assert run("nano", "--out", out).exit_code == 1
+    assert run("nano", "--output", out).exit_code == 3
     assert not list(tmp_path.iterdir())
     monkeypatch.undo()
     made(out, "nano")
     before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
     monkeypatch.setattr(repository, "guide", fail)
-    result = run("nano-uncertainty", "--out", out, "--force")
-    assert result.exit_code == 1
+    result = run("nano-uncertainty", "--output", out, "--force")
+    assert result.exit_code == 3
     assert "the disk is full" in result.output
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
@@ -274,16 +273,16 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("options", "code", "words"),
     [
-        (["nowhere"], 1, "no such bundle"),
-        (["nano", "--variant", "fp8"], 1, "no variant 'fp8'; it has: fp32"),
-        (["nano-uncertainty", "--max-batch", "4"], 1, "leave --max-batch out"),
+        (["nowhere"], 3, "no such bundle"),
+        (["nano", "--variant", "fp8"], 3, "no variant 'fp8'; it has: fp32"),
+        (["nano-uncertainty", "--max-batch", "4"], 3, "leave --max-batch out"),
         (["nano", "--cpu", "--engine", "a.engine"], 2, "TensorRT engines run on GPUs"),
         (["nano", "--instances", "0"], 2, "--instances"),
-        (["nano", "--engine", "a.engine"], 1, "as `mosrt build` prints it"),
+        (["nano", "--engine", "a.engine"], 3, "that `mosrt build` prints"),
     ],
 )
 def test_options_that_do_not_fit(options: list[str], code: int, words: str, tmp_path: Path) -> None:
-    result = run(*options, "--out", tmp_path / "out")
+    result = run(*options, "--output", tmp_path / "out")
     assert result.exit_code == code
     assert words in result.output
     assert not (tmp_path / "out").exists()
@@ -302,9 +301,9 @@ def test_variants_that_are_made_for_something_else(
 ) -> None:
     """The graph with unsigned values does not go to a GPU, whoever asks."""
     bundle = with_variants(tiny, tmp_path / "bundle", "fp32", "int8-cpu", "int8-trt")
-    result = run(bundle, "--variant", variant, *options, "--out", tmp_path / "out")
-    assert result.exit_code == 1
-    assert f"variant {variant!r} is not made for this way of serving; {words}" in result.output
+    result = run(bundle, "--variant", variant, *options, "--output", tmp_path / "out")
+    assert result.exit_code == 3
+    assert f"variant {variant!r} cannot be served like this; {words}" in result.output
     assert "fp32, int8-cpu, int8-trt" in result.output
 
 
@@ -315,9 +314,9 @@ def test_a_damaged_file_is_not_served(tmp_path: Path) -> None:
     content = bytearray(weights.read_bytes())
     content[1000] ^= 1
     weights.write_bytes(content)
-    result = run(bundle, "--out", tmp_path / "out")
-    assert result.exit_code == 1
-    assert "model.fp32.onnx.data: its SHA-256 is not what the manifest says" in result.output
+    result = run(bundle, "--output", tmp_path / "out")
+    assert result.exit_code == 3
+    assert "model.fp32.onnx.data: its SHA-256 differs from the manifest" in result.output
     assert not (tmp_path / "out").exists()
 
 
@@ -327,6 +326,6 @@ def test_names_that_are_no_folders(name: str, tmp_path: Path) -> None:
     shutil.copytree(find_bundle("nano"), bundle)
     path = bundle / "manifest.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "name": name}))
-    result = run(bundle, "--out", tmp_path / "out")
-    assert result.exit_code == 1
+    result = run(bundle, "--output", tmp_path / "out")
+    assert result.exit_code == 3
     assert "cannot be the name of a folder" in result.output

@@ -244,7 +244,7 @@ def test_rtx_has_no_timings(graph: Path, tmp_path: Path, monkeypatch: pytest.Mon
         ("set_memory_pool_limit", 5, "could not take a workspace of 100 bytes"),
         ("add_optimization_profile", -1, "could not take the shapes"),
         ("parse_from_file", False, "could not read the graph"),
-        ("build_serialized_network", None, "could not build an engine; it does not say why"),
+        ("build_serialized_network", None, "could not build an engine; it logged no reason"),
         ("build_serialized_network", RuntimeError("C++ threw"), "stopped .C.. threw"),
     ],
 )
@@ -262,7 +262,7 @@ def test_every_answer_is_looked_at(
         ("Error Code 2: OutOfMemory (Requested size was 9 bytes.)", "lower --max-batch"),
         ("Error Code 1: Cuda Runtime (out of memory)", "lower --max-batch"),
         ("Target GPU SM 90 is not supported by this TensorRT release.", "GeForce and RTX cards"),
-        ("Unsupported compute capability 9.0", "does not serve this GPU"),
+        ("Unsupported compute capability 9.0", "does not support this GPU"),
         ("CUDA initialization failure with error: 35", "a driver as new as"),
         ("Something else", "Something else"),
     ],

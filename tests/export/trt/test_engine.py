@@ -113,7 +113,10 @@ def test_an_operator_that_tensorrt_does_not_have(rtx: TensorRt, tmp_path: Path) 
         [],
         ["batch", 3],
     )
-    with pytest.raises(EngineError, match="node 'model.head/Det': it has no Det.*provider 'cuda'"):
+    with pytest.raises(
+        EngineError,
+        match="node 'model.head/Det': it does not support this use of Det.*provider 'cuda'",
+    ):
         built(rtx, path, y=dataclasses.replace(Y, shape=("batch", 3)))
 
 

@@ -1,4 +1,4 @@
-"""A GPU that TensorRT does not serve: told before engines are built, which would be for nothing."""
+"""A GPU that TensorRT does not support is reported before engines are built."""
 
 import types
 from collections.abc import Callable
@@ -43,8 +43,8 @@ def fails() -> None:
 @pytest.mark.parametrize(
     ("answer", "words"),
     [
-        (lambda: None, "it does not say why"),
-        (lambda: types.SimpleNamespace(create_execution_context=lambda: None), "does not serve"),
+        (lambda: None, "it logged no reason"),
+        (lambda: types.SimpleNamespace(create_execution_context=lambda: None), "does not support"),
         (fails, "no kernel image"),
     ],
 )
@@ -64,8 +64,8 @@ def test_the_command_asks_first(
     arguments = ("nano", "--level", "0", "--opt-batch", "1")
     loading.append(lambda: None)
     refused = run(*arguments)
-    assert refused.exit_code == 1
-    assert f"{rtx} runs no engine on this GPU of compute capability 9.0" in refused.output
+    assert refused.exit_code == 3
+    assert f"{rtx} cannot run an engine on this GPU of compute capability 9.0" in refused.output
     assert "building" not in refused.output
     assert not (engine_cache / "engines").exists()
     loading.append(lambda: types.SimpleNamespace(create_execution_context=lambda: "a context"))

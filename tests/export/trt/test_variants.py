@@ -94,8 +94,8 @@ def test_fusion(every_fusion: Path, engine_cache: Path, variant: str) -> None:
 
 def test_what_is_quantised_for_cpus_is_refused(every_fusion: Path, engine_cache: Path) -> None:
     result = run(str(every_fusion), "--variant", "int8-cpu", "--level", "0")
-    assert result.exit_code == 1
-    assert "is of type uint8, and TensorRT knows symmetric int8 only" in result.output
+    assert result.exit_code == 3
+    assert "is of type uint8, but TensorRT supports symmetric int8 only" in result.output
     assert "choose --variant int8-trt" in result.output
     assert not list((engine_cache / "engines").glob("*"))
 

@@ -39,7 +39,7 @@ MEASURES = ("mean", "std", "max", "entropy")
 
 
 def export(checkpoint: Path, out: Path, *options: str) -> Path:
-    command = ["export", "wav2vec", "--checkpoint", str(checkpoint), "--out", str(out), *options]
+    command = ["export", "wav2vec", str(checkpoint), "--output", str(out), *options]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     return out

@@ -69,7 +69,7 @@ def saved(kind: str, directory: Path) -> Any:
 
 
 def export(directory: Path, out: Path, *options: str) -> Path:
-    command = ["export", "wav2vec2", "--model", str(directory), "--out", str(out), *options]
+    command = ["export", "wav2vec2", str(directory), "--output", str(out), *options]
     result = CliRunner().invoke(main, command)
     assert result.exit_code == 0, result.output
     return out
@@ -216,7 +216,7 @@ def test_pretraining_equals_transformers(tmp_path: Path) -> None:
     ("kind", "options", "message"),
     [
         ("group", ("--head", "pretraining"), "has no pretraining head"),
-        (None, (), "no transformers model"),
+        (None, (), "not a transformers model"),
         (None, ("--mask-share", "0.5"), "--mask-share is for --head pretraining"),
         (None, ("--head", "pretraining", "--dropout", "0.5"), "--dropout is for --head ctc"),
     ],
@@ -226,8 +226,8 @@ def test_refusals(tmp_path: Path, kind: str | None, options: tuple[str, ...], me
     directory.mkdir()
     if kind is not None:
         saved(kind, directory)
-    command = ["export", "wav2vec2", "--model", str(directory), "--out", str(tmp_path / "out")]
+    command = ["export", "wav2vec2", str(directory), "--output", str(tmp_path / "out")]
     result = CliRunner().invoke(main, [*command, *options])
-    assert result.exit_code == (2 if message.startswith("--") else 1)
+    assert result.exit_code == (2 if message.startswith("--") else 3)
     assert message in result.output
     assert not (tmp_path / "out").exists()

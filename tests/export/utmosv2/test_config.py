@@ -3,7 +3,8 @@ from typing import Any
 
 import pytest
 
-from mosrt_export.utmosv2.config import PUBLISHED_DOMAINS, ConfigError, EncoderConfig, ModelConfig
+from mosrt_export.errors import ConfigError
+from mosrt_export.utmosv2.config import PUBLISHED_DOMAINS, EncoderConfig, ModelConfig
 from mosrt_export.utmosv2.spectrogram import build_backbone
 from mosrt_export.utmosv2.ssl import build_encoder
 from tests.standins.utmosv2 import SMALL, small_config
@@ -67,7 +68,7 @@ def test_dict_round_trip(config: ModelConfig) -> None:
         ({"domains": "a"}, "domains must be a list, not str"),
         ({"domains": [1]}, r"domains\[0\] must be str, not int"),
         ({"domains": []}, "at least one"),
-        ({"domains": ["a", "a"]}, "none twice"),
+        ({"domains": ["a", "a"]}, "without repetition"),
         ({"domains": ["a"], "default_domain": "b"}, "'b' is not among domains: a"),
         ({"kind": "both"}, "kind must be one of fusion, spec, ssl, not 'both'"),
         ({"ssl": 3}, r"write \[ssl\] above its keys"),

@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from mosrt_export.utmosv2.attention import mean_attention
-from mosrt_export.utmosv2.batchnorm import fold_batch_norm
-from mosrt_export.utmosv2.config import ConfigError, Kind, ModelConfig
+from mosrt_export.errors import ConfigError
+from mosrt_export.graphs.rewrites import fold_batch_norm, mean_attention
+from mosrt_export.utmosv2.config import Kind, ModelConfig
 from mosrt_export.utmosv2.fusion import Fusion, Model, build, simplified
 from mosrt_export.utmosv2.spectrogram import build_backbone
 from tests.golden.utmosv2_model import CASES, load_case

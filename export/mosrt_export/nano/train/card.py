@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Final
 
 from mosrt.bundle.manifest import Manifest
-from mosrt_export.markdown import refilled
+from mosrt_export.model_card import refilled
 
 __all__ = ["nano_card"]
 

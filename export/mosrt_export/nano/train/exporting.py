@@ -16,15 +16,16 @@ from mosrt.bundle.front_end_spec import GridSpec, SslSpec
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.bundle.writer import bundle_file, new_directory, write_card, write_manifest
 from mosrt.host.files import sha256_of
-from mosrt_export.graphs.audio import AudioGraph, taking_audio
+from mosrt_export.errors import ParityError
 from mosrt_export.graphs.canonical import BATCH
+from mosrt_export.graphs.front_end import AudioGraph, taking_audio
 from mosrt_export.graphs.graph import OPSET, OnnxModule, write_graph
+from mosrt_export.graphs.rewrites import fold_batch_norm
 from mosrt_export.nano.data.clips import CLIP_SAMPLES
 from mosrt_export.nano.data.dataset import LABELS
 from mosrt_export.nano.data.images import MEL
 from mosrt_export.nano.data.voices import SAMPLE_RATE_HZ
-from mosrt_export.utmosv2.batchnorm import fold_batch_norm
-from mosrt_export.utmosv2.parity import TOLERANCE_MOS, Drift, ParityError, compare, make_views
+from mosrt_export.utmosv2.parity import TOLERANCE_MOS, Drift, compare, make_views
 
 from .card import nano_card
 from .model import OVERALL, NanoGraph, load_nano
@@ -108,7 +109,6 @@ def export_nano(
             graph,
             shapes,
             directory / "model.fp32.onnx",
-            producer=f"mosrt {importlib.metadata.version('mosrt')}",
         )
         member = Member(name=_MEMBER, graph=bundle_file(files[0]), weights=bundle_file(files[1]))
         variant = Variant(opset=OPSET, members=(member,))
@@ -118,8 +118,7 @@ def export_nano(
         if not drift.passed:
             raise ParityError(
                 f"the graph differs from torch by more than {TOLERANCE_MOS:g} MOS, or is not "
-                "finite; nothing was written",
-                drift,
+                f"finite; nothing was written\n{drift.table()}"
             )
         variant = dataclasses.replace(variant, drift=drift.to_dict())
         manifest = dataclasses.replace(manifest, variants={"fp32": variant})

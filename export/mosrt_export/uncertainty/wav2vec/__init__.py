@@ -1,1 +1,1 @@
-"""wav2vec-style self-supervised models: checkpoints in, uncertainty bundles out."""
+"""Exports wav2vec v1 and vq-wav2vec checkpoints as uncertainty bundles."""

@@ -1,6 +1,6 @@
-"""Architecture: what a wav2vec v1 checkpoint says of its own shape.
+"""Describes the shape of a wav2vec v1 network.
 
-Names on the left follow fairseq's `wav2vec` model options, which is where they are stored.
+Names in brackets are those of fairseq's `wav2vec` model options, as checkpoints store them.
 """
 
 from __future__ import annotations
@@ -43,15 +43,15 @@ class Architecture:
     Attributes:
         encoder_layers: Convolutions from waveform to features (`conv_feature_layers`).
         context_layers: Causal convolutions from features to context (`conv_aggregator_layers`).
-        n_steps: Future frames that are predicted (`prediction_steps`).
-        n_negatives: Distractors per frame (`num_negatives`).
-        offset: First predicted frame, counted from the context's; by default as many as one
-            feature frame hears (`offset` "auto").
-        activation: After every norm.
+        n_steps: Number of future frames that are predicted (`prediction_steps`).
+        n_negatives: Number of distractors per frame (`num_negatives`).
+        offset: Distance in frames from a context frame to the first predicted one. By default the
+            receptive field of a feature frame, rounded up (`offset` "auto").
+        activation: Activation after every norm.
         log_compression: Whether features are log(|x| + 1).
         encoder_skip: Residual connections in the encoder (`skip_connections_feat`).
         context_skip: Residual connections in the context network (`skip_connections_agg`).
-        residual_scale: Factor after a residual sum, already as multiplied.
+        residual_scale: Factor on residual sums.
         context_bias: Whether context convolutions have a bias (not `no_conv_bias`).
         zero_pad: Whether the context is padded by zeros instead of its first frame.
         affine_norm: Whether norms have weights (not `non_affine_group_norm`).
@@ -75,12 +75,12 @@ class Architecture:
 
     @property
     def hop_samples(self) -> int:
-        """Samples from one feature frame to the next."""
+        """Hop between feature frames, in samples."""
         return math.prod(stride for _, _, stride in self.encoder_layers)
 
     @property
     def receptive_samples(self) -> int:
-        """Samples that one feature frame hears."""
+        """Receptive field of a feature frame, in samples."""
         length, hop = 1, 1
         for _, kernel, stride in self.encoder_layers:
             length += (kernel - 1) * hop
@@ -89,7 +89,7 @@ class Architecture:
 
     @property
     def first_horizon(self) -> int:
-        """Frames from a context frame to the first one it predicts."""
+        """Distance in frames from a context frame to the first frame it predicts."""
         if self.offset is not None:
             return self.offset
         return math.ceil(self.receptive_samples / self.hop_samples)
@@ -103,5 +103,5 @@ class Architecture:
 
     @property
     def min_samples(self) -> int:
-        """Length in samples from which one step can be scored."""
+        """Shortest recording in samples that gives one prediction."""
         return self.receptive_samples + self.first_horizon * self.hop_samples

@@ -1,7 +1,7 @@
-"""Checkpoints of wav2vec v1 and vq-wav2vec, read without running anything that is in them.
+"""Reads checkpoints of wav2vec v1 and vq-wav2vec without running code that is in them.
 
-Three layouts are known: fairseq's with `args` (an argparse namespace), fairseq's with `cfg`, and
-s3prl's conversion with `model_cfg` and `model_weight`.
+Three layouts are supported: fairseq's with `args` (an argparse namespace), fairseq's with `cfg`,
+and s3prl's conversion with `model_cfg` and `model_weight`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from typing import Any, Final
 
 import torch
 
-from mosrt_export.utmosv2.checkpoint import CheckpointError, load_safely, load_strictly, tensors_of
+from mosrt_export.errors import CheckpointError
+from mosrt_export.utmosv2.checkpoint import load_safely, load_strictly, tensors_of
 
 from .architecture import Architecture, Layer, QuantizerSpec
 from .model import Wav2Vec
@@ -25,8 +26,8 @@ __all__ = ["Wav2VecCheckpoint", "architecture_of", "read_wav2vec"]
 
 _MAX_LAYERS: Final = 64
 _CURE: Final = (
-    "save {'args': the model's options as a plain dict, 'model': model.state_dict()} with "
-    "torch.save where the file comes from"
+    "where the file was made, save {'args': the model's options as a plain dict, 'model': "
+    "model.state_dict()} with torch.save"
 )
 
 
@@ -48,7 +49,7 @@ class Wav2VecCheckpoint:
         """The network in evaluation mode, weights loaded.
 
         Raises:
-            CheckpointError: The weights are not those of the architecture that the options tell.
+            CheckpointError: The weights do not fit the architecture that the options describe.
         """
         model = Wav2Vec(self.architecture)
         load_strictly(model, self, cure="its options and weights contradict each other")
@@ -84,8 +85,8 @@ def _options(loaded: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         found = vars(found)
     if not isinstance(found, Mapping):
         raise CheckpointError(
-            f"{path}: tells nothing of its architecture under 'args', 'cfg' or 'model_cfg'; "
-            "weights alone are not enough: get the whole checkpoint"
+            f"{path}: has no options of the architecture under 'args', 'cfg' or 'model_cfg'; use "
+            "the complete checkpoint, not the weights alone"
         )
     return found
 
@@ -94,36 +95,36 @@ def _check_kind(state: Mapping[str, torch.Tensor], path: Path) -> None:
     heads = {key.split(".", 1)[0] for key in state}
     if "mask_emb" in heads or any("encoder.layers." in key for key in state):
         raise CheckpointError(
-            f"{path}: this is wav2vec 2.0, not wav2vec v1 (as wav2vec_small.pt is, whatever its "
-            "name); export its transformers form with `mosrt export wav2vec2 --model "
-            "facebook/wav2vec2-base --head pretraining`, or get wav2vec_large.pt"
+            f"{path}: a wav2vec 2.0 model, not wav2vec v1 (wav2vec_small.pt is one, too); export "
+            "its transformers form with `mosrt export wav2vec2 facebook/wav2vec2-base --head "
+            "pretraining`, or use wav2vec_large.pt"
         )
     missing = {"feature_extractor", "feature_aggregator", "wav2vec_predictions"} - heads
     if missing:
         raise CheckpointError(
-            f"{path}: no wav2vec v1 model: it has no {' and no '.join(sorted(missing))}"
+            f"{path}: not a wav2vec v1 model: it has no {' and no '.join(sorted(missing))}"
         )
 
 
 def architecture_of(options: Mapping[str, Any], path: Path) -> Architecture:
-    """The architecture that fairseq's model options tell.
+    """Reads the architecture from fairseq's model options.
 
-    Options that a file does not have were added to fairseq later and take the values that meant
-    no change then.
+    Options that are missing from a file were added to fairseq later; they take the values that
+    keep the earlier behaviour.
 
     Raises:
-        CheckpointError: An option is missing, malformed, or asks for what mosrt does not know.
+        CheckpointError: An option is missing, malformed or not supported.
     """
     get = options.get
     if get("aggregator", "cnn") != "cnn":
-        raise CheckpointError(f"{path}: aggregator {get('aggregator')!r}; mosrt knows cnn only")
+        raise CheckpointError(f"{path}: aggregator {get('aggregator')!r}; only cnn is supported")
     if get("project_features", "none") != "none":
         raise CheckpointError(
-            f"{path}: project_features {get('project_features')!r}; mosrt knows none only"
+            f"{path}: project_features {get('project_features')!r}; only none is supported"
         )
     activation = get("activation", "relu")
     if activation not in ("relu", "gelu"):
-        raise CheckpointError(f"{path}: activation {activation!r}; mosrt knows relu and gelu")
+        raise CheckpointError(f"{path}: activation {activation!r}; only relu and gelu work")
     encoder = _layers(options, "conv_feature_layers", path)
     context = _layers(options, "conv_aggregator_layers", path)
     if any(stride != 1 for _, _, stride in context):
@@ -153,7 +154,7 @@ def _quantizer(options: Mapping[str, Any], channels: int, path: Path) -> Quantiz
     if kind == "none":
         return None
     if kind not in ("gumbel", "kmeans"):
-        raise CheckpointError(f"{path}: vq_type {kind!r}; mosrt knows gumbel and kmeans")
+        raise CheckpointError(f"{path}: vq_type {kind!r}; only gumbel and kmeans are supported")
     groups = _positive(options, "vq_groups", 2, path)
     quantised = int(options.get("vq_dim", 0)) or channels
     if quantised % groups or (kind == "kmeans" and quantised != channels):
@@ -181,7 +182,7 @@ def _positive(options: Mapping[str, Any], name: str, default: int, path: Path) -
 
 
 def _layers(options: Mapping[str, Any], name: str, path: Path) -> tuple[Layer, ...]:
-    """A list of (channels, kernel, stride), stored as such or as Python text."""
+    """A list of (channels, kernel, stride), stored as a list or as Python source."""
     value = options.get(name)
     try:
         layers = _list(ast.parse(value, mode="eval").body) if isinstance(value, str) else value

@@ -1,4 +1,4 @@
-"""Exporter of wav2vec v1: a checkpoint → an uncertainty bundle, parity included."""
+"""Exports wav2vec v1 and vq-wav2vec checkpoints as uncertainty bundles."""
 
 from __future__ import annotations
 
@@ -23,23 +23,21 @@ from mosrt.host.thread_pool import ThreadPool
 from mosrt.uncertainty.family import Stages
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt.uncertainty.wav2vec import ContrastFamily
-from mosrt_export.graphs.dynamic import example_of, write_dynamic_graph
+from mosrt_export.graphs.graph import example_of, write_dynamic_graph
 from mosrt_export.uncertainty.bundle import (
     Drift,
     GraphFiles,
     StagedRequest,
     keep_worst,
-    producer,
     provenance,
-    relative,
     write_bundle,
 )
 from mosrt_export.utmosv2.exporter import Step
+from mosrt_export.utmosv2.parity import relative
 
 from .architecture import Architecture
 from .checkpoint import Wav2VecCheckpoint, read_wav2vec
-from .contrast import Contrast, Dense
-from .graph_form import Wav2VecGraph
+from .graphs import Contrast, Dense, Wav2VecGraph
 from .model import Wav2Vec
 
 __all__ = ["TOLERANCE", "Wav2VecRequest", "differences", "export_wav2vec"]
@@ -47,7 +45,7 @@ __all__ = ["TOLERANCE", "Wav2VecRequest", "differences", "export_wav2vec"]
 DOMAIN: Final = "zero-shot"
 SAMPLE_RATE_HZ: Final = 16_000
 WINDOW_S: Final = 20
-# The published code of arXiv 2312.15616 puts zeros before clips shorter than this.
+# The published code of arXiv 2312.15616 pads shorter clips with zeros at the start.
 ZERO_PAD_BELOW_SAMPLES: Final = 750
 TOLERANCE: Final = 1e-4
 _PARITY_SAMPLES: Final = (1_000, 32_000)
@@ -55,12 +53,12 @@ _PARITY_SAMPLES: Final = (1_000, 32_000)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wav2VecRequest(StagedRequest):
-    """What to export; its measure is "LAYOUT.MEASURE".
+    """Options of an export; `measure` is "LAYOUT.MEASURE".
 
     Attributes:
-        checkpoint: The file.
-        layouts: Layouts that the bundle gives figures in.
-        note: What to know before anything else, at the head of the model card.
+        checkpoint: The checkpoint file.
+        layouts: Layouts of logits for which the bundle gives measures.
+        note: First paragraph of the model card, or None.
     """
 
     checkpoint: Path
@@ -76,21 +74,21 @@ def export_wav2vec(
     step: Step,
     force: bool = False,
 ) -> Drift:
-    """Writes a bundle.
+    """Exports a wav2vec v1 or vq-wav2vec checkpoint as a bundle.
 
     Args:
-        request: What to export.
-        out: The bundle's directory to be.
+        request: Options of the export.
+        out: Directory of the bundle to write.
         clips: Audio on which graphs and torch modules are compared.
-        step: Progress.
+        step: Announces progress.
         force: Whether an older bundle at `out` is replaced.
 
     Returns:
-        What was measured, which is also in the manifest.
+        The measured differences, which are also in the manifest.
 
     Raises:
         CheckpointError: The checkpoint cannot be read or does not fit.
-        BundleError: Layouts and measure do not go together.
+        BundleError: The layouts do not include that of the measure.
         OutputError: `out` must not or cannot be written.
         ParityError: A graph and its torch module disagree; nothing was written.
     """
@@ -146,7 +144,6 @@ def write_graphs(model: Wav2Vec, manifest: Manifest, directory: Path) -> dict[st
             inputs=taken_specs,
             outputs=[specs[name] for name in given],
             path=directory / f"{stage}.fp32.onnx",
-            producer=producer(),
         )
     return files
 
@@ -172,7 +169,7 @@ def _tensors(a: Architecture) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec,
 
 
 def _manifest(request: Wav2VecRequest, checkpoint: Wav2VecCheckpoint) -> Manifest:
-    """The manifest, but for its variants."""
+    """The manifest without variants."""
     a = checkpoint.architecture
     inputs, outputs = _tensors(a)
     return Manifest(
@@ -223,10 +220,10 @@ def differences(
     for i, clip in enumerate(clips):
         recording = Recording(clip, manifest.sample_rate_hz)
         n_samples = min(recording.n_samples, _PARITY_SAMPLES[i > 0])
-        piece = next(recording.chunks([(0, n_samples)]))
+        chunk = next(recording.chunks([(0, n_samples)]))
         with torch.inference_mode():
-            z, p = (x.numpy() for x in model(torch.from_numpy(piece)[None]))
-        answer = stages["encoder"].run({"waveform": piece[None]}, ["features", "predictions"])
+            z, p = (x.numpy() for x in model(torch.from_numpy(chunk)[None]))
+        answer = stages["encoder"].run({"waveform": chunk[None]}, ["features", "predictions"])
         keep_worst(found, "features", relative(answer["features"][0], z))
         keep_worst(found, "predictions", relative(answer["predictions"][0], p))
         if "contrast" in stages:
@@ -250,7 +247,7 @@ def _expected_logits(
     step: int,
     first_horizon: int,
 ) -> NDArray[np.float64]:
-    """(copies, frames - horizon) in float64, straight from the definition."""
+    """Logits (copies, frames - horizon) in float64, computed from their definition."""
     horizon = first_horizon + step
     features = z[0].astype(np.float64)
     targets = np.stack([features, *(features[:, row] for row in negatives)])[:, :, horizon:]

@@ -1,7 +1,8 @@
-"""Wav2Vec: the wav2vec v1 network, with the state-dict keys of the published checkpoints.
+"""The wav2vec v1 and vq-wav2vec network, with the state-dict keys of the published checkpoints.
 
-Facts about the architecture: Schneider et al., "wav2vec: Unsupervised Pre-training for Speech
-Recognition" (arXiv 1904.05862), and the shapes and options in the published checkpoints.
+Sources: Schneider et al., "wav2vec: Unsupervised Pre-training for Speech Recognition" (arXiv
+1904.05862), Baevski et al., "vq-wav2vec" (arXiv 1910.05453), and the shapes and options in the
+published checkpoints. Quantisers are in evaluation mode only and draw no samples.
 """
 
 from __future__ import annotations
@@ -9,17 +10,16 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from .architecture import Architecture, Layer
-from .quantizer import build_quantizer
+from .architecture import Architecture, Layer, QuantizerSpec
 
 __all__ = ["Wav2Vec"]
 
 
 class Wav2Vec(nn.Module):
-    """Waveform → features z, context c, and predictions of future features.
+    """Maps a waveform to features z, context c, and predictions of future features.
 
     Args:
-        architecture: Its shape; weights start as torch starts them.
+        architecture: Shape of the network. Weights have the defaults of torch.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -35,11 +35,11 @@ class Wav2Vec(nn.Module):
         self.wav2vec_predictions = StepPredictor(a.context_layers[-1][0], a.channels, a.n_steps)
 
     def features(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Features z, quantised if the model quantises.
+        """Computes features z, quantised if the model has a quantiser.
 
         Args:
-            waveform: (batch, samples) at 16 kHz, not normalised; rows of one length, since norms
-                span time.
+            waveform: (batch, samples) at 16 kHz, not normalised. All rows have one length,
+                because norms span time.
 
         Returns:
             (batch, channels, frames).
@@ -48,12 +48,12 @@ class Wav2Vec(nn.Module):
         return z if self.vector_quantizer is None else self.vector_quantizer(z)
 
     def context(self, features: torch.Tensor) -> torch.Tensor:
-        """Context c, which hears features up to its own frame: (batch, channels, frames)."""
+        """Computes the causal context c, (batch, channels, frames)."""
         c: torch.Tensor = self.feature_aggregator(features)
         return c
 
     def predictions(self, context: torch.Tensor) -> torch.Tensor:
-        """Predicted features from each context frame.
+        """Predicts features from each context frame.
 
         Returns:
             (batch, steps, frames, channels); step s at frame t predicts z at frame
@@ -82,7 +82,7 @@ class Encoder(nn.Module):
             blocks.append(
                 nn.Sequential(
                     nn.Conv1d(n_in, channels, kernel, stride=stride, bias=False),
-                    nn.Identity(),  # where the published code has dropout: keys count it
+                    nn.Identity(),  # dropout in the published code, which its keys count
                     JointNorm(channels, affine=a.affine_norm),
                     activation(a.activation),
                 )
@@ -144,7 +144,7 @@ def _context_block(n_in: int, layer: Layer, architecture: Architecture) -> nn.Se
 
 
 class StepPredictor(nn.Module):
-    """One linear map per future step, stored as the transposed convolution that it equals."""
+    """One linear map per future step, stored as an equivalent transposed convolution."""
 
     def __init__(self, n_in: int, n_out: int, n_steps: int) -> None:
         super().__init__()
@@ -160,8 +160,9 @@ class StepPredictor(nn.Module):
 class JointNorm(nn.Module):
     """Group norm with one group: statistics over channels and time together.
 
-    Written as reductions, time first: TensorRT's importer has computed statistics per channel for
-    a GroupNormalization of one group, and a sum over both axes at once loses digits in float32.
+    It is written as reductions, over time first. TensorRT's importer has computed statistics per
+    channel for a GroupNormalization of one group, and a sum over both axes at once is less accurate
+    in float32.
     """
 
     def __init__(self, channels: int, *, affine: bool = True, eps: float = 1e-5) -> None:
@@ -172,7 +173,7 @@ class JointNorm(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, channels, frames), any shape of the last two."""
-        if self.training:  # the same in one operator, whose gradient is several times faster
+        if self.training:  # one operator, whose gradient is several times faster
             return nn.functional.group_norm(x, 1, self.weight, self.bias, self.eps)
         mean = x.mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)
         centred = x - mean
@@ -184,5 +185,87 @@ class JointNorm(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
-    """The activation that options call `name`: "relu", or the exact "gelu"."""
+    """The activation of a name: "relu", or the exact "gelu"."""
     return nn.ReLU() if name == "relu" else nn.GELU()
+
+
+def build_quantizer(spec: QuantizerSpec, channels: int, act: str) -> nn.Module:
+    """Creates a quantiser of features; `act` names the activation between its projections."""
+    if spec.kind == "kmeans":
+        return KmeansQuantizer(spec, channels)
+    return GumbelQuantizer(spec, channels, act)
+
+
+class GumbelQuantizer(nn.Module):
+    """Chooses the code with the largest projected score, in each group."""
+
+    def __init__(self, spec: QuantizerSpec, channels: int, act: str) -> None:
+        super().__init__()
+        self.n_groups, self.n_codes, self.shared = spec.n_groups, spec.n_codes, spec.shared_codes
+        books = 1 if spec.shared_codes else spec.n_groups
+        size = spec.channels // spec.n_groups
+        self.vars = nn.Parameter(torch.rand(1, books * spec.n_codes, size))
+        n_scores = spec.n_groups * spec.n_codes
+        hidden = 2 * channels
+        blocks: list[nn.Module] = []
+        for i in range(spec.depth - 1):
+            linear = nn.Linear(hidden if i else channels, hidden)
+            blocks.append(nn.Sequential(linear, activation(act)))
+        last = nn.Linear(hidden if blocks else channels, n_scores)
+        # The keys of a single layer have no index.
+        self.weight_proj = nn.Sequential(*blocks, last) if blocks else last
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, frames) → (batch, quantised channels, frames)."""
+        scores = self.weight_proj(features.transpose(1, 2))
+        books = self.vars[0].reshape(-1, self.n_codes, self.vars.shape[2])
+        chosen = [
+            books[0 if self.shared else group][part.argmax(dim=-1)]
+            for group, part in enumerate(scores.split(self.n_codes, dim=-1))
+        ]
+        return torch.cat(chosen, dim=-1).transpose(1, 2)
+
+
+class KmeansQuantizer(nn.Module):
+    """Chooses the code nearest to the projected features, in each group."""
+
+    def __init__(self, spec: QuantizerSpec, channels: int) -> None:
+        super().__init__()
+        self.n_groups, self.shared = spec.n_groups, spec.shared_codes
+        books = 1 if spec.shared_codes else spec.n_groups
+        size = spec.channels // spec.n_groups
+        self.embedding = nn.Parameter(0.01 * torch.randn(spec.n_codes, books, size))
+        self.projection = nn.Sequential(
+            nn.Conv1d(channels, channels, 1, groups=spec.n_groups, bias=False),
+            GroupedNorm(spec.n_groups, channels),
+        )
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, frames) → (batch, quantised channels, frames)."""
+        projected = self.projection(features).transpose(1, 2)
+        chosen = []
+        for group, part in enumerate(projected.chunk(self.n_groups, dim=-1)):
+            codes = self.embedding[:, 0 if self.shared else group]
+            # |x - c|² without the |x|² that all codes share
+            distance = (codes * codes).sum(dim=-1) - 2.0 * (part @ codes.T)
+            chosen.append(codes[distance.argmin(dim=-1)])
+        return torch.cat(chosen, dim=-1).transpose(1, 2)
+
+
+class GroupedNorm(nn.Module):
+    """Group norm as explicit reductions over a group's channels and time."""
+
+    def __init__(self, n_groups: int, channels: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.n_groups, self.eps = n_groups, eps
+        self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(batch, channels, frames)."""
+        channels = x.shape[1]
+        grouped = x.reshape(x.shape[0], self.n_groups, channels // self.n_groups, x.shape[2])
+        centred = grouped - grouped.mean(dim=(2, 3), keepdim=True)
+        variance = (centred * centred).mean(dim=(2, 3), keepdim=True)
+        normed = (centred * torch.rsqrt(variance + self.eps)).reshape(x.shape)
+        return normed * self.weight[:, None] + self.bias[:, None]

@@ -1,1 +1,1 @@
-"""wav2vec 2.0 and HuBERT of transformers: models in, uncertainty bundles out."""
+"""Exports wav2vec 2.0 and HuBERT models of transformers as uncertainty bundles."""

@@ -1,4 +1,4 @@
-"""Exporter of wav2vec 2.0 and HuBERT: a transformers model → an uncertainty bundle."""
+"""Exports wav2vec 2.0 and HuBERT models of transformers as uncertainty bundles."""
 
 from __future__ import annotations
 
@@ -20,15 +20,13 @@ from mosrt.uncertainty.chunks import normalised
 from mosrt.uncertainty.family import Stages
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt.uncertainty.wav2vec2 import MaskingFamily
-from mosrt_export.graphs.dynamic import example_of, write_dynamic_graph
+from mosrt_export.graphs.graph import example_of, write_dynamic_graph
 from mosrt_export.uncertainty.bundle import (
     Drift,
     GraphFiles,
     StagedRequest,
     keep_worst,
-    producer,
     provenance,
-    relative,
     write_bundle,
 )
 from mosrt_export.uncertainty.wav2vec.exporter import (
@@ -39,29 +37,30 @@ from mosrt_export.uncertainty.wav2vec.exporter import (
     ZERO_PAD_BELOW_SAMPLES,
 )
 from mosrt_export.utmosv2.exporter import Step
+from mosrt_export.utmosv2.parity import relative
 
-from .modules import Convolutions, DropoutEncoder, MaskedEncoder, simplify
+from .graphs import Convolutions, DropoutEncoder, MaskedEncoder, simplify
 from .source import Head, Source, load_source
 
 __all__ = ["Wav2Vec2Request", "export_wav2vec2"]
 
 _PASSES_PER_RUN: Final = 5
-# Frames that the shortest recording gives: a masked one, and others to tell it from.
+# Frames of the shortest recording: a masked frame and its distractors.
 _MIN_FRAMES: Final = 3
 _PARITY_SAMPLES: Final = (2_000, 24_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wav2Vec2Request(StagedRequest):
-    """What to export; its measure is "mean", "std", "max" or "entropy".
+    """Options of an export; `measure` is "mean", "std", "max" or "entropy".
 
     Attributes:
         model: Name on Hugging Face, or a directory.
-        head: "ctc" (or hidden units where there is no such head) or "pretraining".
-        dropout: Share of feature values that a pass drops; of head "ctc".
-        mask_share: Share of frames that a pass's spans are drawn to cover; of head "pretraining".
-            Not read from the model: what transformers' configurations say is for fine-tuning.
-        n_passes: Passes of dropout or masking.
+        head: "ctc" (the hidden units if the model has no CTC head) or "pretraining".
+        dropout: Dropout probability of feature values in each pass, for head "ctc".
+        mask_share: Share of frames that the masked spans of a pass would cover without overlap,
+            for head "pretraining". The value in transformers' configurations is for fine-tuning.
+        n_passes: Number of passes with dropout or masking.
     """
 
     model: str
@@ -79,7 +78,7 @@ def export_wav2vec2(
     step: Step,
     force: bool = False,
 ) -> Drift:
-    """Writes a bundle; see `mosrt_export.uncertainty.wav2vec.exporter.export_wav2vec`."""
+    """Exports a transformers model as a bundle; arguments are as for `export_wav2vec`."""
     check_target(out, force=force)
     with step(f"loading {request.model}"):
         source = load_source(request.model, request.head)
@@ -131,7 +130,7 @@ def _tensors(
 
 
 def _manifest(request: Wav2Vec2Request, source: Source) -> Manifest:
-    """The manifest, but for its variants."""
+    """The manifest without variants."""
     config = source.config
     ctc = request.head == "ctc"
     n_negatives = 0 if ctc else int(config.num_negatives)
@@ -224,7 +223,6 @@ def _write_graphs(
             inputs=given,
             outputs=[specs[name] for name in outputs],
             path=directory / f"{stage}.fp32.onnx",
-            producer=producer(),
         )
     return files
 
@@ -232,7 +230,7 @@ def _write_graphs(
 def _differences(
     source: Source, manifest: Manifest, stages: Stages, clips: Sequence[AudioSource]
 ) -> dict[str, float]:
-    """Largest relative differences between the graphs and the transformers model as it is."""
+    """Largest relative differences between graphs and the transformers model."""
     spec = manifest.uncertainty
     if spec is None:
         raise ValueError("not an uncertainty manifest")
@@ -240,8 +238,8 @@ def _differences(
     for i, clip in enumerate(clips):
         recording = Recording(clip, manifest.sample_rate_hz)
         n_samples = min(recording.n_samples, _PARITY_SAMPLES[i > 0])
-        piece = next(recording.chunks([(0, n_samples)]))
-        samples = normalised(piece) if spec.normalised else piece
+        chunk = next(recording.chunks([(0, n_samples)]))
+        samples = normalised(chunk) if spec.normalised else chunk
         with torch.inference_mode():
             expected = source.base.feature_extractor(torch.from_numpy(samples)[None])
         features = stages["convolutions"].run({"waveform": samples[None]}, ["features"])

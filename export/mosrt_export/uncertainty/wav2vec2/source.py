@@ -1,4 +1,4 @@
-"""Sources: a transformers model by name or directory, and what its files say beside weights."""
+"""Loads transformers models, and the facts about them in the files beside the weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal
 
-from mosrt_export.utmosv2.checkpoint import CheckpointError
+from mosrt_export.errors import CheckpointError
 
 __all__ = ["Head", "Source", "load_source"]
 
@@ -26,12 +26,12 @@ class Source:
     """A transformers model in evaluation mode.
 
     Attributes:
-        name: Name or directory that it was loaded by.
+        name: Name or directory that it was loaded from.
         model: The model with its head, or without one if it has none.
         base: The model without its head.
         head: The CTC head, or None.
-        normalised: Whether waveforms are brought to zero mean and unit variance for it.
-        dropped_columns: Columns of the logits that stand for no sound.
+        normalised: Whether its input waveforms have zero mean and unit variance.
+        dropped_columns: Columns of the logits for special tokens, which are not used.
     """
 
     name: str
@@ -48,12 +48,12 @@ class Source:
 
     @property
     def hop_samples(self) -> int:
-        """Samples from one feature frame to the next."""
+        """Hop between feature frames, in samples."""
         return math.prod(self.config.conv_stride)
 
     @property
     def receptive_samples(self) -> int:
-        """Samples that one feature frame hears."""
+        """Receptive field of a feature frame, in samples."""
         length, hop = 1, 1
         for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
             length += (kernel - 1) * hop
@@ -65,26 +65,26 @@ def load_source(name: str, head: Head) -> Source:
     """Loads a model in float32 with eager attention.
 
     Args:
-        name: On Hugging Face, or a directory.
-        head: "ctc" for the CTC head, or the hidden units where there is none; "pretraining" for
+        name: Name on Hugging Face, or a directory.
+        head: "ctc" for the CTC head, or the hidden units if there is none; "pretraining" for
             wav2vec 2.0's contrastive head.
 
     Raises:
-        CheckpointError: It cannot be loaded, or is of another kind.
+        CheckpointError: The model cannot be loaded, or has another architecture.
     """
     import transformers  # noqa: PLC0415 - seconds to import
 
     try:
         config = transformers.AutoConfig.from_pretrained(name)
     except (OSError, ValueError) as exc:
-        raise CheckpointError(f"{name}: no transformers model ({_line(exc)})") from exc
+        raise CheckpointError(f"{name}: not a transformers model ({_line(exc)})") from exc
     if config.model_type not in _MODEL_TYPES:
         raise CheckpointError(
-            f"{name}: a model of type {config.model_type!r}; this command knows "
+            f"{name}: a model of type {config.model_type!r}; this command supports "
             f"{' and '.join(_MODEL_TYPES)}"
         )
     if getattr(config, "add_adapter", False):
-        raise CheckpointError(f"{name}: has an adapter, which this command does not know")
+        raise CheckpointError(f"{name}: has an adapter, which this command does not support")
     kinds = config.architectures or []
     has_ctc = any(kind.endswith("ForCTC") for kind in kinds)
     if head == "pretraining":
@@ -113,7 +113,7 @@ def load_source(name: str, head: Head) -> Source:
 
 
 def _normalised(name: str, config: Any) -> bool:
-    """What the model's feature extractor says; else, layer-norm models need it."""
+    """Reads it from the feature extractor's file; without one, layer-norm models need it."""
     settings = _side_file(name, "preprocessor_config.json")
     if settings is None:
         return str(config.feat_extract_norm) == "layer"
@@ -121,7 +121,7 @@ def _normalised(name: str, config: Any) -> bool:
 
 
 def _special_columns(name: str, n_columns: int) -> tuple[int, ...]:
-    """Columns of sentence ends and the unknown, which the published code drops; blank stays."""
+    """Columns of <s>, </s> and <unk>, which the published code drops; it keeps blank."""
     vocabulary = _side_file(name, "vocab.json")
     if vocabulary is None:
         return (1, 2, 3) if n_columns == _LETTERS_VOCABULARY else ()

@@ -24,6 +24,7 @@ from mosrt.bundle.writer import OutputError
 from mosrt.cli.main import main
 from mosrt.host.files import sha256_of
 from mosrt.mel.front_end import MelFrontEnd
+from mosrt_export.errors import ParityError
 from mosrt_export.nano.data.dataset import LABELS
 from mosrt_export.nano.data.degradations import DEGRADATIONS
 from mosrt_export.nano.data.images import MEL
@@ -32,7 +33,7 @@ from mosrt_export.nano.train import exporting
 from mosrt_export.nano.train.card import nano_card
 from mosrt_export.nano.train.exporting import default_score, export_nano, folded
 from mosrt_export.nano.train.model import OVERALL, NanoGraph, save_nano
-from mosrt_export.utmosv2.parity import TOLERANCE_MOS, Drift, ParityError
+from mosrt_export.utmosv2.parity import TOLERANCE_MOS, Drift
 from tests.conftest import DATA
 from tests.standins.nano import STANDARD, provenance, random_nano
 

@@ -1,7 +1,7 @@
-"""Modules behind the graphs: a transformers model, cut where the runtime needs it.
+"""Modules behind the ONNX graphs of wav2vec 2.0 and HuBERT models of transformers.
 
-The convolutions run once per piece of audio; what follows runs once per pass of dropout or
-masking, whose random part is an input.
+The convolutions run once per chunk of audio. The encoder runs once per pass of dropout or masking,
+whose random part is an input.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from mosrt_export.utmosv2.ssl import fold_weight_norm, use_plain_operators
+from mosrt_export.graphs.rewrites import fold_weight_norm, use_plain_operators
 
 __all__ = ["Convolutions", "DropoutEncoder", "MaskedEncoder", "simplify"]
 
 
 def simplify(model: nn.Module) -> None:
-    """Puts a transformers model into the form that exports well, in place."""
+    """Rewrites a transformers model for export, in place."""
     fold_weight_norm(model)
     use_plain_operators(model)
 
 
 class Convolutions(nn.Module):
-    """The strided convolutions on the waveform."""
+    """The graph "convolutions": strided convolutions on the waveform."""
 
     def __init__(self, base: Any) -> None:
         super().__init__()
@@ -36,11 +36,11 @@ class Convolutions(nn.Module):
 
 
 class DropoutEncoder(nn.Module):
-    """Projection, transformer and head, with dropout on the features before the projection's norm.
+    """The graph "encoder" with dropout on the features, before the norm of the projection.
 
     Args:
         base: The transformers model without its head.
-        head: The CTC head, or None to give the last hidden units.
+        head: The CTC head, or None to return the last hidden units.
     """
 
     def __init__(self, base: Any, head: nn.Module | None) -> None:
@@ -50,26 +50,26 @@ class DropoutEncoder(nn.Module):
         self.head = nn.Identity() if head is None else head
 
     def forward(self, features: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
-        """Logits of each pass.
+        """Computes the logits of each pass.
 
         Args:
             features: (1, frames, channels).
-            keep: Factors on them, 0 where dropped, (passes, frames, channels).
+            keep: Factors on the features, 0 where dropped, (passes, frames, channels).
 
         Returns:
             (passes, frames, columns).
         """
         projected = self.projection(features * keep)
-        # wav2vec 2.0 also hands back the normalised features; HuBERT does not.
+        # wav2vec 2.0 also returns the normalised features; HuBERT does not.
         hidden = projected[0] if isinstance(projected, tuple) else projected
         logits: torch.Tensor = self.head(self.encoder(hidden, return_dict=True).last_hidden_state)
         return logits
 
 
 class MaskedEncoder(nn.Module):
-    """`Wav2Vec2ForPreTraining` from features to contrastive logits, in evaluation mode.
+    """The graph "encoder" of `Wav2Vec2ForPreTraining`, from features to contrastive logits.
 
-    Masking is a weighted sum and not a boolean index; quantising is an arg-max.
+    Masking is a weighted sum instead of a boolean index, and quantisation an arg-max.
 
     Args:
         model: The transformers model.
@@ -89,7 +89,7 @@ class MaskedEncoder(nn.Module):
     def forward(
         self, features: torch.Tensor, spans: torch.Tensor, negatives: torch.Tensor
     ) -> torch.Tensor:
-        """Cosine similarities over temperature.
+        """Computes cosine similarities divided by the temperature.
 
         Args:
             features: (batch, frames, channels).
@@ -97,8 +97,8 @@ class MaskedEncoder(nn.Module):
             negatives: Distractors of each frame, (batch, frames, negatives) int64.
 
         Returns:
-            (batch, frames, 1 + negatives), each frame's own quantised features first; minus
-            infinity where a distractor has the same codes.
+            (batch, frames, 1 + negatives), starting with the frame's own quantised
+            features; minus infinity where a distractor has the same codes.
         """
         hidden, normed = self.projection(features)
         masked = spans.unsqueeze(2)
@@ -117,7 +117,7 @@ class MaskedEncoder(nn.Module):
         return torch.cat([logits[:, :, :1], others], dim=2)
 
     def _quantise(self, normed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Projected quantised features (batch, frames, size), and a number for their codes."""
+        """Projected quantised features (batch, frames, size), and an index of their codes."""
         chosen, number = [], torch.zeros_like(normed[:, :, 0], dtype=torch.int64)
         for group, part in enumerate(self.scores(normed).split(self.n_codes, dim=2)):
             best = part.argmax(dim=2)
@@ -127,5 +127,5 @@ class MaskedEncoder(nn.Module):
 
 
 def _unit(x: torch.Tensor) -> torch.Tensor:
-    """Rows at unit length, as torch's cosine similarity makes them."""
+    """Scales rows to unit length, as torch's cosine similarity does."""
     return x / torch.clamp(torch.sqrt((x * x).sum(dim=-1, keepdim=True)), min=1e-8)

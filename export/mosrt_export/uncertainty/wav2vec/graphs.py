@@ -1,7 +1,7 @@
-"""Graph form: the same network as `Wav2Vec`, in the operators that runtimes run fastest.
+"""Modules behind the ONNX graphs of wav2vec v1: `Wav2Vec` rewritten for export, and its logits.
 
-Time is the width of images one pixel high: ONNX Runtime has its blocked convolutions for two
-dimensions only, which take a fifth to two fifths less time than its convolutions over one.
+The encoder treats time as the width of images that are one pixel high, because ONNX Runtime has
+blocked convolutions for two dimensions only. They take 20 to 40 % less time than those for one.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from torch import nn
 
 from .model import ContextNetwork, Encoder, JointNorm, Wav2Vec
 
-__all__ = ["Wav2VecGraph"]
+__all__ = ["Contrast", "Dense", "Wav2VecGraph"]
 
 
 class Wav2VecGraph(nn.Module):
-    """What the graph "encoder" is traced from.
+    """The graph "encoder": waveform to features and predictions.
 
     Args:
         model: The network, whose weights are shared.
@@ -79,7 +79,7 @@ class _ContextGraph(nn.Module):
 
 
 class _Pad(nn.Module):
-    """Padding ahead of the first frame, by zeros or by that frame."""
+    """Pads before the first frame, with zeros or with that frame."""
 
     def __init__(self, pad: nn.ConstantPad1d | nn.ReplicationPad1d) -> None:
         super().__init__()
@@ -108,12 +108,12 @@ class _NormGraph(nn.Module):
 
 
 def _parts(block: nn.Module) -> list[Any]:
-    """The modules of a sequence."""
+    """The modules of an `nn.Sequential`."""
     return list(block.children())
 
 
 def _wide(conv: nn.Conv1d) -> nn.Conv2d:
-    """A convolution over time as one over images one pixel high."""
+    """Converts a convolution over time to one over images that are one pixel high."""
     wide = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
@@ -125,3 +125,53 @@ def _wide(conv: nn.Conv1d) -> nn.Conv2d:
     if conv.bias is not None:
         wide.bias = nn.Parameter(conv.bias.detach())
     return wide
+
+
+class Contrast(nn.Module):
+    """The graph "contrast": logits of each frame and its distractors, as dot products.
+
+    Args:
+        n_steps: Number of future frames predicted from each frame.
+        first_horizon: Distance in frames from a context frame to the first frame it predicts.
+    """
+
+    def __init__(self, *, n_steps: int, first_horizon: int) -> None:
+        super().__init__()
+        self.n_steps, self.first_horizon = n_steps, first_horizon
+
+    def forward(
+        self, features: torch.Tensor, predictions: torch.Tensor, negatives: torch.Tensor
+    ) -> torch.Tensor:
+        """Computes logits by predicted frame.
+
+        Args:
+            features: (batch, channels, frames).
+            predictions: (batch, steps, frames, channels), from each context frame.
+            negatives: Distractors of each frame, (batch, negatives, frames) int64.
+
+        Returns:
+            (batch, frames, steps, 1 + negatives); zeros where a frame has no context.
+        """
+        batch, channels, n_frames = features.shape
+        frames = torch.arange(n_frames, device=features.device)
+        own = frames.expand(batch, 1, n_frames)
+        index = torch.cat([own, negatives], dim=1).transpose(1, 2)
+        first = torch.arange(batch, device=features.device) * n_frames
+        rows = features.transpose(1, 2).reshape(-1, channels)
+        targets = rows[index + first[:, None, None]]  # batch, frames, copies, channels
+        # Frame u is predicted with step s from context u - first_horizon - s.
+        ahead = self.first_horizon + self.n_steps - 1
+        padded = nn.functional.pad(predictions, (0, 0, ahead, 0))
+        aligned = torch.stack(
+            [padded[:, s, self.n_steps - 1 - s :][:, :n_frames] for s in range(self.n_steps)],
+            dim=2,
+        )
+        return aligned @ targets.transpose(2, 3)
+
+
+class Dense(nn.Module):
+    """The graph "dense": dot products of predictions with every frame."""
+
+    def forward(self, queries: torch.Tensor, features: torch.Tensor) -> torch.Tensor:
+        """(batch, queries, channels) and (batch, channels, frames) → (batch, queries, frames)."""
+        return queries @ features

@@ -136,8 +136,7 @@ def _load_on(
             opening = beside.submit(open_backend, directory, chosen, **tensors, **engine)
             # ONNX Runtime releases the interpreter lock while it loads a graph, which takes longer
             # than these imports.
-            from .mos.front_end import FusionFrontEnd  # noqa: PLC0415
-            from .mos.scorer import FusionScorer  # noqa: PLC0415
+            from .mos.scorer import FusionFrontEnd, FusionScorer  # noqa: PLC0415
 
             front_end = FusionFrontEnd(manifest)
             backend = opening.result()

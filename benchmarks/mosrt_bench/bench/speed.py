@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from mosrt.errors import MosrtError
 from mosrt_bench.clips import AudioFile
-from mosrt_bench.energy.energy import counters, energy
+from mosrt_bench.energy import counters, energy
 from mosrt_bench.worker.device import device_memory
 from mosrt_bench.worker.protocol import Runner
 

@@ -27,7 +27,7 @@ from mosrt.bundle.front_end_spec import MelSpec, SslSpec
 from mosrt.bundle.manifest import Manifest
 from mosrt.crops import CropPlan, PlanRule
 from mosrt.errors import AudioError, MosrtError, ProviderError
-from mosrt.mos.front_end import FusionFrontEnd
+from mosrt.mos.scorer import FusionFrontEnd
 from mosrt_bench.errors import BenchError
 from mosrt_export.graphs.front_end import taking_features
 from mosrt_export.utmosv2.checkpoint import load_strictly, read_checkpoint

@@ -1,6 +1,6 @@
 """Front ends as torch modules, for graphs that read audio instead of features.
 
-They compute the same numbers as `mosrt.mos.front_end`, with operators that both ONNX Runtime and
+They compute the same numbers as `mosrt.mos.scorer`, with operators that both ONNX Runtime and
 TensorRT have: Pad, Gather, Reshape, Transpose, MatMul and element-wise arithmetic. STFT and DFT are
 not among them.
 

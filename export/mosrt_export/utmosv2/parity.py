@@ -19,7 +19,7 @@ from mosrt.bundle.manifest import Manifest, Member, Variant
 from mosrt.crops import PlanRule
 from mosrt.errors import AudioError
 from mosrt.host.cpu import usable_cores
-from mosrt.mos.front_end import FusionFrontEnd
+from mosrt.mos.scorer import FusionFrontEnd
 from mosrt_export.clips import parity_clips
 from mosrt_export.graphs.front_end import taking_features
 

@@ -1,12 +1,14 @@
-"""The interface of a model family, and the backends of its graphs."""
+"""The interface of a model family, the chunks it scores, and the backends of its graphs."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +19,17 @@ from mosrt.bundle.manifest import Manifest, Variant
 from mosrt.bundle.uncertainty_spec import STAGES
 from mosrt.host.cache import Cache
 
-__all__ = ["ModelFamily", "Rows", "Stages", "load_stages", "row_measures", "run"]
+__all__ = [
+    "ModelFamily",
+    "Rows",
+    "Stages",
+    "chunk_bounds",
+    "load_stages",
+    "normalised",
+    "row_measures",
+    "run",
+    "zero_padded",
+]
 
 Stages = Mapping[str, Backend]
 
@@ -126,3 +138,50 @@ def load_stages(
             stage.close()
         raise
     return stages
+
+
+_EPSILON: Final = 1e-7  # wav2vec 2.0's feature extractor, on the variance
+
+
+def chunk_bounds(
+    n_samples: int, *, window_samples: int, hop_samples: int, receptive_samples: int
+) -> list[tuple[int, int]]:
+    """First sample and one past the last of each chunk.
+
+    Args:
+        n_samples: Length of the recording, at least `receptive_samples`.
+        window_samples: Length of the longest chunk.
+        hop_samples: Samples from one frame to the next.
+        receptive_samples: Samples that one frame depends on.
+    """
+    if n_samples <= window_samples:
+        return [(0, n_samples)]
+    n_frames = (n_samples - receptive_samples) // hop_samples + 1
+    per_chunk = (window_samples - receptive_samples) // hop_samples + 1
+    n_chunks = math.ceil(n_frames / per_chunk)
+    bounds = [i * n_frames // n_chunks for i in range(n_chunks + 1)]
+    return [
+        (first * hop_samples, (last - 1) * hop_samples + receptive_samples)
+        for first, last in pairwise(bounds)
+    ]
+
+
+def zero_padded(chunk: Float32Array, below_samples: int) -> tuple[Float32Array, bool]:
+    """A recording (samples,) with as many zeros before it, if it has under `below_samples`.
+
+    The published code of arXiv 2312.15616 does the same.
+
+    Returns:
+        The samples, and whether zeros were added.
+    """
+    if len(chunk) >= below_samples:
+        return chunk, False
+    return np.concatenate([np.zeros_like(chunk), chunk]), True
+
+
+def normalised(chunk: Float32Array) -> Float32Array:
+    """A chunk (samples,) at zero mean and unit variance, as wav2vec 2.0's extractor makes it."""
+    centred = chunk - chunk.mean(dtype=np.float64)
+    scale = 1.0 / np.sqrt(np.mean(np.square(centred)) + _EPSILON)
+    scaled: Float32Array = (centred * scale).astype(np.float32)
+    return scaled

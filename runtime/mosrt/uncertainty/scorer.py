@@ -21,8 +21,7 @@ from mosrt.errors import AudioError, BundleError, MeasureError, PlanError
 from mosrt.score import Score
 from mosrt.scorer import Item, Request, Scorer
 
-from .chunks import chunk_bounds, zero_padded
-from .family import ModelFamily, Rows, Stages
+from .family import ModelFamily, Rows, Stages, chunk_bounds, zero_padded
 from .wav2vec import ContrastFamily
 from .wav2vec2 import DropoutFamily, MaskingFamily
 

@@ -12,7 +12,7 @@ from onnx.reference import ReferenceEvaluator
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import FileSource
 from mosrt.crops import PlanRule
-from mosrt.mos.front_end import FusionFrontEnd
+from mosrt.mos.scorer import FusionFrontEnd
 from mosrt_calibration.clips import Choice, Clip
 from mosrt_calibration.graph import Topology, read_graph
 from mosrt_calibration.passes.qparams import quant_params

@@ -135,7 +135,7 @@ def test_the_mean_of_a_recordings_views(tiny: Path, tmp_path: Path) -> None:
     """The ensemble's mean over networks, averaged over views, is the score."""
     from mosrt.audio.recording import Recording
     from mosrt.audio.sources import FileSource
-    from mosrt.mos.front_end import FusionFrontEnd
+    from mosrt.mos.scorer import FusionFrontEnd
 
     repository = made(tmp_path / "repository", tiny, "--cpu")
     manifest = Bundle.open(tiny).manifest

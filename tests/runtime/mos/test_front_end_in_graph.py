@@ -16,7 +16,7 @@ from mosrt.audio.recording import Recording
 from mosrt.audio.sources import ArraySource
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.manifest import Manifest
-from mosrt.mos.front_end import FusionFrontEnd
+from mosrt.mos.scorer import FusionFrontEnd
 
 
 @pytest.fixture

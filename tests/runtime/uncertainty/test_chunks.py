@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import ArraySource
-from mosrt.uncertainty.chunks import chunk_bounds
+from mosrt.uncertainty.family import chunk_bounds
 from tests.conftest import noise
 
 

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from mosrt_bench.energy.energy import GpuEnergy, Rapl, counters, energy
-from mosrt_bench.energy.jetson_rails import PowerRail, rails
+from mosrt_bench.energy import GpuEnergy, PowerRail, Rapl, counters, energy, rails
 from mosrt_bench.worker.device import MemoryPeak, Nvml, UsedBytes, device_memory
 
 

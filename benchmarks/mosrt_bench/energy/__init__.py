@@ -1,1 +1,0 @@
-"""Energy counters: RAPL, NVML and the power rails of a Jetson."""

@@ -6,7 +6,6 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -120,7 +119,9 @@ _METHODS: Final = ("min-max", "percentile", "entropy", "mse")
     "[default: ~/.cache/mosrt/calibration]",
 )
 @click.option("--threads", type=click.IntRange(min=1), help="Threads to use. [default: all cores]")
-def quantize(**options: Any) -> None:
+def quantize(
+    model: str, audio: Path, output: Path | None, report: Path | None, **options: Any
+) -> None:
     """Add FP16 and INT8 variants to a bundle, and measure how far their scores drift from FP32.
 
     MODEL is the directory of a bundle or the name of a model that comes with mosrt. The latter is
@@ -142,45 +143,32 @@ def quantize(**options: Any) -> None:
       mosrt score clips/ --model ./small --variant int8-cpu
     """  # noqa: D301 - click reads the backspace
     with exit_on_error(), require_extra("calibrate"):
-        _quantize(_Request(**options))
+        bundle = find_bundle(model)
+        if output is None and bundle in embedded_models().values():
+            raise BundleError(
+                f"{model}: comes with mosrt and is not changed in place; write a copy with "
+                "--output DIR"
+            )
+        _quantize(bundle, audio, output or bundle, report, options)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Request:
-    """The options, named as click passes them."""
-
-    model: str
-    audio: Path
-    variants: tuple[str, ...]
-    n_clips: int
-    n_evaluation: int
-    views: int | None
-    method: str
-    seed: int
-    max_drift: float
-    min_srcc: float
-    output: Path | None
-    report: Path | None
-    cache: Path | None
-    threads: int | None
-
-
-def _quantize(request: _Request) -> None:
+def _quantize(
+    bundle: Path, audio: Path, output: Path, report: Path | None, given: dict[str, Any]
+) -> None:
     from .quantize import BudgetError, quantize_bundle  # noqa: PLC0415 - onnx
     from .report import summary  # noqa: PLC0415
 
-    bundle, output = _directories(request)
-    options = _options(request)
+    options = _options(**given, full_report=report is not None)
     try:
         result = quantize_bundle(
-            bundle, request.audio, output, options, progress=_clip_bar, file_progress=_file_bar
+            bundle, audio, output, options, progress=_clip_bar, file_progress=_file_bar
         )
     except BudgetError as exc:
         click.echo(summary(exc.result), err=True)
-        _write_report(request, exc.result, options)
+        _write_report(report, exc.result, options)
         raise CommandError(str(exc), ExitStatus.NO) from exc
     click.echo(summary(result), err=True)
-    _write_report(request, result, options)
+    _write_report(report, result, options)
     if not result.choice.held_out:
         click.echo(
             "warning: too few recordings; the drift was measured on the calibration clips", err=True
@@ -188,42 +176,36 @@ def _quantize(request: _Request) -> None:
     click.echo(f"{output}: written; {', '.join(made.name for made in result.variants)}")
 
 
-def _directories(request: _Request) -> tuple[Path, Path]:
-    """The bundle's directory, and the directory to write."""
-    bundle = find_bundle(request.model)
-    if request.output is None and bundle in embedded_models().values():
-        raise BundleError(
-            f"{request.model}: comes with mosrt and is not changed in place; write a copy with "
-            "--output DIR"
-        )
-    return bundle, request.output or bundle
-
-
-def _options(request: _Request) -> Options:
+def _options(
+    *,
+    variants: tuple[str, ...],
+    method: str,
+    max_drift: float,
+    min_srcc: float,
+    cache: Path | None,
+    threads: int | None,
+    **others: Any,
+) -> Options:
     from .quantize import Options  # noqa: PLC0415
     from .ranges.collector import default_cache  # noqa: PLC0415
     from .search.drift import Budget  # noqa: PLC0415
 
     return Options(
-        variants=tuple(dict.fromkeys(request.variants)) or _VARIANTS,
-        n_clips=request.n_clips,
-        n_evaluation=request.n_evaluation,
-        views=request.views,
-        methods=_METHODS if request.method == "auto" else (request.method,),
-        seed=request.seed,
-        budget=Budget(max_drift=request.max_drift, min_srcc=request.min_srcc),
-        full_report=request.report is not None,
-        threads=request.threads or usable_cores(),
-        cache=request.cache or default_cache(),
+        variants=tuple(dict.fromkeys(variants)) or _VARIANTS,
+        methods=_METHODS if method == "auto" else (method,),
+        budget=Budget(max_drift=max_drift, min_srcc=min_srcc),
+        threads=threads or usable_cores(),
+        cache=cache or default_cache(),
+        **others,
     )
 
 
-def _write_report(request: _Request, result: Result, options: Options) -> None:
+def _write_report(directory: Path | None, result: Result, options: Options) -> None:
     from .report import write_report  # noqa: PLC0415
 
-    if request.report is not None:
-        write_report(request.report, result, options.budget)
-        click.echo(f"{request.report}: report written", err=True)
+    if directory is not None:
+        write_report(directory, result, options.budget)
+        click.echo(f"{directory}: report written", err=True)
 
 
 @contextmanager

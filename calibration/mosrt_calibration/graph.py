@@ -36,7 +36,7 @@ _PAGE_BYTES: Final = 4096
 def read_graph(path: Path) -> Any:
     """Reads a graph and infers the type of every tensor. External weights are not loaded.
 
-    The model stays small, so that copies are cheap: it refers to its weights file, which
+    The model stays small, so that copies are inexpensive: it refers to its weights file, which
     `value_of` and `write_graph` read.
 
     Args:
@@ -187,7 +187,7 @@ class Topology:
         return 0 if node.op_type == "Conv" or transposed else 1
 
     def is_float_activation(self, name: str) -> bool:
-        """Whether a tensor is float32 and depends on the input."""
+        """Whether a tensor is FP32 and not a constant."""
         return (
             bool(name)
             and name not in self.initializers

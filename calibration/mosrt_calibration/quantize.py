@@ -234,9 +234,7 @@ class _Job:
         ]
         self._networks = [network for network in found if network.has_weights]
         if not self._networks:
-            raise BundleError(
-                "no network of this bundle has layers to quantise; use its variant fp32"
-            )
+            raise BundleError("no network of this bundle has layers to quantise; use fp32")
 
     def make(self, name: str) -> tuple[VariantResult, dict[str, Any], dict[str, Any] | None]:
         """Makes a variant; gives its result, its graphs by network and its calibration."""

@@ -18,10 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["card_with_variants", "summary", "write_report"]
 
-_JSON: Final = "report.json"
-_TEXT: Final = "report.txt"
-_PICTURE: Final = "trade-off.png"
-
 
 def write_report(directory: Path, result: Result, budget: Budget) -> None:
     """Writes report.json and report.txt, and trade-off.png if there are INT8 variants.
@@ -33,11 +29,11 @@ def write_report(directory: Path, result: Result, budget: Budget) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_plain(result, budget), indent=2, ensure_ascii=False, allow_nan=False)
-    (directory / _JSON).write_text(f"{text}\n", encoding="utf-8", newline="\n")
-    (directory / _TEXT).write_text(_text(result), encoding="utf-8", newline="\n")
+    (directory / "report.json").write_text(f"{text}\n", encoding="utf-8", newline="\n")
+    (directory / "report.txt").write_text(_text(result), encoding="utf-8", newline="\n")
     curves = [made for made in result.variants if made.outcome is not None]
     if curves:
-        _draw(directory / _PICTURE, curves, result.fp32_bytes, budget)
+        _draw(directory / "trade-off.png", curves, result.fp32_bytes, budget)
 
 
 def summary(result: Result) -> str:

@@ -118,15 +118,7 @@ def collect(
     graph, weights = write_graph(model, work)
     try:
         digests = [sha256_of(path) for path in (graph, weights) if path is not None]
-        job = _Job(
-            tested=tested,
-            member=member,
-            graph=graph,
-            clips=clips,
-            cache=cache,
-            key=[_LAYOUT, BINS, tested.sha256, *digests, list_sha256(clips)],
-            progress=progress,
-        )
+        key = [_LAYOUT, BINS, tested.sha256, *digests, list_sha256(clips)]
         axes = _channel_axes(Topology(model))
         low: dict[str, float] = {}
         high: dict[str, float] = {}
@@ -134,7 +126,19 @@ def collect(
         counts: dict[str, Histogram] = {}
         for names in slices(model, tensors):
             seen = _Observers(names, axes, histograms=histograms)
-            job.run(names, seen)
+            text = json.dumps([*key, histograms, list(names)])
+            file = cache / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.npz"
+            done = _restore(file, seen)
+            if done < len(clips):
+                probe = ActivationProbe(graph, names, seen.observe, threads=tested.threads)
+                with (
+                    tested.probed(member, probe) as scorer,
+                    progress(clips[done:], f"{member.name}: ranges") as each,
+                ):
+                    for clip in each:
+                        tested.score_clip(scorer, clip)
+                        done += 1
+                        _save(file, seen, done)
             low |= seen.extrema.low
             high |= seen.extrema.high
             channels |= seen.extrema.channels
@@ -153,37 +157,6 @@ def _channel_axes(topology: Topology) -> dict[str, int]:
         for node in topology.nodes.values()
         if topology.weighted(node)
     }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """Runs of one network over the clips."""
-
-    tested: ModelUnderTest
-    member: Member
-    graph: Path
-    clips: Sequence[Clip]
-    cache: Path
-    key: Sequence[Any]
-    progress: Progress
-
-    def run(self, names: Sequence[str], seen: _Observers) -> None:
-        """Runs the clips for one slice that the cache does not have."""
-        text = json.dumps([*self.key, bool(seen.histograms.found), list(names)])
-        file = self.cache / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.npz"
-        done = _restore(file, seen)
-        if done == len(self.clips):
-            return
-        probe = ActivationProbe(self.graph, names, seen.observe, threads=self.tested.threads)
-        label = f"{self.member.name}: ranges"
-        with (
-            self.tested.probed(self.member, probe) as scorer,
-            self.progress(self.clips[done:], label) as each,
-        ):
-            for clip in each:
-                self.tested.score_clip(scorer, clip)
-                done += 1
-                _save(file, seen, done)
 
 
 def _restore(file: Path, seen: _Observers) -> int:
@@ -235,7 +208,7 @@ def slices(
 
 
 def _bytes(shape: Any) -> int:
-    """Size of a float32 tensor with a batch of one."""
+    """Size of an FP32 tensor with a batch of one."""
     if shape is None or not shape.dim:
         return _UNKNOWN_BYTES
     sizes = [dim.dim_value for dim in shape.dim]

@@ -10,17 +10,17 @@ from typing import Any, Final
 
 import numpy as np
 
-from mosrt._arrays import FloatArray
 from mosrt.bundle.manifest import File, Member, Variant
 from mosrt.host.files import sha256_of
 from mosrt_calibration.clips import Clip
 from mosrt_calibration.graph import write_graph
 from mosrt_calibration.scoring import ModelUnderTest, Progress, Scored
 
-from .drift import Drift
+from .drift import HEADINGS, Drift
 
-__all__ = ["Evaluator", "Measurement", "written"]
+__all__ = ["MEASUREMENT_HEADINGS", "Evaluator", "Measurement", "written"]
 
+MEASUREMENT_HEADINGS: Final = f"{HEADINGS} {'faster':>7} {'MB':>7}"
 _MIN_FOLDER: Final = 3
 
 Models = Mapping[str, Any]
@@ -48,6 +48,10 @@ class Measurement:
     times_as_fast: float
     n_bytes: int
     offsets: tuple[float, ...]
+
+    def line(self) -> str:
+        """Drift, speed and size in one line of fixed width, under `MEASUREMENT_HEADINGS`."""
+        return f"{self.drift.line()} {self.times_as_fast:6.2f}x {self.n_bytes / 1e6:7.2f}"
 
     def to_dict(self) -> dict[str, Any]:
         """The values for a report."""
@@ -103,36 +107,22 @@ class Evaluator:
             offset_clips: If given, each domain's mean error on one view of these clips is
                 subtracted from its MOS. Quantisation errors have a bias.
         """
+        reference = self.reference(clips, views)
+        relative = self.tested.manifest.uncertainty is not None
         root = self.tested.directory
         with TemporaryDirectory(prefix=".candidate-", dir=root) as temporary:
             variant = written(self.tested, models, Path(temporary), "candidate", kind)
-            return self.measure_variant(
-                variant, clips, label, views=views, offset_clips=offset_clips
-            )
-
-    def measure_variant(
-        self,
-        variant: Variant,
-        clips: Sequence[Clip],
-        label: str,
-        *,
-        views: int | None = None,
-        offset_clips: Sequence[Clip] = (),
-    ) -> Measurement:
-        """Scores clips with a variant whose files exist; see `measure`."""
-        reference = self.reference(clips, views)
-        found = self.tested.score(variant, clips, label, self._progress, views=views)
-        relative = self.tested.manifest.uncertainty is not None
-        offsets = np.zeros(found.values.shape[1])
-        if offset_clips and not relative:
-            same = views == 1 and list(offset_clips) == list(clips)
-            scored = found
-            if not same:
-                scored = self.tested.score(
-                    variant, offset_clips, f"{label}, mean error", self._progress, views=1
-                )
-            offsets = (self.reference(offset_clips, 1).values - scored.values).mean(axis=0)
+            found = self.tested.score(variant, clips, label, self._progress, views=views)
+            offsets = np.zeros(found.values.shape[1])
+            if offset_clips and not relative:
+                scored = found
+                if views != 1 or list(offset_clips) != list(clips):
+                    scored = self.tested.score(
+                        variant, offset_clips, f"{label}, mean error", self._progress, views=1
+                    )
+                offsets = (self.reference(offset_clips, 1).values - scored.values).mean(axis=0)
         values = found.values + offsets
+        speed_ups = reference.model_ms / np.maximum(found.model_ms, 1e-6)
         drifts = [
             Drift.between(one, other, relative=relative)
             for one, other in zip(reference.values.T, values.T, strict=True)
@@ -147,7 +137,7 @@ class Evaluator:
                 for folder, rows in _folders(clips).items()
             },
             worst_domain=max(drift.mean_abs for drift in drifts),
-            times_as_fast=_ratio(reference.model_ms, found.model_ms),
+            times_as_fast=float(np.median(speed_ups)),
             n_bytes=sum(file.bytes for file in variant.files),
             offsets=tuple(offsets.tolist()),
         )
@@ -198,7 +188,3 @@ def _folders(clips: Sequence[Clip]) -> dict[str, list[int]]:
         found.setdefault(clip.name.rpartition("/")[0].partition("/")[0], []).append(i)
     enough = {name: rows for name, rows in sorted(found.items()) if len(rows) >= _MIN_FOLDER}
     return enough if len(found) > 1 else {}
-
-
-def _ratio(reference_ms: FloatArray, found_ms: FloatArray) -> float:
-    return float(np.median(reference_ms / np.maximum(found_ms, 1e-6)))

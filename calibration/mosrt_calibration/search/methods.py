@@ -9,8 +9,8 @@ from typing import Any
 
 from mosrt_calibration.clips import Clip
 
-from .drift import HEADINGS, Budget
-from .evaluate import Evaluator, Measurement
+from .drift import Budget
+from .evaluate import MEASUREMENT_HEADINGS, Evaluator, Measurement
 from .network import Network, Scheme, int8_graphs
 
 __all__ = ["Comparison", "compare"]
@@ -38,13 +38,10 @@ class Comparison:
     def table(self) -> str:
         """One line per scheme; the winner is marked."""
         width = max(len(str(scheme)) for scheme, _ in self.results)
-        lines = [f"{'scheme':{width}} {HEADINGS} {'faster':>7} {'MB':>7}"]
+        lines = [f"{'scheme':{width}} {MEASUREMENT_HEADINGS}"]
         for scheme, measured in self.results:
-            mark = "  <- taken" if scheme == self.winner else ""
-            lines.append(
-                f"{scheme!s:{width}} {measured.drift.line()} {measured.times_as_fast:6.2f}x "
-                f"{measured.n_bytes / 1e6:7.2f}{mark}"
-            )
+            mark = "  <- chosen" if scheme == self.winner else ""
+            lines.append(f"{scheme!s:{width}} {measured.line()}{mark}")
         return "\n".join(lines)
 
 

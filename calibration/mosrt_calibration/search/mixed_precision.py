@@ -10,7 +10,7 @@ from typing import Any, Final
 from mosrt_calibration.clips import Clip
 
 from .drift import HEADINGS, Budget, Drift
-from .evaluate import Evaluator, Measurement
+from .evaluate import MEASUREMENT_HEADINGS, Evaluator, Measurement
 from .network import Network, Scheme, int8_graphs
 
 __all__ = ["MacCount", "Outcome", "Point", "Sensitivity", "rank", "search"]
@@ -91,13 +91,11 @@ class Outcome:
                 f"{row.block:{width}} {row.drift.line()} {row.share:7.2%}" for row in self.ranking
             ]
             lines.append("")
-        lines.append(f"{'FP32':>5} {'MACs':>7} {HEADINGS} {'faster':>7} {'MB':>7}")
+        lines.append(f"{'FP32':>5} {'MACs':>7} {MEASUREMENT_HEADINGS}")
         for point in self.points:
-            measured = point.measured
-            mark = "  <- taken" if point == self.chosen else ""
+            mark = "  <- chosen" if point == self.chosen else ""
             lines.append(
-                f"{len(point.kept_fp32):5} {point.share:7.2%} {measured.drift.line()} "
-                f"{measured.times_as_fast:6.2f}x {measured.n_bytes / 1e6:7.2f}{mark}"
+                f"{len(point.kept_fp32):5} {point.share:7.2%} {point.measured.line()}{mark}"
             )
         return "\n".join(lines)
 

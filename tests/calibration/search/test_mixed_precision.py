@@ -218,7 +218,7 @@ def test_equalisation_wins_where_channels_are_uneven(choice: Choice, tmp_path: P
     assert comparison.winner.equalise
     drifts = {scheme: measured.drift.mean_abs for scheme, measured in comparison.results}
     assert drifts[comparison.winner] == min(drifts.values())
-    assert comparison.table().count("<- taken") == 1
+    assert comparison.table().count("<- chosen") == 1
 
 
 @pytest.mark.parametrize(("max_drift", "tried"), [(10.0, {7}), (1e-9, {7, 8})])

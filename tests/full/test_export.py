@@ -1,9 +1,11 @@
+import dataclasses
 import hashlib
 from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import mosrt
 from mosrt.backends.trt_module import find_tensorrt
@@ -12,11 +14,12 @@ from mosrt_calibration.graph import read_graph, write_graph
 from mosrt_calibration.passes.fp16 import to_fp16
 from mosrt_export.trt.builder import BuildSettings, build_engine
 from mosrt_export.trt.shapes import profile_of, size_ranges
-from mosrt_export.utmosv2.config import ModelConfig
+from mosrt_export.utmosv2.config import ModelConfig, SpectrogramConfig, SslConfig
 from mosrt_export.utmosv2.exporter import Source, export_bundle
 from mosrt_export.utmosv2.parity import audio_sources
-from tests.conftest import GoldenCase
+from tests.conftest import GoldenCase, made_once
 from tests.full.conftest import Export
+from tests.standins.utmosv2 import small_config, small_model
 
 
 @pytest.fixture(scope="module")
@@ -62,38 +65,52 @@ def test_memory_and_progress(exported: Export) -> None:
 
 
 @pytest.fixture(scope="module")
-def taking_audio(exported: Export, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bundle whose front end is in the graph."""
-    bundle = tmp_path_factory.mktemp("graph") / "audio"
-    export_bundle(
-        [Source(path=exported.checkpoint, member="fold0")],
-        ModelConfig(),
-        bundle,
-        clips=audio_sources(None)[:1],
-        step=lambda _: nullcontext(),
-        front_end="graph",
+def small_networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Small networks behind the front end of the published size, in NumPy and in the graph."""
+    spectrogram = SpectrogramConfig(backbone="test_efficientnet", attention_heads=4)
+    small = small_config()
+    config = ModelConfig(
+        domains=small.domains,
+        ssl=dataclasses.replace(small.ssl, crop_samples=SslConfig().crop_samples),
+        spectrogram=spectrogram,
     )
-    return bundle
+
+    def export(directory: Path) -> None:
+        directory.mkdir()
+        checkpoint = directory / "small.pth"
+        torch.save(small_model("fusion", config).state_dict(), checkpoint)
+        for front_end in ("numpy", "graph"):
+            export_bundle(
+                [Source(path=checkpoint, member="small")],
+                config,
+                directory / front_end,
+                clips=audio_sources(None)[:1],
+                step=lambda _: nullcontext(),
+                front_end=front_end,
+            )
+
+    return made_once(tmp_path_factory, "front-ends", export)
 
 
-def test_front_end_in_the_graph(
-    taking_audio: Path, scorer: mosrt.Scorer, clips: list[Path]
-) -> None:
-    """Full size: both branches fed with audio score as when NumPy makes what they read."""
-    with mosrt.load(taking_audio) as audio:
+def test_front_end_in_the_graph(small_networks: Path, clips: list[Path]) -> None:
+    """The size of the networks does not matter here, that of crops and images does."""
+    with (
+        mosrt.load(small_networks / "numpy") as features,
+        mosrt.load(small_networks / "graph") as audio,
+    ):
         shapes = {tensor.name: tensor.shape for tensor in audio.manifest.inputs}
         assert shapes == {"waveform": ("batch", 48_000), "crops": ("batch", 2, 22_400)}
         for clip in clips[:3]:
-            found, wanted = (each.score_file(clip, views=1) for each in (audio, scorer))
+            found, wanted = (each.score_file(clip, views=1) for each in (audio, features))
             assert found.domains == pytest.approx(wanted.domains, abs=1e-4)
 
 
-def test_tensorrt_builds_it(taking_audio: Path, tmp_path: Path) -> None:
-    """From audio to MOS in FP16, the front end in FP32, at full size."""
+def build_fp16(bundle: Path, member: str, tmp_path: Path) -> tuple[int, int]:
+    """Bytes of a TensorRT engine in FP16, with the front end in FP32, and of its weights."""
     pytest.importorskip("tensorrt_rtx", reason="needs TensorRT-RTX: pip install tensorrt-rtx")
-    manifest = Bundle.open(taking_audio).manifest
-    half = to_fp16(read_graph(taking_audio / "model.fold0.fp32.onnx"))
-    graph, weights = write_graph(half, tmp_path / "half.onnx")
+    manifest = Bundle.open(bundle).manifest
+    fp16 = to_fp16(read_graph(bundle / f"model.{member}.fp32.onnx"))
+    graph, weights = write_graph(fp16, tmp_path / "fp16.onnx")
     assert weights is not None
     engine = build_engine(
         find_tensorrt(),
@@ -103,7 +120,17 @@ def test_tensorrt_builds_it(taking_audio: Path, tmp_path: Path) -> None:
         outputs=manifest.outputs,
         settings=BuildSettings(level=0),
     )
-    assert engine.nbytes > weights.stat().st_size > 400e6
+    return engine.nbytes, weights.stat().st_size
+
+
+def test_tensorrt_builds_it(exported: Export, tmp_path: Path) -> None:
+    engine_bytes, weights_bytes = build_fp16(exported.bundle, "fold0", tmp_path)
+    assert engine_bytes > weights_bytes > 400e6
+
+
+def test_tensorrt_builds_the_front_end(small_networks: Path, tmp_path: Path) -> None:
+    engine_bytes, weights_bytes = build_fp16(small_networks / "graph", "small", tmp_path)
+    assert engine_bytes > weights_bytes
 
 
 def test_batches_change_nothing(scorer: mosrt.Scorer, clips: list[Path]) -> None:

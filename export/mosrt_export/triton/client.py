@@ -3,8 +3,8 @@
     pip install mosrt 'tritonclient[http]'
     python client.py speech.wav --url localhost:8000
 
-mosrt decodes, resamples, crops and draws here, the server runs the networks, and mosrt turns what
-they give into scores. Neither side needs torch.
+Here mosrt decodes, resamples, crops and samples; the server runs the networks; and mosrt computes
+scores from their outputs. Neither side needs torch.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ HERE = Path(__file__).parent
 
 
 class TritonBackend:
-    """A model of a server where mosrt expects a backend; see `mosrt.backends.base.Backend`.
+    """A model on a server as a backend of mosrt; see `mosrt.backends.base.Backend`.
 
-    Views go one by one, since the server joins those of several clients. A client object serves
-    one thread: open a scorer per thread.
+    Views are sent one by one, because the server batches those of several clients. A connection is
+    for one thread: open a scorer per thread.
 
     Args:
-        server: What is connected to the server.
-        model: Name of the model there.
-        joined: Whether the model is an ensemble that answers for several networks.
+        server: The connection to the server.
+        model: Name of the model on the server.
+        joined: Whether the model is an ensemble that returns the scores of several networks.
     """
 
     provider = "triton"
@@ -57,7 +57,7 @@ class TritonBackend:
     def run(
         self, feeds: Mapping[str, npt.NDArray[Any]], outputs: Sequence[str]
     ) -> dict[str, Float32Array]:
-        """Outputs by name, (networks, batch, ...)."""
+        """Returns outputs by name, (networks, batch, ...)."""
         given = []
         for name, values in feeds.items():
             tensor = http.InferInput(name, values.shape, np_to_triton_dtype(values.dtype))
@@ -71,14 +71,14 @@ class TritonBackend:
         return {name: values[np.newaxis] for name, values in found.items()}
 
     def close(self) -> None:
-        """Nothing to release: whoever opened the connection closes it."""
+        """Does nothing: the caller that opened the connection closes it."""
 
 
 def open_scorer(server: http.InferenceServerClient, repository: Path = HERE) -> Scorer:
-    """A scorer, as `mosrt.load` gives one, that runs on a server.
+    """Opens a scorer, as `mosrt.load` does, that runs on a server.
 
     Args:
-        server: What is connected to the server.
+        server: The connection to the server.
         repository: The folder that the server serves; only its mosrt-model.json is read.
     """
     facts = json.loads((repository / "mosrt-model.json").read_text(encoding="utf-8"))
@@ -97,7 +97,7 @@ def open_scorer(server: http.InferenceServerClient, repository: Path = HERE) -> 
 
 
 def main() -> None:
-    """Scores the files of the command line."""
+    """Scores the files named on the command line."""
     parser = argparse.ArgumentParser(description="Score recordings on a Triton server.")
     parser.add_argument("files", nargs="+", metavar="FILE")
     parser.add_argument("--url", default="localhost:8000", help="host and port of the HTTP service")

@@ -80,10 +80,10 @@ class Drift:
 
     def to_dict(self) -> dict[str, Any]:
         """Values for the manifest, rounded to two digits."""
-        figures: dict[str, Any] = {
+        rounded: dict[str, Any] = {
             f"{name}_max_rel": float(f"{value:.2g}") for name, value in self.differences.items()
         }
-        return {**figures, "n_clips": self.n_clips, "against": "torch fp32"}
+        return {**rounded, "n_clips": self.n_clips, "against": "torch fp32"}
 
     def table(self) -> str:
         """A table with one line per tensor, which marks those that differ."""

@@ -115,15 +115,15 @@ class Drift:
     def to_dict(self) -> dict[str, Any]:
         """Values for the manifest, rounded to two digits."""
         differences = [row.difference for row in self.rows]
-        figures: dict[str, Any] = {
+        values: dict[str, Any] = {
             "mos_max_abs": _rounded(max(differences)),
             "mos_mean_abs": _rounded(float(np.mean(differences))),
         }
         for name in self.rows[0].features:
-            figures[f"{name}_max_rel"] = _rounded(max(row.features[name] for row in self.rows))
-        figures["n_clips"] = len({row.clip for row in self.rows})
-        figures["against"] = "torch fp32"
-        return figures
+            values[f"{name}_max_rel"] = _rounded(max(row.features[name] for row in self.rows))
+        values["n_clips"] = len({row.clip for row in self.rows})
+        values["against"] = "torch fp32"
+        return values
 
     def table(self) -> str:
         """A table with one line per network and clip, which marks those that differ."""

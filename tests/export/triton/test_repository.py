@@ -154,7 +154,7 @@ def test_a_variant_whose_views_need_to_be_alone(tiny: Path, tmp_path: Path) -> N
 
 
 def test_a_graph_that_takes_audio(tmp_path: Path) -> None:
-    """Shapes come from the manifest, and the guide knows from it who draws the images."""
+    """Shapes come from the manifest, and the guide says what computes the images."""
     bundle = Bundle.open(find_bundle("nano"))
     crops = TensorSpec(name="images", dtype="float32", shape=("batch", 1, 80_000))
     manifest = dataclasses.replace(bundle.manifest, inputs=(crops,), front_end="graph")
@@ -168,7 +168,7 @@ def test_a_graph_that_takes_audio(tmp_path: Path) -> None:
     assert list(config.input[0].dims) == [1, 80_000]
     assert list(config.model_warmup[0].inputs["images"].dims) == [1, 80_000]
     text = guide(manifest, "fp32", plan, serving, None)
-    assert "images: 1 crop of 80000 samples as they are" in text
+    assert "images: 1 crop of 80000 samples, unscaled" in text
     assert "Hann" not in text
     assert "Hann" in guide(bundle.manifest, "fp32", plan, serving, None)
 

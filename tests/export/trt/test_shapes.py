@@ -12,7 +12,7 @@ from mosrt_export.trt.shapes import profile_of, size_ranges
 def test_shapes_of_uncertainty_models() -> None:
     manifest = Bundle.open(find_bundle("nano-uncertainty")).manifest
     ranges = size_ranges(manifest)
-    # A frame per 160 samples of at least 465; 945 are the fewest and 20 s the most in one piece.
+    # A frame per 160 samples of at least 465; 945 are the fewest and 20 s the most in one chunk.
     assert ranges["samples"] == (945, 80_000, 320_000)
     assert ranges["frames"] == (4, 498, 1_998)
     assert size_ranges(manifest, max_seconds=2.0)["samples"] == (945, 32_000, 32_000)

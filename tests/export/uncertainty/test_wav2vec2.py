@@ -112,14 +112,14 @@ def test_dropout_equals_transformers(tmp_path: Path, kind: str) -> None:
         tmp_path / "model", tmp_path / "bundle", "--passes", str(PASSES), "--dropout", "0.6"
     )
     samples = waveform()
-    heard = samples
+    scaled = samples
     if kind == "layer":
-        heard = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
+        scaled = (samples - samples.mean()) / np.sqrt(samples.var() + 1e-7)
     n_frames = (len(samples) - 400) // 320 + 1
     sampler = SeededSampler(0, 0)
     # The runtime takes passes five at a time; runs take their numbers from one stream in turn.
     keep = np.concatenate([sampler.keep(0.6, (n, n_frames, 16)) for n in (5, 2)])
-    logits = direct_logits(model, heard, keep)
+    logits = direct_logits(model, scaled, keep)
     assert np.abs(logits[0] - logits[1]).max() > 1e-2
     columns = logits.shape[2]
     kept = [i for i in range(columns) if kind == "headless" or i not in (1, 2, 3)]

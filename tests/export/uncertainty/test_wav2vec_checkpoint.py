@@ -71,7 +71,7 @@ def built(options: dict[str, Any]) -> Wav2Vec:
 def test_the_graph_form_is_the_same_function(
     options: dict[str, Any], batch: int, n_samples: int
 ) -> None:
-    """Exactly the same arithmetic, but for the order of sums in convolutions."""
+    """The same computation, except for the order of sums in convolutions."""
     model = built(options)
     waveform = torch.from_numpy(
         np.random.default_rng(n_samples).normal(0, 0.1, (batch, n_samples)).astype(np.float32)

@@ -74,7 +74,7 @@ def test_too_few_recordings(recordings: Path) -> None:
         choose(recordings, sample_rate_hz=RATE_HZ, n_calibration=41)
 
 
-def test_traits_follow_what_they_are_named_after() -> None:
+def test_clip_features_measure_what_their_names_say() -> None:
     rng = np.random.default_rng(0)
     time = np.arange(2 * RATE_HZ) / RATE_HZ
     syllables = (np.sin(2 * np.pi * 3 * time) > 0).astype(np.float64)

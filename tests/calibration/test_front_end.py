@@ -1,4 +1,4 @@
-"""A front end in the graph stays float32, whatever the networks become."""
+"""A front end in the graph is kept in FP32."""
 
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def test_the_targets_are_those_of_the_network_alone(model: Any) -> None:
     assert [name.removeprefix("network.") for name in found.between] == list(wanted.between)
 
 
-def test_half_leaves_it_alone(model: Any) -> None:
+def test_fp16_leaves_it_alone(model: Any) -> None:
     half = to_fp16(model)
     assert constants(half) == constants(model)
     nodes = {node.name: node for node in half.graph.node}

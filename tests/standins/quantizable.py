@@ -1,4 +1,4 @@
-"""Small bundles to calibrate: a residual convolutional network, a transformer, random weights."""
+"""Makes small bundles to quantise, with random weights: a residual network and a transformer."""
 
 import hashlib
 import json
@@ -100,7 +100,7 @@ def convolutional(
     """Residual blocks with SiLU between their convolutions, called as `name` says.
 
     In block `outlier` one channel between the convolutions is 2000 times as large as the others,
-    and as little weighed by the second: float32 hardly notices, and bytes have no step left for
+    with weights as small in the second. FP32 is hardly affected, but INT8 has no levels left for
     the other channels.
     """
     net = Network()

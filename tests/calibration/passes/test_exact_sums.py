@@ -1,4 +1,4 @@
-"""Products of bytes against integers that cannot overflow, through the runtime's sessions."""
+"""INT8 products in the runtime's sessions, compared with integers that cannot overflow."""
 
 import hashlib
 from pathlib import Path
@@ -79,5 +79,5 @@ def test_sums_of_bytes_do_not_saturate(kind: str, bits: int, provider: str, tmp_
     exact = np.einsum("oi,bit->bot", WEIGHTS.astype(np.int64), FEED.astype(np.int64))
     expected = exact if kind == "Conv" else exact.transpose(0, 2, 1)
     assert np.abs(expected).max() > 45  # of 64: far beyond 16 bits
-    # Weights and inputs are bytes exactly; what comes out is rounded to one of 256 steps.
+    # Weights and inputs are exact in 8 bits; outputs are rounded to one of 256 levels.
     assert found == pytest.approx(expected, abs=128 / 255)

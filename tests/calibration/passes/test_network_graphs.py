@@ -76,7 +76,7 @@ def test_tensorrt_graphs_have_zero_points_of_zero_only(
         for value in found.values():
             assert value.dtype == np.int8
             assert not value.any()
-    # biases stay float, and what convolutions give is not rounded again
+    # biases stay FP32, and outputs of convolutions are not quantised
     assert not [t for t in model.graph.initializer if t.data_type == TensorProto.INT32]
     fed = {node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     assert not {name for name in fed if "/Conv:" in name}
@@ -113,7 +113,7 @@ def test_matmul_is_static_or_dynamic(
         assert _run(model, feed) == pytest.approx(expected, abs=0.2)
 
 
-def test_blocks_left_in_float_keep_their_weights(
+def test_blocks_kept_in_fp32_keep_their_weights(
     transformer_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
     network = _network(transformer_model, choice, tmp_path)
@@ -122,7 +122,7 @@ def test_blocks_left_in_float_keep_their_weights(
     quantised = {t.name for t in model.graph.initializer if t.name.endswith("_quantized")}
     assert quantised == {"net.frames.weight_quantized"}
     everything = network.int8(scheme, network.targets.names, symmetric=False)
-    # for CPUs large weights are bytes all the same, which engines unfold: those of the frames
+    # graphs for CPUs have weight-only INT8 for large weights: those of the frames
     assert [n.op_type for n in everything.graph.node if not n.name.startswith("net.frames.w")] == [
         n.op_type for n in read_graph(network_graph(transformer_model)).graph.node
     ]
@@ -135,7 +135,7 @@ def network_graph(tested: ModelUnderTest) -> Path:
     return tested.directory / tested.reference.members[0].graph.path
 
 
-def test_half_keeps_inputs_outputs_norms_softmax_and_scores_in_float(
+def test_fp16_keeps_inputs_outputs_norms_softmax_and_scores_in_fp32(
     transformer_model: ModelUnderTest,
 ) -> None:
     model = to_fp16(read_graph(network_graph(transformer_model)))

@@ -1,4 +1,4 @@
-"""The mean error of MOS, taken off where scores leave the graph."""
+"""Offsets that correct the mean error of MOS at the output of a graph."""
 
 from pathlib import Path
 

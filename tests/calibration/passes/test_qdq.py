@@ -175,7 +175,7 @@ def test_graphs_are_those_of_onnxruntime(make: Any, symmetric: bool, bits: int) 
     np.testing.assert_array_equal(_run(ours, feed), _run(theirs, feed))
 
 
-def test_blocks_in_float_read_what_was_rounded() -> None:
+def test_blocks_in_fp32_read_dequantised_inputs() -> None:
     model = _typed(convolutional())
     topology = Topology(model)
     targets = Targets.of(topology)

@@ -87,7 +87,7 @@ def test_a_network_is_quantised_up_to_its_head() -> None:
     assert heads(topology) == {"head/Gemm"}
     assert len(targets.weighted) == 9
     assert targets.names == ("net.stem", *(f"net.blocks.{i}" for i in range(4)))
-    # what comes after the last convolution gains nothing from bytes
+    # nodes after the last convolution gain nothing from INT8
     assert "net.blocks.2/Add" in targets.between
     assert "net.blocks.3/Add" not in targets.between
     assert "net/GlobalAveragePool" not in targets.between
@@ -108,7 +108,7 @@ def test_leaving_a_block_out_leaves_out_what_hangs_on_it() -> None:
     kept = [name for name in targets.weighted if not targets.keeps_fp32(name, ["net.blocks.1"])]
     left = targets.only(topology, kept, ["net.blocks.1"])
     assert not [name for name in (*left.weighted, *left.between) if ".blocks.1" in name]
-    # it would add a float to bytes
+    # it would add FP32 to INT8
     assert "net.blocks.1/Add" in targets.between
     assert SimpleNamespace(**left.block) == SimpleNamespace(**targets.block)
 

@@ -1,4 +1,4 @@
-"""Weights in bytes for what computes in float."""
+"""Weight-only INT8."""
 
 from typing import Any
 

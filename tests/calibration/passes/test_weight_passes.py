@@ -33,7 +33,7 @@ def _run(model: onnx.ModelProto, feed: NDArray[np.float32], *names: str) -> list
 
 
 def _channels(model: onnx.ModelProto, feed: NDArray[np.float32]) -> dict[str, Channels]:
-    """Figures of what weighted nodes read, by one run."""
+    """Statistics of the inputs of weighted nodes, from one run."""
     topology = Topology(_typed(model))
     found = {}
     for node in topology.nodes.values():
@@ -94,7 +94,7 @@ def test_bias_correction_takes_the_mean_error_off() -> None:
         rounded = fake_quantised(topology.value("net.1.weight").astype(np.float64))
         replace_value(weights, rounded.astype(np.float32))
         (found,) = _run(copy, IMAGES, made)
-        # at the edges the kernel hears zeros, which the correction neglects
+        # at the edges the kernel reads padding, which the correction neglects
         inside = (found - exact)[:, :, 1:-1, 1:-1].astype(np.float64)
         return np.asarray(np.abs(inside.mean(axis=(0, 2, 3))))
 
@@ -102,7 +102,7 @@ def test_bias_correction_takes_the_mean_error_off() -> None:
     assert error(correct=True).max() < 0.3 * error(correct=False).max()
 
 
-def test_bias_correction_of_groups_hears_the_channels_of_the_group() -> None:
+def test_bias_correction_of_groups_uses_the_channels_of_the_group() -> None:
     rng = np.random.default_rng(0)
     weights = rng.standard_normal((6, 2, 3)).astype(np.float32)
     model = onnx.parser.parse_model(

@@ -26,7 +26,7 @@ from tests.calibration.conftest import silent
 
 @contextmanager
 def _broken_off(clips: Sequence[Clip], label: str) -> Iterator[Iterator[Clip]]:
-    """A progress bar whose user loses patience after three clips."""
+    """A progress bar that is interrupted after three clips."""
     assert label
 
     def some() -> Iterator[Clip]:

@@ -33,7 +33,7 @@ def _networks(tested: ModelUnderTest, choice: Choice, tmp_path: Path) -> list[Ne
 def _compared(
     tested: ModelUnderTest, choice: Choice, tmp_path: Path, budget: Budget, methods: tuple[str, ...]
 ) -> Comparison:
-    """Ways of making a graph for CPUs."""
+    """Compares quantisation schemes for CPUs."""
     return compare(
         Evaluator(tested, silent),
         _networks(tested, choice, tmp_path),
@@ -52,7 +52,7 @@ def _searched(
     *,
     symmetric: bool = False,
 ) -> Outcome:
-    """Blocks to leave in float, without the curve beyond what holds the budget."""
+    """Searches for blocks to keep in FP32, without the rest of the curve."""
     return search(
         Evaluator(tested, silent),
         _networks(tested, choice, tmp_path),
@@ -72,7 +72,7 @@ def broken(tmp_path: Path) -> ModelUnderTest:
     return model_of(write_bundle(tmp_path / "broken", model, model))
 
 
-def test_the_block_that_breaks_is_found_and_left_in_float(
+def test_the_block_that_breaks_is_found_and_kept_in_fp32(
     broken: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
     evaluator = Evaluator(broken, silent)
@@ -113,7 +113,7 @@ def test_a_block_that_the_budget_does_without_is_quantised_again(
     assert ("net.blocks.0", "net.blocks.2") in tried
 
 
-def test_of_a_block_of_many_parts_only_the_half_that_breaks_stays(
+def test_only_the_half_of_a_block_that_breaks_is_kept_in_fp32(
     choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("mosrt_calibration.passes.targets._MOST_BLOCKS", 8)
@@ -128,13 +128,13 @@ def test_of_a_block_of_many_parts_only_the_half_that_breaks_stays(
     assert macs.parts[stage] == parts
     outcome = _searched(tested, choice, tmp_path, Budget(max_drift=0.3, min_srcc=-1.0))
     assert outcome.chosen is not None
-    # a quarter of the stage is less work than a block is on average, and is not tried alone
+    # a quarter of the stage has fewer MACs than an average block, and is not tried alone
     assert outcome.chosen.kept_fp32 == parts[2:]
     assert outcome.chosen.share == pytest.approx(macs.share([stage]) / 2)
     assert [point.kept_fp32 for point in outcome.points] == [(), parts[2:], (stage,)]
 
 
-def test_taking_a_block_apart() -> None:
+def test_splitting_a_block_into_parts() -> None:
     macs = MacCount(
         parts={"a": ("a",), "b": ("b.0", "b.1")}, multiplications={"a": 2, "b.0": 1, "b.1": 1}
     )
@@ -145,7 +145,7 @@ def test_taking_a_block_apart() -> None:
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_weights_alone_are_heard_where_they_are_bytes(
+def test_drift_of_weight_only_int8_is_measured_for_cpus_only(
     conv_model: ModelUnderTest,
     choice: Choice,
     tmp_path: Path,
@@ -165,16 +165,16 @@ def _sensitivity(mean_abs: float, share: float, block: str = "block") -> Sensiti
     return Sensitivity(block=block, drift=drift, without=0.01, share=share)
 
 
-def test_blocks_are_worth_what_they_add_by_what_they_cost() -> None:
-    dear, cheap = _sensitivity(0.05, 0.3), _sensitivity(0.04, 0.01)
-    assert cheap.gain > dear.gain > 0
-    assert _sensitivity(0.009, 0.01).gain == 0  # no more than the weights alone
-    # two blocks that each add as much in squares as another, at half the cost
+def test_gain_is_squared_drift_by_share_of_macs() -> None:
+    expensive, inexpensive = _sensitivity(0.05, 0.3), _sensitivity(0.04, 0.01)
+    assert inexpensive.gain > expensive.gain > 0
+    assert _sensitivity(0.009, 0.01).gain == 0  # no more than weight-only INT8
+    # half the squared drift at half the cost gives the same gain
     half = _sensitivity((0.01**2 + (0.05**2 - 0.01**2) / 2) ** 0.5, 0.15)
-    assert half.gain == pytest.approx(dear.gain)
+    assert half.gain == pytest.approx(expensive.gain)
 
 
-def test_work_is_multiplications(
+def test_macs_are_multiplications(
     conv_model: ModelUnderTest, transformer_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
     (network,) = _networks(conv_model, choice, tmp_path)
@@ -242,7 +242,7 @@ def test_transformers_are_tried_static_smoothed_and_dynamic(
     assert not any(scheme.equalise for scheme in schemes)  # there is nothing to equalise
 
 
-def test_a_dynamic_scale_hears_the_whole_batch(
+def test_a_dynamic_scale_depends_on_the_whole_batch(
     transformer_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
     (network,) = _networks(transformer_model, choice, tmp_path)
@@ -253,7 +253,9 @@ def test_a_dynamic_scale_hears_the_whole_batch(
     assert fixed_batch(transformer_model, variant, choice.evaluation) == 1
 
 
-def test_static_bytes_do_not(conv_model: ModelUnderTest, choice: Choice, tmp_path: Path) -> None:
+def test_a_static_scale_does_not_depend_on_the_batch(
+    conv_model: ModelUnderTest, choice: Choice, tmp_path: Path
+) -> None:
     (network,) = _networks(conv_model, choice, tmp_path)
     models = {"fold0": network.int8(PLAIN, (), symmetric=False)}
     variant = written(conv_model, models, conv_model.directory, "static", None)

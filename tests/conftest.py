@@ -147,7 +147,7 @@ def nano_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     def export(out: Path) -> None:
         checkpoint = STANDINS / "checkpoints" / "nano.pt"
-        arguments = ["export", "--checkpoint", checkpoint, "--frontend", "graph", "--out", out]
+        arguments = ["export", checkpoint, "--frontend", "graph", "--output", out]
         result = CliRunner().invoke(nano, [*map(str, arguments)])
         assert result.exit_code == 0, result.output
 

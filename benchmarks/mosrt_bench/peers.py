@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -15,11 +15,14 @@ from mosrt.audio.sources import FileSource
 from mosrt.errors import AudioError
 from mosrt_bench.clips import AudioFile
 from mosrt_bench.errors import BenchError
-from mosrt_export.nano.data.dnsmos import SAMPLE_RATE_HZ, DnsmosP808, DnsmosP835, open_dnsmos
+
+if TYPE_CHECKING:
+    from mosrt_export.nano.data.dnsmos import DnsmosP808, DnsmosP835
 
 __all__ = ["parse_peer", "peer_results"]
 
-_PREFIX = "onnx:"
+_PREFIX: Final = "onnx:"
+_SAMPLE_RATE_HZ: Final = 16_000
 
 
 def parse_peer(text: str) -> Path:
@@ -43,6 +46,9 @@ def peer_results(files: Sequence[Path], clips: Sequence[AudioFile]) -> list[dict
         Per model "peer", "scores" by clip (nan where a guard refuses it) and "ms", the median time
         per clip on one thread, front end included.
     """
+    # Only runs with peers need mosrt_export.
+    from mosrt_export.nano.data.dnsmos import open_dnsmos  # noqa: PLC0415
+
     models = [open_dnsmos(file) for file in files]
     return [
         {"peer": f"{model.name} ({file.name})", **_scored(model, clips)}
@@ -54,7 +60,7 @@ def _scored(model: DnsmosP808 | DnsmosP835, clips: Sequence[AudioFile]) -> dict[
     scores, times_ms = {}, []
     for clip in clips:
         try:
-            recording = Recording(FileSource(clip.path), SAMPLE_RATE_HZ)
+            recording = Recording(FileSource(clip.path), _SAMPLE_RATE_HZ)
         except AudioError:
             scores[clip.name] = math.nan
             continue

@@ -95,7 +95,7 @@ STANDARD = Standardisation(
 
 
 def provenance() -> dict[str, Any]:
-    """What `mosrt nano train` writes beside the weights."""
+    """What `train` writes beside the weights."""
     row = {name: [0.91, 0.87] for name in LABELS}
     return {
         "seed": 11,

@@ -1,7 +1,7 @@
 """Render how accurate scores are, for RESULTS.md and for a model card.
 
 python -m mosrt_studies.figures.accuracy benchmarks/results -m nano -o evaluation.json
-python -m mosrt_export.nano export --checkpoint nano.pt --evaluation evaluation.json -o nano
+python -m mosrt_export.nano export nano.pt --evaluation evaluation.json -o nano
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""`python -m mosrt_export.nano`: what `mosrt nano` does."""
+"""Runs the command."""
 
 from .cli import nano
 
-nano()
+nano(prog_name="python -m mosrt_export.nano")

@@ -1,4 +1,4 @@
-"""`mosrt nano`: make the embedded models. Importing this module imports no model library."""
+"""The commands of `python -m mosrt_export.nano`. Importing this module imports no model library."""
 
 from __future__ import annotations
 
@@ -7,30 +7,38 @@ from typing import Any, Final
 
 import click
 
-from mosrt.cli.command import require_extra
+from mosrt.cli.command import (
+    CommandError,
+    ExitStatus,
+    exit_on_error,
+    exit_statuses,
+    output_option,
+    require_extra,
+)
 from mosrt_export.cli.export import front_end_option
+from mosrt_export.errors import ParityError
 
 __all__ = ["nano"]
 
-_SEED: Final = 7
-_PATH: Final = click.Path(path_type=Path)
 _EXISTING: Final = click.Path(exists=True, path_type=Path)
+_AT_LEAST_ONE: Final = click.IntRange(min=1)
 
 _data = click.option(
-    "--data", required=True, type=_EXISTING, metavar="DIR", help="What `generate` filled."
+    "--data", required=True, type=_EXISTING, metavar="DIR", help="Data made by `generate`."
 )
-_checkpoint_out = click.option(
-    "--out", required=True, type=_PATH, metavar="FILE", help="Checkpoint to write."
-)
-_seed = click.option("--seed", default=_SEED, show_default=True, help="Of everything random.")
+_checkpoint = output_option("Checkpoint to write.", required=True)
+_seed = click.option("--seed", default=7, show_default=True, help="Seed of all random choices.")
 _device = click.option(
-    "--device", default="auto", show_default=True, help="cpu, cuda, or auto: a GPU if there is one."
+    "--device",
+    default="auto",
+    show_default=True,
+    help="Device to train on: cpu, cuda, or auto, which is a GPU if there is one.",
 )
 _reduced = click.option(
     "--reduced/--full-precision",
     default=True,
     show_default=True,
-    help="Convolutions in bfloat16: faster on processors and GPUs that have it.",
+    help="Whether convolutions run in bfloat16, which is faster on hardware that supports it.",
 )
 
 
@@ -39,12 +47,12 @@ def nano() -> None:
     """Make the embedded models `nano` and `nano-uncertainty` from scratch.
 
     \b
-      mosrt nano generate --speech SPEECH --teachers TEACHERS --out data
-      mosrt nano pretrain --data data --out wav2vec.pt
-      mosrt nano train --data data --wav2vec wav2vec.pt --out nano.pt
-      mosrt nano export --checkpoint nano.pt --out nano
+      python -m mosrt_export.nano generate --speech SPEECH --teachers TEACHERS -o data
+      python -m mosrt_export.nano pretrain --data data -o wav2vec.pt
+      python -m mosrt_export.nano train --data data --wav2vec wav2vec.pt -o nano.pt
+      python -m mosrt_export.nano export nano.pt -o nano
 
-    Needs the extra, and the programs that speak and code:
+    The recipe needs an extra, and programs that synthesise and code speech:
 
     \b
       pip install 'mosrt[train]'
@@ -52,7 +60,7 @@ def nano() -> None:
     """  # noqa: D301 - click reads the backspace
 
 
-@nano.command(short_help="Make labelled clips.")
+@nano.command(short_help="Make labelled clips.", epilog=exit_statuses())
 @click.option(
     "--speech",
     required=True,
@@ -65,140 +73,140 @@ def nano() -> None:
     required=True,
     type=_EXISTING,
     metavar="DIR",
-    help="The published models dnsmospro_bvcc.pt and dnsmos_p808.onnx.",
+    help="Folder with the published models dnsmospro_bvcc.pt and dnsmos_p808.onnx.",
 )
-@click.option("--out", required=True, type=_PATH, metavar="DIR", help="Folder for the data.")
+@output_option("Directory for the data.", metavar="DIR", directory=True, required=True)
 @click.option(
     "--hours",
     default=30.0,
     show_default=True,
     type=click.FloatRange(min=0.1),
-    help="How much to make; more may be added later.",
+    help="Hours of single clips. A later run with more hours adds to the data.",
 )
 @click.option(
     "--ladder-hours",
     default=8.0,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="How much to make of clips in fours: one clean, three with ever more of one damage.",
+    help="Hours of ladders. A ladder is a clean clip and three copies with ever more severe "
+    "degradation.",
 )
 @click.option(
-    "--workers", default=2, show_default=True, type=click.IntRange(min=1), help="Processes."
+    "--workers", default=2, show_default=True, type=_AT_LEAST_ONE, help="Number of processes."
 )
 @_seed
 @click.option(
     "--reduced/--full-precision",
     default=False,
     show_default=True,
-    help="Let the teachers compute in bfloat16: faster on processors that have it.",
+    help="Whether the teachers run in bfloat16, which is faster on processors that support it.",
 )
 def generate(**options: Any) -> None:
-    """Make clips of speech, clean and spoilt in many ways, and have the teachers score them.
+    """Make clean and degraded clips of speech, and label them with the teachers' scores.
 
-    Interrupt it whenever you like: the same command goes on where it stopped.
+    The command can be interrupted at any time; the same command continues where it stopped.
     """
     _run("run_generate", options)
 
 
-@nano.command(short_help="Train the wav2vec v1 model on clean speech.")
+@nano.command(short_help="Train the wav2vec v1 model on clean speech.", epilog=exit_statuses())
 @_data
-@_checkpoint_out
+@_checkpoint
 @click.option(
     "--steps",
     default=5000,
     show_default=True,
-    type=click.IntRange(min=1),
-    help="Updates, on 16 excerpts of 2.5 s each.",
+    type=_AT_LEAST_ONE,
+    help="Number of updates, each on 16 excerpts of 2.5 s.",
 )
 @_seed
 @_device
 @_reduced
 def pretrain(**options: Any) -> None:
-    """Train a wav2vec v1 model of 1.1 million parameters on the clean recordings alone.
+    """Train a wav2vec v1 model with 1.1 million parameters on the clean recordings.
 
-    No labels are used. The checkpoint has the published layout, so that `mosrt export wav2vec`
-    reads it; it is also the waveform branch of `mosrt nano train`.
+    Training uses no labels. `mosrt export wav2vec` reads the checkpoint, which has the published
+    layout. `train --wav2vec` uses it as the waveform branch.
     """
     _run("run_pretrain", options)
 
 
-@nano.command(short_help="Train the fusion model on labelled clips.")
+@nano.command(short_help="Train the fusion model on labelled clips.", epilog=exit_statuses())
 @_data
-@_checkpoint_out
+@_checkpoint
 @click.option(
     "--wav2vec",
     type=_EXISTING,
     metavar="FILE",
-    help="Checkpoint of `pretrain`; without it there is no waveform branch.",
+    help="Checkpoint made by `pretrain`. Without it the model has no waveform branch.",
 )
 @click.option(
     "--epochs",
     default=10.0,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Passes over the data for the spectrogram branch alone.",
+    help="Passes over the data that train the spectrogram branch alone.",
 )
 @click.option(
     "--joint-epochs",
     default=1.0,
     show_default=True,
     type=click.FloatRange(min=0),
-    help="Passes for all together, at the end.",
+    help="Passes over the data at the end that train all parts together.",
 )
 @click.option(
     "--workers",
     default=2,
     show_default=True,
-    type=click.IntRange(min=1),
-    help="Processes that draw images.",
+    type=_AT_LEAST_ONE,
+    help="Number of processes that compute log-mel images.",
 )
 @_seed
 @_device
 @_reduced
 def train(**options: Any) -> None:
-    """Train branches alone, then the head, then all together.
+    """Train each branch alone, then the head, then all parts together.
 
-    Prints how well each network predicts the labels of clips it has not seen; the waveform branch
-    is dropped where it adds too little, and the model card says so.
+    Prints the correlation of each network's predictions with the labels of validation clips. The
+    waveform branch is dropped if it adds too little, and the model card says so.
     """
     _run("run_train", options)
 
 
-@nano.command(short_help="Make a bundle of the fusion model.")
-@click.option(
-    "--checkpoint", required=True, type=_EXISTING, metavar="FILE", help="Checkpoint of `train`."
+@nano.command(
+    short_help="Export the fusion model to a bundle.",
+    epilog=exit_statuses("graph and torch disagree and nothing is written"),
 )
-@click.option(
-    "--out",
-    required=True,
-    type=_PATH,
+@click.argument("checkpoint", type=_EXISTING)
+@output_option(
+    "Bundle directory to write; its name becomes the model's name.",
     metavar="DIR",
-    help="Bundle directory to make; its name is the model's.",
+    directory=True,
+    required=True,
 )
 @click.option(
     "--evaluation",
     type=_EXISTING,
     metavar="FILE.json",
-    help="Object of measured figures, claim to figure, for the model card.",
+    help="Measured results for the model card: a JSON object of claims and values.",
 )
 @front_end_option
-@click.option("--force", is_flag=True, help="Replace an older bundle.")
+@click.option("--force", is_flag=True, help="Replace an older bundle at --output.")
 def export(**options: Any) -> None:
-    """Write graph, manifest and model card, after comparing the graph with torch.
+    """Write graph, manifest and model card of a CHECKPOINT made by `train`.
 
-    The model of `pretrain` is exported by `mosrt export wav2vec`.
+    The graph is compared with the torch module first. `mosrt export wav2vec` exports the checkpoint
+    made by `pretrain`.
     """
     _run("run_export", options)
 
 
 def _run(name: str, options: dict[str, Any]) -> None:
-    """Runs a command with its libraries, and turns mosrt's errors into click's."""
-    from mosrt.errors import MosrtError  # noqa: PLC0415 - numpy and onnxruntime
-
-    with require_extra("train"):
+    """Runs a function of `commands`, which needs torch."""
+    with exit_on_error(), require_extra("train"):
         from . import commands  # noqa: PLC0415 - torch
 
         try:
             getattr(commands, name)(**options)
-        except MosrtError as exc:
-            raise click.ClickException(str(exc)) from exc
+        except ParityError as exc:
+            raise CommandError(str(exc), ExitStatus.NO) from exc

@@ -1,4 +1,4 @@
-"""What the commands of `mosrt nano` do."""
+"""Runs the commands `generate`, `pretrain`, `train` and `export`."""
 
 from __future__ import annotations
 
@@ -39,31 +39,31 @@ _CLIP_S: Final = 5.0
 
 
 def run_generate(
-    *, speech: Path, teachers: Path, out: Path, hours: float, ladder_hours: float, workers: int,
+    *, speech: Path, teachers: Path, output: Path, hours: float, ladder_hours: float, workers: int,
     seed: int, reduced: bool,
 ) -> None:  # fmt: skip
-    """`mosrt nano generate`."""
+    """Runs `generate`."""
     voices = recorded_voices(speech)
     voices += [voice for voice in synthetic_voices() if not voice.held_out]
     for name, cure in missing_programs(voices).items():
         raise VoiceError(f"{name} is missing: {cure}")
     recipe = Recipe(seed=seed, teachers=teachers, reduced=reduced)
-    record_recipe(recipe, out)
+    record_recipe(recipe, output)
     with (
         concurrent.futures.ThreadPoolExecutor(workers) as executor,
         click.progressbar(length=len(voices), label="voices") as bar,
     ):
-        futures = [executor.submit(build_pool, voice, seed, out / "voices") for voice in voices]
+        futures = [executor.submit(build_pool, voice, seed, output / "voices") for voice in voices]
         try:
             for future in concurrent.futures.as_completed(futures):
                 future.result()
                 bar.update(1)
-        finally:  # the first voice that fails is told at once, not after all others
+        finally:  # the first failure ends the command at once
             executor.shutdown(cancel_futures=True)
         pools = [future.result() for future in futures]
     chunks, ladders = _chunks(hours), _chunks(ladder_hours)
     with click.progressbar(length=len(chunks) + len(ladders), label="clips", show_eta=True) as bar:
-        for _ in generate(voices, pools, recipe, chunks, ladders, out, workers):
+        for _ in generate(voices, pools, recipe, chunks, ladders, output, workers):
             bar.update(1)
 
 
@@ -72,26 +72,26 @@ def _chunks(hours: float) -> range:
 
 
 def run_pretrain(
-    *, data: Path, out: Path, steps: int, seed: int, device: str, reduced: bool
+    *, data: Path, output: Path, steps: int, seed: int, device: str, reduced: bool
 ) -> None:
-    """`mosrt nano pretrain`."""
-    _check_folder(out)
-    chosen = _chosen_device(device)
+    """Runs `pretrain`."""
+    _check_folder(output)
+    where = _device(device)
     dataset = Dataset(data)
-    chosen_clips = clean_clips(dataset.notes)
-    if not len(chosen_clips):
-        raise DatasetError(f"{data}: no clean recordings among its clips; generate more")
-    clean = dataset.waveforms[chosen_clips]
-    click.echo(f"{len(clean)} clean clips, {len(clean) * _CLIP_S / 3600:.1f} h")
+    numbers = clean_clips(dataset.notes)
+    if not len(numbers):
+        raise DatasetError(f"{data}: no clip is a clean recording; generate more")
+    clean = dataset.waveforms[numbers]
+    click.echo(f"{len(clean)} clean clips ({len(clean) * _CLIP_S / 3600:.1f} h)")
     torch.manual_seed(seed)
-    model = Wav2Vec(ARCHITECTURE).to(chosen)
+    model = Wav2Vec(ARCHITECTURE).to(where)
     config = PretrainingConfig(steps=steps, seed=seed, reduced=reduced)
-    loss, right = _Smooth(), _Smooth()
+    loss, accuracy = _RunningMean(), _RunningMean()
     stages = _StageLines()
-    for done, now_loss, now_right in pretrain(model, clean, config):
-        loss.add(now_loss)
-        right.add(now_right)
-        stages("pretraining", done, now_loss)
+    for done, step_loss, step_accuracy in pretrain(model, clean, config):
+        loss.add(step_loss)
+        accuracy.add(step_accuracy)
+        stages("pretraining", done, step_loss)
     stages.close()
     provenance = {
         "seed": seed,
@@ -100,34 +100,36 @@ def run_pretrain(
         "data_sha256": dataset.digest(),
         "clips": len(clean),
         "loss_nats": loss.value,
-        "right": right.value,
+        "right": accuracy.value,
     }
-    save_wav2vec(out, model.cpu(), provenance)
+    save_wav2vec(output, model.cpu(), provenance)
     chance = np.log(config.negatives + 1)
-    click.echo(f"{out}: {loss.value:.3f} nats (chance {chance:.2f}), {right.value:.1%} right")
+    click.echo(
+        f"{output}: loss {loss.value:.3f} nats (chance {chance:.2f}), accuracy {accuracy.value:.1%}"
+    )
 
 
 def run_train(
-    *, data: Path, out: Path, wav2vec: Path | None, epochs: float, joint_epochs: float,
+    *, data: Path, output: Path, wav2vec: Path | None, epochs: float, joint_epochs: float,
     workers: int, seed: int, device: str, reduced: bool,
 ) -> None:  # fmt: skip
-    """`mosrt nano train`."""
-    _check_folder(out)
-    chosen = _chosen_device(device)
-    drawing = draw_images(data, workers)
-    with click.progressbar(length=next(drawing), label="images") as bar:
-        for count in drawing:
+    """Runs `train`."""
+    _check_folder(output)
+    where = _device(device)
+    progress = draw_images(data, workers)
+    with click.progressbar(length=next(progress), label="images") as bar:
+        for count in progress:
             bar.update(count)
     dataset = Dataset(data)
     images = [np.load(path, mmap_mode="r") for path in image_paths(data)]
     hours = round(len(dataset) * _CLIP_S / 3600, 1)
-    click.echo(f"{len(dataset)} clips, {hours} h")
+    click.echo(f"{len(dataset)} clips ({hours} h)")
     plan = Plan(mel_epochs=epochs, joint_epochs=joint_epochs, seed=seed, reduced=reduced)
     encoder = None if wav2vec is None else read_wav2vec(wav2vec).build()
     stages = _StageLines()
     clips = Clips(dataset.waveforms, images, dataset.labels, dataset.ladders)
-    resume = out.with_name(f"{out.name}.mel")
-    outcome = train_nano(clips, encoder, plan, chosen, stages, resume)
+    resume = output.with_name(f"{output.name}.mel")
+    outcome = train_nano(clips, encoder, plan, where, stages, resume)
     stages.close()
     click.echo(summary(outcome.ablation))
     provenance = {
@@ -144,57 +146,57 @@ def run_train(
             for network, row in outcome.ablation.items()
         },
     }
-    save_nano(out, outcome.model, outcome.standard, provenance)
-    click.echo(f"{out}: a {outcome.model.kind} model for {', '.join(LABELS)}")
+    save_nano(output, outcome.model, outcome.standard, provenance)
+    click.echo(f"{output}: a {outcome.model.kind} model for {', '.join(LABELS)}")
 
 
 def run_export(
-    *, checkpoint: Path, out: Path, evaluation: Path | None, front_end: str, force: bool
+    *, checkpoint: Path, output: Path, evaluation: Path | None, front_end: str, force: bool
 ) -> None:
-    """`mosrt nano export`."""
-    figures = {}
+    """Runs `export`."""
+    results = {}
     if evaluation is not None:
         try:
-            figures = json.loads(evaluation.read_text(encoding="utf-8"))
+            results = json.loads(evaluation.read_text(encoding="utf-8"))
         except ValueError as exc:
             raise MosrtError(f"{evaluation}: not JSON ({exc})") from exc
-        if not isinstance(figures, dict):
-            raise MosrtError(f"{evaluation}: must be an object, claim to figure")
+        if not isinstance(results, dict):
+            raise MosrtError(f"{evaluation}: must be a JSON object of claims and values")
     drift = export_nano(
         checkpoint,
-        out,
+        output,
         clips=audio_sources(None),
-        evaluation=figures,
+        evaluation=results,
         front_end=front_end,
         force=force,
     )
     click.echo(drift.table(), err=True)
-    click.echo(f"{out}: written")
+    click.echo(f"{output}: written")
 
 
-class _Smooth:
-    """A running mean over about fifty values."""
+class _RunningMean:
+    """An exponentially weighted mean over about fifty values."""
 
     def __init__(self) -> None:
         self.value = float("nan")
 
     def add(self, value: float) -> None:
-        """Takes in a value."""
+        """Updates the mean."""
         self.value = value if np.isnan(self.value) else 0.98 * self.value + 0.02 * value
 
 
 class _StageLines:
-    """A line per stage of training, with how far it is and the loss."""
+    """Prints one line per stage of training, with the share that is done and the mean loss."""
 
     def __init__(self) -> None:
         self._stage = ""
         self._shown = 0.0
-        self._loss = _Smooth()
+        self._loss = _RunningMean()
 
     def __call__(self, stage: str, done: float, loss: float) -> None:
         if stage != self._stage:
             self.close()
-            self._stage, self._shown, self._loss = stage, 0.0, _Smooth()
+            self._stage, self._shown, self._loss = stage, 0.0, _RunningMean()
         self._loss.add(loss)
         if done - self._shown >= 0.01 or done == 1.0:
             self._shown = done
@@ -206,17 +208,17 @@ class _StageLines:
             click.echo()
 
 
-def _chosen_device(name: str) -> torch.device:
+def _device(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(0, device=name)
     except (RuntimeError, AssertionError) as exc:
-        raise MosrtError(f"--device {name}: not usable here ({exc})") from exc
+        raise MosrtError(f"--device {name} cannot be used here ({exc})") from exc
     return torch.device(name)
 
 
-def _check_folder(out: Path) -> None:
-    """Refuses a target that could not be written, before hours of work go into it."""
-    if not out.parent.is_dir():
-        raise MosrtError(f"{out}: the folder {out.parent} does not exist; make it first")
+def _check_folder(output: Path) -> None:
+    """Raises an error now, rather than after hours of training, if `output` cannot be written."""
+    if not output.parent.is_dir():
+        raise MosrtError(f"{output}: the folder {output.parent} does not exist; create it first")

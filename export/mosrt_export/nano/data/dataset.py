@@ -114,7 +114,7 @@ def record_recipe(recipe: Recipe, out: Path) -> None:
         if json.loads(path.read_text(encoding="utf-8")) != facts:
             raise DatasetError(
                 f"{out}: holds data of another seed, precision or other teachers; choose another "
-                "--out, or the options it was made with"
+                "--output, or the options it was made with"
             )
         return
     out.mkdir(parents=True, exist_ok=True)

@@ -55,7 +55,7 @@ def export_nano(
     front_end: str = "numpy",
     force: bool = False,
 ) -> Drift:
-    """Writes the bundle of a checkpoint that `mosrt nano train` made.
+    """Writes the bundle of a checkpoint that `mosrt_export.nano train` wrote.
 
     Args:
         checkpoint: The file.

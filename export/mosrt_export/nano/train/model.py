@@ -154,6 +154,8 @@ def load_nano(path: Path) -> tuple[Nano, Standardisation, dict[str, Any]]:
     except MosrtError:
         raise
     except Exception as exc:
-        raise NanoError(f"{path}: not a checkpoint of `mosrt nano train` ({exc})") from exc
+        raise NanoError(
+            f"{path}: not a checkpoint made by `mosrt_export.nano train` ({exc})"
+        ) from exc
     standard = Standardisation(saved["mean"].numpy(), saved["deviation"].numpy())
     return model.eval().requires_grad_(False), standard, saved["provenance"]

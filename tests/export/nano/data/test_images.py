@@ -7,22 +7,24 @@ from pathlib import Path
 import librosa
 import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
 
 from mosrt.mel.front_end import MelFrontEnd
 from mosrt_export.nano.data import images
 from mosrt_export.nano.data.clips import CLIP_SAMPLES
-from mosrt_export.nano.data.images import MEL, draw_images, image_paths
+from mosrt_export.nano.data.images import MEL, draw_images, image_paths, other_microphones
 from tests.standins.nano import speech
 
 
 @pytest.fixture
-def waveforms() -> np.ndarray:
+def waveforms() -> NDArray[np.int16]:
     said = np.resize(speech(4), CLIP_SAMPLES)
     noise = np.random.default_rng(0).normal(0, 0.05, CLIP_SAMPLES)
     return np.round(np.stack([said, noise]) * 32_767).astype(np.int16)
 
 
-def test_images_are_drawn_once(tmp_path: Path, waveforms: np.ndarray) -> None:
+def test_images_are_drawn_once(tmp_path: Path, waveforms: NDArray[np.int16]) -> None:
     for chunk in range(2):
         np.savez(tmp_path / f"chunk-{chunk:05d}.npz", waveforms=waveforms[:, ::1] // (chunk + 1))
     np.savez(tmp_path / "ladders-00000.npz", waveforms=waveforms)
@@ -37,7 +39,7 @@ def test_images_are_drawn_once(tmp_path: Path, waveforms: np.ndarray) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_images_are_the_runtimes(tmp_path: Path, waveforms: np.ndarray) -> None:
+def test_images_are_the_runtimes(tmp_path: Path, waveforms: NDArray[np.int16]) -> None:
     """Half precision of values up to 1: 2.5e-4, a fortieth of a dB."""
     np.savez(tmp_path / "chunk-00000.npz", waveforms=waveforms)
     images._draw(tmp_path / "chunk-00000.npz")
@@ -54,7 +56,7 @@ def test_images_are_the_runtimes(tmp_path: Path, waveforms: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("window", MEL.windows)
-def test_an_image_is_librosas_mel_spectrogram(waveforms: np.ndarray, window: int) -> None:
+def test_an_image_is_librosas_mel_spectrogram(waveforms: NDArray[np.int16], window: int) -> None:
     """In dB below the loudest, 100 dB as 0 to 1; float32 near the floor: 0.05 dB."""
     waveform = waveforms[0].astype(np.float32) / 32_768
     mel = librosa.feature.melspectrogram(
@@ -65,3 +67,44 @@ def test_an_image_is_librosas_mel_spectrogram(waveforms: np.ndarray, window: int
     found = MelFrontEnd(MEL, 16_000).images(waveform)[window] * MEL.floor_db - MEL.floor_db
     assert found.shape == wanted.shape
     np.testing.assert_allclose(found, wanted, atol=0.05)
+
+
+SHAPE = (len(MEL.windows), MEL.image_height, 30)
+
+
+def responses(images: torch.Tensor, heard: torch.Tensor) -> NDArray[np.float64]:
+    """What was added, in dB around its mean, (clips, mels); each window has its own loudest."""
+    added = MEL.floor_db * (heard - images).double().numpy()
+    assert np.ptp(added, axis=3).max() < 1e-3  # the same at all times
+    by_window = added.mean(axis=3)
+    by_window -= by_window.mean(axis=2, keepdims=True)
+    np.testing.assert_allclose(by_window[:, 0], by_window[:, 1], atol=1e-3)
+    return np.asarray(by_window[:, 0])
+
+
+def test_the_same_speech_has_the_same_microphone() -> None:
+    rng = np.random.default_rng(0)
+    images = torch.from_numpy(rng.uniform(0.6, 0.9, (40, *SHAPE)).astype(np.float32))
+    images[:, :, 50, 3] = 1.0  # the loudest, of both windows
+    speeches = np.repeat(np.arange(20), 2)
+    heard = other_microphones(images, speeches, np.random.default_rng(1))
+    assert heard.shape == images.shape
+    assert heard.dtype == torch.float32
+    np.testing.assert_allclose(heard.amax(dim=(2, 3)), 1.0, atol=1e-6)
+    found = responses(images, heard)
+    np.testing.assert_allclose(found[::2], found[1::2], atol=1e-3)
+    unchanged = np.abs(found[::2]).max(axis=1) < 1e-3
+    assert 2 <= unchanged.sum() <= 10  # 30 % of 20, within two and a half deviations
+    assert 1.0 < found[::2][~unchanged].std() < 4.0
+    # smooth: 120 mels have seven knots
+    assert np.abs(np.diff(found, axis=1)).max() < 1.0
+
+
+def test_silence_stays_silent() -> None:
+    images = torch.zeros((1, *SHAPE))
+    images[:, :, 60, 10] = 1.0
+    for seed in range(10):
+        heard = other_microphones(images, np.array([0]), np.random.default_rng(seed))
+        assert float(heard.min()) == 0.0
+        assert float(heard.max()) == 1.0
+        assert float(heard.median()) < 0.2

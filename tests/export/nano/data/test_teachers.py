@@ -38,7 +38,8 @@ class Encoder(nn.Module):
         self.encoder = nn.Sequential(*blocks)
 
     def forward(self, spectrum: torch.Tensor) -> torch.Tensor:
-        return self.encoder(spectrum).amax(dim=(2, 3))
+        maps: torch.Tensor = self.encoder(spectrum)
+        return maps.amax(dim=(2, 3))
 
 
 class Published(nn.Module):

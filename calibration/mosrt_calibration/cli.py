@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from mosrt.bundle.embedded import embedded_models, find_bundle
+from mosrt.bundle.bundle import embedded_models, find_bundle
 from mosrt.cli.command import (
     CommandError,
     ExitStatus,

@@ -239,7 +239,7 @@ def run(
     if not audio and labels is None:
         raise click.UsageError("no recordings: pass --audio a folder or a file")
     with require_extra(*_EXTRAS):
-        from mosrt.bundle.embedded import DEFAULT_MODEL  # noqa: PLC0415
+        from mosrt.bundle.bundle import DEFAULT_MODEL  # noqa: PLC0415
         from mosrt.host.cpu import usable_cores  # noqa: PLC0415
         from mosrt_bench.bench.latency import Effort  # noqa: PLC0415
         from mosrt_bench.bench.request import Request, shown  # noqa: PLC0415

@@ -25,7 +25,7 @@ import threadpoolctl
 
 import mosrt
 from mosrt._arrays import Float32Array
-from mosrt.bundle.embedded import DEFAULT_MODEL
+from mosrt.bundle.bundle import DEFAULT_MODEL
 from mosrt.cli.command import exit_on_error, model_option, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save

@@ -23,8 +23,7 @@ import soundfile
 import threadpoolctl
 import torch
 
-from mosrt.bundle.bundle import Bundle
-from mosrt.bundle.embedded import find_bundle
+from mosrt.bundle.bundle import Bundle, find_bundle
 from mosrt.cli.command import exit_on_error, model_option, output_option
 from mosrt.host.thread_pool import ThreadPool
 from mosrt.mel.front_end import MelFrontEnd

@@ -24,8 +24,7 @@ import soundfile
 
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AUDIO_SUFFIXES, FileSource
-from mosrt.bundle.bundle import Bundle
-from mosrt.bundle.embedded import find_bundle
+from mosrt.bundle.bundle import Bundle, find_bundle
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save

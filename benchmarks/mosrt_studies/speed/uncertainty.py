@@ -24,8 +24,7 @@ import click
 import numpy as np
 import soundfile
 
-from mosrt.bundle.bundle import Bundle
-from mosrt.bundle.embedded import find_bundle
+from mosrt.bundle.bundle import Bundle, find_bundle
 from mosrt.cli.command import exit_on_error, model_option, output_option
 from mosrt.uncertainty.family import row_measures
 from mosrt_bench.machine import describe

@@ -116,8 +116,7 @@ def _build(
     """Plans the engines, builds those that are missing and copies them to `output`."""
     from mosrt.backends.engine_file import EngineFiles  # noqa: PLC0415 - numpy and onnxruntime
     from mosrt.backends.trt_module import find_tensorrt  # noqa: PLC0415
-    from mosrt.bundle.bundle import Bundle  # noqa: PLC0415
-    from mosrt.bundle.embedded import find_bundle  # noqa: PLC0415
+    from mosrt.bundle.bundle import Bundle, find_bundle  # noqa: PLC0415
     from mosrt_export.trt.builder import BuildSettings  # noqa: PLC0415
     from mosrt_export.trt.engines import plan_engines, target_of  # noqa: PLC0415
     from mosrt_export.trt.shapes import size_ranges  # noqa: PLC0415

@@ -67,8 +67,7 @@ def triton(
     """  # noqa: D301 - click reads the backspace
     if engines and not serving["gpu"]:
         raise click.UsageError("TensorRT engines run on GPUs; leave --cpu or --engine out")
-    from mosrt.bundle.bundle import Bundle  # noqa: PLC0415 - numpy and onnxruntime
-    from mosrt.bundle.embedded import find_bundle  # noqa: PLC0415
+    from mosrt.bundle.bundle import Bundle, find_bundle  # noqa: PLC0415
     from mosrt_export.triton.config import Serving  # noqa: PLC0415
     from mosrt_export.triton.repository import write_repository  # noqa: PLC0415
 

@@ -33,8 +33,8 @@ from torch.nn import functional
 from mosrt._arrays import FloatArray, IntArray
 from mosrt.bundle.front_end_spec import FRONT_END_SCOPE, MelSpec, SslSpec
 from mosrt.bundle.manifest import Manifest, TensorSpec
-from mosrt.mel.filterbank import mel_filterbank
 from mosrt.mel.front_end import AMIN, resize_weights
+from mosrt.mel.power import mel_filterbank
 
 from .canonical import BATCH
 from .graph import OnnxModule

@@ -17,9 +17,8 @@ from mosrt.host.files import sha256_of
 from mosrt_export.errors import TritonError
 
 from .config import Network, Serving, to_text
-from .engines import ServedEngine, match_engines
 from .guide import guide
-from .plan import Plan, plan_repository, write_mean_graph
+from .plan import Plan, ServedEngine, match_engines, plan_repository, write_mean_graph
 
 __all__ = ["MODEL_FACTS_NAME", "write_repository"]
 

@@ -10,7 +10,7 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from mosrt.bundle.embedded import DEFAULT_MODEL, embedded_models
+from mosrt.bundle.bundle import DEFAULT_MODEL, embedded_models
 from mosrt.errors import (
     CalibrationError,
     DomainError,

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import click
 
-from mosrt.bundle.bundle import Bundle
-from mosrt.bundle.embedded import embedded_models, find_bundle
+from mosrt.bundle.bundle import Bundle, embedded_models, find_bundle
 from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.mos_map import KINDS, MosMap
 from mosrt.bundle.writer import updated_bundle, write_manifest

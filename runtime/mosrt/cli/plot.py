@@ -14,7 +14,7 @@ from mosrt._arrays import Float32Array, FloatArray
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import FileSource
 from mosrt.host.files import replacing
-from mosrt.mel.filterbank import mel_filterbank
+from mosrt.mel.power import mel_filterbank
 from mosrt.score import Score
 
 __all__ = ["draw", "log_mel"]

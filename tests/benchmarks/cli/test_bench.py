@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from mosrt.bundle.embedded import find_bundle
+from mosrt.bundle.bundle import find_bundle
 from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import TORCH, Request, shown
 from mosrt_bench.bench.run import run_bench

@@ -13,7 +13,7 @@ from mosrt.backends.trt_module import TensorRt
 from mosrt.bundle.onnx_header import read_graph
 from mosrt.errors import BundleError
 from mosrt_export.errors import EngineError
-from mosrt_export.trt.qdq_check import check_zero_points
+from mosrt_export.trt.builder import check_zero_points
 from tests.standins.engine_graphs import built, quantised, save
 
 

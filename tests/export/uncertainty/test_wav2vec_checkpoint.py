@@ -21,10 +21,9 @@ from mosrt.cli.main import main
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt_export.errors import CheckpointError
 from mosrt_export.graphs.graph import example_of, write_dynamic_graph
-from mosrt_export.uncertainty.wav2vec.architecture import Architecture
 from mosrt_export.uncertainty.wav2vec.checkpoint import architecture_of, read_wav2vec
 from mosrt_export.uncertainty.wav2vec.graphs import Contrast, Wav2VecGraph
-from mosrt_export.uncertainty.wav2vec.model import JointNorm, Wav2Vec
+from mosrt_export.uncertainty.wav2vec.model import Architecture, JointNorm, Wav2Vec
 from tests.standins.wav2vec import (
     LARGE,
     SMALL,

@@ -10,9 +10,7 @@ import mosrt
 from mosrt import BundleError
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import FileSource
-from mosrt.bundle import embedded
-from mosrt.bundle.bundle import Bundle
-from mosrt.bundle.embedded import DEFAULT_MODEL, embedded_models, find_bundle
+from mosrt.bundle.bundle import DEFAULT_MODEL, Bundle, embedded_models, find_bundle
 
 
 @pytest.fixture
@@ -23,7 +21,7 @@ def models(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copytree(tiny, folder / name)
     (folder / "__pycache__").mkdir()
     (folder / "notes.txt").touch()
-    monkeypatch.setattr(embedded, "_DIRECTORY", folder)
+    monkeypatch.setattr("mosrt.bundle.bundle._MODELS", folder)
     working = tmp_path / "working"
     working.mkdir()
     monkeypatch.chdir(working)

@@ -17,7 +17,6 @@ from click.testing import CliRunner, Result
 
 import mosrt
 from mosrt.audio.recording import Recording
-from mosrt.bundle import embedded
 from mosrt.cli.main import main
 
 
@@ -191,7 +190,7 @@ def test_info_of_the_machine() -> None:
 @pytest.fixture
 def nano(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of tiny as the only embedded model, of one network and one view per 5 s."""
-    monkeypatch.setattr(embedded, "_DIRECTORY", tmp_path)
+    monkeypatch.setattr("mosrt.bundle.bundle._MODELS", tmp_path)
     monkeypatch.delenv("MOSRT_MODEL", raising=False)
     bundle = Path(shutil.copytree(tiny, tmp_path / "nano"))
     path = bundle / "manifest.json"
@@ -257,7 +256,7 @@ def test_a_broken_installation(nano: Path, clips: list[Path]) -> None:
 
 def test_help_names_the_embedded_models() -> None:
     text = " ".join(run("score", "--help").stdout.split())
-    assert f"({', '.join(embedded.embedded_models()) or 'none here'})" in text
+    assert f"({', '.join(mosrt.available_models()) or 'none here'})" in text
     assert "default: (nano)" in text
 
 

@@ -2,7 +2,7 @@ import librosa
 import numpy as np
 import pytest
 
-from mosrt.mel.filterbank import mel_filterbank
+from mosrt.mel.power import mel_filterbank
 
 
 @pytest.mark.filterwarnings("ignore:Empty filters detected:UserWarning")

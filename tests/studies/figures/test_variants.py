@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mosrt.bundle.embedded import find_bundle
+from mosrt.bundle.bundle import find_bundle
 from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.run import run_bench

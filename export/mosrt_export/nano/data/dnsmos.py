@@ -14,7 +14,7 @@ import onnxruntime
 
 from mosrt._arrays import Float32Array
 from mosrt.errors import BundleError
-from mosrt.mel.filterbank import mel_filterbank
+from mosrt.mel.power import mel_filterbank
 
 __all__ = ["SAMPLE_RATE_HZ", "DnsmosP808", "DnsmosP835", "open_dnsmos"]
 

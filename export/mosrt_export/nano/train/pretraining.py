@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mosrt.host.files import replacing
-from mosrt_export.uncertainty.wav2vec.architecture import Architecture
-from mosrt_export.uncertainty.wav2vec.model import Wav2Vec
+from mosrt_export.uncertainty.wav2vec.model import Architecture, Wav2Vec
 
 __all__ = ["ARCHITECTURE", "PretrainingConfig", "clean_clips", "pretrain", "save_wav2vec"]
 

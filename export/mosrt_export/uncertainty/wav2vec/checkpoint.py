@@ -19,8 +19,7 @@ import torch
 from mosrt_export.errors import CheckpointError
 from mosrt_export.utmosv2.checkpoint import load_safely, load_strictly, tensors_of
 
-from .architecture import Architecture, Layer, QuantizerSpec
-from .model import Wav2Vec
+from .model import Architecture, Layer, QuantizerSpec, Wav2Vec
 
 __all__ = ["Wav2VecCheckpoint", "architecture_of", "read_wav2vec"]
 

@@ -35,10 +35,9 @@ from mosrt_export.uncertainty.bundle import (
 from mosrt_export.utmosv2.exporter import Step
 from mosrt_export.utmosv2.parity import relative
 
-from .architecture import Architecture
 from .checkpoint import Wav2VecCheckpoint, read_wav2vec
 from .graphs import Contrast, Dense, Wav2VecGraph
-from .model import Wav2Vec
+from .model import Architecture, Wav2Vec
 
 __all__ = ["TOLERANCE", "Wav2VecRequest", "differences", "export_wav2vec"]
 

@@ -17,9 +17,8 @@ from mosrt_export.nano.train.pretraining import (
     pretrain,
     save_wav2vec,
 )
-from mosrt_export.uncertainty.wav2vec.architecture import Architecture
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
-from mosrt_export.uncertainty.wav2vec.model import JointNorm, Wav2Vec
+from mosrt_export.uncertainty.wav2vec.model import Architecture, JointNorm, Wav2Vec
 
 SMALL = Architecture(
     encoder_layers=((8, 10, 5), (16, 8, 8), (16, 4, 4)),

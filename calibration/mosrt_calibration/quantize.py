@@ -21,9 +21,8 @@ from .ranges.collector import default_cache
 from .ranges.ranges import METHODS
 from .report import card_with_variants
 from .scoring import ModelUnderTest, Progress
-from .search.batch_invariance import fixed_batch
 from .search.drift import Budget
-from .search.evaluate import Evaluator, Measurement, written
+from .search.evaluate import Evaluator, Measurement, fixed_batch, written
 from .search.methods import Comparison, compare
 from .search.mixed_precision import Outcome, Point, search
 from .search.network import Network, Scheme, int8_graphs

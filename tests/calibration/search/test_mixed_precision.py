@@ -4,9 +4,8 @@ import pytest
 
 from mosrt_calibration.clips import Choice
 from mosrt_calibration.scoring import ModelUnderTest
-from mosrt_calibration.search.batch_invariance import BatchInvarianceError, fixed_batch
 from mosrt_calibration.search.drift import Budget, Drift
-from mosrt_calibration.search.evaluate import Evaluator, written
+from mosrt_calibration.search.evaluate import BatchInvarianceError, Evaluator, fixed_batch, written
 from mosrt_calibration.search.methods import Comparison, compare
 from mosrt_calibration.search.mixed_precision import MacCount, Outcome, Sensitivity, rank, search
 from mosrt_calibration.search.network import Network, Scheme

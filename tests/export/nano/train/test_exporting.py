@@ -30,8 +30,7 @@ from mosrt_export.nano.data.degradations import DEGRADATIONS
 from mosrt_export.nano.data.images import MEL
 from mosrt_export.nano.data.resyntheses import RESYNTHESES
 from mosrt_export.nano.train import exporting
-from mosrt_export.nano.train.card import nano_card
-from mosrt_export.nano.train.exporting import default_score, export_nano, folded
+from mosrt_export.nano.train.exporting import default_score, export_nano, folded, nano_card
 from mosrt_export.nano.train.model import OVERALL, NanoGraph, save_nano
 from mosrt_export.utmosv2.parity import TOLERANCE_MOS, Drift
 from tests.conftest import DATA

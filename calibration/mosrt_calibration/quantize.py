@@ -76,7 +76,7 @@ class VariantResult:
         measured: Drift, speed and size of the graphs that were chosen, or of those with the least
             drift if none is within the budget.
         within_budget: Whether the drift is within the budget.
-        fixed_batch: Batch size that the variant needs; see `batch_invariance.fixed_batch`.
+        fixed_batch: Batch size that the variant needs; see `search.evaluate.fixed_batch`.
         comparison: Comparison of quantisation schemes; None for fp16.
         outcome: Search for blocks to keep in FP32; None for fp16.
     """

@@ -144,7 +144,8 @@ def readme_table(results: Path) -> str:
     """A short table: accuracy, drift, time, size and speed against torch by variant.
 
     Args:
-        results: Folder of the raw results; cells whose result is missing are dashes.
+        results: Folder of the raw results. A cell whose result is missing is a dash; a column
+            without results is left out.
     """
     listening = (_read(results, "listening") or {}).get("agreement", {})
     drifts = _declared_drifts(results)
@@ -179,7 +180,10 @@ def readme_table(results: Path) -> str:
         rows.append((peer, "-", _concordance(listening.get(peer)), "-", cost, "-", "-"))
     header = ("model", "variant", "pairs in listeners' order", "drift from FP32", "5 s clip",
               "size", "speed-up over torch")  # fmt: skip
-    return "\n".join(markdown_table(header, rows))
+    shown = [i for i in range(len(header)) if any(row[i] != "-" for row in rows)]
+    return "\n".join(
+        markdown_table([header[i] for i in shown], [[row[i] for i in shown] for row in rows])
+    )
 
 
 def _declared_drifts(results: Path) -> dict[tuple[str, str], str]:

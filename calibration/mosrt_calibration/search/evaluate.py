@@ -1,4 +1,4 @@
-"""Writes candidates for a variant, scores clips with them, and compares the scores with FP32."""
+"""Writes candidates for a variant, compares their scores with FP32, and checks batch invariance."""
 
 from __future__ import annotations
 

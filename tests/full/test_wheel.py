@@ -104,7 +104,10 @@ def test_a_missing_extra_says_what_to_install(fresh: Path, tmp_path: Path) -> No
     assert not (tmp_path / "out").exists()
     assert {"bench", "gate"} <= set(top.stdout.split())
     (tmp_path / "clip.wav").touch()
-    for command in (["bench", "--audio", "clip.wav"], ["gate", "clip.wav", "--baseline", "b.json"]):
+    for command in (
+        ["bench", "run", "--audio", "clip.wav"],
+        ["gate", "clip.wav", "--baseline", "b.json"],
+    ):
         run = subprocess.run(
             [fresh / "mosrt", *command], capture_output=True, text=True, cwd=tmp_path
         )

@@ -1,5 +1,7 @@
 """Opens and checks bundles: a directory, or a zip file of one, that holds a model.
 
+Bundles are opened by path, or by the name of an embedded model.
+
 The manifest and all file sizes are checked before any other file is opened. A damaged, truncated,
 malicious or newer bundle is refused with one clear message.
 """

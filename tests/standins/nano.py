@@ -77,7 +77,7 @@ def small_pool() -> Pool:
 def random_nano(*, with_ssl: bool, seed: int = 0) -> Nano:
     """A model with random weights whose batch norms have seen something."""
     torch.manual_seed(seed)
-    model = Nano(with_mel=True, with_ssl=with_ssl)
+    model = Nano(with_ssl=with_ssl)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             assert module.running_mean is not None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import click
 
@@ -20,25 +21,32 @@ from mosrt_export.errors import ParityError
 
 __all__ = ["nano"]
 
-_EXISTING: Final = click.Path(exists=True, path_type=Path)
-_AT_LEAST_ONE: Final = click.IntRange(min=1)
+_Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
+_COUNT: Final = click.IntRange(min=1)
+_EPOCHS: Final = click.FloatRange(min=0)
 
-_data = click.option(
-    "--data", required=True, type=_EXISTING, metavar="DIR", help="Data made by `generate`."
-)
+
+def _existing(name: str, metavar: str, text: str, *, required: bool = True) -> _Decorator:
+    """An option that names an existing file or directory."""
+    kind = click.Path(exists=True, path_type=Path)
+    return click.option(name, required=required, type=kind, metavar=metavar, help=text)
+
+
+def _setting(name: str, default: object, text: str, kind: Any = None) -> _Decorator:
+    """An option with a default."""
+    return click.option(name, default=default, show_default=True, type=kind, help=text)
+
+
+_data = _existing("--data", "DIR", "Data made by `generate`.")
 _checkpoint = output_option("Checkpoint to write.", required=True)
-_seed = click.option("--seed", default=7, show_default=True, help="Seed of all random choices.")
-_device = click.option(
-    "--device",
-    default="auto",
-    show_default=True,
-    help="Device to train on: cpu, cuda, or auto, which is a GPU if there is one.",
+_seed = _setting("--seed", 7, "Seed of all random choices.")
+_device = _setting(
+    "--device", "auto", "Device to train on: cpu, cuda, or auto, which is a GPU if there is one."
 )
-_reduced = click.option(
+_reduced = _setting(
     "--reduced/--full-precision",
-    default=True,
-    show_default=True,
-    help="Whether convolutions run in bfloat16, which is faster on hardware that supports it.",
+    True,
+    "Whether convolutions run in bfloat16, which is faster on hardware that supports it.",
 )
 
 
@@ -61,45 +69,29 @@ def nano() -> None:
 
 
 @nano.command(short_help="Make labelled clips.", epilog=exit_statuses())
-@click.option(
-    "--speech",
-    required=True,
-    type=_EXISTING,
-    metavar="DIR",
-    help="Clean recordings: one folder of FLAC files per voice.",
-)
-@click.option(
-    "--teachers",
-    required=True,
-    type=_EXISTING,
-    metavar="DIR",
-    help="Folder with the published models dnsmospro_bvcc.pt and dnsmos_p808.onnx.",
+@_existing("--speech", "DIR", "Clean recordings: one folder of FLAC files per voice.")
+@_existing(
+    "--teachers", "DIR", "Folder with the published models dnsmospro_bvcc.pt and dnsmos_p808.onnx."
 )
 @output_option("Directory for the data.", metavar="DIR", directory=True, required=True)
-@click.option(
+@_setting(
     "--hours",
-    default=30.0,
-    show_default=True,
-    type=click.FloatRange(min=0.1),
-    help="Hours of single clips. A later run with more hours adds to the data.",
+    30.0,
+    "Hours of single clips. A later run with more hours adds to the data.",
+    click.FloatRange(min=0.1),
 )
-@click.option(
+@_setting(
     "--ladder-hours",
-    default=8.0,
-    show_default=True,
-    type=click.FloatRange(min=0),
-    help="Hours of ladders. A ladder is a clean clip and three copies with ever more severe "
-    "degradation.",
+    8.0,
+    "Hours of ladders. A ladder is a clean clip and three ever more degraded copies of it.",
+    click.FloatRange(min=0),
 )
-@click.option(
-    "--workers", default=2, show_default=True, type=_AT_LEAST_ONE, help="Number of processes."
-)
+@_setting("--workers", 2, "Number of processes.", _COUNT)
 @_seed
-@click.option(
+@_setting(
     "--reduced/--full-precision",
-    default=False,
-    show_default=True,
-    help="Whether the teachers run in bfloat16, which is faster on processors that support it.",
+    False,
+    "Whether the teachers run in bfloat16, which is faster on processors that support it.",
 )
 def generate(**options: Any) -> None:
     """Make clean and degraded clips of speech, and label them with the teachers' scores.
@@ -112,13 +104,7 @@ def generate(**options: Any) -> None:
 @nano.command(short_help="Train the wav2vec v1 model on clean speech.", epilog=exit_statuses())
 @_data
 @_checkpoint
-@click.option(
-    "--steps",
-    default=5000,
-    show_default=True,
-    type=_AT_LEAST_ONE,
-    help="Number of updates, each on 16 excerpts of 2.5 s.",
-)
+@_setting("--steps", 5000, "Number of updates, each on 16 excerpts of 2.5 s.", _COUNT)
 @_seed
 @_device
 @_reduced
@@ -134,33 +120,19 @@ def pretrain(**options: Any) -> None:
 @nano.command(short_help="Train the fusion model on labelled clips.", epilog=exit_statuses())
 @_data
 @_checkpoint
-@click.option(
+@_existing(
     "--wav2vec",
-    type=_EXISTING,
-    metavar="FILE",
-    help="Checkpoint made by `pretrain`. Without it the model has no waveform branch.",
+    "FILE",
+    "Checkpoint made by `pretrain`. Without it the model has no waveform branch.",
+    required=False,
 )
-@click.option(
-    "--epochs",
-    default=10.0,
-    show_default=True,
-    type=click.FloatRange(min=0),
-    help="Passes over the data that train the spectrogram branch alone.",
+@_setting(
+    "--epochs", 10.0, "Passes over the data that train the spectrogram branch alone.", _EPOCHS
 )
-@click.option(
-    "--joint-epochs",
-    default=1.0,
-    show_default=True,
-    type=click.FloatRange(min=0),
-    help="Passes over the data at the end that train all parts together.",
+@_setting(
+    "--joint-epochs", 1.0, "Passes over the data at the end that train all parts together.", _EPOCHS
 )
-@click.option(
-    "--workers",
-    default=2,
-    show_default=True,
-    type=_AT_LEAST_ONE,
-    help="Number of processes that compute log-mel images.",
-)
+@_setting("--workers", 2, "Number of processes that compute log-mel images.", _COUNT)
 @_seed
 @_device
 @_reduced
@@ -177,18 +149,18 @@ def train(**options: Any) -> None:
     short_help="Export the fusion model to a bundle.",
     epilog=exit_statuses("graph and torch disagree and nothing is written"),
 )
-@click.argument("checkpoint", type=_EXISTING)
+@click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
 @output_option(
     "Bundle directory to write; its name becomes the model's name.",
     metavar="DIR",
     directory=True,
     required=True,
 )
-@click.option(
+@_existing(
     "--evaluation",
-    type=_EXISTING,
-    metavar="FILE.json",
-    help="Measured results for the model card: a JSON object of claims and values.",
+    "FILE.json",
+    "Measured results for the model card: a JSON object of claims and values.",
+    required=False,
 )
 @front_end_option
 @click.option("--force", is_flag=True, help="Replace an older bundle at --output.")

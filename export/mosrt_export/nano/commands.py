@@ -26,12 +26,12 @@ from .data.dataset import (
     generate,
     record_recipe,
 )
-from .data.images import draw_images, image_paths
+from .data.images import compute_images, image_paths
 from .data.voices import VoiceError, missing_programs, recorded_voices, synthetic_voices
 from .train.exporting import export_nano
 from .train.model import save_nano
 from .train.pretraining import ARCHITECTURE, PretrainingConfig, clean_clips, pretrain, save_wav2vec
-from .train.stages import Clips, Plan, summary, train_nano
+from .train.stages import Clips, Plan, ablation_table, train_nano
 
 __all__ = ["run_export", "run_generate", "run_pretrain", "run_train"]
 
@@ -86,11 +86,10 @@ def run_pretrain(
     torch.manual_seed(seed)
     model = Wav2Vec(ARCHITECTURE).to(where)
     config = PretrainingConfig(steps=steps, seed=seed, reduced=reduced)
-    loss, accuracy = _RunningMean(), _RunningMean()
+    loss = accuracy = float("nan")
     stages = _StageLines()
     for done, step_loss, step_accuracy in pretrain(model, clean, config):
-        loss.add(step_loss)
-        accuracy.add(step_accuracy)
+        loss, accuracy = _averaged(loss, step_loss), _averaged(accuracy, step_accuracy)
         stages("pretraining", done, step_loss)
     stages.close()
     provenance = {
@@ -99,14 +98,12 @@ def run_pretrain(
         "data": dataset.recipe,
         "data_sha256": dataset.digest(),
         "clips": len(clean),
-        "loss_nats": loss.value,
-        "right": accuracy.value,
+        "loss_nats": loss,
+        "right": accuracy,
     }
     save_wav2vec(output, model.cpu(), provenance)
     chance = np.log(config.negatives + 1)
-    click.echo(
-        f"{output}: loss {loss.value:.3f} nats (chance {chance:.2f}), accuracy {accuracy.value:.1%}"
-    )
+    click.echo(f"{output}: loss {loss:.3f} nats (chance {chance:.2f}), accuracy {accuracy:.1%}")
 
 
 def run_train(
@@ -116,7 +113,7 @@ def run_train(
     """Runs `train`."""
     _check_folder(output)
     where = _device(device)
-    progress = draw_images(data, workers)
+    progress = compute_images(data, workers)
     with click.progressbar(length=next(progress), label="images") as bar:
         for count in progress:
             bar.update(count)
@@ -131,7 +128,7 @@ def run_train(
     resume = output.with_name(f"{output.name}.mel")
     outcome = train_nano(clips, encoder, plan, where, stages, resume)
     stages.close()
-    click.echo(summary(outcome.ablation))
+    click.echo(ablation_table(outcome.ablation))
     provenance = {
         "seed": seed,
         "clips": len(dataset),
@@ -162,45 +159,33 @@ def run_export(
             raise MosrtError(f"{evaluation}: not JSON ({exc})") from exc
         if not isinstance(results, dict):
             raise MosrtError(f"{evaluation}: must be a JSON object of claims and values")
+    clips = audio_sources(None)
     drift = export_nano(
-        checkpoint,
-        output,
-        clips=audio_sources(None),
-        evaluation=results,
-        front_end=front_end,
-        force=force,
+        checkpoint, output, clips=clips, evaluation=results, front_end=front_end, force=force
     )
     click.echo(drift.table(), err=True)
     click.echo(f"{output}: written")
 
 
-class _RunningMean:
-    """An exponentially weighted mean over about fifty values."""
-
-    def __init__(self) -> None:
-        self.value = float("nan")
-
-    def add(self, value: float) -> None:
-        """Updates the mean."""
-        self.value = value if np.isnan(self.value) else 0.98 * self.value + 0.02 * value
+def _averaged(mean: float, value: float) -> float:
+    """Updates an exponentially weighted mean over about fifty values; nan has no values yet."""
+    return value if np.isnan(mean) else 0.98 * mean + 0.02 * value
 
 
 class _StageLines:
     """Prints one line per stage of training, with the share that is done and the mean loss."""
 
     def __init__(self) -> None:
-        self._stage = ""
-        self._shown = 0.0
-        self._loss = _RunningMean()
+        self._stage, self._shown, self._loss = "", 0.0, float("nan")
 
     def __call__(self, stage: str, done: float, loss: float) -> None:
         if stage != self._stage:
             self.close()
-            self._stage, self._shown, self._loss = stage, 0.0, _RunningMean()
-        self._loss.add(loss)
+            self._stage, self._shown, self._loss = stage, 0.0, float("nan")
+        self._loss = _averaged(self._loss, loss)
         if done - self._shown >= 0.01 or done == 1.0:
             self._shown = done
-            click.echo(f"\r{stage}: {done:4.0%}  loss {self._loss.value:.4f}", nl=False)
+            click.echo(f"\r{stage}: {done:4.0%}  loss {self._loss:.4f}", nl=False)
 
     def close(self) -> None:
         """Ends the line."""

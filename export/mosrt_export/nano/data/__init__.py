@@ -1,1 +1,1 @@
-"""Training data of the embedded models."""
+"""Generation of the embedded models' training data."""

@@ -1,4 +1,7 @@
-"""Dataset: clips and their labels on disk, made by several processes, resumed where it stopped."""
+"""Generates clips and their labels in several processes, and reads them back.
+
+An interrupted generation continues with the first chunk of clips that is not on disk.
+"""
 
 from __future__ import annotations
 
@@ -15,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mosrt._arrays import Float32Array, IntArray
 from mosrt.errors import MosrtError
 from mosrt.host.files import replacing, sha256_of
 
@@ -36,18 +40,18 @@ __all__ = [
 
 LABELS: Final = ("bvcc", "p808", "fidelity", "anchor")
 CHUNK_CLIPS: Final = 100
-# Of treated clips, since PESQ costs more than all the rest; the teachers are deaf to codecs.
+# Shares of treated clips. PESQ is the slowest step. The teachers do not notice codecs.
 _FIDELITY_SHARE: Final = 0.5
 _CODEC_FIDELITY_SHARE: Final = 0.85
 _CODECS: Final = ("MP3", "Opus")
-_UTTERANCES: Final = {"recorded": 0, "flite": 60, "festival": 30, "espeak-ng": 8}  # 0: all
+_UTTERANCES: Final = {"flite": 60, "festival": 30, "espeak-ng": 8}  # per voice
 _RECIPE: Final = "recipe.json"
 _BVCC: Final = "dnsmospro_bvcc.pt"
 _P808: Final = "dnsmos_p808.onnx"
 
 
 class DatasetError(MosrtError):
-    """A data set that cannot be made or read."""
+    """A data set cannot be generated or read."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +59,10 @@ class Recipe:
     """What a data set is made from.
 
     Attributes:
-        seed: Of everything random.
+        seed: Seed of all random choices.
         teachers: Folder of the teachers' published files.
-        reduced: Whether the teachers may compute in bfloat16.
-        held_out: Whether it is made of what is kept for evaluation.
+        reduced: Whether the teachers run in bfloat16.
+        held_out: Whether it is made of the voices and recordings that are kept for evaluation.
     """
 
     seed: int
@@ -68,10 +72,10 @@ class Recipe:
 
 
 def build_pool(voice: Voice, seed: int, out: Path, *, held_out: bool = False) -> Path:
-    """Records a voice's utterances in a file, unless it is there already; returns its path.
+    """Writes a voice's utterances to a file in `out`, unless it exists, and returns its path.
 
     Raises:
-        VoiceError: The voice did not speak, or said nothing that can be used; nothing is kept.
+        VoiceError: The voice cannot be synthesised, or has no usable utterance.
     """
     path = out / f"{hashlib.sha256(voice.name.encode()).hexdigest()[:16]}.npz"
     if not path.exists():
@@ -80,29 +84,31 @@ def build_pool(voice: Voice, seed: int, out: Path, *, held_out: bool = False) ->
             speech = list(recorded(voice, held_out=held_out))
         else:
             speech = synthesise(voice, _UTTERANCES[voice.engine], rng)
-        # a voice that cannot read its text says next to nothing
-        spoken = [part for part in speech if len(part) > 8000 and part.std() > 1e-3]
-        if not spoken:
+        # The output is short or silent where an engine cannot read the text.
+        usable = [part for part in speech if len(part) > 8000 and part.std() > 1e-3]
+        if not usable:
             raise VoiceError(
-                f"{voice.name} said nothing that can be used: all of {len(speech)} utterances are "
-                "too short or silent; repair the voice, or leave it out"
+                f"{voice.name} has no usable utterance: all of {len(speech)} are too short or "
+                "silent; repair the voice, or leave it out"
             )
         scaled = [
-            np.round(part * (0.25 / np.abs(part).max()) * 32767).astype(np.int16) for part in spoken
+            np.round(part * (0.25 / np.abs(part).max()) * 32767).astype(np.int16) for part in usable
         ]
-        _save(path, {f"utterance{i:05d}": part for i, part in enumerate(scaled)})
+        save_arrays(path, **{f"utterance{i:05d}": part for i, part in enumerate(scaled)})
     return path
 
 
 def record_recipe(recipe: Recipe, out: Path) -> None:
-    """Writes down what the data in `out` is made from, or checks that it is made from the same.
+    """Writes the recipe of the data in `out` beside it, or compares it with the one that is there.
 
     Raises:
-        DatasetError: The folder holds data of another recipe, or a teacher is missing.
+        DatasetError: The folder has data of another recipe, or a teacher is missing.
     """
     for name in (_BVCC, _P808):
         if not (recipe.teachers / name).is_file():
-            raise DatasetError(f"{recipe.teachers}: {name} is missing; the README tells its source")
+            raise DatasetError(
+                f"{recipe.teachers}: {name} is missing; the recipe's README says where to get it"
+            )
     facts = {
         "seed": recipe.seed,
         "held_out": recipe.held_out,
@@ -113,8 +119,8 @@ def record_recipe(recipe: Recipe, out: Path) -> None:
     if path.exists():
         if json.loads(path.read_text(encoding="utf-8")) != facts:
             raise DatasetError(
-                f"{out}: holds data of another seed, precision or other teachers; choose another "
-                "--output, or the options it was made with"
+                f"{out} has data of another seed, precision or other teachers; choose another "
+                "--output, or repeat the options of the first run"
             )
         return
     out.mkdir(parents=True, exist_ok=True)
@@ -123,17 +129,17 @@ def record_recipe(recipe: Recipe, out: Path) -> None:
 
 
 def load_pool(voices: list[Voice], paths: list[Path]) -> Pool:
-    """The pool of the voices, each from the file that `build_pool` made.
+    """Reads the utterances of voices from the files that `build_pool` wrote.
 
     Raises:
-        VoiceError: A file holds no speech.
+        VoiceError: A file has no utterance.
     """
     utterances = []
     for voice, path in zip(voices, paths, strict=True):
         with np.load(path) as arrays:
             parts = [arrays[name] for name in sorted(arrays)]
         if not parts:
-            raise VoiceError(f"{path}: holds no speech of {voice.name}; delete it and start again")
+            raise VoiceError(f"{path}: has no utterance of {voice.name}; delete it and start again")
         utterances.append(parts)
     return Pool(voices, utterances)
 
@@ -147,16 +153,25 @@ def generate(
     out: Path,
     workers: int,
 ) -> Iterator[Path]:
-    """Makes the chunks of clips, and those of ladders of clips, that are not there yet.
+    """Makes the chunks of single clips and the chunks of ladders that do not exist yet.
+
+    Args:
+        voices: The voices to use.
+        pools: The file of utterances of each voice.
+        recipe: What the data is made from.
+        chunks: Numbers of the chunks of single clips.
+        ladders: Numbers of the chunks of ladders.
+        out: Folder for the chunks.
+        workers: Number of processes.
 
     Yields:
-        The file of a chunk as soon as it is there.
+        The file of each chunk, as soon as it exists.
     """
     out.mkdir(parents=True, exist_ok=True)
     missing = []
-    for make, numbers in ((_make_chunk, chunks), (_make_ladders, ladders)):
+    for make, numbers in ((make_chunk, chunks), (make_ladder_chunk, ladders)):
         for number in numbers:
-            path = _chunk_path(out, number, ladders=make is _make_ladders)
+            path = chunk_path(out, number, ladders=make is make_ladder_chunk)
             if path.exists():
                 yield path
             else:
@@ -170,7 +185,7 @@ def generate(
         initargs=(voices, pools, recipe),
     ) as executor:
         futures = {
-            executor.submit(make, number, recipe=recipe, path=path): path
+            executor.submit(_in_worker, make, number, recipe, path): path
             for make, number, path in missing
         }
         try:
@@ -181,125 +196,145 @@ def generate(
             executor.shutdown(cancel_futures=True)
 
 
-class _Worker:
-    """What a process keeps between chunks."""
+@dataclass(frozen=True, slots=True)
+class Labeller:
+    """The utterances and teachers that a process keeps between chunks.
 
-    def __init__(self, voices: list[Voice], pools: list[Path], recipe: Recipe) -> None:
-        torch.set_num_threads(1)
-        self.pool = load_pool(voices, pools)
-        self.bvcc = DnsmosPro(recipe.teachers / _BVCC, reduced=recipe.reduced)
-        self.p808 = DnsmosP808(recipe.teachers / _P808)
+    Attributes:
+        pool: Utterances of all voices.
+        bvcc: DNSMOS Pro.
+        p808: DNSMOS P.808.
+    """
+
+    pool: Pool
+    bvcc: Callable[[Float32Array], float]
+    p808: Callable[[Float32Array], float]
+
+    def labels(self, clip: Clip, stored: NDArray[np.int16], *, measured: bool) -> list[float]:
+        """Returns the labels of a clip, in the order of `LABELS`.
+
+        Args:
+            clip: The clip.
+            stored: Its samples at their final level.
+            measured: Whether its fidelity is measured; nan if not, but 5 for clean clips.
+        """
+        waveform: Float32Array = stored.astype(np.float32) / np.float32(32768)
+        quality = float("nan")
+        if clip.treatment == "clean":
+            quality = 5.0
+        elif measured:
+            quality = fidelity(clip.reference, clip.waveform)
+        # The anchor above the bottom of the scale falls by the share of fidelity that is lost.
+        anchor = 1 + (clip.anchor - 1) * (quality - 1) / 4
+        return [self.bvcc(waveform), self.p808(waveform), quality, anchor]
 
 
-_worker: _Worker | None = None
-_Take: TypeAlias = tuple[Clip, list[int], bool]
-"""A clip, the seed of its level, and whether its fidelity is measured."""
+_labeller: Labeller | None = None
+_Make: TypeAlias = Callable[[Labeller, int, Recipe, Path], None]
 
 
 def _start_worker(voices: list[Voice], pools: list[Path], recipe: Recipe) -> None:
-    global _worker  # noqa: PLW0603  # one per process, as the executor's initializer wants it
-    _worker = _Worker(voices, pools, recipe)
+    global _labeller  # noqa: PLW0603  # one per process, set by the executor's initializer
+    torch.set_num_threads(1)
+    bvcc = DnsmosPro(recipe.teachers / _BVCC, reduced=recipe.reduced)
+    _labeller = Labeller(load_pool(voices, pools), bvcc, DnsmosP808(recipe.teachers / _P808))
 
 
-def _make_chunk(chunk: int, *, recipe: Recipe, path: Path) -> None:
-    def clips(worker: _Worker) -> Iterator[_Take]:
+def _in_worker(make: _Make, number: int, recipe: Recipe, path: Path) -> None:
+    if _labeller is None:
+        raise RuntimeError("the worker was not started")
+    make(_labeller, number, recipe, path)
+
+
+def make_chunk(labeller: Labeller, chunk: int, recipe: Recipe, path: Path) -> None:
+    """Makes and labels CHUNK_CLIPS single clips and writes them to `path`."""
+
+    def clips() -> Iterator[tuple[Clip, list[int], bool]]:
         for number in range(chunk * CHUNK_CLIPS, (chunk + 1) * CHUNK_CLIPS):
-            clip = make_clip(worker.pool, recipe.seed, number, worker.bvcc)
-            yield clip, [recipe.seed, number, 1], _has_fidelity(clip, number)
+            clip = make_clip(labeller.pool, recipe.seed, number, labeller.bvcc)
+            yield clip, [recipe.seed, number, 1], is_measured(clip, number)
 
-    _save_chunk(path, clips)
+    _save_chunk(path, labeller, clips())
 
 
-def _make_ladders(chunk: int, *, recipe: Recipe, path: Path) -> None:
-    def clips(worker: _Worker) -> Iterator[_Take]:
+def make_ladder_chunk(labeller: Labeller, chunk: int, recipe: Recipe, path: Path) -> None:
+    """Makes and labels the ladders of a chunk, CHUNK_CLIPS clips, and writes them to `path`."""
+
+    def clips() -> Iterator[tuple[Clip, list[int], bool]]:
         n_ladders = CHUNK_CLIPS // RUNGS
         for number in range(chunk * n_ladders, (chunk + 1) * n_ladders):
-            ladder = make_ladder(worker.pool, recipe.seed, number, worker.bvcc)
+            ladder = make_ladder(labeller.pool, recipe.seed, number, labeller.bvcc)
             for rung, clip in enumerate(ladder):
                 yield clip, [recipe.seed, number, 3, rung], True
 
-    _save_chunk(path, clips)
+    _save_chunk(path, labeller, clips())
 
 
-def _save_chunk(path: Path, clips: Callable[[_Worker], Iterator[_Take]]) -> None:
-    if _worker is None:
-        raise RuntimeError("the worker was not started")
+def _save_chunk(
+    path: Path, labeller: Labeller, clips: Iterator[tuple[Clip, list[int], bool]]
+) -> None:
+    """Labels and writes clips, each with the seed of its level and whether fidelity is measured."""
     waveforms, labels, notes = [], [], []
-    for clip, seed, full_reference in clips(_worker):
-        waveforms.append(_stored(clip.waveform, seed))
-        labels.append(_labels(clip, waveforms[-1], full_reference))
+    for clip, seed, measured in clips:
+        waveforms.append(at_random_level(clip.waveform, seed))
+        labels.append(labeller.labels(clip, waveforms[-1], measured=measured))
         notes.append(f"{clip.voice}|{clip.treatment}|{clip.severity:.3f}")
-    _save(
-        path,
-        {
-            "waveforms": np.stack(waveforms),
-            "labels": np.array(labels, np.float32),
-            "notes": np.array(notes),
-        },
-    )
+    rows = np.array(labels, np.float32)
+    save_arrays(path, waveforms=np.stack(waveforms), labels=rows, notes=np.array(notes))
 
 
-def _stored(waveform: NDArray[np.float32], seed: list[int]) -> NDArray[np.int16]:
-    """A clip at a random level between -32 and -16 dBFS RMS, less where it would overload."""
+def at_random_level(waveform: Float32Array, seed: list[int]) -> NDArray[np.int16]:
+    """Scales a clip to a random level between -32 and -16 dBFS RMS, or less to avoid clipping."""
     rng = np.random.default_rng(seed)
     gain = 10 ** (rng.uniform(-32, -16) / 20) / max(float(waveform.std()), 1e-6)
     gain = min(gain, 0.99 / max(float(np.abs(waveform).max()), 1e-6))
     return np.round(waveform * gain * 32767).astype(np.int16)
 
 
-def _has_fidelity(clip: Clip, number: int) -> bool:
+def is_measured(clip: Clip, number: int) -> bool:
+    """Whether the fidelity of treated clip `number` is measured."""
     share = _CODEC_FIDELITY_SHARE if clip.treatment.endswith(_CODECS) else _FIDELITY_SHARE
     return number % 100 < 100 * share
 
 
-def _labels(clip: Clip, stored: NDArray[np.int16], full_reference: bool) -> list[float]:
-    if _worker is None:
-        raise RuntimeError("the worker was not started")
-    heard: NDArray[np.float32] = stored.astype(np.float32) / np.float32(32768)
-    quality = float("nan")
-    if clip.treatment == "clean":
-        quality = 5.0
-    elif full_reference:
-        quality = fidelity(clip.reference, clip.waveform)
-    # what is wrong with a clip takes its share of what the voice had to lose
-    anchor = 1 + (clip.anchor - 1) * (quality - 1) / 4
-    return [_worker.bvcc(heard), _worker.p808(heard), quality, anchor]
-
-
 def chunk_paths(folder: Path) -> list[Path]:
-    """The files of a data set, in order: chunks of clips, then chunks of ladders."""
+    """Returns the files of a data set in order: chunks of single clips, then chunks of ladders."""
     return sorted(folder.glob("chunk-*.npz")) + sorted(folder.glob("ladders-*.npz"))
 
 
-def _chunk_path(out: Path, number: int, *, ladders: bool) -> Path:
+def chunk_path(out: Path, number: int, *, ladders: bool) -> Path:
+    """Returns the file of a chunk of single clips or of ladders."""
     return out / f"{'ladders' if ladders else 'chunk'}-{number:05d}.npz"
 
 
-def _save(path: Path, arrays: dict[str, NDArray[np.generic]]) -> None:
+def save_arrays(path: Path, **arrays: NDArray[np.generic]) -> None:
+    """Writes an npz file whole or not at all; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as part, part.open("wb") as file:
         np.savez(file, **arrays)  # type: ignore[arg-type]  # numpy's stub takes allow_pickle for one
 
 
 class Dataset:
-    """A generated data set, in memory.
+    """A generated data set in memory.
 
     Args:
-        folder: Where `generate` put it.
+        folder: The folder that `generate` wrote.
 
     Attributes:
-        waveforms: (clips, CLIP_SAMPLES) int16.
-        labels: (clips, len(LABELS)) float32; nan where a label is not known.
-        notes: Voice, treatment and severity of each clip.
-        ladders: (ladders, RUNGS), the numbers of each ladder's clips, the clean one first; they
-            come after all other clips.
-        recipe: What it was made from.
+        waveforms: (clips, CLIP_SAMPLES) int16 at 16 kHz; the ladders come last.
+        labels: (clips, len(LABELS)) float32; nan where a label is unknown.
+        notes: Voice, treatment and severity of each clip, separated by "|".
+        ladders: (ladders, RUNGS), the numbers of each ladder's clips, the clean one first.
+        recipe: What the data is made from.
+
+    Raises:
+        DatasetError: There are no chunks in the folder.
     """
 
     def __init__(self, folder: Path) -> None:
         paths = chunk_paths(folder)
         if not paths:
-            raise DatasetError(f"{folder}: no chunks of clips; run `generate` first")
+            raise DatasetError(f"{folder}: there are no chunks of clips; run `generate` first")
         self.waveforms = np.empty((len(paths) * CHUNK_CLIPS, CLIP_SAMPLES), np.int16)
         labels, notes = [], []
         for i, path in enumerate(paths):
@@ -307,12 +342,10 @@ class Dataset:
                 self.waveforms[i * CHUNK_CLIPS : (i + 1) * CHUNK_CLIPS] = arrays["waveforms"]
                 labels.append(arrays["labels"])
                 notes += [str(note) for note in arrays["notes"]]
-        self.labels: NDArray[np.float32] = np.concatenate(labels)
+        self.labels: Float32Array = np.concatenate(labels)
         self.notes = notes
         n_single = CHUNK_CLIPS * sum(path.name.startswith("chunk-") for path in paths)
-        self.ladders: NDArray[np.int64] = np.arange(n_single, len(self.waveforms)).reshape(
-            -1, RUNGS
-        )
+        self.ladders: IntArray = np.arange(n_single, len(self.waveforms)).reshape(-1, RUNGS)
         recipe = folder / _RECIPE
         self.recipe: dict[str, Any] = (
             json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
@@ -322,7 +355,7 @@ class Dataset:
         return len(self.waveforms)
 
     def digest(self) -> str:
-        """SHA-256 of all samples and labels."""
+        """Returns the SHA-256 of all samples and labels."""
         digest = hashlib.sha256(self.waveforms.tobytes())
         digest.update(self.labels.tobytes())
         return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Degradations: ways a recording gets worse, each with a severity from 0 (mild) to 1 (severe)."""
+"""Degrades speech: noises, filters, rooms, dropouts and codecs, from mild (0) to severe (1)."""
 
 from __future__ import annotations
 
@@ -17,20 +17,29 @@ import soxr
 from mosrt._arrays import Float32Array
 from mosrt.errors import MosrtError
 
-__all__ = ["DEGRADATIONS", "Degradation", "DegradationError", "add_noise", "reverberated"]
+from .voices import SAMPLE_RATE_HZ
+
+__all__ = [
+    "DEGRADATIONS",
+    "Degradation",
+    "DegradationError",
+    "add_noise",
+    "coloured_noise",
+    "filtered",
+    "reverberated",
+]
 
 Degradation: TypeAlias = Callable[[Float32Array, float, np.random.Generator], Float32Array]
-"""Speech (samples,) at 16 kHz, severity, random source -> the degraded speech, equally long."""
-
-SAMPLE_RATE_HZ: Final = 16_000
+"""Maps speech (samples,) at 16 kHz, a severity from 0 to 1 and a random generator to speech
+of the same length."""
 
 
 class DegradationError(MosrtError):
-    """A degradation that needs a program which is not installed."""
+    """A program that a degradation needs is not installed or failed."""
 
 
 def add_noise(speech: Float32Array, noise: Float32Array, snr_db: float) -> Float32Array:
-    """Adds noise at a signal-to-noise ratio in dB; both (samples,)."""
+    """Returns speech (samples,) with noise (samples,) added at a signal-to-noise ratio."""
     speech_rms = float(np.sqrt(np.mean(np.square(speech, dtype=np.float64))))
     noise_rms = float(np.sqrt(np.mean(np.square(noise, dtype=np.float64))))
     gain = speech_rms / max(noise_rms, 1e-9) * 10 ** (-snr_db / 20)
@@ -39,7 +48,7 @@ def add_noise(speech: Float32Array, noise: Float32Array, snr_db: float) -> Float
 
 
 def coloured_noise(n_samples: int, slope: float, rng: np.random.Generator) -> Float32Array:
-    """Gaussian noise (samples,) whose power falls as 1 / frequency ** slope."""
+    """Returns Gaussian noise (samples,) whose power falls as 1 / frequency ** slope."""
     spectrum = np.fft.rfft(rng.standard_normal(n_samples))
     frequencies = np.maximum(np.arange(len(spectrum)), 1.0)
     noise = np.fft.irfft(spectrum / frequencies ** (slope / 2), n_samples)
@@ -49,20 +58,20 @@ def coloured_noise(n_samples: int, slope: float, rng: np.random.Generator) -> Fl
 def reverberated(
     speech: Float32Array, decay_s: float, direct: float, rng: np.random.Generator
 ) -> Float32Array:
-    """Speech in a room: exponentially decaying noise after the direct sound.
+    """Returns speech in a room, modelled as exponentially decaying noise after the direct sound.
 
     Args:
-        speech: (samples,).
-        decay_s: Time in which the room's answer falls by 60 dB.
-        direct: Energy of the direct sound relative to that of the room.
-        rng: Source of the room.
+        speech: Speech (samples,).
+        decay_s: Reverberation time, in which the response falls by 60 dB.
+        direct: Energy of the direct sound relative to that of the reverberation.
+        rng: Source of the room impulse response.
     """
     delay_s, dullness = float(rng.uniform(0.001, 0.01)), float(rng.uniform(0.0, 0.6))
     length = int(decay_s * SAMPLE_RATE_HZ)
     time_s = np.arange(length) / SAMPLE_RATE_HZ
     tail = rng.standard_normal(length) * 10 ** (-3 * time_s / decay_s)
     tail[: int(delay_s * SAMPLE_RATE_HZ)] = 0.0
-    # rooms and air swallow the highs
+    # Walls and air absorb high frequencies.
     tail = scipy.signal.lfilter([1.0, dullness], [1.0], tail)
     response = tail / np.sqrt(np.sum(np.square(tail)))
     response[0] = np.sqrt(direct)
@@ -71,20 +80,26 @@ def reverberated(
     return np.asarray(wet * level, np.float32)
 
 
+def filtered(
+    speech: Float32Array, order: int, cutoff_hz: float, kind: str = "lowpass"
+) -> Float32Array:
+    """Returns speech through a Butterworth filter."""
+    sections = scipy.signal.butter(order, cutoff_hz, kind, fs=SAMPLE_RATE_HZ, output="sos")
+    return np.asarray(scipy.signal.sosfilt(sections, speech), np.float32)
+
+
 def _between(mild: float, severe: float, severity: float) -> float:
     return mild + (severe - mild) * severity
 
 
-def _white(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    return add_noise(speech, coloured_noise(len(speech), 0, rng), _between(45, 0, severity))
+def _noise(slope: float, mild_db: float, severe_db: float) -> Degradation:
+    """Returns a degradation by coloured noise, from one signal-to-noise ratio to another."""
 
+    def degrade(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+        noise = coloured_noise(len(speech), slope, rng)
+        return add_noise(speech, noise, _between(mild_db, severe_db, severity))
 
-def _pink(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    return add_noise(speech, coloured_noise(len(speech), 1, rng), _between(42, -3, severity))
-
-
-def _brown(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    return add_noise(speech, coloured_noise(len(speech), 2, rng), _between(36, -9, severity))
+    return degrade
 
 
 def _babble(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
@@ -111,19 +126,16 @@ def _hum(speech: Float32Array, severity: float, rng: np.random.Generator) -> Flo
 def _low_pass(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
     order = int(rng.integers(4, 13))
     cutoff_hz = 7000 * (900 / 7000) ** severity
-    sections = scipy.signal.butter(order, cutoff_hz, fs=SAMPLE_RATE_HZ, output="sos")
-    return np.asarray(scipy.signal.sosfilt(sections, speech), np.float32)
+    return filtered(speech, order, cutoff_hz)
 
 
 def _high_pass(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
     order = int(rng.integers(2, 7))
     cutoff_hz = 150 * (1500 / 150) ** severity
-    sections = scipy.signal.butter(order, cutoff_hz, "highpass", fs=SAMPLE_RATE_HZ, output="sos")
-    return np.asarray(scipy.signal.sosfilt(sections, speech), np.float32)
+    return filtered(speech, order, cutoff_hz, "highpass")
 
 
-def _clipping(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    del rng
+def _clipping(speech: Float32Array, severity: float, _rng: np.random.Generator) -> Float32Array:
     limit = float(np.quantile(np.abs(speech), _between(0.998, 0.6, severity**0.7)))
     return np.clip(speech, -limit, limit)
 
@@ -135,7 +147,7 @@ def _reverberation(speech: Float32Array, severity: float, rng: np.random.Generat
 def _dropouts(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
     packet = int(rng.choice([160, 320, 640, 960]))
     lost = rng.random(len(speech) // packet + 1) < _between(0.01, 0.35, severity)
-    lost[int(np.abs(speech).argmax()) // packet] = True  # at least one that is heard
+    lost[int(np.abs(speech).argmax()) // packet] = True  # at least one audible packet
     damaged = speech.copy()
     repeats = rng.random() < 0.3
     for i in np.flatnonzero(lost).tolist():
@@ -145,8 +157,7 @@ def _dropouts(speech: Float32Array, severity: float, rng: np.random.Generator) -
     return damaged
 
 
-def _resolution(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    del rng
+def _resolution(speech: Float32Array, severity: float, _rng: np.random.Generator) -> Float32Array:
     step = 2.0 ** -_between(10, 3.5, severity) * float(np.abs(speech).max())
     return np.asarray(np.round(speech / step) * step, np.float32)
 
@@ -159,19 +170,13 @@ def _aliasing(speech: Float32Array, severity: float, rng: np.random.Generator) -
     return mixed
 
 
-def _through_file(
-    speech: Float32Array, rate_hz: int, file_format: str, subtype: str, compression: float | None
+def _coded(
+    speech: Float32Array, rate_hz: int, container: str, subtype: str, compression: float | None
 ) -> Float32Array:
     narrow = soxr.resample(speech, SAMPLE_RATE_HZ, rate_hz) if rate_hz != SAMPLE_RATE_HZ else speech
     file = io.BytesIO()
-    sf.write(
-        file,
-        np.clip(narrow, -1, 1),
-        rate_hz,
-        format=file_format,
-        subtype=subtype,
-        compression_level=compression,
-    )
+    samples = np.clip(narrow, -1, 1)
+    sf.write(file, samples, rate_hz, subtype, format=container, compression_level=compression)
     file.seek(0)
     decoded, _ = sf.read(file, dtype="float32")
     wide = soxr.resample(decoded, rate_hz, SAMPLE_RATE_HZ) if rate_hz != SAMPLE_RATE_HZ else decoded
@@ -179,35 +184,33 @@ def _through_file(
 
 
 def _aligned(clean: Float32Array, delayed: Float32Array) -> Float32Array:
-    """`delayed` moved by the codec's delay, at most 0.2 s, and cut to the clean length."""
+    """Returns `delayed` without the codec's delay, at most 0.2 s, at the length of `clean`."""
     size = 1 << (2 * len(clean)).bit_length()
     product = np.fft.rfft(delayed, size) * np.conj(np.fft.rfft(clean, size))
     correlation = np.fft.irfft(product, size)
     lag = int(np.argmax(correlation[: SAMPLE_RATE_HZ // 5]))
-    moved = np.zeros_like(clean)
+    aligned = np.zeros_like(clean)
     part = delayed[lag : lag + len(clean)]
-    moved[: len(part)] = part
-    return moved
+    aligned[: len(part)] = part
+    return aligned
 
 
 def _mp3(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
     rate_hz = 16_000 if severity < 0.6 else int(rng.choice([8_000, 11_025, 12_000, 16_000]))
-    return _through_file(speech, rate_hz, "MP3", "MPEG_LAYER_III", _between(0.3, 0.99, severity))
+    return _coded(speech, rate_hz, "MP3", "MPEG_LAYER_III", _between(0.3, 0.99, severity))
 
 
 def _opus(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
     rate_hz = 16_000 if severity < 0.6 else int(rng.choice([8_000, 12_000, 16_000]))
-    return _through_file(speech, rate_hz, "OGG", "OPUS", _between(0.88, 1.0, severity))
+    return _coded(speech, rate_hz, "OGG", "OPUS", _between(0.88, 1.0, severity))
 
 
-def _telephone(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    del rng
+def _telephone(speech: Float32Array, severity: float, _rng: np.random.Generator) -> Float32Array:
     kind = (("WAV", "ULAW"), ("WAV", "IMA_ADPCM"), ("WAV", "GSM610"))[min(int(severity * 3), 2)]
-    return _through_file(speech, 8_000, *kind, None)
+    return _coded(speech, 8_000, *kind, None)
 
 
-def _codec2(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    del rng
+def _codec2(speech: Float32Array, severity: float, _rng: np.random.Generator) -> Float32Array:
     mode = ("3200", "2400", "1600", "1300", "1200", "700C")[min(int(severity * 6), 5)]
     narrow = soxr.resample(speech, SAMPLE_RATE_HZ, 8_000)
     pcm = (np.clip(narrow, -1, 1) * 32767).astype("<i2").tobytes()
@@ -226,9 +229,9 @@ def _codec2(speech: Float32Array, severity: float, rng: np.random.Generator) -> 
 
 
 DEGRADATIONS: Final[Mapping[str, Degradation]] = {
-    "white noise": _white,
-    "pink noise": _pink,
-    "brown noise": _brown,
+    "white noise": _noise(0, 45, 0),
+    "pink noise": _noise(1, 42, -3),
+    "brown noise": _noise(2, 36, -9),
     "babble": _babble,
     "hum": _hum,
     "low-pass": _low_pass,

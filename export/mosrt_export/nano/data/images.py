@@ -1,4 +1,4 @@
-"""Images: the log-mel images of a data set, made once by the runtime's own front end."""
+"""Computes the log-mel images of a data set with the runtime's own front end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from mosrt._arrays import IntArray
 from mosrt.bundle.front_end_spec import MelSpec
 from mosrt.host.files import replacing
 from mosrt.mel.front_end import MelFrontEnd
@@ -21,7 +22,7 @@ from .clips import CLIP_SAMPLES
 from .dataset import chunk_paths
 from .voices import SAMPLE_RATE_HZ
 
-__all__ = ["MEL", "draw_images", "image_paths", "other_microphones"]
+__all__ = ["MEL", "compute_images", "image_paths", "vary_response", "write_images"]
 
 MEL: Final = MelSpec(
     tensor="images",
@@ -37,27 +38,32 @@ MEL: Final = MelSpec(
     image_height=120,
     image_width=501,
 )
+# Random frequency responses of other microphones.
+_KNOTS: Final = 7
+_DEVIATION_DB: Final = 3.0
+_SHARE: Final = 0.7
 
 
 def image_paths(folder: Path) -> list[Path]:
-    """The files of images of a data set that has been drawn, in the order of its clips."""
+    """Returns the image files of a data set in the order of its clips."""
     return [_image_path(chunk) for chunk in chunk_paths(folder)]
 
 
-def draw_images(folder: Path, workers: int) -> Iterator[int]:
-    """Draws the images of every chunk in `folder` that has none yet.
+def compute_images(folder: Path, workers: int) -> Iterator[int]:
+    """Computes the images of every chunk in `folder` that has none yet.
 
-    A file is (clips, windows, mels, frames) float16: half a thousandth of the 100 dB range.
+    A file is an array (clips, windows, mels, frames) of float16 from 0 to 1, over a range of 100 dB
+    with a resolution of 0.05 dB.
 
     Yields:
-        How many chunks there are, first; then once per chunk that is done.
+        The number of chunks to do; then 1 for each chunk that is done.
     """
     missing = [path for path in chunk_paths(folder) if not _image_path(path).exists()]
     yield len(missing)
     with concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn")
     ) as executor:
-        for _ in executor.map(_draw, missing):
+        for _ in executor.map(write_images, missing):
             yield 1
 
 
@@ -70,43 +76,39 @@ def _front_end() -> MelFrontEnd:
     return MelFrontEnd(MEL, SAMPLE_RATE_HZ)
 
 
-def _draw(chunk: Path) -> None:
+def write_images(chunk: Path) -> None:
+    """Computes the images of one chunk and writes them beside it."""
     with np.load(chunk) as arrays:
         waveforms: NDArray[np.int16] = arrays["waveforms"]
     shape = (len(waveforms), len(MEL.windows), MEL.image_height, MEL.image_width)
     images = np.empty(shape, np.float16)
     for i, waveform in enumerate(waveforms):
-        drawn = _front_end().images(waveform.astype(np.float32) / 32768)
-        images[i] = np.stack([drawn[window] for window in MEL.windows])
+        by_window = _front_end().images(waveform.astype(np.float32) / 32768)
+        images[i] = np.stack([by_window[window] for window in MEL.windows])
     path = _image_path(chunk)
     with replacing(path) as part, part.open("wb") as file:
         np.save(file, images)
 
 
-_KNOTS: Final = 7
-_DEVIATION_DB: Final = 3.0
-_SHARE: Final = 0.7
+def vary_response(images: torch.Tensor, groups: IntArray, rng: np.random.Generator) -> torch.Tensor:
+    """Adds a smooth random frequency response to most images, as another microphone would.
 
-
-def other_microphones(
-    images: torch.Tensor, speeches: NDArray[np.int64], rng: np.random.Generator
-) -> torch.Tensor:
-    """Images with a smooth random frequency response added to most of them.
+    A response interpolates linearly between knots, whose gains have a standard deviation of 3 dB.
 
     Args:
-        images: (clips, windows, mels, frames) float32, from 0, so many dB below the loudest, to 1.
-        speeches: (clips,), equal where clips are of the same speech: they get the same microphone,
-            so that what differs between them stays what it was.
-        rng: Source of the responses: knots of 3 dB standard deviation, straight lines in between.
+        images: Images (clips, windows, mels, frames) float32 from 0 to 1.
+        groups: A number per clip (clips,). Clips with the same number get the same response, so
+            that it does not change what differs between them.
+        rng: Source of the responses.
 
     Returns:
-        Images of the same shape, again with the loudest at 1.
+        Images of the same shape, whose maximum is 1 again.
     """
-    different, which = np.unique(speeches, return_inverse=True)
-    knots = rng.normal(0, _DEVIATION_DB / MEL.floor_db, (len(different), _KNOTS))
-    knots *= rng.random((len(different), 1)) < _SHARE
-    at = np.linspace(0, 1, images.shape[2])
-    curves = np.stack([np.interp(at, np.linspace(0, 1, _KNOTS), row) for row in knots])
+    distinct, which = np.unique(groups, return_inverse=True)
+    knots = rng.normal(0, _DEVIATION_DB / MEL.floor_db, (len(distinct), _KNOTS))
+    knots *= rng.random((len(distinct), 1)) < _SHARE
+    mels = np.linspace(0, 1, images.shape[2])
+    curves = np.stack([np.interp(mels, np.linspace(0, 1, _KNOTS), row) for row in knots])
     shifted = images + torch.from_numpy(curves[which].astype(np.float32))[:, None, :, None]
     loudest = shifted.amax(dim=(2, 3), keepdim=True)
     return (shifted + (1 - loudest)).clamp_(0, 1)

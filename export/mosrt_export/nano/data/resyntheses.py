@@ -1,4 +1,4 @@
-"""Resyntheses: speech taken apart and put together again, as vocoders do, with their artefacts."""
+"""Analyses and resynthesises speech with the artefacts of vocoders, from mild (0) to severe (1)."""
 
 from __future__ import annotations
 
@@ -10,16 +10,14 @@ import pyworld
 import scipy.ndimage
 import scipy.signal
 from librosa.filters import mel as mel_filters
-from numpy.typing import NDArray
 
 from mosrt._arrays import Complex64Array, Float32Array
 
 from .degradations import Degradation
+from .voices import SAMPLE_RATE_HZ
 
-__all__ = ["RESYNTHESES", "griffin_lim"]
+__all__ = ["RESYNTHESES", "griffin_lim", "mel_smoothed"]
 
-
-SAMPLE_RATE_HZ: Final = 16_000
 _N_FFT: Final = 1024
 _HOP: Final = 256
 
@@ -36,14 +34,14 @@ def _istft(spectrum: Complex64Array, n_samples: int, hop: int = _HOP) -> Float32
     return out
 
 
-def _mel_bank(n_mels: int) -> NDArray[np.float32]:
+def _mel_bank(n_mels: int) -> Float32Array:
     bank: Float32Array = mel_filters(sr=SAMPLE_RATE_HZ, n_fft=_N_FFT, n_mels=n_mels, norm=None)
     return bank
 
 
 def griffin_lim(magnitude: Float32Array, n_samples: int, n_iterations: int,
                 rng: np.random.Generator) -> Float32Array:  # fmt: skip
-    """Speech from STFT magnitudes (513, frames), with momentum (Perraudin et al., 2013)."""
+    """Returns speech from STFT magnitudes (513, frames), with momentum (Perraudin et al., 2013)."""
     phase = np.exp(2j * np.pi * rng.random(magnitude.shape)).astype(np.complex64)
     previous = np.zeros_like(phase)
     for _ in range(n_iterations):
@@ -54,8 +52,8 @@ def griffin_lim(magnitude: Float32Array, n_samples: int, n_iterations: int,
     return _istft(magnitude * phase, n_samples)
 
 
-def _through_mels(magnitude: Float32Array, n_mels: int) -> Float32Array:
-    """Magnitudes as a mel spectrogram remembers them: spread evenly within each band."""
+def mel_smoothed(magnitude: Float32Array, n_mels: int) -> Float32Array:
+    """Returns STFT magnitudes (513, frames) averaged within each of `n_mels` mel bands."""
     bank = _mel_bank(n_mels)
     mel = bank @ magnitude
     spread = bank.T / np.maximum(bank.sum(axis=1), 1e-6)
@@ -67,17 +65,17 @@ def _through_mels(magnitude: Float32Array, n_mels: int) -> Float32Array:
 def _griffin_lim(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
     magnitude = np.abs(_stft(speech))
     if rng.random() < 0.7:
-        # so many that severity is heard beside the missing phases
-        magnitude = _through_mels(magnitude, round(160 * (30 / 160) ** severity))
+        # From 160 to 30 bands, so that the severity is audible beside the estimated phases.
+        magnitude = mel_smoothed(magnitude, round(160 * (30 / 160) ** severity))
     return griffin_lim(magnitude, len(speech), round(24 * (2 / 24) ** severity), rng)
 
 
 def _mel_smoothing(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    """The magnitudes of an over-smooth acoustic model, with the phases of the original."""
+    """Smooths magnitudes as an acoustic model does, and keeps the phases."""
     spectrum = _stft(speech)
     magnitude = np.abs(spectrum)
     n_mels = round(160 * (20 / 160) ** severity)
-    smooth = np.log(_through_mels(magnitude, n_mels) + 1e-5)
+    smooth = np.log(mel_smoothed(magnitude, n_mels) + 1e-5)
     sigma = (rng.uniform(0, 2) * severity, rng.uniform(0, 3) * severity)
     smooth = scipy.ndimage.gaussian_filter(smooth, sigma)
     share = np.float32(rng.uniform(0.5, 1.0))
@@ -87,30 +85,30 @@ def _mel_smoothing(speech: Float32Array, severity: float, rng: np.random.Generat
 
 def _quantised_mels(speech: Float32Array, severity: float,
                     rng: np.random.Generator) -> Float32Array:  # fmt: skip
-    """Band gains rounded to steps of some dB, as coarse codes do."""
+    """Quantises band levels to steps of some dB, as coarse discrete codes do."""
     spectrum = _stft(speech)
     bank = _mel_bank(int(rng.choice([40, 80])))
     level_db = 20 * np.log10(bank @ np.abs(spectrum) + 1e-5)
     step_db = 2 + 16 * severity
-    change_db = np.round(level_db / step_db) * step_db - level_db
+    delta_db = np.round(level_db / step_db) * step_db - level_db
     if rng.random() < 0.5:
-        change_db = rng.normal(0, step_db / 3, change_db.shape)
+        delta_db = rng.normal(0, step_db / 3, delta_db.shape)
     weights = bank / np.maximum(bank.sum(axis=0), 1e-6)
-    gain = 10 ** (weights.T @ change_db / 20)
+    gain = 10 ** (weights.T @ delta_db / 20)
     return _istft((spectrum * gain).astype(np.complex64), len(speech))
 
 
 def _phase_noise(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
     spectrum = _stft(speech)
     spread = 0.2 + 2.3 * severity
-    turn = rng.normal(0, spread, spectrum.shape)
-    if rng.random() < 0.5:  # neural vocoders lose the phase of the highs first
-        turn *= np.linspace(0, 1, len(turn))[:, None] ** float(rng.uniform(0.3, 2))
-    return _istft((spectrum * np.exp(1j * turn)).astype(np.complex64), len(speech))
+    shift = rng.normal(0, spread, spectrum.shape)
+    if rng.random() < 0.5:  # neural vocoders lose the phase of high frequencies first
+        shift *= np.linspace(0, 1, len(shift))[:, None] ** float(rng.uniform(0.3, 2))
+    return _istft((spectrum * np.exp(1j * shift)).astype(np.complex64), len(speech))
 
 
 def _upsampling(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    """Tones and images that transposed convolutions leave behind."""
+    """Adds the tones and spectral images of transposed convolutions."""
     factor = int(rng.choice([2, 4, 5, 8]))
     position = np.arange(len(speech))
     pattern = rng.normal(0, 1, factor)[position % factor].astype(np.float32)
@@ -124,12 +122,12 @@ def _upsampling(speech: Float32Array, severity: float, rng: np.random.Generator)
 
 def _comb(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
     delay = int(rng.integers(12, 160))
-    late = np.concatenate([np.zeros(delay, np.float32), speech[:-delay]])
-    return (speech + np.float32(0.1 + 0.75 * severity) * late).astype(np.float32)
+    delayed = np.concatenate([np.zeros(delay, np.float32), speech[:-delay]])
+    return (speech + np.float32(0.1 + 0.75 * severity) * delayed).astype(np.float32)
 
 
 def _warble(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    """Pitch that wavers as an unsure pitch model's does."""
+    """Varies the pitch irregularly, as a poor pitch model does."""
     n_samples = len(speech)
     wander = scipy.ndimage.gaussian_filter1d(
         rng.normal(0, 1, n_samples // 160 + 2), float(rng.uniform(2, 12))
@@ -143,7 +141,7 @@ def _warble(speech: Float32Array, severity: float, rng: np.random.Generator) -> 
 
 
 def _world(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    """The WORLD vocoder (Morise et al., 2016), with smoothing, flat pitch or more noise."""
+    """Resynthesises with WORLD (Morise et al., 2016), smoothed, with flat pitch or other noise."""
     period_ms = 5.0 + 5.0 * severity
     double = speech.astype(np.float64)
     pitch_hz, time_s = pyworld.dio(double, SAMPLE_RATE_HZ, frame_period=period_ms)
@@ -166,7 +164,7 @@ def _world(speech: Float32Array, severity: float, rng: np.random.Generator) -> F
 
 
 def _metallic(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    """Noise that a denoiser or a vocoder leaves as isolated, flickering tones."""
+    """Removes weak bins at random, which leaves isolated tones as denoisers and vocoders do."""
     spectrum = _stft(speech)
     magnitude = np.abs(spectrum)
     threshold = np.quantile(magnitude, 0.3 + 0.6 * severity, axis=1, keepdims=True)

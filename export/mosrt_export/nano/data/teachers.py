@@ -1,4 +1,4 @@
-"""Labels of training clips: published teachers, and full-reference measures."""
+"""Computes labels of training clips: scores of published models, and full-reference fidelity."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Final
 import numpy as np
 import pesq
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from mosrt._arrays import Float32Array
+from mosrt._arrays import Float32Array, FloatArray
 from mosrt.errors import MosrtError
 
 from .dnsmos import DnsmosP808, DnsmosP835
+from .voices import SAMPLE_RATE_HZ
 
 __all__ = [
     "DnsmosP808",
@@ -29,18 +29,21 @@ __all__ = [
 
 
 class TeacherError(MosrtError):
-    """A teacher's file that cannot be used."""
+    """A teacher's file cannot be used."""
 
 
 class DnsmosPro:
-    """DNSMOS Pro (Cumlin et al., Interspeech 2024; MIT), which depends on level.
+    """DNSMOS Pro (Cumlin et al., Interspeech 2024; MIT).
 
-    The level is set to -26 dBFS RMS here, as it has to be for scores to compare.
+    Its scores depend on level, so that the level is set to -26 dBFS RMS first.
 
     Args:
         path: The published TorchScript file.
-        reduced: Whether convolutions may run in bfloat16: several times faster where the
-            processor has such units, and scores differ by about 0.01.
+        reduced: Whether convolutions run in bfloat16. This is several times faster on processors
+            that support it, and changes scores by about 0.01.
+
+    Raises:
+        TeacherError: The file is not a DNSMOS Pro model.
     """
 
     _LEVEL_DB: Final = -26.0
@@ -59,11 +62,11 @@ class DnsmosPro:
         self._window = np.hanning(self._N_FFT + 1)[:-1].astype(np.float32)
 
     def __call__(self, waveform: Float32Array) -> float:
-        """The mean of the predicted MOS of a waveform (samples,) at 16 kHz."""
+        """Returns the mean of the predicted MOS distribution of a waveform (samples,) at 16 kHz."""
         rms = max(float(np.sqrt(np.mean(np.square(waveform, dtype=np.float64)))), 1e-9)
         levelled = waveform * np.float32(10 ** (self._LEVEL_DB / 20) / rms)
-        # Published practice repeats a clip up to 10 s. Pooling by the maximum, the model hears
-        # little else then (0.2 at most on clips of 5 s), and takes twice as long.
+        # The published script repeats clips up to 10 s. Because of the maximum pooling this changes
+        # scores of 5 s clips by 0.2 at most, and takes twice as long.
         padded = np.pad(levelled[: self._LENGTH], self._N_FFT // 2, mode="reflect")
         frames = np.lib.stride_tricks.sliding_window_view(padded, self._N_FFT)[:: self._HOP]
         magnitude = np.abs(np.fft.rfft(frames * self._window, axis=1))
@@ -75,7 +78,7 @@ class DnsmosPro:
 
 
 def _folded(state: Mapping[str, torch.Tensor]) -> nn.Sequential:
-    """The convolutions of DNSMOS Pro with batch norm folded in, which run several times faster."""
+    """Returns the convolutions of DNSMOS Pro with batch norm folded in: several times faster."""
     layers: list[nn.Module] = []
     for i in range(4):
         prefix = f"_encoder.encoder.{i}."
@@ -94,8 +97,7 @@ def _folded(state: Mapping[str, torch.Tensor]) -> nn.Sequential:
     return network.to(memory_format=torch.channels_last)
 
 
-SAMPLE_RATE_HZ: Final = 16_000
-_PESQ_BEST: Final = 4.6439  # PESQ wide-band of a clip against itself (P.862.2's mapping)
+_PESQ_BEST: Final = 4.6439  # wide-band PESQ of a clip against itself, by P.862.2's mapping
 _PESQ_SHARE: Final = 0.7
 _SPEECH_RANGE_DB: Final = 50.0
 _WORST_DISTANCE_DB: Final = 24.0
@@ -104,17 +106,18 @@ _BANDS: Final = 32
 
 
 def fidelity(clean: Float32Array, degraded: Float32Array) -> float:
-    """A score from 1 to 5: wide-band PESQ, blended with the log-spectral distance.
+    """Scores how close degraded speech is to the original, from 1 to 5.
 
-    PESQ (ITU-T P.862.2) hears what telephone listeners hear, but forgives missing bands that a
-    listener to synthetic speech notices; the distance does not.
+    The score is the weighted mean of wide-band PESQ (ITU-T P.862.2) and the log-spectral distance.
+    PESQ penalises missing bands less than listeners to synthetic speech do; the distance makes up
+    for that.
 
     Args:
-        clean: The original, (samples,) at 16 kHz.
-        degraded: What was made from it, of the same length and aligned with it.
+        clean: The original (samples,) at 16 kHz.
+        degraded: The degraded version, of the same length and aligned with it.
 
     Returns:
-        nan where PESQ finds no speech.
+        The score, or nan if PESQ finds no speech.
     """
     try:
         with warnings.catch_warnings():
@@ -122,27 +125,26 @@ def fidelity(clean: Float32Array, degraded: Float32Array) -> float:
             score = float(pesq.pesq(SAMPLE_RATE_HZ, clean, degraded, "wb"))
     except (pesq.PesqError, ValueError):
         return float("nan")
-    heard = 1 + 4 * (score - 1) / (_PESQ_BEST - 1)
-    distance = log_spectral_distance_db(clean, degraded)
-    seen = 5 - 4 * min(distance / _WORST_DISTANCE_DB, 1.0)
-    return float(np.clip(_PESQ_SHARE * heard + (1 - _PESQ_SHARE) * seen, 1.0, 5.0))
+    from_pesq = 1 + 4 * (score - 1) / (_PESQ_BEST - 1)
+    distance_db = log_spectral_distance_db(clean, degraded)
+    from_distance = 5 - 4 * min(distance_db / _WORST_DISTANCE_DB, 1.0)
+    return float(np.clip(_PESQ_SHARE * from_pesq + (1 - _PESQ_SHARE) * from_distance, 1.0, 5.0))
 
 
 def log_spectral_distance_db(clean: Float32Array, degraded: Float32Array) -> float:
-    """Root mean square difference in dB of band levels, over bands and frames.
+    """Returns the root mean square difference of band levels in dB, over bands and frames.
 
-    Levels are equalised over the whole clip first, bands are 250 Hz wide, and what lies more than
-    50 dB below a clip's peak counts as silence.
+    Bands are 250 Hz wide. Levels are relative to the peak of each clip, and at least -50 dB.
     """
     difference = _levels_db(clean) - _levels_db(degraded)
     return float(np.sqrt(np.mean(np.square(difference))))
 
 
-def _levels_db(waveform: Float32Array) -> NDArray[np.float64]:
-    """Band levels relative to the peak, (frames, bands), from -50 to 0."""
+def _levels_db(waveform: Float32Array) -> FloatArray:
+    """Returns band levels relative to the peak, (frames, bands), from -50 to 0 dB."""
     frames = np.lib.stride_tricks.sliding_window_view(waveform, _N_FFT)[:: _N_FFT // 2]
     power = np.square(np.abs(np.fft.rfft(frames * np.hanning(_N_FFT), axis=1)[:, 1:]))
     bands = power.reshape(len(power), _BANDS, -1).mean(axis=2)
     peak = max(float(np.quantile(bands, 0.999)), 1e-12)
-    levels: NDArray[np.float64] = 10 * np.log10(np.maximum(bands / peak, 1e-9))
+    levels: FloatArray = 10 * np.log10(np.maximum(bands / peak, 1e-9))
     return np.clip(levels, -_SPEECH_RANGE_DB, 0.0)

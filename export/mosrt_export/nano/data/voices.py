@@ -1,8 +1,7 @@
-"""Voices: where speech comes from, recorded or synthesised, and which of it is held out."""
+"""Reads recorded voices, synthesises others, and decides which speech is held out."""
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import io
 import shutil
@@ -38,9 +37,9 @@ Engine = Literal["recorded", "flite", "festival", "espeak-ng"]
 SAMPLE_RATE_HZ: Final = 16_000
 HELD_OUT_SHARE: Final = 0.1
 
-# Where listeners put the engines when nothing else is wrong with a clip, on the 1 to 5 scale.
-# Only the order is common knowledge: recordings, then statistical synthesis (flite's slt, awb and
-# rms, festival's HTS voices), diphones at 16 kHz, diphones at 8 kHz, formants.
+# Expected MOS of clean speech from each kind of engine. Only the order is common knowledge:
+# recordings, then statistical synthesis (flite's slt, awb and rms, festival's HTS voices), diphones
+# at 16 kHz, diphones at 8 kHz, formants. The values are ours.
 _ANCHORS: Final[Mapping[str, float]] = {
     "recorded": 4.6,
     "statistical": 3.2,
@@ -86,7 +85,7 @@ _FESTIVAL_VOICES_PATH: Final = Path("/usr/share/festival/voices")
 
 
 class VoiceError(MosrtError):
-    """A voice that cannot be heard: a missing program, folder or file."""
+    """A voice cannot be used, because a program, folder or file is missing or broken."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,12 +93,12 @@ class Voice:
     """A speaker, recorded or synthetic.
 
     Attributes:
-        name: E.g. "flite slt" or "recorded kathleen".
-        engine: What speaks.
-        language: Of the sentences it reads; empty for recordings.
-        selector: The engine's own name of the voice; the folder of recordings.
-        anchor: Where listeners put the engine, on the 1 to 5 scale.
-        held_out: Whether the voice is kept for evaluation, never trained on.
+        name: Such as "flite slt" or "recorded kathleen".
+        engine: The program that synthesises it, or "recorded".
+        language: Language of its sentences; empty for recordings.
+        selector: The engine's own name of the voice, or the folder of recordings.
+        anchor: Expected MOS of the engine, 1 to 5.
+        held_out: Whether the voice is kept for evaluation and never trained on.
     """
 
     name: str
@@ -111,10 +110,10 @@ class Voice:
 
 
 def recorded_voices(folder: Path) -> list[Voice]:
-    """The recorded voices in a folder: one folder of FLAC files each.
+    """Returns the recorded voices in a folder, which has one folder of FLAC files for each.
 
     Raises:
-        VoiceError: There are none.
+        VoiceError: There are no such folders.
     """
     voices = [
         Voice(
@@ -133,37 +132,31 @@ def recorded_voices(folder: Path) -> list[Voice]:
 
 
 def synthetic_voices() -> list[Voice]:
-    """All synthetic voices of the recipe, held-out ones included, whether installed or not."""
-    voices = [
-        Voice(name=f"flite {name}", engine="flite", language="en", selector=name,
-              anchor=_ANCHORS[kind])
-        for name, kind in _FLITE.items()
-    ]  # fmt: skip
-    voices += [
-        Voice(name=f"festival {name}", engine="festival", language=language, selector=name,
-              anchor=_ANCHORS[kind])
-        for name, (language, kind) in _FESTIVAL.items()
-    ]  # fmt: skip
-    voices += [
-        Voice(
-            name=f"espeak-ng {language}{'+' if variant else ''}{variant}",
-            engine="espeak-ng",
-            language=language.partition("-")[0],
-            selector=f"{language}+{variant}" if variant else language,
-            anchor=_ANCHORS["formant"],
-            held_out=variant == _HELD_OUT_VARIANT,
-        )
-        for language in _ESPEAK_LANGUAGES
-        for variant in _ESPEAK_VARIANTS
+    """Returns all synthetic voices of the recipe, also held-out and uninstalled ones."""
+    found: list[tuple[Engine, str, str, str]] = [
+        *(("flite", "en", name, kind) for name, kind in _FLITE.items()),
+        *(("festival", language, name, kind) for name, (language, kind) in _FESTIVAL.items()),
     ]
+    for language in _ESPEAK_LANGUAGES:
+        for variant in _ESPEAK_VARIANTS:
+            selector = f"{language}+{variant}" if variant else language
+            found.append(("espeak-ng", language.partition("-")[0], selector, "formant"))
     return [
-        dataclasses.replace(voice, held_out=True) if voice.name in _HELD_OUT_VOICES else voice
-        for voice in voices
+        Voice(
+            name=f"{engine} {selector}",
+            engine=engine,
+            language=language,
+            selector=selector,
+            anchor=_ANCHORS[kind],
+            held_out=f"{engine} {selector}" in _HELD_OUT_VOICES
+            or selector.endswith(f"+{_HELD_OUT_VARIANT}"),
+        )
+        for engine, language, selector, kind in found
     ]
 
 
 def missing_programs(voices: list[Voice]) -> dict[str, str]:
-    """What is not installed: a program that speaks or codes, or a festival voice, and the cure."""
+    """Returns the programs and festival voices that are not installed, and how to install each."""
     missing = {}
     needed = {"codec2", *(voice.engine for voice in voices)}
     for program, package in _PROGRAMS.items():
@@ -172,25 +165,25 @@ def missing_programs(voices: list[Voice]) -> dict[str, str]:
     for voice in voices:
         folder = voice.selector
         if voice.engine == "festival" and not list(_FESTIVAL_VOICES_PATH.glob(f"*/{folder}")):
-            missing[voice.name] = "install the system's festvox packages (the README lists them)"
+            missing[voice.name] = "install the system's festvox packages, which the README lists"
     return missing
 
 
 def held_out_file(path: Path) -> bool:
-    """Whether a recording is kept for evaluation: one in ten, by a hash of its name."""
+    """Whether a recording is kept for evaluation: one in ten, chosen by a hash of its name."""
     digest = hashlib.sha256(path.stem.encode()).digest()
     return digest[0] < 256 * HELD_OUT_SHARE
 
 
 def recorded(voice: Voice, *, held_out: bool) -> Iterator[Float32Array]:
-    """A recorded voice's utterances (samples,) at 16 kHz: the held-out ones or the rest."""
+    """Yields a recorded voice's utterances (samples,) at 16 kHz, held-out or not."""
     for path in sorted(Path(voice.selector).glob("*.flac")):
         if held_out_file(path) == held_out:
             yield read(path)
 
 
 def read(source: Path | io.BytesIO) -> Float32Array:
-    """An audio file as mono at 16 kHz, (samples,) float32."""
+    """Returns an audio file as mono (samples,) float32 at 16 kHz."""
     samples, rate_hz = sf.read(source, dtype="float32", always_2d=True)
     mono = samples.mean(axis=1)
     if rate_hz != SAMPLE_RATE_HZ:
@@ -199,11 +192,11 @@ def read(source: Path | io.BytesIO) -> Float32Array:
 
 
 def synthesise(voice: Voice, count: int, rng: np.random.Generator) -> list[Float32Array]:
-    """Lets a synthetic voice read random sentences at a random rate and pitch.
+    """Synthesises random sentences, each at a random rate and pitch.
 
     Args:
-        voice: Who reads.
-        count: Sentences.
+        voice: The synthetic voice.
+        count: Number of sentences.
         rng: Source of text, rate and pitch.
 
     Returns:
@@ -219,13 +212,13 @@ def synthesise(voice: Voice, count: int, rng: np.random.Generator) -> list[Float
 
 
 def speak(voice: Voice, text: str, *, pace: float = 1.0, pitch: float = 1.0) -> Float32Array:
-    """One sentence by a synthetic voice.
+    """Synthesises one text, and returns it as (samples,) float32 at 16 kHz.
 
     Args:
-        voice: Who reads.
-        text: What.
+        voice: The synthetic voice.
+        text: The text to speak.
         pace: Relative speaking rate.
-        pitch: Relative pitch, where the engine allows it (espeak-ng).
+        pitch: Relative pitch, for engines that support it (espeak-ng).
 
     Raises:
         VoiceError: The engine is missing or failed.
@@ -233,7 +226,7 @@ def speak(voice: Voice, text: str, *, pace: float = 1.0, pitch: float = 1.0) -> 
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "speech.wav"
         text_file = Path(folder) / "text.txt"
-        # festival reads Latin-1 or the voice's own encoding; what it cannot spell it leaves out
+        # festival reads Latin-1 or the voice's own encoding; other characters are left out.
         encoding = {"cs": "iso-8859-2"}.get(voice.language, "iso-8859-15")
         if voice.engine != "festival":
             encoding = "utf-8"
@@ -254,4 +247,4 @@ def speak(voice: Voice, text: str, *, pace: float = 1.0, pitch: float = 1.0) -> 
             subprocess.run(command, capture_output=True, check=True, timeout=120)  # noqa: S603
             return read(out)
         except (OSError, subprocess.SubprocessError, sf.LibsndfileError) as exc:
-            raise VoiceError(f"{voice.name} did not speak ({exc}); is it installed?") from exc
+            raise VoiceError(f"{voice.name}: no output ({exc}); is it installed?") from exc

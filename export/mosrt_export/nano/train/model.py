@@ -1,7 +1,9 @@
-"""Nano: the trained network as a whole, as torch knows it and as the graph computes it."""
+"""Defines the network of `nano`, the graph that is exported from it, and its checkpoint."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -12,76 +14,262 @@ from torch import nn
 from mosrt.errors import MosrtError
 from mosrt.host.files import replacing
 from mosrt_export.graphs.graph import OnnxModule
+from mosrt_export.nano.data.clips import CLIP_SAMPLES
 from mosrt_export.nano.data.dataset import LABELS
 from mosrt_export.nano.data.images import MEL
 from mosrt_export.uncertainty.wav2vec.model import Encoder
 from mosrt_export.utmosv2.config import Kind
 
-from .network import Combination, MelBranch, NanoHead, SslBranch
 from .pretraining import ARCHITECTURE
 from .training import Standardisation
 
-__all__ = ["OVERALL", "Nano", "NanoError", "NanoGraph", "load_nano", "save_nano"]
+__all__ = [
+    "OVERALL",
+    "Combination",
+    "Nano",
+    "NanoError",
+    "NanoGraph",
+    "NanoHead",
+    "load_nano",
+    "save_nano",
+]
 
 OVERALL: Final = "overall"
 _FORMAT: Final = "mosrt-nano-1"
 
 
 class NanoError(MosrtError):
-    """A checkpoint of the recipe that cannot be used."""
+    """A checkpoint of the recipe cannot be used."""
+
+
+def _convolution(n_in: int, n_out: int, stride: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(n_in, n_out, 3, stride, 1, bias=False), nn.BatchNorm2d(n_out), nn.ReLU()
+    )
+
+
+class _Residual(nn.Module):
+    """Two convolutions with a residual connection."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.first = _convolution(channels, channels)
+        self.second = nn.Sequential(
+            nn.Conv2d(channels, channels, 3, 1, 1, bias=False), nn.BatchNorm2d(channels)
+        )
+
+    def forward(self, maps: torch.Tensor) -> torch.Tensor:
+        """Maps (batch, channels, mels, frames) to the same shape."""
+        return torch.relu(maps + self.second(self.first(maps)))
+
+
+class MelBranch(nn.Module):
+    """Maps log-mel images with several window lengths to an embedding of the clip.
+
+    Convolutional features are pooled by their maximum over time and frequency, as in DNSMOS Pro,
+    and frames by mean, standard deviation, maximum and attention.
+
+    Args:
+        n_windows: Number of images per clip.
+        n_mels: Rows of an image; a multiple of 8.
+        widths: Channels of the three stages. Each stage halves height and width.
+        frame_size: Size of a frame's embedding.
+
+    Attributes:
+        feature_size: Size of the embedding.
+    """
+
+    def __init__(
+        self,
+        n_windows: int,
+        n_mels: int,
+        widths: tuple[int, int, int] = (16, 32, 64),
+        frame_size: int = 96,
+    ) -> None:
+        super().__init__()
+        first, middle, last = widths
+        stages = [
+            _convolution(n_windows, first, 2),
+            _convolution(first, first),
+            _convolution(first, middle, 2),
+            _Residual(middle),
+            _convolution(middle, last, 2),
+            _Residual(last),
+            _Residual(last),
+        ]
+        self.stages = nn.Sequential(*stages)
+        self.frame = nn.Conv1d(last * (n_mels // 8), frame_size, 1)
+        self.attention = nn.Conv1d(frame_size, 1, 1)
+        self.feature_size = 4 * frame_size + last
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps images (batch, windows, mels, frames) in [0, 1] to (batch, feature_size)."""
+        maps = self.stages(2 * images - 1)
+        patterns = maps.amax(dim=(2, 3)).float()
+        frames = torch.relu(self.frame(maps.flatten(1, 2))).float()
+        weights = torch.softmax(self.attention(frames).float(), dim=2)
+        mean = frames.mean(dim=2)
+        spread = _deviation(frames, mean)
+        parts = [mean, spread, frames.amax(dim=2), (weights * frames).sum(dim=2), patterns]
+        return torch.cat(parts, dim=1)
+
+
+def _deviation(frames: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    """Returns the standard deviation over time of frames (batch, size, frames).
+
+    It is kept above zero, where its gradient is infinite.
+    """
+    centred = frames - mean[:, :, None]
+    return torch.sqrt((centred * centred).mean(dim=2) + 1e-4)
+
+
+class SslBranch(nn.Module):
+    """A self-supervised waveform encoder whose features are pooled over time.
+
+    Args:
+        encoder: Maps waveforms (batch, samples) to features (batch, channels, frames).
+        channels: Channels of the features.
+
+    Attributes:
+        feature_size: Size of the embedding.
+    """
+
+    def __init__(self, encoder: nn.Module, channels: int) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.feature_size = 3 * channels
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        """Maps waveforms (batch, samples) of unit variance to (batch, feature_size)."""
+        features = self.encoder(waveform).float()
+        mean = features.mean(dim=2)
+        spread = _deviation(features, mean)
+        return torch.cat([mean, spread, features.amax(dim=2)], dim=1)
+
+
+class NanoHead(nn.Module):
+    """Maps embeddings to a standardised score for every domain.
+
+    All domains share a hidden layer, which each domain scales and shifts. What is learned from one
+    source of labels thus helps the others.
+
+    Args:
+        feature_size: Size of the concatenated embeddings.
+        n_domains: Number of domains.
+        hidden_size: Size of the hidden layer.
+        dropout: Share of features dropped in training.
+    """
+
+    def __init__(
+        self, feature_size: int, n_domains: int, hidden_size: int = 96, dropout: float = 0.1
+    ) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(feature_size)
+        self.dropout = nn.Dropout(dropout)
+        self.shared = nn.Linear(feature_size, hidden_size)
+        self.scale = nn.Parameter(1 + 0.3 * torch.randn(n_domains, hidden_size))
+        self.shift = nn.Parameter(0.3 * torch.randn(n_domains, hidden_size))
+        self.score = nn.Parameter(torch.randn(n_domains, hidden_size) / hidden_size**0.5)
+        self.offset = nn.Parameter(torch.zeros(n_domains))
+
+    def forward(self, features: torch.Tensor) -> torch.Tensor:
+        """Maps features (batch, feature_size) to standardised scores (batch, n_domains)."""
+        hidden = self.shared(self.dropout(self.norm(features)))
+        hidden = torch.relu(hidden[:, None] * self.scale + self.shift)
+        return (hidden * self.score).sum(dim=2) + self.offset
 
 
 class Nano(nn.Module):
-    """Branches and head; the scores it returns are standardised.
+    """Branches and head. Its scores are standardised.
 
     Args:
-        with_mel: Whether it has the spectrogram branch.
         with_ssl: Whether it has the waveform branch.
 
     Attributes:
-        kind: "fusion", "spec" or "ssl".
+        kind: "fusion", or "spec" without the waveform branch.
     """
 
-    def __init__(self, *, with_mel: bool, with_ssl: bool) -> None:
+    def __init__(self, *, with_ssl: bool) -> None:
         super().__init__()
-        self.mel = MelBranch(len(MEL.windows), MEL.n_mels) if with_mel else None
+        self.mel = MelBranch(len(MEL.windows), MEL.n_mels)
         channels = ARCHITECTURE.channels
         self.ssl = SslBranch(Encoder(ARCHITECTURE), channels) if with_ssl else None
-        self.kind: Kind = "fusion" if with_mel and with_ssl else "spec" if with_mel else "ssl"
-        size = sum(branch.feature_size for branch in (self.ssl, self.mel) if branch is not None)
+        self.kind: Kind = "fusion" if with_ssl else "spec"
+        size = self.mel.feature_size + (0 if self.ssl is None else self.ssl.feature_size)
         self.head = NanoHead(size, len(LABELS))
 
     def features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Embeddings by output name, from "waveform" and "images" as the kind needs."""
+        """Returns embeddings by output name, from "waveform" and "images" as the kind needs."""
         features = {}
         if self.ssl is not None:
             features["ssl_features"] = self.ssl(inputs["waveform"])
-        if self.mel is not None:
-            features["spec_features"] = self.mel(inputs["images"])
+        features["spec_features"] = self.mel(inputs["images"])
         return features
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Waveform (batch, samples) and images, as the kind needs -> (batch, domains)."""
-        names = [name for name, branch in (("waveform", self.ssl), ("images", self.mel)) if branch]
+        """Maps waveform (batch, samples) and images, as the kind needs, to (batch, domains)."""
+        names = ("images",) if self.ssl is None else ("waveform", "images")
         features = self.features(dict(zip(names, inputs, strict=True)))
         scores: torch.Tensor = self.head(torch.cat(list(features.values()), dim=1))
         return scores
 
 
-class NanoGraph(OnnxModule):
-    """What is exported: scores of all domains in their own units, the default's first.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Combination:
+    """Computes the default score from the scores of the domains.
 
-    Args:
-        model: Trained; its tensors are shared.
-        standard: Undoes the standardisation of labels.
-        combination: Makes the default score.
+    score = offset + scale · (mean of the z-scores of `averaged`
+            - Σ slope · max(0, threshold - domain) over `penalties`)
 
     Attributes:
-        kind: "fusion", "spec" or "ssl".
-        n_domains: Columns of the scores.
-        domains: Their names.
-        input_names: Inputs in order.
-        output_sizes: Outputs in order, "mos" first, and the size of each beside the batch.
+        averaged: Mean and standard deviation for the z-score, by domain.
+        penalties: Threshold and slope, by domain.
+        offset: Score of an average clip.
+        scale: Factor of the z-scores and penalties.
+    """
+
+    averaged: Mapping[str, tuple[float, float]]
+    penalties: Mapping[str, tuple[float, float]]
+    offset: float
+    scale: float
+
+    def __call__(self, scores: torch.Tensor, domains: Sequence[str]) -> torch.Tensor:
+        """Maps scores (batch, domains) to the default score (batch, 1)."""
+        total = torch.zeros_like(scores[:, :1])
+        for name, (mean, deviation) in self.averaged.items():
+            column = domains.index(name)
+            weight = 1 / (deviation * len(self.averaged))
+            total = total + (scores[:, column : column + 1] - mean) * weight
+        for name, (threshold, slope) in self.penalties.items():
+            column = domains.index(name)
+            total = total - slope * torch.relu(threshold - scores[:, column : column + 1])
+        return self.offset + self.scale * total
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain JSON values."""
+        return {
+            "averaged": {k: {"mean": m, "deviation": d} for k, (m, d) in self.averaged.items()},
+            "penalties": {k: {"threshold": t, "slope": s} for k, (t, s) in self.penalties.items()},
+            "offset": self.offset,
+            "scale": self.scale,
+        }
+
+
+class NanoGraph(OnnxModule):
+    """The module that is exported: scores on the labels' scales, the default score first.
+
+    Args:
+        model: The trained model, whose tensors are shared.
+        standard: Mean and standard deviation of the labels.
+        combination: Computes the default score.
+
+    Attributes:
+        kind: "fusion", or "spec" without the waveform branch.
+        n_domains: Number of scores.
+        domains: Names of the scores.
+        input_names: Names of the inputs in order.
+        input_shapes: Shape per clip of each input, in order.
+        output_sizes: Size per clip of each output, in order, "mos" first.
     """
 
     def __init__(self, model: Nano, standard: Standardisation, combination: Combination) -> None:
@@ -93,32 +281,32 @@ class NanoGraph(OnnxModule):
         self.n_domains = len(self.domains)
         self.register_buffer("mean", torch.from_numpy(standard.mean.astype(np.float32)))
         self.register_buffer("deviation", torch.from_numpy(standard.deviation.astype(np.float32)))
-        self.input_names = ()
+        self.input_shapes: dict[str, tuple[int, ...]] = {}
         self.output_sizes = {"mos": self.n_domains}
         if model.ssl is not None:
-            self.input_names += ("waveform",)
+            self.input_shapes["waveform"] = (CLIP_SAMPLES,)
             self.output_sizes["ssl_features"] = model.ssl.feature_size
-        if model.mel is not None:
-            self.input_names += ("images",)
-            self.output_sizes["spec_features"] = model.mel.feature_size
+        self.input_shapes["images"] = (len(MEL.windows), MEL.image_height, MEL.image_width)
+        self.output_sizes["spec_features"] = model.mel.feature_size
+        self.input_names = tuple(self.input_shapes)
         self.eval().requires_grad_(False)
 
     def features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Embeddings by output name."""
+        """Returns embeddings by output name."""
         return self.model.features(inputs)
 
     def score(self, features: dict[str, torch.Tensor], domain: torch.Tensor) -> torch.Tensor:
-        """Scores (batch,) of one-hot domains (batch, n_domains)."""
+        """Returns scores (batch,) of one-hot domains (batch, n_domains)."""
         return (self.scores(features) * domain).sum(dim=1)
 
     def scores(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Scores (batch, n_domains) in their own units."""
+        """Returns scores (batch, n_domains)."""
         standardised = self.model.head(torch.cat(list(features.values()), dim=1))
         scores = standardised * self.deviation + self.mean
         return torch.cat([self.combination(scores, LABELS), scores], dim=1)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Tensors named by `input_names` -> tensors named by `output_sizes`."""
+        """Maps the tensors of `input_names` to those of `output_sizes`."""
         features = self.features(dict(zip(self.input_names, inputs, strict=True)))
         return (self.scores(features), *features.values())
 
@@ -126,7 +314,7 @@ class NanoGraph(OnnxModule):
 def save_nano(
     path: Path, model: Nano, standard: Standardisation, provenance: dict[str, Any]
 ) -> None:
-    """Writes a checkpoint: tensors, and plain values that say where they come from."""
+    """Writes a checkpoint: tensors, and how the model was trained as plain values."""
     saved = {
         "format": _FORMAT,
         "kind": model.kind,
@@ -140,16 +328,20 @@ def save_nano(
 
 
 def load_nano(path: Path) -> tuple[Nano, Standardisation, dict[str, Any]]:
-    """Reads a checkpoint: the model in evaluation mode, its labels' units, where it comes from.
+    """Reads a checkpoint.
+
+    Returns:
+        The model in evaluation mode, mean and standard deviation of the labels, and how the model
+        was trained.
 
     Raises:
-        NanoError: It is something else.
+        NanoError: The file is not such a checkpoint.
     """
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["format"] != _FORMAT:
             raise NanoError(f"{path}: format {saved['format']!r}, not {_FORMAT!r}; train it again")
-        model = Nano(with_mel=saved["kind"] != "ssl", with_ssl=saved["kind"] != "spec")
+        model = Nano(with_ssl=saved["kind"] == "fusion")
         model.load_state_dict(saved["state"])
     except MosrtError:
         raise

@@ -1,4 +1,4 @@
-"""Pretraining: a small wav2vec v1 that learns what clean speech sounds like, without labels."""
+"""Pretrains a small wav2vec v1 model on clean speech, without labels."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from mosrt_export.uncertainty.wav2vec.model import Architecture, Wav2Vec
 
 __all__ = ["ARCHITECTURE", "PretrainingConfig", "clean_clips", "pretrain", "save_wav2vec"]
 
-# A thirtieth of wav2vec large: the same strides and horizons, fewer and narrower layers.
+# A thirtieth of the size of wav2vec large: the same strides and horizons, fewer, narrower layers.
 ARCHITECTURE: Final = Architecture(
     encoder_layers=(
         (32, 10, 5), (64, 8, 4), (96, 4, 2), (128, 4, 2), (128, 4, 2), (128, 1, 1), (128, 1, 1),
@@ -32,16 +32,16 @@ ARCHITECTURE: Final = Architecture(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PretrainingConfig:
-    """How to pretrain.
+    """Settings of the pretraining.
 
     Attributes:
-        steps: Updates.
-        batch: Excerpts per step.
+        steps: Number of updates.
+        batch: Excerpts per update.
         excerpt_samples: Length of an excerpt.
-        negatives: Frames of the same excerpt that each prediction is told from.
-        horizons: Prediction steps that an update draws at random: all are learned, at less cost.
-        rate: Largest learning rate; it rises over a twentieth of the steps and falls to zero.
-        seed: Of excerpts and negatives.
+        negatives: Distractor frames per prediction, sampled from the same excerpt.
+        horizons: Prediction steps that each update samples. Fewer cost less, and all are learned.
+        rate: Largest learning rate; it rises over a twentieth of the updates, then falls to zero.
+        seed: Seed of excerpts, distractors and prediction steps.
         reduced: Whether convolutions run in bfloat16.
     """
 
@@ -56,7 +56,7 @@ class PretrainingConfig:
 
 
 def clean_clips(notes: list[str]) -> NDArray[np.int64]:
-    """Numbers of the clips that are clean recordings, from a data set's notes."""
+    """Returns the numbers of the clean recordings among the clips, from a data set's notes."""
     chosen = [
         i for i, note in enumerate(notes) if note.startswith("recorded") and "|clean|" in note
     ]
@@ -66,15 +66,15 @@ def clean_clips(notes: list[str]) -> NDArray[np.int64]:
 def pretrain(
     model: Wav2Vec, waveforms: NDArray[np.int16], config: PretrainingConfig
 ) -> Iterator[tuple[float, float, float]]:
-    """Trains a model in place by telling each coming frame from frames elsewhere.
+    """Trains a model in place with the contrastive loss of wav2vec.
 
     Args:
-        model: Starts as torch starts it.
-        waveforms: Clean speech (clips, samples).
-        config: How.
+        model: The model, with torch's initial weights.
+        waveforms: Clean speech (clips, samples) int16 at 16 kHz.
+        config: Settings.
 
     Yields:
-        After each step, the share that is done, the loss in nats, and the share of right guesses.
+        After each update, the share that is done, the loss in nats, and the accuracy.
     """
     device = next(model.parameters()).device
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=1e-2, betas=(0.9, 0.98))
@@ -85,13 +85,13 @@ def pretrain(
         warm = min(1.0, 20 * done)
         for group in optimiser.param_groups:
             group["lr"] = config.rate * warm * (0.5 + 0.5 * math.cos(math.pi * done))
-        excerpts = _excerpts(waveforms, config, rng).to(device)
+        batch = excerpts(waveforms, config, rng).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.reduced):
-            features, predictions = model(excerpts)
-        # near frames first, without which nothing is learned for a long time
+            features, predictions = model(batch)
+        # Training starts with near frames; with all of them the loss stays at chance for long.
         reach = max(config.horizons, math.ceil(model.architecture.n_steps * min(1.0, 2 * done)))
         drawn = rng.choice(reach, config.horizons, replace=False).tolist()
-        loss, right = _contrast(
+        loss, right = contrastive_loss(
             features.float(),
             predictions.float(),
             {model.architecture.first_horizon + step: step for step in drawn},
@@ -105,9 +105,10 @@ def pretrain(
     model.eval()
 
 
-def _excerpts(
+def excerpts(
     waveforms: NDArray[np.int16], config: PretrainingConfig, rng: np.random.Generator
 ) -> torch.Tensor:
+    """Returns random excerpts (config.batch, config.excerpt_samples) float32 from -1 to 1."""
     rows = rng.integers(len(waveforms), size=config.batch)
     starts = rng.integers(waveforms.shape[1] - config.excerpt_samples + 1, size=config.batch)
     cut = np.stack([
@@ -117,22 +118,22 @@ def _excerpts(
     return torch.from_numpy(cut.astype(np.float32) / 32768)
 
 
-def _contrast(
+def contrastive_loss(
     features: torch.Tensor,
     predictions: torch.Tensor,
     horizons: Mapping[int, int],
     negatives: NDArray[np.int64],
 ) -> tuple[torch.Tensor, float]:
-    """Cross entropy of the right frame among the negatives, and how often it comes first.
+    """Returns the cross entropy of the true frame among the negatives, and the accuracy.
 
-    All steps and frames of an excerpt share its negatives, which saves nearly all of the work; a
-    negative that happens to be the right frame is left out.
+    All frames of an excerpt share its negatives, which saves most of the computation. A negative
+    that is the true frame is left out.
 
     Args:
-        features: (batch, channels, frames).
-        predictions: (batch, steps, frames, channels).
-        horizons: How many frames ahead, and which prediction step looks as far.
-        negatives: Numbers of frames, (batch, negatives).
+        features: Features (batch, channels, frames).
+        predictions: Predictions (batch, steps, frames, channels).
+        horizons: Index of the prediction step, by how many frames it looks ahead.
+        negatives: Frame numbers (batch, negatives).
     """
     n_frames = features.shape[2]
     chosen = torch.from_numpy(negatives).to(features.device)
@@ -152,12 +153,12 @@ def _contrast(
 
 
 def save_wav2vec(path: Path, model: Wav2Vec, provenance: dict[str, Any]) -> None:
-    """Writes a checkpoint that `mosrt export wav2vec` reads: `args` and `model`, as fairseq does.
+    """Writes a checkpoint with fairseq's keys, which `mosrt export wav2vec` reads.
 
     Args:
-        path: Where.
-        model: Of the recipe's architecture.
-        provenance: Plain values that say where it comes from.
+        path: The file to write.
+        model: The model.
+        provenance: How the model was trained, as plain values.
     """
     a = model.architecture
     args = Namespace(

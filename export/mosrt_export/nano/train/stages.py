@@ -1,14 +1,14 @@
-"""Stages: how the fusion model is trained, branches alone, then the head, then all together."""
+"""Trains the fusion model in stages: each branch alone, then the head, then all parts together."""
 
 from __future__ import annotations
 
 import copy
 import dataclasses
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import torch
@@ -17,11 +17,10 @@ from numpy.typing import NDArray
 from mosrt._arrays import Float32Array, IntArray
 from mosrt.host.files import replacing
 from mosrt_export.nano.data.dataset import LABELS
-from mosrt_export.nano.data.images import other_microphones
+from mosrt_export.nano.data.images import vary_response
 from mosrt_export.uncertainty.wav2vec.model import Wav2Vec
 
-from .model import Nano
-from .network import NanoHead
+from .model import Nano, NanoHead
 from .training import (
     Inputs,
     Standardisation,
@@ -31,13 +30,16 @@ from .training import (
     train,
 )
 
-__all__ = ["Clips", "Outcome", "Plan", "train_nano"]
+__all__ = ["Clips", "Outcome", "Plan", "ablation_table", "train_nano"]
 
-Progress = Callable[[str, float, float], None]
-"""Called with the stage, the share of it that is done, and the loss."""
+Ablation: TypeAlias = dict[str, dict[str, tuple[float, float]]]
+"""(Pearson, Spearman) correlations by network, then by domain."""
+
+Progress: TypeAlias = Callable[[str, float, float], None]
+"""Called with the name of the stage, the share of it that is done, and the loss."""
 
 VALIDATION_SHARE: Final = 0.03
-_DRAW_BINS: Final = 24
+_LABEL_BINS: Final = 24
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,11 +47,11 @@ class Clips:
     """A data set as the networks read it.
 
     Attributes:
-        waveforms: (clips, samples) int16.
-        images: Files of images, each of as many clips as the others, memory-mapped.
-        labels: (clips, domains) float32, nan where unknown.
-        ladders: (ladders, rungs), numbers of clips that differ in severity alone, the best first;
-            they come after all other clips.
+        waveforms: Waveforms (clips, samples) int16.
+        images: Memory-mapped files of images, each with the same number of clips.
+        labels: Labels (clips, domains) float32, nan where unknown.
+        ladders: Numbers of the clips of ladders (ladders, rungs), the least degraded first. They
+            come after all single clips.
     """
 
     waveforms: NDArray[np.int16]
@@ -58,61 +60,59 @@ class Clips:
     ladders: IntArray
 
     def split(self) -> tuple[IntArray, IntArray]:
-        """Numbers of the single clips to train on, and of the last ones, to validate on."""
+        """Returns the numbers of the single clips for training, and those for validation."""
         n = len(self.waveforms) - self.ladders.size
         kept = n - max(1, int(n * VALIDATION_SHARE))
         return np.arange(kept), np.arange(kept, n)
 
-    def speeches(self, chosen: IntArray) -> IntArray:
-        """A number per clip, (clips,): the same for all clips of a ladder."""
+    def groups(self, chosen: IntArray) -> IntArray:
+        """Returns a number per clip (clips,), which is the same for all clips of a ladder."""
         n = len(self.waveforms) - self.ladders.size
         return np.where(chosen < n, chosen, n + (chosen - n) // self.ladders.shape[1])
 
-    def draw_weights(self) -> Float32Array:
-        """How often each clip is drawn, (clips,): more often where its first label is rare.
+    def sampling_weights(self) -> Float32Array:
+        """Returns a sampling weight per clip (clips,), larger where the first label is rare.
 
-        By the square root of how rare it is: good synthesis lives at the top of the scale, where
-        few clips are, and noise in the labels must not be learned by heart there.
+        The weight is 1 / √(frequency of the label). Good synthetic speech is at the top of the
+        scale, where there are few clips; the square root limits overfitting to their labels.
         """
         first = self.labels[:, 0]
-        counts, edges = np.histogram(first, bins=_DRAW_BINS)
-        where = np.clip(np.digitize(first, edges) - 1, 0, _DRAW_BINS - 1)
+        counts, edges = np.histogram(first, bins=_LABEL_BINS)
+        where = np.clip(np.digitize(first, edges) - 1, 0, _LABEL_BINS - 1)
         return np.asarray(1 / np.sqrt(counts[where]), np.float32)
 
     def image_batch(self, chosen: IntArray, device: torch.device, *, reduced: bool) -> torch.Tensor:
-        """Images (clips, windows, mels, frames), float32, or bfloat16 if `reduced`."""
+        """Returns images (clips, windows, mels, frames), float32, or bfloat16 if `reduced`."""
         size = len(self.images[0])
         batch = np.stack([self.images[i // size][i % size] for i in chosen])
         images = torch.from_numpy(batch).to(device)
-        # half the memory to move; in the upper half of the range it rounds to 0.4 dB
+        # bfloat16 halves the memory traffic, and rounds to 0.4 dB in the upper half of the range.
         images = images.bfloat16() if reduced else images.float()
         return images.contiguous(memory_format=torch.channels_last)
 
     def waveform_batch(self, chosen: IntArray, device: torch.device) -> torch.Tensor:
-        """Waveforms (clips, samples) float32 at zero mean and unit variance."""
+        """Returns waveforms (clips, samples) float32 with zero mean and unit variance."""
         batch = torch.from_numpy(self.waveforms[chosen].astype(np.float32)).to(device)
         centred = batch - batch.mean(dim=1, keepdim=True)
-        scaled: torch.Tensor = centred / centred.square().mean(dim=1, keepdim=True).sqrt().clamp(
-            min=1e-3
-        )
-        return scaled
+        rms = centred.square().mean(dim=1, keepdim=True).sqrt().clamp(min=1e-3)
+        return centred / rms
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How long each stage is, in passes over the data.
+    """Settings of the stages. An epoch is a pass over the data.
 
     Attributes:
-        mel_epochs: The spectrogram branch alone.
-        tuning_epochs: The same again, as other microphones hear it and with more ladders.
-        tuning_rate: Its rate.
-        tuning_ladders: Ladders in a batch of it.
-        tuning_climbing: Weight of the loss within them.
-        head_epochs: A head on frozen branches.
-        joint_epochs: All together, at a small rate.
-        joint_rate: That rate.
+        mel_epochs: Epochs of the spectrogram branch alone.
+        tuning_epochs: Epochs of its tuning, with random frequency responses and more ladders.
+        tuning_rate: Largest learning rate of the tuning.
+        tuning_ladders: Ladders per batch of the tuning.
+        tuning_climbing: Weight of the ranking loss within ladders in the tuning.
+        head_epochs: Epochs of a head on frozen branches.
+        joint_epochs: Epochs of all parts together.
+        joint_rate: Largest learning rate of all parts together.
         batch: Clips per step.
-        seed: Of everything random.
+        seed: Seed of all random choices.
         reduced: Whether convolutions run in bfloat16.
         gain: Mean Spearman correlation that the waveform branch must add to be kept.
     """
@@ -133,41 +133,41 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A trained model and what was found on the way.
+    """A trained model and the results of the stages.
 
     Attributes:
-        model: The best one.
-        standard: Units of the labels.
-        ablation: Correlations on validation clips by network, then by domain: (Pearson, Spearman).
+        model: The best model, in evaluation mode on the CPU.
+        standard: Mean and standard deviation of the labels.
+        ablation: (Pearson, Spearman) correlations on validation clips, by network and domain.
     """
 
     model: Nano
     standard: Standardisation
-    ablation: dict[str, dict[str, tuple[float, float]]]
+    ablation: Ablation
 
 
 def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.device,
                progress: Progress, resume: Path) -> Outcome:  # fmt: skip
-    """Trains the model in stages; keeps the waveform branch only if it earns its cost.
+    """Trains the model in stages, and keeps the waveform branch only if it adds enough.
 
     Args:
         clips: The data.
-        wav2vec: Pretrained encoder of the waveform branch, or None for none.
-        plan: How long.
-        device: Where.
-        progress: Told what happens.
-        resume: File in which the spectrogram branch is kept when it is done, and with ".tuned"
-            added when it is tuned; the same plan on the same labels goes on from there.
+        wav2vec: Pretrained encoder of the waveform branch; None trains no such branch.
+        plan: Settings.
+        device: Device to train on.
+        progress: Called after every step.
+        resume: File for the trained spectrogram branch; with ".tuned" added for the tuned one. The
+            same plan on the same labels continues from these files.
     """
     torch.manual_seed(plan.seed)
     chosen, held = clips.split()
     standard = Standardisation.of(clips.labels[chosen])
-    ablation: dict[str, dict[str, tuple[float, float]]] = {}
+    ablation: Ablation = {}
 
     def fit(name: str, network: torch.nn.Module, inputs: Inputs, validation: Inputs,
             config: TrainingConfig) -> None:  # fmt: skip
         for done, loss in train(
-            network, inputs, clips.labels, chosen, standard, config, clips.draw_weights(),
+            network, inputs, clips.labels, chosen, standard, config, clips.sampling_weights(),
             clips.ladders,
         ):  # fmt: skip
             progress(name, done, loss)
@@ -181,9 +181,9 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
     if wav2vec is None:
         return Outcome(mel.cpu().eval(), standard, ablation)
 
-    fusion = Nano(with_mel=True, with_ssl=True).to(device)
-    if fusion.mel is None or fusion.ssl is None or mel.mel is None:
-        raise RuntimeError("a fusion model has both branches")
+    fusion = Nano(with_ssl=True).to(device)
+    if fusion.ssl is None:
+        raise RuntimeError("a fusion model has a waveform branch")
     fusion.mel.load_state_dict(mel.mel.state_dict())
     fusion.ssl.encoder.load_state_dict(wav2vec.feature_extractor.state_dict())
     cached = _embed(fusion, clips, device, plan, progress)
@@ -208,10 +208,8 @@ def train_nano(clips: Clips, wav2vec: Wav2Vec | None, plan: Plan, device: torch.
         return Outcome(mel.cpu().eval(), standard, ablation)
 
     def both(numbers: IntArray) -> tuple[torch.Tensor, ...]:
-        return (
-            clips.waveform_batch(numbers, device),
-            clips.image_batch(numbers, device, reduced=plan.reduced),
-        )
+        images = clips.image_batch(numbers, device, reduced=plan.reduced)
+        return clips.waveform_batch(numbers, device), images
 
     if plan.joint_epochs:
         config = TrainingConfig(epochs=plan.joint_epochs, batch=plan.batch, rate=plan.joint_rate,
@@ -231,25 +229,25 @@ def _spectrogram_branch(
     fit: Callable[[str, Nano, Inputs, Inputs, TrainingConfig], None],
     validate: Callable[[str, Nano, Inputs], None],
 ) -> Nano:
-    """The spectrogram branch with a head: trained, then tuned to other microphones."""
+    """Returns the spectrogram branch with a head, trained and then tuned."""
     rng = np.random.default_rng(plan.seed)
 
     def rolled(numbers: IntArray) -> tuple[torch.Tensor, ...]:
-        # clips are excerpts, so that where one begins does not matter
+        # Clips are excerpts, so that it does not matter where one begins.
         images = clips.image_batch(numbers, device, reduced=plan.reduced)
         return (images.roll(int(rng.integers(images.shape[3])), dims=3),)
 
-    def retoned(numbers: IntArray) -> tuple[torch.Tensor, ...]:
+    def varied(numbers: IntArray) -> tuple[torch.Tensor, ...]:
         images = clips.image_batch(numbers, torch.device("cpu"), reduced=False)
         images = images.roll(int(rng.integers(images.shape[3])), dims=3)
-        images = other_microphones(images, clips.speeches(numbers), rng).to(device)
+        images = vary_response(images, clips.groups(numbers), rng).to(device)
         images = images.bfloat16() if plan.reduced else images
         return (images.contiguous(memory_format=torch.channels_last),)
 
-    def still(numbers: IntArray) -> tuple[torch.Tensor, ...]:
+    def unchanged(numbers: IntArray) -> tuple[torch.Tensor, ...]:
         return (clips.image_batch(numbers, device, reduced=plan.reduced),)
 
-    mel = Nano(with_mel=True, with_ssl=False).to(device)
+    mel = Nano(with_ssl=False).to(device)
     mel.to(memory_format=torch.channels_last)
     plain = TrainingConfig(
         epochs=plan.mel_epochs, batch=plan.batch, seed=plan.seed, reduced=plan.reduced
@@ -261,22 +259,22 @@ def _spectrogram_branch(
     so_far = []
     for name, path, inputs, config in (
         ("mel", resume, rolled, plain),
-        ("mel, tuned", resume.with_name(f"{resume.name}.tuned"), retoned, tuning),
+        ("mel, tuned", resume.with_name(f"{resume.name}.tuned"), varied, tuning),
     ):
         so_far.append(config)
-        if (saved := _resumed(path, so_far, clips.labels)) is not None:
+        if (saved := _saved(path, so_far, clips.labels)) is not None:
             mel.load_state_dict(saved)
-            validate(name, mel, still)
+            validate(name, mel, unchanged)
         else:
-            fit(name, mel, inputs, still, config)
-            _keep(path, mel, so_far, clips.labels)
+            fit(name, mel, inputs, unchanged, config)
+            _save(path, mel, so_far, clips.labels)
     return mel
 
 
 @torch.inference_mode()
 def _embed(model: Nano, clips: Clips, device: torch.device, plan: Plan,
            progress: Progress) -> Float32Array:  # fmt: skip
-    """Features of all clips by frozen branches, (clips, size)."""
+    """Returns features of all clips by frozen branches, (clips, size)."""
     model.eval()
     rows = []
     n = len(clips.waveforms)
@@ -294,23 +292,23 @@ def _embed(model: Nano, clips: Clips, device: torch.device, plan: Plan,
 
 
 def _key(stages: list[TrainingConfig], labels: Float32Array) -> dict[str, Any]:
-    """How a kept branch must have been trained, from its first stage on, and on what."""
+    """Returns what identifies a saved branch: the settings of its stages, and the labels."""
     return {
         "stages": [dataclasses.asdict(config) for config in stages],
-        # other data, other labels, and they are far fewer bytes than the samples
+        # Other data has other labels, which are far fewer bytes than the samples.
         "labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
     }
 
 
-def _keep(path: Path, mel: Nano, stages: list[TrainingConfig], labels: Float32Array) -> None:
+def _save(path: Path, mel: Nano, stages: list[TrainingConfig], labels: Float32Array) -> None:
     with replacing(path) as part:
         torch.save({"key": _key(stages, labels), "state": mel.state_dict()}, part)
 
 
-def _resumed(
+def _saved(
     path: Path, stages: list[TrainingConfig], labels: Float32Array
 ) -> dict[str, torch.Tensor] | None:
-    """The state of a branch trained before in the same way on the same data, if there is one."""
+    """Returns the saved state of a branch with the same settings and labels, if there is one."""
     if not path.exists():
         return None
     saved = torch.load(path, map_location="cpu", weights_only=True)
@@ -319,14 +317,14 @@ def _resumed(
 
 
 def _mean(row: dict[str, tuple[float, float]]) -> float:
-    """Mean Spearman correlation of the two listener domains, which make the default score."""
+    """Returns the mean Spearman correlation of the two domains that the default score averages."""
     return float(np.mean([row[name][1] for name in ("bvcc", "p808")]))
 
 
-def summary(ablation: dict[str, Any]) -> str:
-    """The ablation as a table: Pearson / Spearman by network and domain."""
-    lines = [f"{'network':16}" + "".join(f"{name:>14}" for name in LABELS)]
+def ablation_table(ablation: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
+    """Returns a Markdown table of Pearson / Spearman correlations by network and domain."""
+    lines = ["| network | " + " | ".join(LABELS) + " |", "|---" * (len(LABELS) + 1) + "|"]
     for network, row in ablation.items():
-        cells = "".join(f"{row[name][0]:8.3f}/{row[name][1]:.3f}" for name in LABELS)
-        lines.append(f"{network:16}{cells}")
+        cells = " | ".join(f"{row[name][0]:.3f} / {row[name][1]:.3f}" for name in LABELS)
+        lines.append(f"| {network} | {cells} |")
     return "\n".join(lines)

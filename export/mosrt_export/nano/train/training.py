@@ -1,4 +1,4 @@
-"""Training: a network taught to predict the labels of a data set, domain by domain."""
+"""Trains a network to predict the labels of all domains, and scores its predictions."""
 
 from __future__ import annotations
 
@@ -11,34 +11,33 @@ from typing import Final
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import nn
 
-from mosrt._arrays import Float32Array
+from mosrt._arrays import Float32Array, FloatArray, IntArray
 
-__all__ = ["Standardisation", "TrainingConfig", "correlations", "train"]
+__all__ = ["Inputs", "Standardisation", "TrainingConfig", "correlations", "predict", "train"]
 
 _STEEPNESS: Final = 8.0
-Inputs = Callable[[NDArray[np.int64]], tuple[torch.Tensor, ...]]
-"""Numbers of clips -> the network's inputs for them."""
+Inputs = Callable[[IntArray], tuple[torch.Tensor, ...]]
+"""Maps numbers of clips to the network's inputs for these clips."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingConfig:
-    """How to train.
+    """Settings of a training.
 
     Attributes:
         epochs: Passes over the data.
         batch: Clips per step.
-        rate: Largest learning rate; it rises over a tenth of the steps and falls to zero.
-        weight_decay: Of AdamW.
-        ranking: Weight of the pairwise ranking loss beside the squared error.
-        margin: Pairs whose standardised labels differ by less are not ranked.
-        ladders: Ladders in every batch.
+        rate: Largest learning rate; it rises over a tenth of the steps, then falls to zero.
+        weight_decay: Weight decay of AdamW.
+        ranking: Weight of the pairwise ranking loss relative to the squared error.
+        margin: Smallest difference of standardised labels for which a pair is ranked.
+        ladders: Ladders per batch.
         climbing: Weight of the ranking loss within ladders.
-        average: Share of the running average of the weights that a step keeps.
-        seed: Of the order of clips.
+        average: Decay of the exponential moving average of the weights.
+        seed: Seed of the order of clips.
         reduced: Whether convolutions run in bfloat16.
     """
 
@@ -57,14 +56,14 @@ class TrainingConfig:
 
 @dataclass(frozen=True, slots=True)
 class Standardisation:
-    """Mean and standard deviation of each label, (domains,) each."""
+    """Mean and standard deviation of the labels, (domains,) each."""
 
     mean: Float32Array
     deviation: Float32Array
 
     @classmethod
     def of(cls, labels: Float32Array) -> Standardisation:
-        """From labels (clips, domains), nan where unknown."""
+        """Measures them on labels (clips, domains), which are nan where unknown."""
         return cls(np.nanmean(labels, axis=0), np.nanstd(labels, axis=0))
 
 
@@ -72,24 +71,24 @@ def train(
     network: nn.Module,
     inputs: Inputs,
     labels: Float32Array,
-    chosen: NDArray[np.int64],
+    chosen: IntArray,
     standard: Standardisation,
     config: TrainingConfig,
     weights: Float32Array | None = None,
-    ladders: NDArray[np.int64] | None = None,
+    ladders: IntArray | None = None,
 ) -> Iterator[tuple[float, float]]:
-    """Trains a network in place; its weights end as their running average.
+    """Trains a network in place, and ends with the moving average of its weights.
 
     Args:
-        network: Inputs -> standardised scores (batch, domains).
-        inputs: Makes the inputs of some clips.
-        labels: (clips, domains), nan where unknown.
-        chosen: Clips to train on.
-        standard: Of the labels.
-        config: How.
-        weights: (clips,), how often each clip is drawn, relative to the others; all alike if None.
-        ladders: (ladders, rungs), numbers of clips of the same speech, ever more damaged. Some are
-            in every batch, and whatever a domain's labels say, more damage must not score higher.
+        network: Maps inputs to standardised scores (batch, domains).
+        inputs: Returns the inputs of clips.
+        labels: Labels (clips, domains), nan where unknown.
+        chosen: Numbers of the clips to train on.
+        standard: Mean and standard deviation of the labels.
+        config: Settings.
+        weights: Relative sampling weight of each clip (clips,); None weighs all the same.
+        ladders: Numbers of the clips of ladders (ladders, rungs), the least degraded first. Within
+            a ladder, a more degraded clip must not score higher, whatever the labels say.
 
     Yields:
         After each step, the share that is done and the loss.
@@ -110,64 +109,68 @@ def train(
     if weights is not None:
         shares = weights[chosen].astype(np.float64)
         shares /= shares.sum()
-    singles = _batches(chosen, n_single, n_steps, rng, shares)
-    rows = _batches(np.arange(len(ladders)), n_climbing, n_steps, rng)
+    singles = sample_batches(chosen, n_single, n_steps, rng, shares)
+    rows = sample_batches(np.arange(len(ladders)), n_climbing, n_steps, rng)
     batches = (
         np.concatenate([single, ladders[row].ravel()])
         for single, row in zip(singles, rows, strict=True)
     )
     for step, (batch, made) in enumerate(_ahead(batches, inputs)):
         for group in optimiser.param_groups:
-            group["lr"] = config.rate * _schedule(step / n_steps)
+            group["lr"] = config.rate * schedule(step / n_steps)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.reduced):
             scores = network(*made)
         scores = scores.float()
-        loss = _loss(scores, targets[torch.from_numpy(batch)].to(device), config)
+        loss = label_loss(scores, targets[torch.from_numpy(batch)].to(device), config)
         if n_climbing:
             climbing = scores[n_single:].reshape(n_climbing, ladders.shape[1], -1)
-            loss = loss + config.climbing * _climbing_loss(climbing)
+            loss = loss + config.climbing * ladder_loss(climbing)
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(parameters, 5.0)
         optimiser.step()
-        # early on the average must not remember the random start
+        # A smaller decay at the start, so that the average forgets the random initial weights.
         _average(averaged, network, min(config.average, step / (step + 10)))
         yield (step + 1) / n_steps, float(loss.detach())
     network.load_state_dict(averaged.state_dict())
     network.eval()
 
 
-def _schedule(done: float) -> float:
+def schedule(done: float) -> float:
+    """Returns the learning rate, relative to its largest, when a share of the steps is done."""
     warm = 0.1
-    return (
-        done / warm if done < warm else 0.5 + 0.5 * math.cos(math.pi * (done - warm) / (1 - warm))
-    )
+    if done < warm:
+        return done / warm
+    return 0.5 + 0.5 * math.cos(math.pi * (done - warm) / (1 - warm))
 
 
-def _batches(
-    chosen: NDArray[np.int64],
+def sample_batches(
+    chosen: IntArray,
     size: int,
     n_steps: int,
     rng: np.random.Generator,
-    shares: NDArray[np.float64] | None = None,
-) -> Iterator[NDArray[np.int64]]:
-    waiting: NDArray[np.int64] = np.empty(0, np.int64)
+    shares: FloatArray | None = None,
+) -> Iterator[IntArray]:
+    """Yields `n_steps` batches of `size` numbers out of `chosen`.
+
+    All numbers come up once per pass, or by their probabilities `shares` if these are given.
+    """
+    waiting: IntArray = np.empty(0, np.int64)
     for _ in range(n_steps):
         while len(waiting) < size:
-            drawn = (
-                rng.permutation(chosen)
-                if shares is None
-                else rng.choice(chosen, len(chosen), p=shares)
-            )
-            waiting = np.concatenate([waiting, drawn])
+            if shares is None:
+                sampled = rng.permutation(chosen)
+            else:
+                sampled = rng.choice(chosen, len(chosen), p=shares)
+            waiting = np.concatenate([waiting, sampled])
         yield waiting[:size]
         waiting = waiting[size:]
 
 
 def _ahead(
-    batches: Iterator[NDArray[np.int64]], inputs: Inputs
-) -> Iterator[tuple[NDArray[np.int64], tuple[torch.Tensor, ...]]]:
-    """Each batch with its inputs, which a thread makes while the network is at the one before."""
+    batches: Iterator[IntArray], inputs: Inputs
+) -> Iterator[tuple[IntArray, tuple[torch.Tensor, ...]]]:
+    """Yields each batch with its inputs, which a thread prepares during the step before."""
     with concurrent.futures.ThreadPoolExecutor(1) as executor:
         waiting = None
         for batch in batches:
@@ -179,12 +182,12 @@ def _ahead(
             yield waiting[0], waiting[1].result()
 
 
-def _loss(scores: torch.Tensor, targets: torch.Tensor, config: TrainingConfig) -> torch.Tensor:
-    """Squared error, and a logistic loss for pairs of clips in the wrong order, by domain."""
+def label_loss(scores: torch.Tensor, targets: torch.Tensor, config: TrainingConfig) -> torch.Tensor:
+    """Returns the squared error plus a logistic loss for wrongly ordered pairs of clips."""
     known = torch.isfinite(targets)
     wanted = torch.where(known, targets, torch.zeros_like(targets))
     error = torch.where(known, scores - wanted, torch.zeros_like(scores))
-    # every domain counts the same, however many labels it has
+    # Every domain counts the same, however many labels it has.
     squared = (error.square().sum(dim=0) / known.sum(dim=0).clamp(min=1)).mean()
     gap = wanted[:, None] - wanted[None]
     margin = scores[:, None] - scores[None]
@@ -194,10 +197,13 @@ def _loss(scores: torch.Tensor, targets: torch.Tensor, config: TrainingConfig) -
     return squared + config.ranking * ranked
 
 
-def _climbing_loss(scores: torch.Tensor) -> torch.Tensor:
-    """A logistic loss for rungs (ladders, rungs, domains) that score above a better one.
+def ladder_loss(scores: torch.Tensor) -> torch.Tensor:
+    """Returns a logistic loss for clips that score above a less degraded one of their ladder.
 
-    It is steep: small steps are enough, since how large they are is what the labels say.
+    It is steep, so that small differences suffice; the labels decide how large they are.
+
+    Args:
+        scores: Scores (ladders, rungs, domains).
     """
     better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], 1)
     gap = scores[:, better] - scores[:, worse]
@@ -214,9 +220,9 @@ def _average(averaged: nn.Module, network: nn.Module, keep: float) -> None:
 
 
 @torch.inference_mode()
-def predict(network: nn.Module, inputs: Inputs, chosen: NDArray[np.int64],
+def predict(network: nn.Module, inputs: Inputs, chosen: IntArray,
             standard: Standardisation, *, reduced: bool = False) -> Float32Array:  # fmt: skip
-    """Scores (clips, domains) in the labels' own units."""
+    """Returns scores (clips, domains) on the labels' scales."""
     device = next(network.parameters()).device
     network.eval()
     rows = []
@@ -229,7 +235,7 @@ def predict(network: nn.Module, inputs: Inputs, chosen: NDArray[np.int64],
 
 
 def correlations(scores: Float32Array, labels: Float32Array) -> list[tuple[float, float]]:
-    """Pearson's and Spearman's correlation of each domain, over the clips whose label is known."""
+    """Returns Pearson's and Spearman's correlation of each domain, over clips with a label."""
     result = []
     for predicted, wanted in zip(scores.T, labels.T, strict=True):
         known = np.isfinite(wanted)

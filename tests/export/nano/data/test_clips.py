@@ -1,4 +1,4 @@
-"""Clips: made from a seed and a number alone, in the shares the recipe names."""
+"""Tests that clips depend on seed and number alone, and come in the shares of the recipe."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_a_clip_is_its_seed_and_number() -> None:
 
 
 def test_clean_clips_stay_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Within half a millisecond of the reference: a filter's delay, not a codec's."""
-    monkeypatch.setattr(clips, "_CLEAN_SHARE", 1.0)
+    """Clean clips are within 0.5 ms of the reference, the delay of a filter."""
+    monkeypatch.setattr(clips, "CLEAN_SHARE", 1.0)
     for number in range(8):
         clip = make_clip(small_pool(), 0, number, loudness)
         assert clip.treatment == "clean"
@@ -82,15 +82,15 @@ def test_treatments_come_in_their_shares(monkeypatch: pytest.MonkeyPatch) -> Non
     def unchanged(samples: Float32Array, _s: float, _rng: np.random.Generator) -> Float32Array:
         return samples
 
-    tasted: list[float] = []
+    rated: list[float] = []
 
-    def taste(waveform: Float32Array) -> float:
-        tasted.append(loudness(waveform))
-        return tasted[-1]
+    def rate(waveform: Float32Array) -> float:
+        rated.append(loudness(waveform))
+        return rated[-1]
 
-    monkeypatch.setattr(clips, "_spoken", spoken)
-    monkeypatch.setattr(clips, "_restored", lambda samples, _rng: samples)
-    monkeypatch.setattr(clips, "_finish", finish)
+    monkeypatch.setattr(clips, "_random_speech", spoken)
+    monkeypatch.setattr(clips, "restore", lambda samples, _rng: samples)
+    monkeypatch.setattr(clips, "vary_studio", finish)
     monkeypatch.setattr(clips, "RESYNTHESES", dict.fromkeys(RESYNTHESES, unchanged))
     monkeypatch.setattr(clips, "DEGRADATIONS", dict.fromkeys(DEGRADATIONS, unchanged))
     n = 3000
@@ -98,15 +98,15 @@ def test_treatments_come_in_their_shares(monkeypatch: pytest.MonkeyPatch) -> Non
     kinds: Counter[str] = Counter()
     chosen = 0
     for number in range(n):
-        tasted.clear()
-        clip = make_clip(small_pool(), 1, number, taste)
+        rated.clear()
+        clip = make_clip(small_pool(), 1, number, rate)
         parts = clip.treatment.split(" + ")
         kinds.update(parts)
-        if tasted:
-            # treatments leave samples alone here, and nothing else comes after the best take
+        if rated:
+            # Treatments change nothing here, and nothing else follows the best take.
             chosen += 1
-            assert len(tasted) == 4
-            assert loudness(clip.waveform) == loudness(clip.reference) == max(tasted)
+            assert len(rated) == 4
+            assert loudness(clip.waveform) == loudness(clip.reference) == max(rated)
         if clip.treatment == "clean":
             found["clean"] += 1
         else:
@@ -122,7 +122,7 @@ def test_treatments_come_in_their_shares(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_rungs_of_a_ladder_differ_in_severity_alone() -> None:
-    """Noise grows by its gain only: what is added on all rungs is one signal."""
+    """The treatment of a ladder is the same but for its severity."""
     pool = small_pool()
     kinds: Counter[str] = Counter()
     for number in range(6):
@@ -149,7 +149,7 @@ def test_a_ladder_of_noise(monkeypatch: pytest.MonkeyPatch) -> None:
     noises = [rung - clean for rung in rungs]
     for mild, severe in itertools.pairwise(noises):
         assert mild.std() < severe.std()
-        # float32 keeps seven digits of the speech, noise begins 45 dB below it
+        # float32 keeps seven digits of the speech; the noise starts 45 dB below it.
         assert np.corrcoef(mild, severe)[0, 1] > 0.9999
 
 
@@ -164,31 +164,31 @@ def test_engines_speak_in_their_shares(recorded: float, shares: dict[str, float]
     pool = small_pool()
     rng = np.random.default_rng(0)
     drawn: Counter[str] = Counter(
-        pool.voices[pool._choose(rng, recorded)].engine for _ in range(3000)
+        pool.voices[pool.choose(rng, recorded)].engine for _ in range(3000)
     )
     for engine, share in shares.items():
         assert drawn[engine] / 3000 == pytest.approx(share, abs=0.04)
 
 
-def test_a_stretch_is_speech_and_pauses() -> None:
-    """What was stored comes back at its level, and a pool without an engine still speaks."""
+def test_speech_of_a_pool_has_pauses() -> None:
+    """Utterances keep their level; a pool without the chosen engine uses another."""
     said = np.round(speech(3) * 32767).astype(np.int16)
     pool = Pool([voice("flite slt")], [[said]])
-    speaker, stretch = pool.stretch(np.random.default_rng(0), 90_000)
+    speaker, spoken = pool.speech(np.random.default_rng(0), 90_000)
     assert speaker.name == "flite slt"
-    assert stretch.shape == (90_000,)
-    assert stretch.dtype == np.float32
+    assert spoken.shape == (90_000,)
+    assert spoken.dtype == np.float32
     whole = said.astype(np.float32) / 32768
-    found = scipy.signal.correlate(stretch.astype(np.float64), whole, "valid")
+    found = scipy.signal.correlate(spoken.astype(np.float64), whole, "valid")
     start = int(found.argmax())
-    np.testing.assert_array_equal(stretch[start : start + len(whole)], whole)
+    np.testing.assert_array_equal(spoken[start : start + len(whole)], whole)
 
 
 @pytest.mark.parametrize("factor", [1.2, 0.85])
 def test_formants_move_and_the_pitch_stays(factor: float) -> None:
-    """A buzz of 125 Hz through a resonance at 1 kHz, and another throat.
+    """A 125 Hz pulse train through a resonance at 1 kHz.
 
-    The envelope is smoothed, so that the mean frequency goes most of the way, not all of it.
+    The envelope is smoothed, so that the mean frequency shifts by a part of the factor.
     """
     buzz = np.zeros(32_000)
     buzz[::128] = 1
@@ -204,12 +204,12 @@ def test_formants_move_and_the_pitch_stays(factor: float) -> None:
     def mean_hz(power: NDArray[np.float64]) -> float:
         return float(power @ (125 * np.arange(len(power))) / power.sum())
 
-    moved = clips._formants(vowel.astype(np.float32), factor)
+    moved = clips.shift_formants(vowel.astype(np.float32), factor)
     assert moved.shape == (32_000,)
     assert moved.dtype == np.float32
     way = np.log(mean_hz(harmonics(moved)) / mean_hz(harmonics(vowel))) / np.log(factor)
     assert 0.5 < way < 1.1
-    same = clips._formants(vowel.astype(np.float32), 1.0)
+    same = clips.shift_formants(vowel.astype(np.float32), 1.0)
     np.testing.assert_allclose(same, vowel, atol=1e-4 * np.abs(vowel).max())
 
 
@@ -219,7 +219,7 @@ def test_a_gate_lowers_pauses_only() -> None:
     hiss = rng.normal(0, 1e-4, 16_000).astype(np.float32)
     both = np.concatenate([loud, hiss]).astype(np.float32)
     for seed in range(4):
-        gated = clips._gated(both, np.random.default_rng(seed))
+        gated = clips.gate_pauses(both, np.random.default_rng(seed))
         assert gated.shape == both.shape
         assert gated[-8000:].std() < 0.6 * both[-8000:].std()
         assert np.sum(gated[:32_000] ** 2) > 0.98 * np.sum(both[:32_000] ** 2)

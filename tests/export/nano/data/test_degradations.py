@@ -1,4 +1,4 @@
-"""Degradations: their contract, and what each is said to do, measured by other means."""
+"""Tests that degradations keep their contract and do what their names say, by other measures."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.standins.nano import lag, spectral_error_db, speech, waveform_error_d
 
 Float32Array = NDArray[np.float32]
 
-# What a kind changes most: the waveform, or (filters, codecs without phase) the spectrum.
+# Filters, and codecs that do not keep phases, are compared by spectra; the others by waveforms.
 SPECTRAL = ("low-pass", "high-pass", "codec2")
 
 
@@ -49,7 +49,7 @@ def test_the_contract(kind: str, severity: float) -> None:
 
 @pytest.mark.parametrize("kind", DEGRADATIONS)
 def test_severe_is_further_away_than_mild(kind: str) -> None:
-    """On average over rooms, noises and packets, by more than a listener would miss."""
+    """The error grows on average over seeds, by an audible margin."""
     clean = speech(2)
     measure: Callable[[Float32Array, Float32Array], float]
     measure, margin = (spectral_error_db, 0.5) if kind in SPECTRAL else (waveform_error_db, 3.0)
@@ -61,8 +61,8 @@ def test_severe_is_further_away_than_mild(kind: str) -> None:
 
 
 @pytest.mark.parametrize("snr_db", [-5.0, 0.0, 12.5, 40.0])
-def test_noise_has_the_asked_ratio(snr_db: float) -> None:
-    """To what float32 sums at 40 dB leave of the noise: 1e-3 dB."""
+def test_noise_has_the_given_ratio(snr_db: float) -> None:
+    """Within 1e-3 dB, the rounding of float32 at 40 dB."""
     clean = speech(2)
     noise = (3 * np.random.default_rng(0).standard_normal(len(clean))).astype(np.float32)
     added = add_noise(clean, noise, snr_db).astype(np.float64) - clean
@@ -83,8 +83,8 @@ def test_the_slope_of_coloured_noise(slope: float) -> None:
 
 
 @pytest.mark.parametrize(("decay_s", "direct"), [(0.3, 4.0), (0.9, 0.3)])
-def test_rooms_decay_as_asked(decay_s: float, direct: float) -> None:
-    """Schroeder's backward integral of the answer to a click falls by 60 dB in `decay_s`."""
+def test_rooms_have_the_given_decay(decay_s: float, direct: float) -> None:
+    """Schroeder's backward integral of the impulse response falls by 60 dB in `decay_s`."""
     click = np.zeros(20_000, np.float32)
     click[0] = 1.0
     answer = reverberated(click, decay_s, direct, np.random.default_rng(2)).astype(np.float64)
@@ -103,7 +103,7 @@ def test_codecs_come_back_in_time(kind: str, severity: float) -> None:
     assert abs(lag(clean, degraded(kind, clean, severity))) <= 1
 
 
-def test_clipping_leaves_what_is_below() -> None:
+def test_clipping_keeps_smaller_samples() -> None:
     """Two in a thousand samples are clipped at best, two in five at worst."""
     clean = speech(2)
     for severity, share in ((0.0, 0.002), (1.0, 0.4)):
@@ -134,8 +134,8 @@ def test_resolution_counts_levels() -> None:
 
 
 @pytest.mark.parametrize(("kind", "low"), [("low-pass", False), ("high-pass", True)])
-def test_filters_take_a_side(kind: str, low: bool) -> None:
-    """White noise at the worst severity: far beyond the corner 20 dB and more are gone."""
+def test_filters_attenuate_their_stop_band(kind: str, low: bool) -> None:
+    """At the highest severity white noise is attenuated by 20 dB far beyond the cutoff."""
     noise = np.random.default_rng(0).standard_normal(32_000).astype(np.float32)
     hz, density = scipy.signal.welch(degraded(kind, noise, 1.0), 16_000, nperseg=1024)
     lost, kept = (hz > 2500, (hz > 100) & (hz < 600))

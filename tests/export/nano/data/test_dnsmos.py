@@ -1,4 +1,4 @@
-"""DNSMOS models: which file is which, and what the networks read, compared with librosa."""
+"""Tests how DNSMOS models are told apart, and their input against librosa's."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tests.standins.dnsmos import P808_SHAPE, P835_SHAPE, dnsmos_model
 from tests.standins.nano import speech
 
 
-class Listening(DnsmosP808):
-    """Remembers what the network is fed."""
+class Recorded(DnsmosP808):
+    """Keeps the inputs of the network."""
 
     def _run(self, feed: NDArray[np.float32]) -> NDArray[np.float32]:
         self.fed = [*getattr(self, "fed", []), feed]
         return super()._run(feed)
 
 
-def test_p808_sees_librosas_spectrogram(tmp_path: Path) -> None:
-    """A matrix in float32 against a float64 transform: 0.01 dB down to the floor of -80."""
-    teacher = Listening(dnsmos_model(tmp_path / "p808.onnx", P808_SHAPE, 1))
+def test_p808_reads_the_spectrogram_of_librosa(tmp_path: Path) -> None:
+    """A matrix product in float32 against librosa: 0.01 dB down to the floor of -80 dB."""
+    teacher = Recorded(dnsmos_model(tmp_path / "p808.onnx", P808_SHAPE, 1))
     clean = np.resize(speech(4), 80_000)
     score = teacher(clean)
     tiled = np.concatenate([clean] * 2)[:144_160]
@@ -39,22 +39,22 @@ def test_p808_sees_librosas_spectrogram(tmp_path: Path) -> None:
     assert score == pytest.approx(float(np.mean((wanted + 40) / 40)), abs=1e-3)
 
 
-def test_p808_does_not_hear_levels(tmp_path: Path) -> None:
+def test_p808_does_not_depend_on_level(tmp_path: Path) -> None:
     teacher = DnsmosP808(dnsmos_model(tmp_path / "p808.onnx", P808_SHAPE, 1))
     assert teacher(speech(3) * np.float32(0.05)) == pytest.approx(teacher(speech(3)), abs=1e-4)
 
 
 @pytest.mark.parametrize(("seconds", "count"), [(5, 1), (9.01, 1), (10, 1), (11, 2), (13, 4)])
 def test_windows_as_published(tmp_path: Path, seconds: float, count: int) -> None:
-    """floor(length - 9.01) + 1 windows of whole seconds, once a clip is long enough."""
-    teacher = Listening(dnsmos_model(tmp_path / "p808.onnx", P808_SHAPE, 1))
+    """There are floor(length - 9.01) + 1 windows, after short clips are repeated."""
+    teacher = Recorded(dnsmos_model(tmp_path / "p808.onnx", P808_SHAPE, 1))
     noise = np.random.default_rng(0).standard_normal(int(seconds * 16_000)).astype(np.float32)
     teacher(noise)
     assert len(teacher.fed) == count
 
 
 def test_p835_is_mapped_as_published(tmp_path: Path) -> None:
-    """The third output, by the polynomial of DNS-Challenge; one window, so that means agree."""
+    """The third output is mapped by the polynomial of DNS-Challenge."""
     teacher = DnsmosP835(dnsmos_model(tmp_path / "p835.onnx", P835_SHAPE, 3))
     level = np.full(144_160, 0.9, np.float32)
     raw = 3 * 0.9

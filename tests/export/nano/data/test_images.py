@@ -1,4 +1,4 @@
-"""Images: what the networks train on is what the runtime draws."""
+"""Tests that training images are the runtime's, and random frequency responses on them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from mosrt.mel.front_end import MelFrontEnd
 from mosrt_export.nano.data import images
 from mosrt_export.nano.data.clips import CLIP_SAMPLES
-from mosrt_export.nano.data.images import MEL, draw_images, image_paths, other_microphones
+from mosrt_export.nano.data.images import MEL, compute_images, image_paths, vary_response
 from tests.standins.nano import speech
 
 
@@ -24,25 +24,25 @@ def waveforms() -> NDArray[np.int16]:
     return np.round(np.stack([said, noise]) * 32_767).astype(np.int16)
 
 
-def test_images_are_drawn_once(tmp_path: Path, waveforms: NDArray[np.int16]) -> None:
+def test_images_are_computed_once(tmp_path: Path, waveforms: NDArray[np.int16]) -> None:
     for chunk in range(2):
         np.savez(tmp_path / f"chunk-{chunk:05d}.npz", waveforms=waveforms[:, ::1] // (chunk + 1))
     np.savez(tmp_path / "ladders-00000.npz", waveforms=waveforms)
-    images._draw(tmp_path / "chunk-00001.npz")
+    images.write_images(tmp_path / "chunk-00001.npz")
     names = ["images-00000.npy", "images-00001.npy", "images-ladders-00000.npy"]
     assert [path.name for path in image_paths(tmp_path)] == names
-    drawn_before = (tmp_path / names[1]).stat().st_mtime_ns
-    assert list(draw_images(tmp_path, 1)) == [2, 1, 1]
+    before = (tmp_path / names[1]).stat().st_mtime_ns
+    assert list(compute_images(tmp_path, 1)) == [2, 1, 1]
     assert all(path.exists() for path in image_paths(tmp_path))
-    assert (tmp_path / names[1]).stat().st_mtime_ns == drawn_before
-    assert list(draw_images(tmp_path, 1)) == [0]
+    assert (tmp_path / names[1]).stat().st_mtime_ns == before
+    assert list(compute_images(tmp_path, 1)) == [0]
     assert not list(tmp_path.glob(".*"))
 
 
-def test_images_are_the_runtimes(tmp_path: Path, waveforms: NDArray[np.int16]) -> None:
-    """Half precision of values up to 1: 2.5e-4, a fortieth of a dB."""
+def test_images_are_those_of_the_runtime(tmp_path: Path, waveforms: NDArray[np.int16]) -> None:
+    """Within 2.5e-4, the rounding of half precision near 1."""
     np.savez(tmp_path / "chunk-00000.npz", waveforms=waveforms)
-    images._draw(tmp_path / "chunk-00000.npz")
+    images.write_images(tmp_path / "chunk-00000.npz")
     stored = np.load(image_paths(tmp_path)[0])
     assert stored.dtype == np.float16
     assert stored.shape == (2, len(MEL.windows), MEL.image_height, MEL.image_width)
@@ -50,14 +50,14 @@ def test_images_are_the_runtimes(tmp_path: Path, waveforms: NDArray[np.int16]) -
     assert stored.max() <= 1
     front_end = MelFrontEnd(MEL, 16_000)
     for row, waveform in zip(stored, waveforms, strict=True):
-        drawn = front_end.images(waveform.astype(np.float32) / 32_768)
+        wanted = front_end.images(waveform.astype(np.float32) / 32_768)
         for image, window in zip(row, MEL.windows, strict=True):
-            np.testing.assert_allclose(image.astype(np.float32), drawn[window], atol=3e-4)
+            np.testing.assert_allclose(image.astype(np.float32), wanted[window], atol=3e-4)
 
 
 @pytest.mark.parametrize("window", MEL.windows)
 def test_an_image_is_librosas_mel_spectrogram(waveforms: NDArray[np.int16], window: int) -> None:
-    """In dB below the loudest, 100 dB as 0 to 1; float32 near the floor: 0.05 dB."""
+    """Within 0.05 dB, the rounding of float32 near the floor."""
     waveform = waveforms[0].astype(np.float32) / 32_768
     mel = librosa.feature.melspectrogram(
         y=waveform, sr=16_000, n_fft=MEL.n_fft, win_length=window, hop_length=MEL.hop_length,
@@ -72,9 +72,9 @@ def test_an_image_is_librosas_mel_spectrogram(waveforms: NDArray[np.int16], wind
 SHAPE = (len(MEL.windows), MEL.image_height, 30)
 
 
-def responses(images: torch.Tensor, heard: torch.Tensor) -> NDArray[np.float64]:
-    """What was added, in dB around its mean, (clips, mels); each window has its own loudest."""
-    added = MEL.floor_db * (heard - images).double().numpy()
+def responses(images: torch.Tensor, varied: torch.Tensor) -> NDArray[np.float64]:
+    """Returns the added responses in dB around their mean, (clips, mels)."""
+    added = MEL.floor_db * (varied - images).double().numpy()
     assert np.ptp(added, axis=3).max() < 1e-3  # the same at all times
     by_window = added.mean(axis=3)
     by_window -= by_window.mean(axis=2, keepdims=True)
@@ -82,16 +82,16 @@ def responses(images: torch.Tensor, heard: torch.Tensor) -> NDArray[np.float64]:
     return np.asarray(by_window[:, 0])
 
 
-def test_the_same_speech_has_the_same_microphone() -> None:
+def test_clips_of_a_group_get_the_same_response() -> None:
     rng = np.random.default_rng(0)
     images = torch.from_numpy(rng.uniform(0.6, 0.9, (40, *SHAPE)).astype(np.float32))
-    images[:, :, 50, 3] = 1.0  # the loudest, of both windows
-    speeches = np.repeat(np.arange(20), 2)
-    heard = other_microphones(images, speeches, np.random.default_rng(1))
-    assert heard.shape == images.shape
-    assert heard.dtype == torch.float32
-    np.testing.assert_allclose(heard.amax(dim=(2, 3)), 1.0, atol=1e-6)
-    found = responses(images, heard)
+    images[:, :, 50, 3] = 1.0  # the maximum, of both windows
+    groups = np.repeat(np.arange(20), 2)
+    varied = vary_response(images, groups, np.random.default_rng(1))
+    assert varied.shape == images.shape
+    assert varied.dtype == torch.float32
+    np.testing.assert_allclose(varied.amax(dim=(2, 3)), 1.0, atol=1e-6)
+    found = responses(images, varied)
     np.testing.assert_allclose(found[::2], found[1::2], atol=1e-3)
     unchanged = np.abs(found[::2]).max(axis=1) < 1e-3
     assert 2 <= unchanged.sum() <= 10  # 30 % of 20, within two and a half deviations
@@ -104,7 +104,7 @@ def test_silence_stays_silent() -> None:
     images = torch.zeros((1, *SHAPE))
     images[:, :, 60, 10] = 1.0
     for seed in range(10):
-        heard = other_microphones(images, np.array([0]), np.random.default_rng(seed))
-        assert float(heard.min()) == 0.0
-        assert float(heard.max()) == 1.0
-        assert float(heard.median()) < 0.2
+        varied = vary_response(images, np.array([0]), np.random.default_rng(seed))
+        assert float(varied.min()) == 0.0
+        assert float(varied.max()) == 1.0
+        assert float(varied.median()) < 0.2

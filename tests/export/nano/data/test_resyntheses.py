@@ -1,4 +1,4 @@
-"""Resyntheses: their contract, and what each is said to do, measured by other means."""
+"""Tests that resyntheses keep their contract and do what their names say, by other measures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mosrt_export.nano.data import resyntheses
 from mosrt_export.nano.data.resyntheses import RESYNTHESES, griffin_lim
 from tests.standins.nano import spectral_error_db, speech, waveform_error_db
 
-# These make new phases or move speech in time, so that only spectra can be compared.
+# These change phases or timing, so that only spectra can be compared.
 SPECTRAL = ("Griffin-Lim", "warble", "WORLD")
 
 
@@ -63,10 +63,10 @@ def test_griffin_lim_converges() -> None:
     assert errors[-1] < 0.25
 
 
-def test_mels_keep_what_is_flat() -> None:
-    """Spreading within bands changes nothing where there is nothing to smooth."""
+def test_flat_magnitudes_stay_flat() -> None:
+    """Flat magnitudes stay the same."""
     flat = np.full((513, 3), 0.7, np.float32)
-    smooth = resyntheses._through_mels(flat, 80)
+    smooth = resyntheses.mel_smoothed(flat, 80)
     # the first and the last bin belong to no triangle
     np.testing.assert_allclose(smooth[1:-1], 0.7, rtol=1e-5)
 
@@ -83,7 +83,7 @@ def test_the_mildest_world_keeps_the_pitch() -> None:
 
 
 def test_a_comb_has_teeth() -> None:
-    """White noise with its echo: the autocorrelation at the delay tells the echo's gain."""
+    """The autocorrelation of white noise with an echo shows delay and gain of the echo."""
     noise = np.random.default_rng(0).standard_normal(60_000).astype(np.float32)
     combed = RESYNTHESES["comb"](noise, 1.0, np.random.default_rng(3)).astype(np.float64)
     spectrum = np.abs(np.fft.rfft(combed, 1 << 17)) ** 2
@@ -96,23 +96,23 @@ def test_a_comb_has_teeth() -> None:
 
 
 def test_upsampling_grows_by_the_decibel() -> None:
-    """The same tones at both ends of the scale, 38 dB apart, at all but float32's rounding."""
+    """The same tones at both ends of the scale, 38 dB apart but for rounding."""
     clean = speech(1.5)
     for seed in range(4):
         powers = []
         for severity in (0.0, 1.0):
-            heard = RESYNTHESES["upsampling"](clean, severity, np.random.default_rng(seed))
-            powers.append(np.sum((heard.astype(np.float64) - clean) ** 2))
+            other = RESYNTHESES["upsampling"](clean, severity, np.random.default_rng(seed))
+            powers.append(np.sum((other.astype(np.float64) - clean) ** 2))
         assert 10 * np.log10(powers[1] / powers[0]) == pytest.approx(38, abs=1e-2)
 
 
 def test_upsampling_makes_images() -> None:
-    """A tone of 1 kHz comes back, and as much as its level again, at images of either carrier."""
+    """A tone of 1 kHz gets images at the frequencies that the factors give."""
     tone = np.sin(2 * np.pi * 1000 * np.arange(32_000) / 16_000).astype(np.float32)
     for seed in range(4):
         added = RESYNTHESES["upsampling"](tone, 1.0, np.random.default_rng(seed)) - tone
         power = np.abs(np.fft.rfft(added * np.hanning(len(added)))) ** 2
-        # factors 2, 4, 5 and 8 fold at multiples of 1600 and 2000 Hz, the tone lies 1 kHz beside
+        # Factors 2, 4, 5 and 8 give images 1 kHz beside multiples of 1600 and 2000 Hz.
         hz = np.fft.rfftfreq(len(added), 1 / 16_000)
         near = np.zeros(len(hz), bool)
         for multiple in np.r_[np.arange(0, 8001, 1600), np.arange(0, 8001, 2000)]:

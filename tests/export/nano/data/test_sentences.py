@@ -1,4 +1,4 @@
-"""The sentences that synthetic voices read."""
+"""Tests the sentences that synthetic voices read."""
 
 import numpy as np
 import pytest

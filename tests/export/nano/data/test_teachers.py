@@ -1,4 +1,4 @@
-"""Labels: the folded DNSMOS Pro against its module as published, and full-reference measures."""
+"""Tests DNSMOS Pro against the published module, and full-reference fidelity."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
 
 
 class Published(nn.Module):
-    """The network of DNSMOS Pro as its authors' TorchScript spells it, with random weights."""
+    """The network of DNSMOS Pro with random weights and the published names."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,8 +108,8 @@ def test_another_torchscript_is_refused(tmp_path: Path) -> None:
         DnsmosPro(path)
 
 
-def test_a_clip_is_faithful_to_itself() -> None:
-    """To the four digits in which PESQ's best is known."""
+def test_a_clip_has_full_fidelity_to_itself() -> None:
+    """Within the four digits of the largest PESQ."""
     clean = speech(3)
     assert fidelity(clean, clean) == pytest.approx(5.0, abs=1e-3)
     assert log_spectral_distance_db(clean, clean) == 0.0
@@ -125,8 +125,8 @@ def test_fidelity_falls_with_noise() -> None:
     assert scores[0] > 4
 
 
-def test_missing_highs_cost_something() -> None:
-    """PESQ alone forgives a telephone's band more than a listener does."""
+def test_missing_high_frequencies_lower_the_fidelity() -> None:
+    """The distance penalises a missing band, which PESQ hardly does."""
     clean = speech(3)
     spectrum = np.fft.rfft(clean)
     spectrum[int(len(spectrum) * 0.43) :] = 0  # above 3.4 kHz
@@ -135,8 +135,8 @@ def test_missing_highs_cost_something() -> None:
 
 
 @pytest.mark.parametrize("gain", [0.01, 0.3, 8.0])
-def test_the_distance_does_not_hear_levels(gain: float) -> None:
-    """Float32's rounding of the louder or softer clip, in dB."""
+def test_the_distance_does_not_depend_on_level(gain: float) -> None:
+    """Within the rounding of float32, in dB."""
     clean = speech(2)
     rng = np.random.default_rng(1)
     other = add_noise(clean, rng.standard_normal(len(clean)).astype(np.float32), 10)
@@ -147,9 +147,9 @@ def test_the_distance_does_not_hear_levels(gain: float) -> None:
 
 
 def test_the_distance_of_a_known_filter() -> None:
-    """Noise whose upper half is 6 dB down differs by 6 dB in half of the bands.
+    """Noise whose upper half is 6 dB lower differs by 6 dB in half of the bands.
 
-    Peaks are equalised; those of 5 s of noise vary by some tenths of a dB.
+    Levels are relative to peaks, which vary by some tenths of a dB in 5 s of noise.
     """
     noise = np.random.default_rng(2).standard_normal(80_000)
     spectrum = np.fft.rfft(noise)
@@ -168,7 +168,7 @@ def test_the_distance_is_symmetric() -> None:
 
 
 @pytest.mark.parametrize("n_samples", [48_000, 2000])
-def test_no_speech_no_label(n_samples: int) -> None:
+def test_fidelity_without_speech_is_nan(n_samples: int) -> None:
     """Silence, and a clip too short for PESQ."""
     silence = np.zeros(n_samples, np.float32)
     clean = speech(3)[:n_samples] if n_samples < 3000 else silence

@@ -1,4 +1,4 @@
-"""Exporting: bundles of random models, which load, score, and say where they come from."""
+"""Tests bundles of random models: their scores, manifest, graph and model card."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def read(path: Path) -> tuple[NDArray[np.float32], int]:
 
 @torch.inference_mode()
 def test_the_bundle_scores_as_torch_does(exported: Exported) -> None:
-    """Within the parity gate, the first of two views through the whole runtime; all domains."""
+    """The runtime's scores of all domains are those of torch, within the parity limit."""
     assert exported.drift.passed
     assert len(exported.drift.rows) == len(CLIPS)
     samples, rate_hz = read(CLIPS[0])
@@ -94,7 +94,7 @@ def test_the_bundle_scores_as_torch_does(exported: Exported) -> None:
     assert np.ptp(row) > 0.1
 
 
-def test_the_manifest_says_where_it_comes_from(exported: Exported) -> None:
+def test_the_manifest_has_the_provenance(exported: Exported) -> None:
     bundle = Bundle.open(exported.bundle)
     bundle.verify()
     manifest = bundle.manifest
@@ -122,7 +122,7 @@ def test_views_follow_the_length(exported: Exported) -> None:
 
 
 def test_the_level_does_not_matter(exported: Exported) -> None:
-    """As the card says: float32's rounding and the stabilising terms below -40 dBFS, 0.01."""
+    """Within 0.01, for rounding and the stabilising terms at low levels."""
     samples, rate_hz = read(CLIPS[0])
     with mosrt.load(exported.bundle, threads=1) as scorer:
         loud, soft = (scorer.score(samples * gain, rate_hz).mos for gain in (1.0, 0.1))
@@ -150,7 +150,7 @@ def test_info_shows_the_card(exported: Exported) -> None:
         assert words in shown, words
 
 
-def test_the_card_counts_the_ways_to_spoil(exported: Exported) -> None:
+def test_the_card_counts_the_treatments(exported: Exported) -> None:
     card = nano_card(Bundle.open(exported.bundle).manifest)
     assert f"in {len(DEGRADATIONS) + len(RESYNTHESES)} ways" in card
     assert "{" not in card
@@ -161,7 +161,7 @@ def test_the_card_counts_the_ways_to_spoil(exported: Exported) -> None:
 
 
 def test_the_graph_has_no_norms_to_compute(exported: Exported) -> None:
-    """Opset 18; the branch's batch norms are in the kernels, the head's one may stay."""
+    """Opset 18; the batch norms of the branch are folded, the one of the head may stay."""
     path = next(exported.bundle.glob("*.onnx"))
     model = onnx.load(path, load_external_data=False)
     assert [(opset.domain, opset.version) for opset in model.opset_import] == [("", 18)]
@@ -172,24 +172,22 @@ def test_the_graph_has_no_norms_to_compute(exported: Exported) -> None:
 
 @torch.inference_mode()
 def test_folding_changes_nothing(exported: Exported) -> None:
-    """Of the branch's stages in float64, but for kernels rounded to float32 once: 1e-6."""
+    """In float64 the stages differ by the rounding of kernels to float32: 1e-6."""
     graph = copy.deepcopy(exported.graph)
     before = copy.deepcopy(graph.state_dict())
     plain = folded(graph)
     assert all(torch.equal(value, before[key]) for key, value in graph.state_dict().items())
-    assert plain.model.mel is not None
-    assert graph.model.mel is not None
     left = [m for m in plain.model.mel.modules() if isinstance(m, torch.nn.BatchNorm2d)]
     assert not left
     generator = torch.Generator().manual_seed(0)
     images = torch.rand(
         (2, len(MEL.windows), MEL.image_height, 64), generator=generator, dtype=torch.float64
     )
-    found, wanted = (module.model.mel.stages.double()(images) for module in (plain, graph))  # type: ignore[union-attr]
+    found, wanted = (module.model.mel.stages.double()(images) for module in (plain, graph))
     torch.testing.assert_close(found, wanted, rtol=0, atol=1e-6 * float(wanted.abs().max()))
 
 
-def test_an_older_bundle_is_kept(exported: Exported, tmp_path: Path) -> None:
+def test_an_older_bundle_is_not_replaced(exported: Exported, tmp_path: Path) -> None:
     out = shutil.copytree(exported.bundle, tmp_path / "old")
     before = (out / "manifest.json").read_bytes()
     with pytest.raises(OutputError):
@@ -212,9 +210,9 @@ def test_a_parity_failure_writes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == [checkpoint.name]
 
 
-def test_the_card_says_the_formula(exported: Exported) -> None:
-    """What a point below a threshold costs is the slope times the scale."""
+def test_the_card_has_the_formula(exported: Exported) -> None:
+    """A point below a threshold costs the slope times the scale."""
     card = " ".join(nano_card(Bundle.open(exported.bundle).manifest).split())
     for name, (threshold, slope) in COMBINATION.penalties.items():
         cost = f"{slope * COMBINATION.scale:g}"
-        assert f"less {cost} for every point that `{name}` is below {threshold}" in card
+        assert f"less {cost} for every point of `{name}` below {threshold}" in card

@@ -1,4 +1,4 @@
-"""Pretraining: the contrastive loss by brute force, and a model that learns."""
+"""Tests the contrastive loss against loops, and that a small model learns."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SMALL = Architecture(
 
 
 @pytest.mark.parametrize("horizons", [{2: 0, 3: 1, 4: 2}, {4: 2}, {3: 0, 2: 2}])
-def test_the_contrast_is_the_plain_loss(horizons: dict[int, int]) -> None:
+def test_the_contrastive_loss_equals_loops(horizons: dict[int, int]) -> None:
     """Float64 loops over steps, clips, frames and negatives; the right frame is no negative."""
     rng = np.random.default_rng(0)
     features = rng.standard_normal((2, 4, 9))
@@ -52,7 +52,7 @@ def test_the_contrast_is_the_plain_loss(horizons: dict[int, int]) -> None:
                 count += 1
         per_step.append(sum(losses) / len(losses))
     assert left_out > 0
-    loss, share = pretraining._contrast(
+    loss, share = pretraining.contrastive_loss(
         torch.from_numpy(features), torch.from_numpy(predictions), horizons, negatives
     )
     assert float(loss) == pytest.approx(sum(per_step) / len(per_step), rel=1e-10)
@@ -60,7 +60,7 @@ def test_the_contrast_is_the_plain_loss(horizons: dict[int, int]) -> None:
 
 
 def chirps(n_clips: int, n_samples: int) -> np.ndarray:
-    """Tones that sweep up and down, each at its own pace: what comes next can be known."""
+    """Returns tones that sweep up and down, so that coming frames can be predicted."""
     rng = np.random.default_rng(0)
     time_s = np.arange(n_samples) / 16_000
     rows = []
@@ -110,14 +110,14 @@ def test_excerpts_come_from_everywhere() -> None:
     """Start and row of an excerpt of a ramp can be read off its first sample."""
     waveforms = np.arange(40, dtype=np.int16)[None] + np.int16(1000) * np.arange(3)[:, None]
     config = PretrainingConfig(steps=1, batch=400, excerpt_samples=38)
-    cut = pretraining._excerpts(waveforms.astype(np.int16), config, np.random.default_rng(0))
+    cut = pretraining.excerpts(waveforms.astype(np.int16), config, np.random.default_rng(0))
     first = np.round(cut[:, 0].numpy() * 32_768)
     assert set(first) == {1000 * row + start for row in range(3) for start in range(3)}
     assert cut.shape == (400, 38)
     np.testing.assert_allclose(np.diff(cut.numpy(), axis=1), 1 / 32_768, atol=1e-7)
 
 
-def test_only_clean_recordings_are_heard() -> None:
+def test_only_clean_recordings_are_used() -> None:
     notes = [
         "recorded anna|clean|0.000",
         "recorded anna|white noise|0.300",
@@ -137,7 +137,7 @@ def test_the_architecture_is_as_described() -> None:
 
 
 def test_the_norm_is_the_same_in_training() -> None:
-    """One operator where gradients are wanted, reductions where a graph is: float32's rounding."""
+    """The operator for training equals the reductions for export, within rounding."""
     torch.manual_seed(3)
     norm = JointNorm(6)
     for parameter in norm.parameters():
@@ -156,7 +156,7 @@ def test_the_norm_is_the_same_in_training() -> None:
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-5)
 
 
-def test_a_checkpoint_comes_back(tmp_path: Path) -> None:
+def test_a_checkpoint_can_be_read(tmp_path: Path) -> None:
     torch.manual_seed(2)
     model = Wav2Vec(ARCHITECTURE).eval()
     path = tmp_path / "wav2vec.pt"

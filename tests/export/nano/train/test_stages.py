@@ -1,4 +1,4 @@
-"""Stages: the order of training, the ablation, and a branch that has to earn its cost."""
+"""Tests the order of the stages, the ablation, and when the waveform branch is kept."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from mosrt_export.nano.data.dataset import LABELS
 from mosrt_export.nano.data.images import MEL
 from mosrt_export.nano.train.pretraining import ARCHITECTURE
-from mosrt_export.nano.train.stages import Clips, Outcome, Plan, summary, train_nano
+from mosrt_export.nano.train.stages import Clips, Outcome, Plan, ablation_table, train_nano
 from mosrt_export.uncertainty.wav2vec.model import Wav2Vec
 
 N = 180  # of which 40 in ladders; four clips to validate on
@@ -22,7 +22,7 @@ NONE = np.empty((0, 4), np.int64)
 
 @pytest.fixture(scope="module")
 def clips() -> Clips:
-    """Images and waveforms as loud as their labels say, half a second of each."""
+    """Short images whose level follows the labels, and short waveforms of noise."""
     rng = np.random.default_rng(0)
     quality = rng.uniform(0, 1, N)
     labels = (1 + 4 * quality[:, None] + rng.normal(0, 0.1, (N, len(LABELS)))).astype(np.float32)
@@ -36,7 +36,7 @@ def clips() -> Clips:
 
 
 def quiet(_stage: str, _done: float, _loss: float) -> None:
-    """Progress that nobody watches."""
+    """Ignores the progress."""
 
 
 def trained(clips: Clips, resume: Path, *, gain: float, seed: int = 3) -> Outcome:
@@ -77,18 +77,18 @@ def test_the_last_clips_validate(clips: Clips) -> None:
     assert len(held) == int(0.03 * (N - 40))
 
 
-def test_rare_labels_are_drawn_more_often() -> None:
-    """By the square root of how rare they are."""
+def test_rare_labels_are_sampled_more_often() -> None:
+    """Weights are 1 / √(number of clips with such a label)."""
     labels = np.full((200, len(LABELS)), 3.0, np.float32)
     labels[:8, 0] = 1.0
     labels[-2:, 0] = 4.5
-    weights = Clips(np.zeros((200, 1), np.int16), [], labels, NONE).draw_weights()
+    weights = Clips(np.zeros((200, 1), np.int16), [], labels, NONE).sampling_weights()
     expected = np.repeat(1 / np.sqrt([8.0, 190.0, 2.0]), [8, 190, 2])
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
 def test_the_spectrogram_branch_alone(clips: Clips, tmp_path: Path) -> None:
-    """Once it is done it is kept, and the same plan on the same data goes on from there."""
+    """The same plan on the same labels continues from the saved branch."""
     seen: list[tuple[str, float]] = []
 
     def progress(stage: str, done: float, _loss: float) -> None:
@@ -119,7 +119,7 @@ def test_the_spectrogram_branch_alone(clips: Clips, tmp_path: Path) -> None:
 
 
 def test_a_branch_that_adds_nothing_is_dropped(clips: Clips, tmp_path: Path) -> None:
-    """More than two in correlation cannot be gained; the rows of the ablation stay."""
+    """No branch can add more than 2 in correlation; the ablation still has all rows."""
     outcome = trained(clips, tmp_path / "kept", gain=2.1)
     assert outcome.model.kind == "spec"
     assert list(outcome.ablation) == ["mel", "mel, tuned", "ssl", "mel, new head", "fusion"]
@@ -144,9 +144,8 @@ def test_a_branch_that_earns_its_cost_is_kept_and_the_seed_decides(
     states = [outcome.model.state_dict() for outcome in (first, same, other)]
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
     assert not torch.equal(states[0]["head.shared.weight"], states[2]["head.shared.weight"])
-    table = summary(first.ablation).splitlines()
-    assert len(table) == 1 + len(first.ablation)
-    for line, (network, row) in zip(table[1:], first.ablation.items(), strict=True):
-        assert line.startswith(network)
+    _heading, _line, *rows = ablation_table(first.ablation).splitlines()
+    for text, (network, row) in zip(rows, first.ablation.items(), strict=True):
+        assert text.startswith(f"| {network} |")
         for pearson, spearman in row.values():
-            assert f"{pearson:.3f}/{spearman:.3f}" in line
+            assert f"{pearson:.3f} / {spearman:.3f}" in text

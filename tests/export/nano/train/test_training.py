@@ -1,4 +1,4 @@
-"""Training: the loss, the schedule and the running average against plain arithmetic."""
+"""Tests the losses, the schedule and the moving average against plain loops."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def linear() -> nn.Linear:
 
 
 def test_a_linear_problem_is_solved() -> None:
-    """Noiseless labels: the least-squares solution is exact, and so, to 1 %, is ours."""
+    """Without noise the least-squares solution is exact, and training finds it within 1 %."""
     network, standard = linear(), Standardisation.of(LABELS)
     losses = [loss for _, loss in train(
         network, inputs, LABELS, ALL, standard, config(60, ranking=0.0)
@@ -63,7 +63,7 @@ def test_ranking_alone_finds_the_order() -> None:
 
 
 def test_ladders_alone_find_the_order() -> None:
-    """Labels that are noise say nothing; only the ladders know which way is up."""
+    """The labels are noise, so that only the ladders define an order."""
     rng = np.random.default_rng(5)
     noise = rng.standard_normal(LABELS.shape).astype(np.float32)
     by_quality = np.argsort(-X[:, 0]).reshape(4, N // 4).T  # 60 ladders, the best first
@@ -80,7 +80,7 @@ def test_ladders_alone_find_the_order() -> None:
     assert found[1] > 0.95
 
 
-def test_the_climbing_loss_is_the_plain_mean() -> None:
+def test_the_ladder_loss_equals_loops() -> None:
     scores = np.random.default_rng(6).standard_normal((3, 4, 2))
     losses = [
         math.log1p(math.exp(-8 * (scores[n, i, d] - scores[n, j, d]))) / 8
@@ -89,7 +89,7 @@ def test_the_climbing_loss_is_the_plain_mean() -> None:
         for i in range(4)
         for j in range(i + 1, 4)
     ]
-    found = float(training._climbing_loss(torch.from_numpy(scores)))
+    found = float(training.ladder_loss(torch.from_numpy(scores)))
     assert found == pytest.approx(np.mean(losses), rel=1e-12)
 
 
@@ -110,7 +110,7 @@ def test_progress_ends_at_one_and_the_seed_decides() -> None:
 
 
 def test_unknown_labels_have_no_influence() -> None:
-    """What would be predicted where a label is unknown moves neither loss nor gradient."""
+    """Predictions without a label change neither loss nor gradient."""
     rng = np.random.default_rng(2)
     targets = torch.from_numpy(rng.standard_normal((12, 3)).astype(np.float32))
     targets[::3, 1] = math.nan
@@ -121,7 +121,7 @@ def test_unknown_labels_have_no_influence() -> None:
         scores[::3, 1] = size
         scores[:, 2] *= size
         scores.requires_grad_()
-        loss = training._loss(scores, targets, config())
+        loss = training.label_loss(scores, targets, config())
         loss.backward()  # type: ignore[no-untyped-call]
         assert scores.grad is not None
         assert not scores.grad[torch.isnan(targets)].any()
@@ -130,7 +130,7 @@ def test_unknown_labels_have_no_influence() -> None:
     assert found[0] == found[1]
 
 
-def test_the_loss_is_the_plain_sum() -> None:
+def test_the_label_loss_equals_loops() -> None:
     """Every pair and every clip by loops in float64."""
     rng = np.random.default_rng(4)
     scores = rng.standard_normal((9, 2))
@@ -149,7 +149,7 @@ def test_the_loss_is_the_plain_sum() -> None:
                     lead = scores[i, domain] - scores[j, domain]
                     pairs.append(math.log1p(math.exp(-3 * lead)) / 3)
         total += (sum(squares) / len(squares) + 0.3 * sum(pairs) / len(pairs)) / 2
-    found = training._loss(torch.from_numpy(scores), torch.from_numpy(targets), options)
+    found = training.label_loss(torch.from_numpy(scores), torch.from_numpy(targets), options)
     assert float(found) == pytest.approx(total, rel=1e-9)
 
 
@@ -175,7 +175,7 @@ def test_the_weights_end_as_their_running_average() -> None:
 
 
 def test_the_rate_rises_and_falls() -> None:
-    rates = [training._schedule(done) for done in np.linspace(0, 1, 201)]
+    rates = [training.schedule(done) for done in np.linspace(0, 1, 201)]
     assert rates[0] == 0
     assert rates[20] == pytest.approx(1)
     assert rates[-1] == pytest.approx(0, abs=1e-12)
@@ -183,9 +183,9 @@ def test_the_rate_rises_and_falls() -> None:
     assert np.all(np.diff(rates[20:]) < 0)
 
 
-def test_every_clip_is_seen_once_an_epoch() -> None:
+def test_every_clip_comes_up_once_per_epoch() -> None:
     chosen = np.arange(100, 130)
-    batches = list(training._batches(chosen, 7, 30, np.random.default_rng(0)))
+    batches = list(training.sample_batches(chosen, 7, 30, np.random.default_rng(0)))
     assert all(len(batch) == 7 for batch in batches)
     order = np.concatenate(batches)
     for epoch in range(7):
@@ -193,16 +193,16 @@ def test_every_clip_is_seen_once_an_epoch() -> None:
     assert order[:30].tolist() != order[30:60].tolist()
 
 
-def test_clips_are_drawn_by_their_shares() -> None:
+def test_clips_are_sampled_by_their_shares() -> None:
     chosen = np.arange(100, 104)
     shares = np.array([0.1, 0.2, 0.3, 0.4])
-    batches = training._batches(chosen, 8, 1000, np.random.default_rng(0), shares)
+    batches = training.sample_batches(chosen, 8, 1000, np.random.default_rng(0), shares)
     counts = np.bincount(np.concatenate(list(batches)) - 100) / 8000
     # four deviations of a share of 8000 draws
     assert np.all(np.abs(counts - shares) < 4 * np.sqrt(shares * (1 - shares) / 8000))
 
 
-def test_standardisation_skips_what_is_unknown() -> None:
+def test_standardisation_skips_unknown_labels() -> None:
     labels = np.array([[1, 2], [3, np.nan], [5, 8], [3, 5]], np.float32)
     standard = Standardisation.of(labels)
     np.testing.assert_allclose(standard.mean, [3, 5])

@@ -156,7 +156,7 @@ def readme_table(results: Path) -> str:
         for name, row in latency.items():
             model, variant, provider, _ = name.split(" ")
             bundle = next((b for b in run["bundles"] if b["name"] == model), None)
-            if bundle is None or provider.startswith("torch-"):
+            if bundle is None or model not in variants.WEIGHTS or provider.startswith("torch-"):
                 continue
             agreement = listening.get(f"{model} {bundle['default_domain']}")
             speed_up = "-"

@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from mosrt_bench.report.writer import markdown_table
 
-__all__ = ["SECTIONS", "bench_section", "bench_title", "drift_cell"]
+__all__ = ["SECTIONS", "WEIGHTS", "bench_section", "bench_title", "drift_cell"]
 
 Run = Mapping[str, Any]
 Row = Mapping[str, Any]
@@ -16,6 +16,15 @@ _CLIP_S: Final = 5.0
 _WORST: Final = 8
 # How the keys of a declared drift begin and end, and its unit.
 _DRIFTS: Final = (("mos", "abs", "MOS"), ("uncertainty", "rel", "relative"))
+WEIGHTS: Final = {
+    "nano": "Embedded weights.",
+    "nano-uncertainty": "Embedded weights.",
+    "utmosv2-distilled": "Distilled weights.",
+}
+_STANDIN_WEIGHTS: Final = (
+    "Stand-in weights, one view: this proves speed and parity of FP32 with torch. In `int8-cpu` "
+    "every block is quantised, whatever the drift, which says nothing for such weights."
+)
 
 
 def _drift(run: Run) -> list[str]:
@@ -146,11 +155,10 @@ def bench_section(run: Run) -> list[str]:
                     *_start_cells(starts.get(row["contestant"])),
                 )
             )
-    distilled = any("distilled" in bundle["name"] for bundle in run["bundles"])
     return [
         "How fast is each variant, and how far does it drift on the clips of this run? Drift is "
         f"measured on {len(run['audio'])} clips, speed on a clip of 5 s. "
-        f"{'Distilled' if distilled else 'Embedded'} weights.",
+        f"{WEIGHTS.get(run['bundles'][0]['name'], _STANDIN_WEIGHTS)}",
         "",
         *markdown_table(
             ("variant, provider", "mean drift", "largest", "SRCC", "p50", "p95", "speed-up",

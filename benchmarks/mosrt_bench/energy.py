@@ -7,15 +7,13 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, Protocol
 
-from mosrt_bench.worker.device import Nvml
+from mosrt_bench.worker.device import Nvml, Polling
 
 __all__ = ["Counter", "GpuEnergy", "PowerRail", "Rapl", "Sampling", "counters", "energy", "rails"]
 
 _I2C_DRIVERS: Final = Path("/sys/bus/i2c/drivers")
-_EVERY_S: Final = 0.01
 
 Watts = Callable[[], float]
 
@@ -58,7 +56,7 @@ class PowerRail:
         return self._joules
 
 
-class Sampling:
+class Sampling(Polling):
     """Samples rails every 10 ms in the background of a block.
 
     Sampling ends when a monitor cannot be read any more; `PowerRail.joules` then raises the error.
@@ -68,30 +66,12 @@ class Sampling:
     """
 
     def __init__(self, sampled: list[PowerRail]) -> None:
+        super().__init__(self._sample)
         self._rails = sampled
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._sample, daemon=True)
-
-    def __enter__(self) -> Sampling:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._thread.join()
 
     def _sample(self) -> None:
-        while not self._ended.wait(_EVERY_S):
-            try:
-                for rail in self._rails:
-                    rail.sample()
-            except OSError:
-                return
+        for rail in self._rails:
+            rail.sample()
 
 
 def rails(

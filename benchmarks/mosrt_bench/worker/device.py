@@ -8,9 +8,9 @@ import subprocess
 import threading
 from collections.abc import Callable
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-__all__ = ["MemoryPeak", "Nvml", "UsedBytes", "describe_gpu", "device_memory"]
+__all__ = ["MemoryPeak", "Nvml", "Polling", "UsedBytes", "describe_gpu", "device_memory"]
 
 UsedBytes = Callable[[], int]
 
@@ -113,7 +113,43 @@ def describe_gpu() -> str | None:
     return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
-class MemoryPeak:
+_P = TypeVar("_P", bound="Polling")
+
+
+class Polling:
+    """Calls a function every 10 ms in the background of a block, until it raises OSError.
+
+    Args:
+        poll: The function.
+    """
+
+    def __init__(self, poll: Callable[[], None]) -> None:
+        self._poll = poll
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self: _P) -> _P:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        while not self._ended.wait(_EVERY_S):
+            try:
+                self._poll()
+            except OSError:  # the device is lost, which whoever uses it will report
+                return
+
+
+class MemoryPeak(Polling):
     """Measures the most GPU memory in use during a block, over what was in use before it.
 
     It reads the memory of the whole device every 10 ms, because a process's own account leaves out
@@ -124,32 +160,14 @@ class MemoryPeak:
     """
 
     def __init__(self, used_bytes: UsedBytes) -> None:
+        super().__init__(self._update)
         self._used_bytes = used_bytes
         self._before = self._most = used_bytes()
-        self._ended = threading.Event()
-        self._watcher = threading.Thread(target=self._watch, daemon=True)
-
-    def __enter__(self) -> MemoryPeak:
-        self._watcher.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._ended.set()
-        self._watcher.join()
 
     @property
     def peak_mb(self) -> float:
         """In units of 1e6 bytes."""
         return round((self._most - self._before) / 1e6, 1)
 
-    def _watch(self) -> None:
-        while not self._ended.wait(_EVERY_S):
-            try:
-                self._most = max(self._most, self._used_bytes())
-            except OSError:  # the device is lost, which whoever uses it will report
-                return
+    def _update(self) -> None:
+        self._most = max(self._most, self._used_bytes())

@@ -14,10 +14,18 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-from ._arrays import FloatArray, IntArray
+from ._arrays import Float32Array, FloatArray, IntArray
 from .errors import PlanError
 
-__all__ = ["CropGeometry", "CropPlan", "Plan", "PlanRule", "resolve_plan", "tiled_length"]
+__all__ = [
+    "CropGeometry",
+    "CropPlan",
+    "Plan",
+    "PlanRule",
+    "normalised",
+    "resolve_plan",
+    "tiled_length",
+]
 
 
 _KINDS: Final = ("grid", "reference", "paper")
@@ -346,3 +354,14 @@ def _spread(n_samples: int, crop_samples: int, count: int) -> IntArray:
     if count == 1:
         return np.array([last // 2], np.int64)
     return np.rint(np.linspace(0, last, count)).astype(np.int64)
+
+
+def normalised(crop: Float32Array, epsilon: float = 1e-7) -> Float32Array:
+    """A crop (samples,) at zero mean and unit variance, as for wav2vec 2.0.
+
+    `epsilon` is added to the variance. Sums are in double precision: a 3 s crop has 48 000 terms.
+    """
+    centred = crop - crop.mean(dtype=np.float64)
+    scale = 1.0 / np.sqrt(np.mean(np.square(centred)) + epsilon)
+    scaled: Float32Array = (centred * scale).astype(np.float32)
+    return scaled

@@ -13,9 +13,9 @@ import numpy.typing as npt
 from mosrt._arrays import Float32Array, IntArray
 from mosrt.audio.recording import Recording
 from mosrt.backends import Backend
-from mosrt.bundle.front_end_spec import MelSpec, SslSpec
+from mosrt.bundle.front_end_spec import MelSpec
 from mosrt.bundle.manifest import Manifest
-from mosrt.crops import CropGeometry, CropPlan, Plan, PlanRule, resolve_plan
+from mosrt.crops import CropGeometry, CropPlan, Plan, PlanRule, normalised, resolve_plan
 from mosrt.errors import AudioError, MeasureError
 from mosrt.host.thread_pool import ThreadPool
 from mosrt.mel.front_end import MelFrontEnd
@@ -93,7 +93,7 @@ class FusionFrontEnd:
                     if self._ssl is not None:
                         crop = read[0][row - rows[0]]
                         feeds[self._ssl.tensor] = (
-                            crop if self._in_graph else normalised(crop, self._ssl)
+                            crop if self._in_graph else normalised(crop, self._ssl.epsilon)
                         )
                     if self._mel is not None:
                         feeds[self._mel.tensor] = (
@@ -118,15 +118,6 @@ class FusionFrontEnd:
             return front_end.images(crops[start], windows[start])
 
         return dict(zip(windows, pool.map(make, windows), strict=True))
-
-
-def normalised(crop: Float32Array, spec: SslSpec) -> Float32Array:
-    """A crop (samples,) at zero mean and unit variance, as wav2vec 2.0's extractor makes it."""
-    # Sums in double precision: a 3 s crop has 48 000 terms.
-    centred = crop - crop.mean(dtype=np.float64)
-    scale = 1.0 / np.sqrt(np.mean(np.square(centred)) + spec.epsilon)
-    scaled: Float32Array = (centred * scale).astype(np.float32)
-    return scaled
 
 
 def _windows_by_start(

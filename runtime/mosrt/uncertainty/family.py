@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -25,7 +25,6 @@ __all__ = [
     "Stages",
     "chunk_bounds",
     "load_stages",
-    "normalised",
     "row_measures",
     "run",
     "zero_padded",
@@ -140,9 +139,6 @@ def load_stages(
     return stages
 
 
-_EPSILON: Final = 1e-7  # wav2vec 2.0's feature extractor, on the variance
-
-
 def chunk_bounds(
     n_samples: int, *, window_samples: int, hop_samples: int, receptive_samples: int
 ) -> list[tuple[int, int]]:
@@ -177,11 +173,3 @@ def zero_padded(chunk: Float32Array, below_samples: int) -> tuple[Float32Array, 
     if len(chunk) >= below_samples:
         return chunk, False
     return np.concatenate([np.zeros_like(chunk), chunk]), True
-
-
-def normalised(chunk: Float32Array) -> Float32Array:
-    """A chunk (samples,) at zero mean and unit variance, as wav2vec 2.0's extractor makes it."""
-    centred = chunk - chunk.mean(dtype=np.float64)
-    scale = 1.0 / np.sqrt(np.mean(np.square(centred)) + _EPSILON)
-    scaled: Float32Array = (centred * scale).astype(np.float32)
-    return scaled

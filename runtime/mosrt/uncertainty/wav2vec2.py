@@ -6,8 +6,9 @@ import numpy as np
 
 from mosrt._arrays import Array, Float32Array, FloatArray, IntArray
 from mosrt.bundle.uncertainty_spec import DropoutSpec, MaskingSpec, UncertaintySpec
+from mosrt.crops import normalised
 
-from .family import Rows, Stages, normalised, row_measures, run
+from .family import Rows, Stages, row_measures, run
 from .sampling import SeededSampler
 
 __all__ = ["DropoutFamily", "MaskingFamily"]

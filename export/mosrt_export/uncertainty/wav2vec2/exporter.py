@@ -16,7 +16,8 @@ from mosrt.audio.sources import AudioSource
 from mosrt.bundle.manifest import Manifest, TensorSpec
 from mosrt.bundle.uncertainty_spec import DropoutSpec, MaskingSpec, UncertaintySpec
 from mosrt.bundle.writer import check_target
-from mosrt.uncertainty.family import Stages, normalised
+from mosrt.crops import normalised
+from mosrt.uncertainty.family import Stages
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt.uncertainty.wav2vec2 import MaskingFamily
 from mosrt_export.graphs.graph import example_of, write_dynamic_graph

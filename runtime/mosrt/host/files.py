@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import secrets
 import shutil
-import threading
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 __all__ = ["replacing", "replacing_directory", "sha256_of"]
@@ -15,13 +17,67 @@ __all__ = ["replacing", "replacing_directory", "sha256_of"]
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a name beside `path`; the file written there replaces `path` if the block succeeds."""
-    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
+    """Yields a name to write to; the file written there replaces `path` if the block succeeds.
+
+    Links are followed, and a file that exists keeps its mode and, where this process may set it,
+    its owner. What is no regular file, such as a device or a pipe, and what cannot be replaced
+    because its directory is read-only or it is mounted by itself, is written to in place.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    target = _without_links(path)
+    try:
+        old = target.stat()
+    except FileNotFoundError:
+        old = None
+    if old is not None and (not stat.S_ISREG(old.st_mode) or target.is_symlink()):
+        yield path
+        return
+    # A long name would not fit with the additions.
+    part = target.with_name(f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    try:
+        # What replaces a private file is private from the first byte on.
+        flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
+        os.close(os.open(part, flags, 0o666 if old is None else 0o600))
+    except OSError as exc:
+        read_only = exc.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        if old is None or not read_only or not os.access(target, os.W_OK):
+            raise OSError(exc.errno, exc.strerror, str(path)) from exc
+        yield path
+        return
     try:
         yield part
-        part.replace(path)
+        if old is not None:
+            _keep_owner_and_mode(part, old)
+        try:
+            part.replace(target)
+        except OSError as exc:
+            if exc.errno not in (errno.EBUSY, errno.EXDEV):  # a file that is mounted by itself
+                raise
+            shutil.copyfile(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+def _without_links(path: Path) -> Path:
+    """The file that links lead to, which need not exist; a link to an open file stays as it is."""
+    for _ in range(40):
+        # /dev/stdout leads there; the file behind it is open, and replacing it would lose it.
+        opened = str(path.parent.resolve()).startswith("/proc/")
+        if opened or not path.is_symlink():
+            return path
+        path = path.parent / path.readlink()
+    raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+
+
+def _keep_owner_and_mode(part: Path, old: os.stat_result) -> None:
+    if hasattr(os, "chown"):
+        new = part.stat()
+        if (new.st_uid, new.st_gid) != (old.st_uid, old.st_gid):
+            with suppress(PermissionError):
+                os.chown(part, old.st_uid, old.st_gid)
+    part.chmod(stat.S_IMODE(old.st_mode))
 
 
 @contextmanager

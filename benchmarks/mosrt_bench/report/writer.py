@@ -64,7 +64,7 @@ def markdown(report: Mapping[str, Any]) -> str:
     for section in sections(report):
         lines += ["", f"## {section.title}", ""]
         cells = [[escaped(cell) for cell in row] for row in (section.header, *section.rows)]
-        lines += markdown_table(cells[0], cells[1:])
+        lines.append(markdown_table(cells[0], cells[1:]))
         if section.notes:
             lines += ["", *(f"- {escaped(note)}" for note in section.notes)]
     if report["notes"]:
@@ -72,10 +72,10 @@ def markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a Markdown table, of cells that are Markdown."""
-    made = [f"| {' | '.join(cells)} |" for cells in (header, *rows)]
-    return [made[0], "|---" * len(header) + "|", *made[1:]]
+def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table, of cells that are Markdown."""
+    first, *rest = (f"| {' | '.join(cells)} |" for cells in (header, *rows))
+    return "\n".join([first, "|---" * len(header) + "|", *rest])
 
 
 def escaped(text: str) -> str:

@@ -18,7 +18,7 @@ import click
 from mosrt.cli.command import ExitStatus
 from mosrt_bench.report.writer import markdown_table
 
-from . import accuracy, speed, variants
+from .tables import SECTIONS, WEIGHTS, drift_cell, milliseconds
 
 __all__ = ["readme_table", "render", "replaced"]
 
@@ -28,38 +28,6 @@ BEGIN: Final = "<!-- results: begin -->"
 END: Final = "<!-- results: end -->"
 _ROOT: Final = Path(__file__).parents[3]
 
-_INTRODUCTION: Final = """\
-# Results
-
-Every published figure, with the hardware, versions, threads and command behind it. This page is
-generated from `benchmarks/results/*.json` by `python -m mosrt_studies.figures.render`; do not edit
-it. Each table comes from one run whose configurations took turns on one machine. Intervals are
-95 % bootstrap intervals, speed-ups are median ratios, times are medians unless the heading says
-otherwise.
-
-Results come from three kinds of weights:
-
-- **Embedded**: `nano` and `nano-uncertainty`, the trained models that come with mosrt.
-- **Distilled**: `utmosv2-distilled`, of UTMOSv2's published size, trained briefly to predict the
-  scores of `nano`. It shows how trained weights drift; it is not meant for scoring.
-- **Stand-in**: random weights of the published size. They prove parity and speed, and say nothing
-  about accuracy.
-
-A command is the one that was run, with the current names of modules and options; `…` stands for a
-path. [Inputs](#inputs) says where the inputs come from.
-"""
-_INPUTS: Final = """\
-## Inputs
-
-- Studies need the extras `bench`, `export` and `train`, and `benchmarks` on the Python path.
-- `--speech`: a folder of FLAC recordings per voice, those that the embedded models were trained on.
-  `--extra`: recordings of one speaker that were not. `--teachers`: the published DNSMOS models.
-  `export/mosrt_export/nano` says where all of them come from.
-- `--systems`: a folder with `systems.tsv` and clips of real TTS systems.
-- `--checkpoint`: a published checkpoint. Results of stand-in weights used a random one of the same
-  size.
-- `mosrt bench run … --report DIR` writes `DIR/report.json`, which is kept as `bench_NAME.json`.
-"""
 _OLD_MODULE: Final = re.compile(r"mosrt_bench\.(\w+)")
 _VARIANT_LIST: Final = re.compile(r"--variants (\S+)")
 _MODULES: Final = {
@@ -80,46 +48,34 @@ _THREADS: Final = {"embedded": 1, "ladder": 1, "listening": 1, "order": 1, "drif
 def render(results: Path) -> str:
     """RESULTS.md from a folder of raw results; sections whose file is missing are left out."""
     sections = list(_sections(results))
-    contents = [f"- [{title}](#{_anchor(title)})" for title, _ in sections]
-    parts = [_INTRODUCTION, "\n".join([*contents, "- [Inputs](#inputs)", ""])]
-    parts += ["\n".join([f"## {title}", "", *lines, ""]) for title, lines in sections]
-    return "\n".join([*parts, _INPUTS])
+    page = Path(__file__).with_name("results.md").read_text(encoding="utf-8")
+    return page.format(
+        contents="\n".join(f"- [{title}](#{_anchor(title)})" for title, _ in sections),
+        sections="\n\n".join(f"## {title}\n\n{text}" for title, text in sections),
+    )
 
 
-def _sections(results: Path) -> Iterator[tuple[str, list[str]]]:
-    """Heading and lines of each section, in the order of the page."""
-    listed = [
-        *((name, *rest) for name, rest in accuracy.SECTIONS.items()),
-        *variants.SECTIONS,
-        *(
-            (path.stem, None, variants.bench_section)
-            for path in sorted(results.glob("bench_*.json"))
-        ),
-        *((name, *rest) for name, rest in speed.SECTIONS.items()),
-    ]
-    for name, title, lines_of in listed:
-        run = _read(results, name)
-        if run is not None:
-            lines = [*lines_of(run), *_provenance(name, run)]
-            yield (variants.bench_title(run) if title is None else title), lines
+def _sections(results: Path) -> Iterator[tuple[str, str]]:
+    """Heading and text of each section, in the order of the page."""
+    for pattern, title, text_of in SECTIONS:
+        for path in sorted(results.glob(f"{pattern}.json")):
+            run = _read(results, path.stem)
+            models = " and ".join(bundle["name"] for bundle in run.get("bundles", []))
+            yield title.format(models=models), f"{text_of(run)}\n\n{_provenance(path.stem, run)}"
 
 
-def _provenance(name: str, run: Run) -> list[str]:
+def _provenance(name: str, run: Run) -> str:
     machine = run["machine"]
     packages = {"Python": machine["python"], **machine["packages"]}
     versions = ", ".join(f"{package} {version}" for package, version in packages.items() if version)
     threads = run.get("threads") or run.get("settings", {}).get("threads") or _THREADS.get(name)
     counts = " or ".join(map(str, threads)) if isinstance(threads, list) else str(threads)
     used = "" if threads is None else f" {counts} thread{'' if counts == '1' else 's'}."
-    return [
-        "",
+    return (
         f"{machine['cpu']}, {machine['usable_cores']} cores, {machine['memory_gib']:.0f} GiB."
-        f"{used} {versions}. Raw data: [{name}.json](results/{name}.json).",
-        "",
-        "```",
-        _current(run["command"]),
-        "```",
-    ]
+        f"{used} {versions}. Raw data: [{name}.json](results/{name}.json).\n\n"
+        f"```\n{_current(run['command'])}\n```"
+    )
 
 
 def _current(command: str) -> str:
@@ -147,63 +103,47 @@ def readme_table(results: Path) -> str:
         results: Folder of the raw results. A cell whose result is missing is a dash; a column
             without results is left out.
     """
-    listening = (_read(results, "listening") or {}).get("agreement", {})
+    listening = _read(results, "listening").get("agreement", {})
     drifts = _declared_drifts(results)
     rows = []
     for path in sorted(results.glob("bench_*.json")):
-        run = json.loads(path.read_text(encoding="utf-8"))
-        latency = {r["contestant"]: r for r in run["latency"] if r["clip_s"] == 5.0}
-        for name, row in latency.items():
-            model, variant, provider, _ = name.split(" ")
-            bundle = next((b for b in run["bundles"] if b["name"] == model), None)
-            if bundle is None or model not in variants.WEIGHTS or provider.startswith("torch-"):
+        run = _read(results, path.stem)
+        bundles = {bundle["name"]: bundle for bundle in run["bundles"]}
+        for row in run["latency"]:
+            model, variant, provider, _ = row["contestant"].split(" ")
+            if row["clip_s"] != 5.0 or model not in WEIGHTS or provider.startswith("torch-"):
                 continue
+            bundle, torch = bundles[model], row.get("ratio_to_torch")
             agreement = listening.get(f"{model} {bundle['default_domain']}")
-            speed_up = "-"
-            if "ratio_to_torch" in row:
-                speed_up = f"{1 / row['ratio_to_torch']['ratio']:.2f}"
             rows.append(
-                (
-                    f"`{model}`",
-                    variant,
-                    _concordance(agreement) if variant == "fp32" else "-",
-                    drifts.get((model, variant), "-"),
-                    _ms(row["quantiles"]["p50"]["ms"]),
-                    f"{bundle['variants'][variant]['bytes'] / 1e6:.1f} MB",
-                    speed_up,
-                )
-            )
-    embedded = _read(results, "embedded")
-    if embedded is not None:
+                (f"`{model}`", variant, _concordance(agreement) if variant == "fp32" else "-",
+                 drifts.get((model, variant), "-"), milliseconds(row["quantiles"]["p50"]["ms"]),
+                 f"{bundle['variants'][variant]['bytes'] / 1e6:.1f} MB",
+                 "-" if torch is None else f"{1 / torch['ratio']:.2f}")
+            )  # fmt: skip
+    if embedded := _read(results, "embedded"):
         cost = f"{embedded['faster_than_p808']['ratio']:.1f} times the CPU time of `nano`"
         peer = "DNSMOS P.808"
         rows.append((peer, "-", _concordance(listening.get(peer)), "-", cost, "-", "-"))
     header = ("model", "variant", "pairs in listeners' order", "drift from FP32", "5 s clip",
               "size", "speed-up over torch")  # fmt: skip
     shown = [i for i in range(len(header)) if any(row[i] != "-" for row in rows)]
-    return "\n".join(
-        markdown_table([header[i] for i in shown], [[row[i] for i in shown] for row in rows])
-    )
+    return markdown_table([header[i] for i in shown], [[row[i] for i in shown] for row in rows])
 
 
 def _declared_drifts(results: Path) -> dict[tuple[str, str], str]:
     """Mean drift by model and variant, as the bundles declare it."""
-    found = {}
-    for name in ("bench_utmosv2", "drift"):
-        for bundle in (_read(results, name) or {}).get("bundles", []):
-            for variant, row in bundle["variants"].items():
-                if variant != "fp32":
-                    drift = variants.drift_cell(row["declared_drift"])
-                    found[bundle["name"], variant] = drift
-    return found
+    return {
+        (bundle["name"], variant): drift_cell(found["declared_drift"])
+        for name in ("bench_utmosv2", "drift")
+        for bundle in _read(results, name).get("bundles", [])
+        for variant, found in bundle["variants"].items()
+        if variant != "fp32"
+    }
 
 
 def _concordance(agreement: Run | None) -> str:
     return "-" if agreement is None else f"{agreement['concordance']:.0%}"
-
-
-def _ms(value: float) -> str:
-    return f"{value:.{0 if value >= 100 else 1}f} ms"
 
 
 def replaced(readme: str, table: str) -> str:
@@ -219,11 +159,10 @@ def replaced(readme: str, table: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
-def _read(results: Path, name: str) -> dict[str, Any] | None:
+def _read(results: Path, name: str) -> dict[str, Any]:
+    """A result; empty where its file is missing."""
     path = results / f"{name}.json"
-    if not path.exists():
-        return None
-    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return run
 
 

@@ -1,6 +1,6 @@
 from typing import Any
 
-from mosrt_studies.figures.variants import SECTIONS
+from mosrt_studies.figures.tables import SECTIONS
 
 
 def _drift(mean: float) -> dict[str, float]:
@@ -32,8 +32,7 @@ def test_the_curve_and_the_worst_blocks() -> None:
             },
         },
     }
-    lines_of = {name: lines_of for name, _, lines_of in SECTIONS}["calibration_utmosv2"]
-    text = "\n".join(lines_of(run))
+    text = {name: text_of for name, _, text_of in SECTIONS}["calibration_utmosv2"](run)
     assert "| 0 | 0% | 0.200 MOS | 0.400 | 0.800 | 0.250 |" in text
     assert "| 1 and 2 parts | 12% | 0.060 MOS |" in text
     assert "| **2** (chosen) | 30% | 0.040 MOS | 0.080 | 0.960 | 0.250 |" in text

@@ -3,7 +3,7 @@ from pathlib import Path
 
 from click.testing import CliRunner
 
-from mosrt_studies.figures.accuracy import claims, main
+from mosrt_studies.figures.model_card import claims, main
 
 LISTENING = {
     "systems": [{}, {}, {}],

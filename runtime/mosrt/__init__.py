@@ -8,7 +8,14 @@
         print(scorer.score_file("speech.wav").mos)
 """
 
+import os
+import sys
 import typing
+
+# ONNX Runtime 1.29 and later report what they run to their maker. The variable must be set before
+# the first import; a program that has imported ONNX Runtime already gets its switch turned.
+if os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1") == "1" and "onnxruntime" in sys.modules:
+    sys.modules["onnxruntime"].disable_telemetry_events()
 
 from .crops import CropGeometry, CropPlan, PlanRule
 from .errors import (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,6 +23,7 @@ from .base import OPENVINO, check_tensors
 __all__ = ["OpenVinoBackend", "present_providers"]
 
 
+_ABSENT: Final[Any] = None  # in `sys.modules`: importing it fails
 _PRECISIONS: Final = {"openvino-bf16": "bf16", "openvino-fp32": "f32"}
 _BLOB: Final = "compiled.blob"
 
@@ -114,7 +116,13 @@ class _Compiler:
 
     def __init__(self, precision: str, threads: int, cpu: CpuFeatures, cache: Cache | None) -> None:
         try:
-            import openvino  # noqa: PLC0415 - an extra, and slow to import
+            # OpenVINO reports every import to its maker, unless this package cannot be imported.
+            silenced = sys.modules.setdefault("openvino_telemetry", _ABSENT) is None
+            try:
+                import openvino  # noqa: PLC0415 - an extra, and slow to import
+            finally:
+                if silenced:
+                    del sys.modules["openvino_telemetry"]
         except ImportError as exc:
             message = missing_extra("provider 'openvino'", "openvino", exc.name or "openvino")
             raise ProviderError(message) from exc

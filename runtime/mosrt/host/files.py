@@ -1,18 +1,48 @@
-"""Writes files and directories atomically, and hashes files."""
+"""Writes files and directories atomically, cleans up after killed processes, and hashes files.
+
+What is being written has a temporary name beside its target, which names the process that makes it:
+`.NAME.mosrt-HOST-PID-TOKEN-NUMBER.part`. A directory that is being replaced may have such a name
+that ends with `previous`. Whatever a dead process has left is removed when something else is
+written to the same folder.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import errno
+import functools
 import hashlib
+import itertools
 import os
+import platform
+import re
 import secrets
 import shutil
 import stat
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Final
 
-__all__ = ["replacing", "replacing_directory", "sha256_of"]
+__all__ = ["recover_directory", "replacing", "replacing_directory", "sha256_of"]
+
+_PART: Final = "part"
+_PREVIOUS: Final = "previous"
+_TEMPORARY: Final = re.compile(
+    r"\.(?P<name>.+)\.mosrt-(?P<host>[0-9a-f]{8})-(?P<pid>\d+)-(?P<token>[0-9a-f]{8})-\d+"
+    r"\.(?P<kind>part|previous)",
+    re.DOTALL,
+)
+# Processes of another machine, or of another container, cannot be asked for; a day is more than any
+# command takes.
+_OLD_S: Final = 24 * 3600.0
+# File systems allow 255 bytes; the rest of a temporary name takes at most 64.
+_MAX_NAME_BYTES: Final = 180
+_NUMBERS: Final = itertools.count()
+_AT_FDCWD: Final = -100
+_RENAME_EXCHANGE: Final = 2
 
 
 @contextmanager
@@ -34,8 +64,8 @@ def replacing(path: Path) -> Iterator[Path]:
     if old is not None and (not stat.S_ISREG(old.st_mode) or target.is_symlink()):
         yield path
         return
-    # A long name would not fit with the additions.
-    part = target.with_name(f".{target.name[:40]}.{os.getpid()}.{secrets.token_hex(4)}.part")
+    _clean(target.parent)
+    part = _temporary(target, _PART)
     try:
         # What replaces a private file is private from the first byte on.
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
@@ -48,6 +78,8 @@ def replacing(path: Path) -> Iterator[Path]:
         return
     try:
         yield part
+        with part.open("r+b") as stream:
+            os.fsync(stream.fileno())  # a power cut must not leave the new name without the data
         if old is not None:
             _keep_owner_and_mode(part, old)
         try:
@@ -58,6 +90,91 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.copyfile(part, target)
     finally:
         part.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_directory(path: Path, *, copy_of: Path | None = None) -> Iterator[Path]:
+    """Yields a directory beside `path` that replaces `path` if the block succeeds.
+
+    If the block fails, the new directory is removed and `path` stays as it was. Old and new change
+    places in one step on Linux. Where the system cannot do that, a process that is killed between
+    two renames leaves the old directory under another name: see `recover_directory`.
+
+    Args:
+        path: The directory to write; parents are made.
+        copy_of: A directory whose files the new one starts with; empty if left out.
+
+    Raises:
+        OSError: The directory cannot be made, copied or moved.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    recover_directory(path)
+    _clean(path.parent)
+    part = _temporary(path, _PART)
+    try:
+        if copy_of is None:
+            part.mkdir()
+        else:
+            shutil.copytree(copy_of, part)
+        yield part
+        if path.exists():
+            _keep_owner_and_mode(part, path.stat())
+        _put(part, path)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def recover_directory(path: Path) -> None:
+    """Gives a directory its name back if a process was killed while it replaced it.
+
+    It does nothing if `path` exists, or no killed process has left its previous version.
+    """
+    if os.path.lexists(path):
+        return
+    for found in _left_behind(path.parent):
+        if found.name.startswith(f".{_short(path.name)}.mosrt-") and found.name.endswith(_PREVIOUS):
+            with suppress(OSError):
+                found.rename(path)
+            return
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file in hex."""
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while chunk := stream.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _put(part: Path, path: Path) -> None:
+    """Moves a directory to `path`; what is there comes to be called `part`, or is removed."""
+    try:
+        part.rename(path)  # nothing is there, or an empty directory
+        return
+    except OSError:
+        if not path.is_dir() or path.is_symlink():
+            raise
+    if not _exchanged(part, path):
+        previous = _temporary(path, _PREVIOUS)
+        path.rename(previous)
+        try:
+            part.rename(path)
+        except BaseException:
+            previous.rename(path)
+            raise
+        shutil.rmtree(previous, ignore_errors=True)
+
+
+def _exchanged(one: Path, other: Path) -> bool:
+    """Exchanges two names in one step; False where the system or the file system cannot do it."""
+    if sys.platform != "linux":
+        return False
+    renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
+    if renameat2 is None:  # musl before 1.2.4, glibc before 2.28
+        return False
+    names = (_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other))
+    return bool(renameat2(*names, ctypes.c_uint(_RENAME_EXCHANGE)) == 0)
 
 
 def _without_links(path: Path) -> Path:
@@ -80,43 +197,84 @@ def _keep_owner_and_mode(part: Path, old: os.stat_result) -> None:
     part.chmod(stat.S_IMODE(old.st_mode))
 
 
-@contextmanager
-def replacing_directory(path: Path, *, copy_of: Path | None = None) -> Iterator[Path]:
-    """Yields a directory beside `path` that replaces `path` if the block succeeds.
+@functools.cache
+def _token(_pid: int) -> str:
+    """Tells processes apart that have the same number, one after the other."""
+    return secrets.token_hex(4)
 
-    If the block fails, the new directory is removed and `path` stays as it was.
 
-    Args:
-        path: The directory to write; parents are made.
-        copy_of: A directory whose files the new one starts with; empty if left out.
-
-    Raises:
-        OSError: The directory cannot be made, copied or moved.
-    """
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    previous = path.with_name(f".{path.name}.{os.getpid()}.previous")
+@functools.cache
+def _host() -> str:
+    """Stands for what process numbers are unique in: a machine, or a container on it."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if copy_of is None:
-            partial.mkdir()
+        namespace = str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        namespace = ""
+    return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
+
+
+def _short(name: str) -> str:
+    """A file's name, or if it is long the beginning of it and a hash."""
+    raw = os.fsencode(name)
+    if len(raw) <= _MAX_NAME_BYTES:
+        return name
+    return os.fsdecode(raw[: _MAX_NAME_BYTES // 2]) + hashlib.sha256(raw).hexdigest()[:16]
+
+
+def _temporary(path: Path, kind: str) -> Path:
+    pid = os.getpid()
+    maker = f"{_host()}-{pid}-{_token(pid)}-{next(_NUMBERS)}"
+    return path.with_name(f".{_short(path.name)}.mosrt-{maker}.{kind}")
+
+
+def _left_behind(folder: Path) -> Iterator[Path]:
+    """Yields what processes that are no longer alive have left in a folder."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return
+    for entry in entries:
+        found = _TEMPORARY.fullmatch(entry.name)
+        if found is None:
+            continue
+        with suppress(OSError):
+            status = entry.stat(follow_symlinks=False)
+            if hasattr(os, "geteuid") and status.st_uid != os.geteuid():
+                continue
+            old = time.time() - status.st_mtime > _OLD_S
+            if old or (found["host"] == _host() and not _alive(int(found["pid"]), found["token"])):
+                yield Path(entry.path)
+
+
+def _alive(pid: int, token: str) -> bool:
+    """Whether the process that chose a temporary name may still be running."""
+    if pid == os.getpid():
+        return token == _token(pid)
+    if sys.platform == "win32":
+        return True  # asking is not safe there: os.kill ends the process
+    try:
+        os.kill(pid, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        pass  # it is another user's
+    return True
+
+
+@functools.cache
+def _clean(folder: Path) -> None:
+    """Removes what processes that are no longer alive have left in a folder, once per process."""
+    for left in _left_behind(folder):
+        if left.name.endswith(_PREVIOUS) and not _replaced(left):
+            continue
+        if left.is_dir() and not left.is_symlink():
+            shutil.rmtree(left, ignore_errors=True)
         else:
-            shutil.copytree(copy_of, partial)
-        yield partial
-        if path.exists():
-            path.rename(previous)
-        partial.rename(path)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-        if previous.exists():
-            if not path.exists():
-                previous.rename(path)
-            shutil.rmtree(previous, ignore_errors=True)
+            with suppress(OSError):
+                left.unlink()
 
 
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file in hex."""
-    with path.open("rb") as stream:
-        digest = hashlib.sha256()
-        while chunk := stream.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
+def _replaced(previous: Path) -> bool:
+    """Whether the directory that took a previous one's place is there."""
+    found = _TEMPORARY.fullmatch(previous.name)
+    return found is not None and os.path.lexists(previous.with_name(found["name"]))

@@ -9,9 +9,8 @@ from typing import Any
 
 from mosrt.audio.sources import AUDIO_SUFFIXES
 from mosrt.host.files import sha256_of
-from mosrt_bench.stats.voicemos import LabelError, Rating
-
-from .errors import BenchError
+from mosrt_bench.errors import BenchError, LabelError
+from mosrt_bench.stats.voicemos import Rating
 
 __all__ = ["AudioFile", "audio_files", "rated_files"]
 

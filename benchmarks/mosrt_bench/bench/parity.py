@@ -111,12 +111,11 @@ def compare_scores(
     if swapped:
         pairs = ", ".join(f"{a} has the scores of {b}" for a, b in swapped.items())
         problems.append(f"domains look swapped: {pairs}")
-    bounds = intervals(headline.found, headline.wanted, resamples=resamples)
     return {
         "domain": headline.domain,
-        **agreement(headline.found, headline.wanted).to_dict(),
-        "intervals": {name: None if b is None else list(b) for name, b in bounds.items()},
-        "flips": rank_flips(headline.found, headline.wanted).to_dict(),
+        **agreement(headline.found, headline.wanted),
+        "intervals": intervals(headline.found, headline.wanted, resamples=resamples),
+        "flips": rank_flips(headline.found, headline.wanted),
         "domains": {
             name: {"mae": float(np.abs(d.found - d.wanted).mean()), "max_abs": largest[name]}
             for name, d in drifts.items()

@@ -18,21 +18,17 @@ import numpy as np
 
 import mosrt
 from mosrt.bundle.bundle import DEFAULT_MODEL
-from mosrt.errors import MosrtError
 from mosrt.score import Score
 from mosrt_bench.bench.configurations import bundle_sha256, open_bundle
 from mosrt_bench.clips import AudioFile, audio_files
+from mosrt_bench.errors import GateError
 from mosrt_bench.output import save
 
-__all__ = ["Baseline", "ClipScore", "GateError", "ScoringSetup", "score_set"]
+__all__ = ["Baseline", "ClipScore", "ScoringSetup", "score_set"]
 
 SCHEMA_VERSION: Final = 1
 _KIND: Final = "mosrt gate baseline"
 UNCERTAINTY: Final = "uncertainty"
-
-
-class GateError(MosrtError):
-    """A gate cannot decide: there is no baseline, or it does not compare with this run."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,7 @@ _RESAMPLES: Final = 1000
 
 def interval_95(
     values: npt.ArrayLike,
-    statistic: Callable[[FloatArray], FloatArray],
+    statistic: Callable[[FloatArray], FloatArray] = lambda drawn: np.median(drawn, axis=1),
     *,
     block: int | None = None,
     resamples: int = _RESAMPLES,
@@ -33,7 +33,8 @@ def interval_95(
 
     Args:
         values: (n,) in the order in which they were measured.
-        statistic: Maps resamples (resamples, n) to their statistics (resamples,).
+        statistic: Maps resamples (resamples, n) to their statistics (resamples,); the median if
+            left out.
         block: Values per block; 1 if the order carries no information.
         resamples: Number of resamples.
         seed: Seed of the resampling.

@@ -8,7 +8,6 @@ tau-b (KTAU) are scipy's. A correlation with a constant list is undefined: it is
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import numpy as np
@@ -16,22 +15,13 @@ import numpy.typing as npt
 import scipy.stats
 
 from mosrt._arrays import FloatArray, IntArray
-from mosrt.errors import MosrtError
+from mosrt_bench.errors import MetricError
 
 from .bootstrap import percentile_interval, resample_indices
 
-__all__ = [
-    "CLOSE_MOS",
-    "METRICS",
-    "Agreement",
-    "Flips",
-    "MetricError",
-    "agreement",
-    "intervals",
-    "paired_resamples",
-    "rank_flips",
-]
+__all__ = ["CLOSE_MOS", "METRICS", "agreement", "intervals", "paired_resamples", "rank_flips"]
 
+Metric = Callable[[FloatArray, FloatArray], float | None]
 
 CLOSE_MOS: Final = 0.1
 _MIN_CORRELATED: Final = 3
@@ -41,94 +31,51 @@ _MAX_FLIP_CLIPS: Final = 4000
 _MAX_PAIRED: Final = 2000
 
 
-class MetricError(MosrtError, ValueError):
-    """Lists of scores that cannot be compared."""
+def _correlation(function: Callable[..., Any]) -> Metric:
+    """A correlation of scipy; None for too few pairs and for a constant list."""
+
+    def metric(x: FloatArray, y: FloatArray) -> float | None:
+        if len(x) < _MIN_CORRELATED or np.ptp(x) == 0 or np.ptp(y) == 0:
+            return None
+        return float(function(x, y).statistic)
+
+    return metric
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Agreement:
-    """Agreement of predicted with reference scores.
-
-    Attributes:
-        n: Number of pairs.
-        mae: Mean of |predicted - reference|.
-        max_abs: Largest |predicted - reference|.
-        p95_abs: 95th percentile of |predicted - reference|, linearly interpolated.
-        mse: Mean of (predicted - reference)².
-        lcc: Pearson's correlation; None where it is undefined.
-        srcc: Spearman's correlation; None where it is undefined.
-        ktau: Kendall's tau-b; None where it is undefined.
-        notes: Ties, constant lists, too few pairs.
-    """
-
-    n: int
-    mae: float
-    max_abs: float
-    p95_abs: float
-    mse: float
-    lcc: float | None
-    srcc: float | None
-    ktau: float | None
-    notes: tuple[str, ...]
-
-    def to_dict(self) -> dict[str, Any]:
-        """The figures by name, JSON-ready."""
-        return {**asdict(self), "notes": list(self.notes)}
+METRICS: Final[Mapping[str, Metric]] = {
+    "mae": lambda x, y: float(np.abs(x - y).mean()),
+    "mse": lambda x, y: float(np.square(x - y).mean()),
+    "lcc": _correlation(scipy.stats.pearsonr),
+    "srcc": _correlation(scipy.stats.spearmanr),
+    "ktau": _correlation(scipy.stats.kendalltau),
+}
+"""Metrics that have an interval, by name."""
 
 
-def agreement(predicted: npt.ArrayLike, reference: npt.ArrayLike) -> Agreement:
+def agreement(predicted: npt.ArrayLike, reference: npt.ArrayLike) -> dict[str, Any]:
     """Compares two lists of scores, pair by pair.
 
     Args:
         predicted: (n,), finite.
         reference: (n,), finite.
 
+    Returns:
+        The number of pairs "n"; the metrics of `METRICS`, "max_abs" and "p95_abs", the largest and
+        the 95th percentile (linearly interpolated) of |predicted - reference|; and "notes" on ties,
+        constant lists and too few pairs. JSON-ready.
+
     Raises:
         MetricError: The lists are empty, of different length, or not finite.
     """
     x, y = _checked(predicted, reference)
     d = np.abs(x - y)
-    return Agreement(
-        n=len(x),
-        mae=float(d.mean()),
-        max_abs=float(d.max()),
-        p95_abs=float(np.percentile(d, 95)),
-        mse=float(np.square(d).mean()),
-        lcc=_lcc(x, y),
-        srcc=_srcc(x, y),
-        ktau=_ktau(x, y),
-        notes=tuple(_notes(x, y)),
-    )
-
-
-def _mse(x: FloatArray, y: FloatArray) -> float:
-    return float(np.square(x - y).mean())
-
-
-def _mae(x: FloatArray, y: FloatArray) -> float:
-    return float(np.abs(x - y).mean())
-
-
-def _lcc(x: FloatArray, y: FloatArray) -> float | None:
-    return None if _undefined(x, y) else float(scipy.stats.pearsonr(x, y).statistic)
-
-
-def _srcc(x: FloatArray, y: FloatArray) -> float | None:
-    return None if _undefined(x, y) else float(scipy.stats.spearmanr(x, y).statistic)
-
-
-def _ktau(x: FloatArray, y: FloatArray) -> float | None:
-    return None if _undefined(x, y) else float(scipy.stats.kendalltau(x, y).statistic)
-
-
-METRICS: Final[Mapping[str, Callable[[FloatArray, FloatArray], float | None]]] = {
-    "mae": _mae,
-    "mse": _mse,
-    "lcc": _lcc,
-    "srcc": _srcc,
-    "ktau": _ktau,
-}
-"""Metrics that have an interval, by name."""
+    return {
+        "n": len(x),
+        "max_abs": float(d.max()),
+        "p95_abs": float(np.percentile(d, 95)),
+        **{name: metric(x, y) for name, metric in METRICS.items()},
+        "notes": _notes(x, y),
+    }
 
 
 def intervals(
@@ -187,8 +134,7 @@ def _resampled(name: str, x: FloatArray, y: FloatArray, indices: IntArray) -> Fl
     if name == "mse":
         return np.asarray(np.square(a - b).mean(axis=1))
     if name == "ktau":
-        values = [_ktau(*pair) for pair in zip(a, b, strict=True)]
-        return np.array([np.nan if value is None else value for value in values])
+        return np.array([METRICS[name](*pair) for pair in zip(a, b, strict=True)], np.float64)
     constant = (np.ptp(a, axis=1) == 0) | (np.ptp(b, axis=1) == 0)
     if name == "srcc":
         a, b = (scipy.stats.rankdata(values, axis=1) for values in (a, b))
@@ -209,61 +155,36 @@ def _ktau_resampled(x: FloatArray, y: FloatArray, indices: IntArray) -> FloatArr
         return np.asarray(agreeing / np.sqrt(of_x * of_y))
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flips:
-    """Pairs of clips whose order differs between predicted and reference scores.
-
-    Attributes:
-        pairs: Pairs closer than `close` in the reference, without ties.
-        flipped: Those of them in the opposite order in the predicted scores.
-        all_pairs: All pairs without ties in the reference.
-        all_flipped: Those of them in the opposite order.
-        widest: Largest reference difference of a flipped pair; 0 if there is none.
-        close: Reference difference below which a pair counts as close.
-    """
-
-    pairs: int
-    flipped: int
-    all_pairs: int
-    all_flipped: int
-    widest: float
-    close: float
-
-    def to_dict(self) -> dict[str, Any]:
-        """The counts by name, JSON-ready."""
-        return asdict(self)
-
-
 def rank_flips(
     predicted: npt.ArrayLike, reference: npt.ArrayLike, *, close: float = CLOSE_MOS
-) -> Flips:
+) -> dict[str, float]:
     """Counts pairs that change their order; a pair that becomes a tie is not flipped.
 
     Only the first 4 000 clips are counted, since the work grows with the square of their number.
+
+    Args:
+        predicted: (n,), finite.
+        reference: (n,), finite.
+        close: Reference difference below which a pair counts as close.
+
+    Returns:
+        "pairs", those that are close in the reference and no ties, and "flipped", those of them in
+        the opposite order; "all_pairs" and "all_flipped", the same for any difference; "widest",
+        the largest reference difference of a flipped pair, 0 if there is none; and "close".
     """
-    x, y = _checked(predicted, reference)
-    x, y = x[:_MAX_FLIP_CLIPS], y[:_MAX_FLIP_CLIPS]
-    pairs = flipped = all_pairs = all_flipped = 0
+    x, y = (values[:_MAX_FLIP_CLIPS] for values in _checked(predicted, reference))
+    found = {"pairs": 0, "flipped": 0, "all_pairs": 0, "all_flipped": 0}
     widest = 0.0
     for i in range(len(x) - 1):
         gap = y[i + 1 :] - y[i]
         turned = (x[i + 1 :] - x[i]) * gap < 0
         near = np.abs(gap) < close
-        ordered = gap != 0
-        pairs += int((near & ordered).sum())
-        flipped += int((near & turned).sum())
-        all_pairs += int(ordered.sum())
-        all_flipped += int(turned.sum())
-        if turned.any():
-            widest = max(widest, float(np.abs(gap[turned]).max()))
-    return Flips(
-        pairs=pairs,
-        flipped=flipped,
-        all_pairs=all_pairs,
-        all_flipped=all_flipped,
-        widest=widest,
-        close=close,
-    )
+        found["pairs"] += int((near & (gap != 0)).sum())
+        found["flipped"] += int((near & turned).sum())
+        found["all_pairs"] += int((gap != 0).sum())
+        found["all_flipped"] += int(turned.sum())
+        widest = float(np.abs(gap[turned]).max(initial=widest))
+    return {**found, "widest": widest, "close": close}
 
 
 def _checked(predicted: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
@@ -275,11 +196,6 @@ def _checked(predicted: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[FloatA
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise MetricError("scores to compare must be finite; leave out clips without a score")
     return x, y
-
-
-def _undefined(x: FloatArray, y: FloatArray) -> bool:
-    """Whether a correlation is undefined: too few pairs, or a constant list."""
-    return len(x) < _MIN_CORRELATED or bool(np.ptp(x) == 0 or np.ptp(y) == 0)
 
 
 def _notes(x: FloatArray, y: FloatArray) -> list[str]:

@@ -17,19 +17,15 @@ from typing import Any, Final
 import numpy as np
 
 from mosrt._arrays import FloatArray
-from mosrt.errors import MosrtError
+from mosrt_bench.errors import LabelError
 
 from .metrics import METRICS, agreement, intervals
 
-__all__ = ["ZOOMS", "LabelError", "Rating", "Slice", "protocol", "read_ratings", "slices"]
+__all__ = ["ZOOMS", "Rating", "Slice", "protocol", "read_ratings", "slices"]
 
 
 ZOOMS: Final = (100.0, 50.0, 25.0, 12.0, 6.0)
 _NAMES: Final = tuple(name for name in METRICS if name != "mae")
-
-
-class LabelError(MosrtError, ValueError):
-    """A file of ratings cannot be used; the message names the line and says what to change."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -148,20 +144,23 @@ def protocol(
         lost[dataset] = [f"{n - n_scored} of {n} rated clips have no score"] * (n_scored < n)
     rows = []
     for part in slices(scored):
-        figures = _figures(part.predicted(predicted), part.rated(), resamples)
+        x, y = part.predicted(predicted), part.rated()
+        found, bounds = agreement(x, y), intervals(x, y, _NAMES, resamples=resamples)
         if not on_scale:
-            figures["mse"] = figures["intervals"]["mse"] = None
+            found["mse"] = bounds["mse"] = None
+        notes = [*lost[part.dataset], *found["notes"]]
         alone = sum(len(unit) == 1 for unit in part.units)
         if part.level == "system" and alone:
-            figures["notes"].append(f"{alone} of {part.systems} systems have only one clip")
-        figures["notes"] = [*lost[part.dataset], *figures["notes"]]
+            notes.append(f"{alone} of {part.systems} systems have only one clip")
         rows.append(
             {
                 "dataset": part.dataset,
                 "zoom_percent": part.zoom_percent,
                 "systems": part.systems,
                 "level": part.level,
-                **figures,
+                **{name: found[name] for name in ("n", *_NAMES)},
+                "intervals": bounds,
+                "notes": notes,
             }
         )
     return rows
@@ -174,19 +173,14 @@ def slices(ratings: Sequence[Rating]) -> Iterator[Slice]:
         systems = _by_system(of_set)
         for zoom in ZOOMS if systems else ZOOMS[:1]:
             best = _best(systems, zoom)
-            chosen = [r for members in best.values() for r in members] if systems else of_set
-            levels: dict[str, tuple[tuple[Rating, ...], ...]]
-            levels = {"utterance": tuple((rating,) for rating in chosen)}
-            if systems:
-                levels["system"] = tuple(tuple(members) for members in best.values())
+            chosen = [r for members in best for r in members] if systems else of_set
+            levels = {"utterance": tuple((rating,) for rating in chosen), "system": best}
             for level, units in levels.items():
-                yield Slice(
-                    dataset=dataset,
-                    level=level,
-                    zoom_percent=zoom,
-                    systems=len(best),
-                    units=units,
-                )
+                if units:
+                    yield Slice(
+                        dataset=dataset, level=level, zoom_percent=zoom, systems=len(best),
+                        units=units,
+                    )  # fmt: skip
 
 
 def _by_system(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
@@ -199,24 +193,12 @@ def _by_system(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
     return systems
 
 
-def _best(systems: Mapping[str, list[Rating]], percent: float) -> dict[str, list[Rating]]:
-    """The systems that listeners rate best: rounded to a whole number, at least one."""
+def _best(systems: Mapping[str, list[Rating]], percent: float) -> tuple[tuple[Rating, ...], ...]:
+    """Ratings of the systems that listeners rate best: a share of the systems, at least one."""
     count = max(1, round(len(systems) * percent / 100))
     ranked = sorted(systems, key=lambda name: (-_mean_mos(systems[name]), name))
-    return {name: systems[name] for name in ranked[:count]}
+    return tuple(tuple(systems[name]) for name in ranked[:count])
 
 
 def _mean_mos(ratings: Sequence[Rating]) -> float:
     return float(np.mean([rating.mos for rating in ratings]))
-
-
-def _figures(predicted: FloatArray, rated: FloatArray, resamples: int) -> dict[str, Any]:
-    compared = agreement(predicted, rated)
-    bounds = intervals(predicted, rated, _NAMES, resamples=resamples)
-    figures = compared.to_dict()
-    return {
-        "n": compared.n,
-        **{name: figures[name] for name in _NAMES},
-        "intervals": {name: None if b is None else list(b) for name, b in bounds.items()},
-        "notes": list(compared.notes),
-    }

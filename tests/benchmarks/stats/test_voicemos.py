@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mosrt_bench.stats.voicemos import LabelError, Rating, protocol, read_ratings
+from mosrt_bench.errors import LabelError
+from mosrt_bench.stats.voicemos import Rating, protocol, read_ratings
 
 
 def ratings_of(n_systems: int, per_system: int) -> tuple[list[Rating], dict[str, float]]:

@@ -1,13 +1,24 @@
-"""A small fusion model as a checkpoint and as the bundle made from it."""
+"""A whole bench, and a small fusion model as a checkpoint and as the bundle made from it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mosrt_bench.bench.request import Request
+from mosrt_bench.bench.run import Bench
+from mosrt_bench.clips import AudioFile
 from tests.conftest import made_once
+
+
+def run_bench(request: Request) -> tuple[dict[str, Any], list[AudioFile]]:
+    """The report of a bench, and its recordings."""
+    bench = Bench(request)
+    bench.run()
+    return bench.report, bench.clips
 
 
 @dataclass(frozen=True)

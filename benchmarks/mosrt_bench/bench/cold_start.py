@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -24,8 +24,6 @@ from .configurations import Configuration
 
 __all__ = ["ColdStarts"]
 
-# The peak is the kernel's account of this program, which a new program starts afresh. Where there
-# is none it is getrusage's, in kilobytes on Linux and bytes on macOS.
 _PROGRAM: Final = """
 import sys, time
 begun = time.perf_counter()
@@ -37,19 +35,11 @@ score()
 first = time.perf_counter()
 score()
 second = time.perf_counter()
-try:
-    with open("/proc/self/status") as file:
-        peak = int(next(line for line in file if line.startswith("VmHWM")).split()[1]) * 1024
-except (OSError, StopIteration):
-    try:
-        import resource
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        peak *= 1 if sys.platform == "darwin" else 1024
-    except ImportError:
-        peak = None
 import json
-print(json.dumps({{"import": 1e3 * (imported - begun), "load": 1e3 * (loaded - imported),
-    "first": 1e3 * (first - loaded), "second": 1e3 * (second - first), "peak": peak}}))
+from mosrt_bench.worker.worker import peak_mb
+print(json.dumps({{"import_ms": 1e3 * (imported - begun), "load_ms": 1e3 * (loaded - imported),
+    "first_score_ms": 1e3 * (first - loaded), "second_score_ms": 1e3 * (second - first),
+    "peak_mb": peak_mb()}}))
 """
 _OF_MOSRT: Final = _PROGRAM.format(
     imports="import mosrt",
@@ -106,12 +96,9 @@ class ColdStarts:
         Raises:
             WorkerError: It failed, or did not end in time.
         """
-        device_peak_mb = None
         limit_s = None if self._limit_s is None else self._limit_s()
-        with ExitStack() as stack:
-            watch = None
-            if self._used_bytes is not None and configuration.on_nvidia:
-                watch = stack.enter_context(MemoryPeak(self._used_bytes))
+        used_bytes = self._used_bytes if configuration.on_nvidia else None
+        with nullcontext() if used_bytes is None else MemoryPeak(used_bytes) as watch:
             started = time.perf_counter()
             try:
                 done = subprocess.run(
@@ -126,15 +113,14 @@ class ColdStarts:
                     f"a fresh process did not end within {limit_s:.0f} s"
                 ) from None
             process_ms = 1e3 * (time.perf_counter() - started)
-        if watch is not None:
-            device_peak_mb = watch.peak_mb
         if done.returncode:
             lines = done.stderr.strip().splitlines() or ["it wrote no message"]
             raise WorkerError(
                 f"a fresh process ended with status {done.returncode}: {lines[-1].strip()}"
             )
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        answer |= {"process": process_ms, "device_peak_mb": device_peak_mb}
+        device_peak_mb = None if watch is None else watch.peak_mb
+        answer |= {"process_ms": process_ms, "device_peak_mb": device_peak_mb}
         self._answers.setdefault(configuration.name, []).append(answer)
 
     def rows(self) -> list[dict[str, Any]]:
@@ -166,19 +152,9 @@ def _command(configuration: Configuration, clip: Path) -> list[str]:
 
 
 def _row(name: str, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    def median(key: str) -> float:
-        return float(np.median([answer[key] for answer in answers]))
-
-    peaks = [answer["peak"] for answer in answers if answer["peak"] is not None]
-    on_device = [a["device_peak_mb"] for a in answers if a["device_peak_mb"] is not None]
-    return {
-        "contestant": name,
-        "runs": len(answers),
-        "process_ms": median("process"),
-        "import_ms": median("import"),
-        "load_ms": median("load"),
-        "first_score_ms": median("first"),
-        "second_score_ms": median("second"),
-        "peak_mb": max(peaks) / 1e6 if peaks else None,
-        "device_peak_mb": max(on_device) if on_device else None,
-    }
+    row: dict[str, Any] = {"contestant": name, "runs": len(answers)}
+    for key in ("process_ms", "import_ms", "load_ms", "first_score_ms", "second_score_ms"):
+        row[key] = float(np.median([answer[key] for answer in answers]))
+    for key in ("peak_mb", "device_peak_mb"):
+        row[key] = max((a[key] for a in answers if a[key] is not None), default=None)
+    return row

@@ -24,6 +24,7 @@ from .request import TORCH, TORCH_AUTO, Request
 __all__ = [
     "Configuration",
     "bundle_sha256",
+    "configured",
     "list_configurations",
     "open_bundle",
     "providers_here",
@@ -92,6 +93,12 @@ class Configuration:
         """Whether it runs on an NVIDIA GPU."""
         return self.provider in _ON_NVIDIA or self.provider.startswith("torch-cuda")
 
+    def without_paths(self, text: str) -> str:
+        """Text with the names of its files for their paths, since a report may be published."""
+        for path in (self.bundle.path, *self.checkpoints):
+            text = text.replace(str(path), path.name)
+        return text
+
     def options(self, **changes: Any) -> dict[str, Any]:
         """What `open_runner` needs, JSON-ready."""
         common: dict[str, Any] = {
@@ -128,6 +135,22 @@ class Configuration:
         if limit_s is not None:
             return IsolatedRunner(options, limit_s)
         return open_runner(options)
+
+
+def configured(
+    bundle: Bundle, request: Request, *, variant: str, provider: str, threads: int
+) -> Configuration:
+    """A configuration of a bundle, with the crop plan and checkpoints that are asked for."""
+    has_views = bundle.manifest.uncertainty is None
+    return Configuration(
+        bundle=bundle,
+        variant=variant,
+        provider=provider,
+        threads=threads,
+        checkpoints=request.references if provider.startswith(_TORCH) else (),
+        plan=request.plan if has_views else None,
+        views=request.views if has_views else None,
+    )
 
 
 def reference_variant(bundle: Bundle) -> str:
@@ -192,17 +215,14 @@ def list_configurations(bundles: Sequence[Bundle], request: Request) -> list[Con
     if request.references and len(bundles) != 1:
         raise BenchError("--reference goes with one bundle; name it alone")
     variants = request.variants
-    unknown = set(variants) - {ALL} - {v for b in bundles for v in b.manifest.variants}
-    if unknown:
+    known = _unique(name for bundle in bundles for name in bundle.manifest.variants)
+    if unknown := set(variants) - {ALL, *known}:
         raise BundleError(
-            f"no bundle has the variant {', '.join(sorted(unknown))}; there are: "
-            f"{', '.join(_unique(v for b in bundles for v in b.manifest.variants))}"
+            f"no bundle has the variant {', '.join(sorted(unknown))}; there are: {', '.join(known)}"
         )
-    chosen = (
-        list(providers_here())
-        if ALL in request.providers
-        else _unique(map(_precise, request.providers))
-    )
+    chosen = _unique(map(_precise, request.providers))
+    if ALL in request.providers:
+        chosen = list(providers_here())
     kinds = [
         (bundle, variant, provider)
         for bundle in bundles
@@ -212,15 +232,7 @@ def list_configurations(bundles: Sequence[Bundle], request: Request) -> list[Con
     ]
     kinds += [(bundles[0], *kind) for kind in _torch(bundles[0].manifest, request, chosen)]
     found = [
-        Configuration(
-            bundle=bundle,
-            variant=variant,
-            provider=provider,
-            threads=threads,
-            checkpoints=request.references if provider.startswith(_TORCH) else (),
-            plan=request.plan if bundle.manifest.uncertainty is None else None,
-            views=request.views if bundle.manifest.uncertainty is None else None,
-        )
+        configured(bundle, request, variant=variant, provider=provider, threads=threads)
         for bundle, variant, provider in kinds
         for threads in request.threads
     ]

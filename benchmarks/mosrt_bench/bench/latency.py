@@ -10,10 +10,10 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 import soundfile
 
 from mosrt.errors import MosrtError
@@ -31,7 +31,6 @@ __all__ = [
     "take_turns",
 ]
 
-FloatArray = npt.NDArray[np.float64]
 Timed = Callable[[], Mapping[str, float]]
 """Scores once; gives the times of its stages in ms, and "total"."""
 
@@ -177,18 +176,13 @@ def _stable(times_ms: Sequence[float]) -> bool:
 
 def quantiles(times_ms: Sequence[float]) -> dict[str, dict[str, Any]]:
     """p50, p90, p95 and p99 with bootstrap intervals; a p99 of few runs is close to the largest."""
-    found = {}
-    for percent in QUANTILES:
-
-        def statistic(drawn: FloatArray, percent: float = percent) -> FloatArray:
-            return np.percentile(drawn, percent, axis=1)
-
-        bounds = interval_95(times_ms, statistic)
-        found[f"p{percent:g}"] = {
+    return {
+        f"p{percent:g}": {
             "ms": float(np.percentile(times_ms, percent)),
-            "interval_95": None if bounds is None else list(bounds),
+            "interval_95": interval_95(times_ms, partial(np.percentile, q=percent, axis=1)),
         }
-    return found
+        for percent in QUANTILES
+    }
 
 
 def paired_ratio(times_ms: Sequence[float], base_ms: Sequence[float]) -> dict[str, Any]:
@@ -198,19 +192,16 @@ def paired_ratio(times_ms: Sequence[float], base_ms: Sequence[float]) -> dict[st
     """
     rounds = min(len(times_ms), len(base_ms))
     ratios = np.log(np.asarray(times_ms[:rounds])) - np.log(np.asarray(base_ms[:rounds]))
-    bounds = interval_95(ratios, lambda drawn: np.median(drawn, axis=1))
+    bounds = interval_95(ratios)
     return {
         "ratio": float(np.exp(np.median(ratios))),
-        "interval_95": None if bounds is None else [float(np.exp(bound)) for bound in bounds],
+        "interval_95": None if bounds is None else np.exp(bounds).tolist(),
     }
 
 
 def latency_row(taken: Timings, first: Timings, clip_s: float) -> dict[str, Any]:
     """What a report keeps of one configuration at one length of clip."""
-    median_ms = float(np.median(taken.total_ms))
-    real_time = interval_95(
-        np.asarray(taken.total_ms) / (1e3 * clip_s), lambda drawn: np.median(drawn, axis=1)
-    )
+    real_time = np.asarray(taken.total_ms) / (1e3 * clip_s)
     return {
         "clip_s": clip_s,
         "runs": len(taken.total_ms),
@@ -218,8 +209,8 @@ def latency_row(taken: Timings, first: Timings, clip_s: float) -> dict[str, Any]
         "stable": taken.stable,
         "quantiles": quantiles(taken.total_ms),
         "stages_ms": {stage: float(np.median(values)) for stage, values in taken.stages_ms.items()},
-        "real_time_factor": median_ms / (1e3 * clip_s),
-        "real_time_factor_95": None if real_time is None else list(real_time),
+        "real_time_factor": float(np.median(real_time)),
+        "real_time_factor_95": interval_95(real_time),
         "ratio_to_first": paired_ratio(taken.total_ms, first.total_ms),
         "times_ms": [round(value, 4) for value in taken.total_ms],
     }

@@ -1,4 +1,4 @@
-"""Compare scores with a reference: drift, swapped domains, and providers that fell back.
+"""Score the clips with every configuration, and compare each with its reference.
 
 A configuration passes if no score of any domain drifts further than its precision allows, its
 provider is the one asked for, and no domain's scores look like another domain's.
@@ -6,60 +6,212 @@ provider is the one asked for, and no domain's scores look like another domain's
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-import numpy.typing as npt
 
+from mosrt._arrays import FloatArray
+from mosrt.bundle.bundle import Bundle
+from mosrt.errors import MosrtError
+from mosrt_bench.clips import AudioFile
 from mosrt_bench.stats.metrics import agreement, intervals, rank_flips
+from mosrt_bench.worker.protocol import Runner
 
-__all__ = [
-    "TOLERANCES_MOS",
-    "Scores",
-    "compare_scores",
-    "provider_problem",
-    "swapped_domains",
-    "tolerance_mos",
-]
+from .configurations import Configuration, configured, reference_variant
+from .request import Request, TimeBudget
+from .speed import NO_TIME, duration
 
-FloatArray = npt.NDArray[np.float64]
+__all__ = ["Parity", "Scores", "compare_scores", "provider_problem", "run_parity", "tolerance_mos"]
+
 Scores = Mapping[str, Mapping[str, float]]
 """Scores by clip, then by domain; nan where there is none."""
 
-TOLERANCES_MOS: Final[Mapping[str, float]] = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1, "int8": 0.25}
-"""Largest |ΔMOS| that passes, by what a variant's name begins with; other variants as FP16.
+_TOLERANCES_MOS: Final[Mapping[str, float]] = {
+    "fp32": 1e-3, "fp16": 0.02, "bf16": 0.1, "int8": 0.25,
+}  # fmt: skip
+# Largest |ΔMOS| that passes, by what a variant's name begins with; other variants as FP16. FP32 on
+# another provider differs by rounding. FP16 has 11 bits, of which a deep network loses a few. INT8
+# trades accuracy for speed, which the bundle's manifest declares; more than a quarter of a MOS step
+# is a defect.
 
-FP32 on another provider differs by rounding. FP16 has 11 bits, of which a deep network loses a few.
-INT8 trades accuracy for speed, which the bundle's manifest declares; more than a quarter of a MOS
-step is a defect.
-"""
-
-WORST: Final = 10
+_WORST: Final = 10
 _SWAP_GAIN: Final = 4.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
-    """Scores of one domain and their reference, clip by clip."""
+@dataclass(slots=True, kw_only=True)
+class Parity:
+    """Scores of all configurations and the parity table, filled in as they are known.
 
-    domain: str
-    clips: tuple[str, ...]
-    found: FloatArray
-    wanted: FloatArray
+    Attributes:
+        scores: Scores by clip, by configuration without its number of threads.
+        rows: The parity table.
+        runnable: Configurations that run here.
+        score_s: About how long each of them takes for a clip of 5 s, by its full name.
+        facts: Versions and devices, by configuration without its number of threads.
+    """
+
+    scores: dict[str, Scores] = field(default_factory=dict)
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    runnable: list[Configuration] = field(default_factory=list)
+    score_s: dict[str, float] = field(default_factory=dict)
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scored:
+    """What one configuration made of the clips; `score_s` is about the time of a clip of 5 s."""
+
+    scores: Scores
+    provider: str
+    nodes: dict[str, int] | None
+    facts: dict[str, Any]
+    taken_s: float
+    score_s: float
+
+
+def run_parity(
+    bundles: Sequence[Bundle],
+    configurations: Sequence[Configuration],
+    clips: Sequence[AudioFile],
+    request: Request,
+    parity: Parity,
+    *,
+    budget: TimeBudget,
+    say: Callable[[str], None],
+    keep: Callable[[], None] = lambda: None,
+) -> None:
+    """Scores the clips with every configuration, with the most threads asked for.
+
+    Args:
+        bundles: The models.
+        configurations: All that is compared.
+        clips: What to score.
+        request: What is asked for.
+        parity: Gets what is found, one configuration after the other.
+        budget: Time of the whole run.
+        say: Told what is being done.
+        keep: Called when `parity` has more.
+
+    Raises:
+        MosrtError: A reference cannot be run.
+    """
+    threads = max(request.threads)
+    limit_s = budget.answer_s if request.isolate else None
+    for bundle in bundles:
+        name = bundle.manifest.name
+        variant = reference_variant(bundle)
+        reference = configured(bundle, request, variant=variant, provider="cpu", threads=threads)
+        say(f"scoring {len(clips)} clips: {reference.label}, the reference")
+        of_reference = _score(reference.open(limit_s), clips, wants_nodes=False)
+        parity.scores[reference.label] = of_reference.scores
+        against = [(reference.label, of_reference.scores)]
+        if request.references:
+            say("scoring with torch")
+            torch = configured(
+                bundle, request, variant="fp32", provider="torch-cpu", threads=threads
+            )
+            checkpoint = _score(torch.open(limit_s, front_end="mosrt"), clips, wants_nodes=False)
+            against.append(("torch checkpoint", checkpoint.scores))
+        for own in [c for c in configurations if c.model == name and c.threads == threads]:
+            if budget.exhausted():
+                parity.rows.append(_not_run(own, f"not measured: {NO_TIME}"))
+                continue
+            scored = of_reference
+            if own != reference:
+                about = duration(of_reference.taken_s)
+                say(f"scoring {len(clips)} clips: {own.label} (about {about})")
+                try:
+                    # asking the profiler takes a session of its own
+                    scored = _score(own.open(limit_s), clips, wants_nodes=own.provider != "cpu")
+                except MosrtError as exc:
+                    parity.rows.append(_not_run(own, f"does not run here: {exc}"))
+                    continue
+            parity.scores[own.label] = scored.scores
+            parity.facts[own.label] = scored.facts
+            for same in configurations:
+                if same.label == own.label:
+                    parity.runnable.append(same)
+                    # as if the threads shared the work perfectly
+                    parity.score_s[same.name] = scored.score_s * threads / same.threads
+            parity.rows += _rows(own, scored, against)
+            keep()
+
+
+def _rows(
+    own: Configuration, scored: _Scored, against: Sequence[tuple[str, Scores]]
+) -> list[dict[str, Any]]:
+    """The parity table's rows of one configuration, one per reference."""
+    problem, note = None, None
+    if not own.is_torch:
+        problem, note = provider_problem(own.provider, scored.provider, scored.nodes)
+    rows = []
+    for reference, wanted in against:
+        row = compare_scores(
+            scored.scores,
+            wanted,
+            variant=own.variant,
+            provider=own.provider,
+            default_domain=own.bundle.manifest.default_domain,
+        )
+        if problem is not None:
+            row["problems"] = [problem, *row["problems"]]
+            row["passed"] = False
+        row.setdefault("notes", []).extend([note] if note else [])
+        rows.append({**_identity(own), "against": reference, **row})
+    return rows
+
+
+def _score(runner: Runner, clips: Sequence[AudioFile], *, wants_nodes: bool) -> _Scored:
+    """Scores the clips, and closes the runner."""
+    scores, fives = {}, 0.0
+    try:
+        begun = time.perf_counter()
+        for clip in clips:
+            answer = runner.score(clip.path)
+            scores[clip.name] = answer["scores"]
+            duration_s = answer["duration_s"]
+            fives += max(1.0, duration_s / 5) if math.isfinite(duration_s) else 0.0
+        taken_s = time.perf_counter() - begun
+        return _Scored(
+            scores=scores,
+            provider=runner.provider,
+            nodes=runner.nodes() if wants_nodes else None,
+            facts=runner.facts,
+            taken_s=taken_s,
+            score_s=taken_s / max(1.0, fives),
+        )
+    finally:
+        runner.close()
+
+
+def _identity(configuration: Configuration) -> dict[str, Any]:
+    return {
+        "contestant": configuration.label,
+        "model": configuration.model,
+        "variant": configuration.variant,
+        "provider": configuration.provider,
+        "is_reference": configuration.is_reference,
+    }
+
+
+def _not_run(configuration: Configuration, reason: str) -> dict[str, Any]:
+    """A row without figures."""
+    problem = configuration.without_paths(reason)
+    return {**_identity(configuration), "passed": None, "problems": [problem], "notes": []}
 
 
 def tolerance_mos(variant: str, provider: str = "cpu") -> float:
     """Largest |ΔMOS| that passes for a variant on a provider, which may compute in bfloat16."""
     if provider.endswith("bf16"):
-        return max(TOLERANCES_MOS["bf16"], tolerance_mos(variant))
-    for prefix, tolerance in TOLERANCES_MOS.items():
+        return max(_TOLERANCES_MOS["bf16"], tolerance_mos(variant))
+    for prefix, tolerance in _TOLERANCES_MOS.items():
         if variant.startswith(prefix):
             return tolerance
-    return TOLERANCES_MOS["fp16"]
+    return _TOLERANCES_MOS["fp16"]
 
 
 def compare_scores(
@@ -94,33 +246,43 @@ def compare_scores(
     gained = [clip for clip in found if _scored(found[clip]) and not _scored(wanted.get(clip, {}))]
     if gained:
         problems.append(f"a score for {len(gained)} clips that the reference refuses: {gained[0]}")
-    drifts = _drifts(found, wanted)
-    if not drifts:
+    clips = [clip for clip in wanted if _scored(wanted[clip]) and _scored(found.get(clip, {}))]
+    if not clips:
         return {"passed": False, "problems": [*problems, "no clip that both score"]}
-    headline = drifts.get(default_domain) or next(iter(drifts.values()))
-    scale = _scale(headline)
+    domains = [name for name in wanted[clips[0]] if name in found[clips[0]]]
+    ours, reference = (
+        {name: np.array([scores[clip][name] for clip in clips]) for name in domains}
+        for scores in (found, wanted)
+    )
+    headline = default_domain if default_domain in domains else domains[0]
+    # uncertainties have a scale of their own
+    scale = float(np.abs(reference[headline]).mean()) if headline == "uncertainty" else 1.0
     tolerance = tolerance_mos(variant, provider) * scale
-    largest = {name: float(np.abs(d.found - d.wanted).max()) for name, d in drifts.items()}
-    beyond = [name for name, value in largest.items() if value > tolerance]
-    if beyond:
-        worst = max(beyond, key=lambda name: largest[name])
+    drifts = {name: ours[name] - reference[name] for name in domains}
+    largest = {name: float(np.abs(drift).max()) for name, drift in drifts.items()}
+    worst = max(
+        (name for name in domains if largest[name] > tolerance),
+        key=largest.__getitem__,
+        default=None,
+    )
+    if worst is not None:
         problems.append(
             f"drifts by {largest[worst]:.3g} in domain {worst}; the limit is {tolerance:.3g}"
         )
-    swapped = swapped_domains(drifts)
-    if swapped:
+    if swapped := _swapped_domains(ours, reference):
         pairs = ", ".join(f"{a} has the scores of {b}" for a, b in swapped.items())
         problems.append(f"domains look swapped: {pairs}")
+    x, y = ours[headline], reference[headline]
     return {
-        "domain": headline.domain,
-        **agreement(headline.found, headline.wanted),
-        "intervals": intervals(headline.found, headline.wanted, resamples=resamples),
-        "flips": rank_flips(headline.found, headline.wanted),
+        "domain": headline,
+        **agreement(x, y),
+        "intervals": intervals(x, y, resamples=resamples),
+        "flips": rank_flips(x, y),
         "domains": {
-            name: {"mae": float(np.abs(d.found - d.wanted).mean()), "max_abs": largest[name]}
-            for name, d in drifts.items()
+            name: {"mae": float(np.abs(drift).mean()), "max_abs": largest[name]}
+            for name, drift in drifts.items()
         },
-        "worst": _worst(drifts),
+        "worst": _worst(clips, ours, reference),
         "scale": scale,
         "tolerance": tolerance,
         "problems": problems,
@@ -128,21 +290,17 @@ def compare_scores(
     }
 
 
-def swapped_domains(drifts: Mapping[str, Drift]) -> dict[str, str]:
+def _swapped_domains(
+    found: Mapping[str, FloatArray], wanted: Mapping[str, FloatArray]
+) -> dict[str, str]:
     """Domains whose scores are much nearer to another domain's reference than to their own."""
     swapped = {}
-    for name, drift in drifts.items():
-        own = float(np.abs(drift.found - drift.wanted).mean())
-        others = {
-            other: float(np.abs(drift.found - candidate.wanted).mean())
-            for other, candidate in drifts.items()
-            if other != name
-        }
-        if not others:
-            continue
-        nearest = min(others, key=lambda other: others[other])
+    for name, scores in found.items():
+        gaps = {other: float(np.abs(scores - values).mean()) for other, values in wanted.items()}
+        own = gaps.pop(name)
+        nearest = min(gaps, key=lambda other: gaps[other], default=None)
         # rounding alone makes domains of equal weights look alike
-        if own > 1e-3 and _SWAP_GAIN * others[nearest] < own:
+        if nearest is not None and own > 1e-3 and _SWAP_GAIN * gaps[nearest] < own:
             swapped[name] = nearest
     return swapped
 
@@ -177,42 +335,21 @@ def _scored(scores: Mapping[str, float]) -> bool:
     return bool(scores) and all(math.isfinite(value) for value in scores.values())
 
 
-def _drifts(found: Scores, wanted: Scores) -> dict[str, Drift]:
-    clips = [clip for clip in wanted if _scored(wanted[clip]) and _scored(found.get(clip, {}))]
-    if not clips:
-        return {}
-    domains = [name for name in wanted[clips[0]] if name in found[clips[0]]]
-    return {
-        domain: Drift(
-            domain=domain,
-            clips=tuple(clips),
-            found=np.array([found[clip][domain] for clip in clips]),
-            wanted=np.array([wanted[clip][domain] for clip in clips]),
-        )
-        for domain in domains
-    }
-
-
-def _scale(drift: Drift) -> float:
-    """Factor of a tolerance in MOS: 1, or the mean of uncertainties, which have their own scale."""
-    return float(np.abs(drift.wanted).mean()) if drift.domain == "uncertainty" else 1.0
-
-
-def _worst(drifts: Mapping[str, Drift]) -> list[dict[str, Any]]:
+def _worst(
+    clips: Sequence[str], found: Mapping[str, FloatArray], wanted: Mapping[str, FloatArray]
+) -> list[dict[str, Any]]:
     """The clips that differ most in any domain, the worst first."""
-    of_clip: dict[str, dict[str, Any]] = {}
-    for drift in drifts.values():
-        for clip, found, wanted in zip(
-            drift.clips, drift.found.tolist(), drift.wanted.tolist(), strict=True
-        ):
-            difference = found - wanted
-            if abs(difference) >= abs(of_clip.get(clip, {"difference": 0.0})["difference"]):
-                of_clip[clip] = {
-                    "clip": clip,
-                    "domain": drift.domain,
-                    "found": found,
-                    "wanted": wanted,
-                    "difference": difference,
-                }
-    ranked = sorted(of_clip.values(), key=lambda row: -abs(row["difference"]))
-    return list(itertools.islice(ranked, WORST))
+    rows: list[dict[str, Any]] = []
+    for i, clip in enumerate(clips):
+        differences = {name: float(found[name][i] - wanted[name][i]) for name in found}
+        domain = max(differences, key=lambda name: abs(differences[name]))
+        rows.append(
+            {
+                "clip": clip,
+                "domain": domain,
+                "found": float(found[domain][i]),
+                "wanted": float(wanted[domain][i]),
+                "difference": differences[domain],
+            }
+        )
+    return sorted(rows, key=lambda row: -abs(row["difference"]))[:_WORST]

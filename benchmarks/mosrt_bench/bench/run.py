@@ -15,6 +15,7 @@ from typing import Any, Final
 
 import mosrt
 from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.manifest import Manifest
 from mosrt_bench.clips import AudioFile, audio_files, rated_files
 from mosrt_bench.errors import BenchError
 from mosrt_bench.machine import describe
@@ -23,19 +24,17 @@ from mosrt_bench.peers import peer_results
 from mosrt_bench.stats.voicemos import Rating, protocol, read_ratings
 
 from .configurations import (
-    Configuration,
     bundle_sha256,
     list_configurations,
     open_bundle,
     reference_variant,
 )
-from .parity import Scores
-from .parity_run import Parity, run_parity
+from .parity import Parity, Scores, run_parity
 from .request import Request, TimeBudget
 from .speed import SpeedRun
 from .view_study import study_views
 
-__all__ = ["SCHEMA_VERSION", "Bench", "run_bench"]
+__all__ = ["SCHEMA_VERSION", "Bench"]
 
 SCHEMA_VERSION: Final = 1
 _LOG: Final = logging.getLogger("mosrt")
@@ -149,26 +148,21 @@ class Bench:
         report, rated = self._report, self._rated
         predictions = _predictions(self._bundles, self._parity.scores, report.get("peers", []))
         report["labels"] = _labels(self._ratings, rated, self._bundles, predictions)
-        report["ratings"] = [
-            {
-                **asdict(rating),
-                "clip": rated[rating.path].name,
-                "predicted": _brief(
-                    {n: p[rated[rating.path].name] for n, p in predictions.items()}
-                ),
-            }
-            for rating in self._ratings
-        ]
+        report["ratings"] = []
+        for rating in self._ratings:
+            clip = rated[rating.path].name
+            predicted = _brief({name: scores[clip] for name, scores in predictions.items()})
+            report["ratings"].append({**asdict(rating), "clip": clip, "predicted": predicted})
 
     def _study_views(self) -> Iterator[dict[str, Any]]:
-        request = self._request
-        studied: dict[str, Configuration] = {
-            c.model: c for c in reversed(self._parity.runnable) if c.is_reference
+        """A study of each MOS model whose reference runs here."""
+        studied = {
+            c.model: c
+            for c in reversed(self._parity.runnable)
+            if c.is_reference and c.bundle.manifest.uncertainty is None
         }
-        for configuration in studied.values():
-            if configuration.bundle.manifest.uncertainty is not None:
-                continue
-            self._say(f"studying the number of views: {configuration.model}")
+        for name, configuration in studied.items():
+            self._say(f"studying the number of views: {name}")
             with mosrt.load(
                 configuration.bundle.path,
                 variant=configuration.variant,
@@ -178,30 +172,10 @@ class Bench:
                 yield study_views(
                     scorer,
                     self.clips,
-                    seeds=request.seeds,
-                    max_views=request.max_views,
-                    wanted=request.half_width,
+                    seeds=self._request.seeds,
+                    max_views=self._request.max_views,
+                    wanted=self._request.half_width,
                 )
-
-
-def run_bench(
-    request: Request, say: Say = lambda _: None
-) -> tuple[dict[str, Any], list[AudioFile]]:
-    """Measures all that is asked for.
-
-    Args:
-        request: What is asked for.
-        say: Told what is being done.
-
-    Returns:
-        The report, JSON-ready, and the recordings that it is about.
-
-    Raises:
-        MosrtError: Something that is asked for cannot be done.
-    """
-    bench = Bench(request, say)
-    bench.run()
-    return bench.report, bench.clips
 
 
 def _clips(request: Request) -> tuple[list[Rating], dict[str, AudioFile], list[AudioFile]]:
@@ -258,18 +232,18 @@ def _predictions(
 ) -> dict[str, dict[str, float]]:
     """What to compare with listeners, by configuration and clip: larger means better."""
     manifests = {bundle.manifest.name: bundle.manifest for bundle in bundles}
+
+    def predicted(manifest: Manifest, of_domain: Mapping[str, float]) -> float:
+        uncertainty = manifest.uncertainty
+        if uncertainty is None:
+            return of_domain[manifest.default_domain]
+        value = of_domain["uncertainty"]
+        return -value if uncertainty.mos_map is None else uncertainty.mos_map(value)
+
     columns = {}
     for name, by_clip in scores.items():
         manifest = manifests[name.rsplit(" ", 2)[0]]
-        uncertainty = manifest.uncertainty
-        columns[name] = {
-            clip: of_domain[manifest.default_domain]
-            if uncertainty is None
-            else -of_domain["uncertainty"]
-            if uncertainty.mos_map is None
-            else uncertainty.mos_map(of_domain["uncertainty"])
-            for clip, of_domain in by_clip.items()
-        }
+        columns[name] = {clip: predicted(manifest, each) for clip, each in by_clip.items()}
     return {**columns, **{peer["peer"]: dict(peer["scores"]) for peer in peers}}
 
 

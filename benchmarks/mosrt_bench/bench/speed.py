@@ -135,7 +135,7 @@ class SpeedRun:
 
     def run(self) -> None:
         """Measures all there is time for."""
-        report, request = self._report, self._request
+        report = self._report
         report["timed_audio"] = self._source.name
         effort = self._effort()
         schedule = Schedule(self._say, self._steps(effort))
@@ -148,20 +148,19 @@ class SpeedRun:
             with self._loaded():
                 report["latency"] = []
                 for length_s, clip in clips.items():
-                    with self._step(schedule, self._latency_step(length_s)) as go:
-                        if go:
-                            self._latency(clip, length_s, effort)
+                    if self._begins(schedule, self._latency_step(length_s)):
+                        self._latency(clip, length_s, effort)
+                        self._keep()
                 report["latency"].sort(key=lambda row: row["clip_s"])
-                with self._step(schedule, "throughput") as go:
-                    if go:
-                        self._throughput(headline, effort)
+                if self._begins(schedule, "throughput"):
+                    self._throughput(headline, effort)
+                    self._keep()
                 if not self._budget.exhausted():
                     self._energy(headline)
                     self._keep()
-            if request.starts:
-                with self._step(schedule, self._starts_step()) as go:
-                    if go:
-                        self._cold_starts(headline)
+            if self._request.starts and self._begins(schedule, self._starts_step()):
+                self._cold_starts(headline)
+                self._keep()
 
     def _effort(self) -> Effort:
         """How long each timing is: as asked for, or shorter so that all fit the budget."""
@@ -202,19 +201,14 @@ class SpeedRun:
             )
         return steps
 
-    @contextmanager
-    def _step(self, schedule: Schedule, text: str) -> Iterator[bool]:
-        """Says that a step begins; False where there is no time for it or nothing to measure."""
-        if not self._configurations:
-            yield False
-        elif self._budget.exhausted():
-            for name in self._configurations:
-                self._not_measured(name, text, NO_TIME)
-            yield False
-        else:
-            schedule.begin(text)
-            yield True
-            self._keep()
+    def _begins(self, schedule: Schedule, step: str) -> bool:
+        """Begins a step, unless there is no time for it or nothing to measure."""
+        if self._configurations and not self._budget.exhausted():
+            schedule.begin(step)
+            return True
+        for name in self._configurations:
+            self._not_measured(name, step, NO_TIME)
+        return False
 
     @contextmanager
     def _loaded(self) -> Iterator[None]:
@@ -242,9 +236,7 @@ class SpeedRun:
             runner.close()
 
     def _not_measured(self, name: str, step: str, reason: str) -> None:
-        configuration = self._configurations[name]
-        for path in (configuration.bundle.path, *configuration.checkpoints):
-            reason = reason.replace(str(path), path.name)
+        reason = self._configurations[name].without_paths(reason)
         self._report["not_measured"].append({"contestant": name, "what": step, "reason": reason})
 
     def _calls(self, clip: Path) -> dict[str, Callable[[], Mapping[str, float]]]:

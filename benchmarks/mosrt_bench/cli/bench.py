@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
 import click
 
+from mosrt.bundle.bundle import DEFAULT_MODEL
 from mosrt.cli.command import ExitStatus, exit_on_error, exit_statuses, require_extra
+from mosrt.host.cpu import usable_cores
 
 __all__ = ["bench"]
 
@@ -18,6 +21,7 @@ _EXISTING: Final = click.Path(exists=True, path_type=Path)
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _COUNT: Final = click.IntRange(min=1)
 _COUNT_OR_NONE: Final = click.IntRange(min=0)
+_ABOVE_ZERO: Final = click.FloatRange(min=0, min_open=True)
 # As `mosrt_bench.bench.request.TORCH`, which needs an extra.
 _TORCH: Final = (
     "cpu", "cpu-compiled", "cuda", "cuda-fp16", "cuda-compiled", "cuda-fp16-compiled",
@@ -41,6 +45,16 @@ class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic since cli
             self.fail(str(exc), param, ctx)
 
 
+def _repeated(*names: str, text: str, **options: Any) -> Callable[[Any], Any]:
+    """An option that may be repeated; 0 and "none" among its values stand for no value."""
+
+    def values(_: click.Context, __: click.Parameter, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(value for value in given if value not in {0, "none"})
+
+    options = {"multiple": True, "callback": values, "show_default": True, **options}
+    return click.option(*names, help=f"{text} May be repeated.", **options)
+
+
 @click.group(short_help="Measure parity and speed on this machine.")
 def bench() -> None:
     """Measure models on this machine, or compare two measurements."""
@@ -51,168 +65,62 @@ def bench() -> None:
     epilog=exit_statuses("a configuration drifts by more than its limit"),
 )
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option(
-    "--audio",
-    type=_EXISTING,
-    multiple=True,
-    metavar="PATH",
-    help="Recordings: a file, or a folder with all below it. May be repeated.",
-)
-@click.option(
-    "--variant",
-    "variants",
-    multiple=True,
-    metavar="NAME",
-    help="Precision variant. May be repeated. [default: all of the models]",
-)
-@click.option(
-    "--provider",
-    "providers",
-    multiple=True,
-    metavar="NAME",
-    help="Execution provider; see mosrt info --machine. For tensorrt, missing engines are built. "
-    "May be repeated. [default: all of this machine]",
-)
-@click.option(
-    "--reference",
-    "references",
-    type=_FILE,
-    multiple=True,
-    metavar="CHECKPOINT",
-    help="Torch checkpoint that the only model came from: adds torch's scores to the parity table, "
-    "and times torch. Repeat it for each network of an ensemble.",
-)
-@click.option(
-    "--torch",
-    "torch_names",
-    type=click.Choice(["auto", "none", *_TORCH]),
-    multiple=True,
-    default=("auto",),
-    show_default=True,
-    help="How torch is timed, with librosa's front end: auto is eager, on the GPU if a provider "
-    "for NVIDIA is asked for, else on the CPU. May be repeated.",
-)
-@click.option(
-    "--labels",
-    type=_FILE,
-    metavar="FILE.csv",
-    help="Ratings by listeners, columns path,mos[,system[,dataset]]: adds the VoiceMOS table.",
-)
-@click.option(
-    "--peer",
-    "peers",
-    multiple=True,
-    metavar="onnx:FILE",
-    help="A DNSMOS P.835 or P.808 model to score the same clips with. May be repeated.",
-)
-@click.option(
-    "--plan",
-    metavar="PLAN",
-    help="Crop plan of MOS models: grid or reference:SEED. [default: grid]",
-)
+@_repeated("--audio", type=_EXISTING, metavar="PATH",
+           text="Recordings: a file, or a folder with all below it.")  # fmt: skip
+@_repeated("--variant", "variants", default=("all",), metavar="NAME", text="Precision variant.",
+           show_default="all of the models")  # fmt: skip
+@_repeated("--provider", "providers", default=("all",), metavar="NAME",
+           show_default="all of this machine",
+           text="Execution provider; see mosrt info --machine. For tensorrt, missing engines are "
+           "built.")  # fmt: skip
+@_repeated("--reference", "references", type=_FILE, metavar="CHECKPOINT",
+           text="Torch checkpoint that the only model came from, one for each network of an "
+           "ensemble: adds torch's scores to the parity table, and times torch.")  # fmt: skip
+@_repeated("--torch", type=click.Choice(["auto", "none", *_TORCH]), default=("auto",),
+           text="How torch is timed, with librosa's front end: auto is eager, on the GPU if a "
+           "provider for NVIDIA is asked for, else on the CPU.")  # fmt: skip
+@click.option("--labels", type=_FILE, metavar="FILE.csv",
+              help="Ratings by listeners, columns path,mos[,system[,dataset]]: adds the VoiceMOS "
+              "table.")  # fmt: skip
+@_repeated("--peer", "peers", metavar="onnx:FILE",
+           text="A DNSMOS P.835 or P.808 model to score the same clips with.")  # fmt: skip
+@click.option("--plan", metavar="PLAN", show_default="grid",
+              help="Crop plan of MOS models: grid or reference:SEED.")  # fmt: skip
 @click.option("--views", type=_COUNT, metavar="N", help="Views per recording of MOS models.")
-@click.option(
-    "--threads",
-    type=_COUNT,
-    multiple=True,
-    metavar="N",
-    help="Threads of one call. May be repeated. [default: all cores this process may use]",
-)
-@click.option(
-    "--length",
-    "lengths",
-    type=click.FloatRange(min=0, min_open=True),
-    multiple=True,
-    default=(1, 3, 5, 10, 30),
-    show_default=True,
-    metavar="S",
-    help="Length of clips to time, in seconds, beside 5. May be repeated.",
-)
-@click.option(
-    "--batch",
-    "batches",
-    type=_COUNT_OR_NONE,
-    multiple=True,
-    default=(1, 4),
-    show_default=True,
-    metavar="N",
-    help="Recordings per batch, for throughput; 0 for none. May be repeated.",
-)
-@click.option(
-    "--callers",
-    type=_COUNT_OR_NONE,
-    multiple=True,
-    default=(1, 2, 4),
-    show_default=True,
-    metavar="N",
-    help="Threads that share one model, for throughput; 0 for none. May be repeated.",
-)
-@click.option(
-    "--runs",
-    type=click.IntRange(min=5),
-    default=50,
-    show_default=True,
-    metavar="N",
-    help="Rounds that are enough for a timing.",
-)
-@click.option(
-    "--seconds",
-    type=click.FloatRange(min=0),
-    default=20.0,
-    show_default=True,
-    metavar="S",
-    help="Seconds per configuration that are enough for a timing, once there are 5 rounds (3 of "
-    "throughput).",
-)
-@click.option(
-    "--starts",
-    type=_COUNT_OR_NONE,
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="Fresh processes per configuration, for cold start and peak memory; 0 for none.",
-)
-@click.option(
-    "--isolate",
-    is_flag=True,
-    help="Run each configuration in a process of its own. One that hangs, crashes or runs out of "
-    "memory is named in the report, and the others are measured.",
-)
-@click.option(
-    "--budget",
-    "budget_s",
-    type=_Duration(),
-    metavar="DURATION",
-    help="Time for the whole run, such as 90s or 8m. Timings are shortened to fit; the report "
-    "names what found no time. [default: no limit]",
-)
+@_repeated("--threads", type=_COUNT, default=lambda: (usable_cores(),), metavar="N",
+           show_default="all cores this process may use", text="Threads of one call.")  # fmt: skip
+@_repeated("--length", "lengths_s", type=_ABOVE_ZERO, default=(1, 3, 5, 10, 30), metavar="S",
+           text="Length of clips to time, in seconds, beside 5.")  # fmt: skip
+@_repeated("--batch", "batches", type=_COUNT_OR_NONE, default=(1, 4), metavar="N",
+           text="Recordings per batch, for throughput; 0 for none.")  # fmt: skip
+@_repeated("--callers", type=_COUNT_OR_NONE, default=(1, 2, 4), metavar="N",
+           text="Threads that share one model, for throughput; 0 for none.")  # fmt: skip
+@click.option("--runs", type=click.IntRange(min=5), default=50, show_default=True, metavar="N",
+              help="Rounds that are enough for a timing.")  # fmt: skip
+@click.option("--seconds", type=click.FloatRange(min=0), default=20.0, show_default=True,
+              metavar="S", help="Seconds per configuration that are enough for a timing, once "
+              "there are 5 rounds (3 of throughput).")  # fmt: skip
+@click.option("--starts", type=_COUNT_OR_NONE, default=5, show_default=True, metavar="N",
+              help="Fresh processes per configuration, for cold start and peak memory; 0 for "
+              "none.")  # fmt: skip
+@click.option("--isolate", is_flag=True,
+              help="Run each configuration in a process of its own. One that hangs, crashes or "
+              "runs out of memory is named in the report, and the others are "
+              "measured.")  # fmt: skip
+@click.option("--budget", "budget_s", type=_Duration(), metavar="DURATION", show_default="no limit",
+              help="Time for the whole run, such as 90s or 8m. Timings are shortened to fit; the "
+              "report names what found no time.")  # fmt: skip
 @click.option("--view-study", is_flag=True, help="Also study how many views are enough.")
-@click.option(
-    "--half-width",
-    type=click.FloatRange(min=0, min_open=True),
-    default=0.1,
-    show_default=True,
-    metavar="MOS",
-    help="Half-width of a score's interval that the view study looks for.",
-)
+@click.option("--half-width", type=_ABOVE_ZERO, default=0.1, show_default=True, metavar="MOS",
+              help="Half-width of a score's interval that the view study looks for.")  # fmt: skip
 @click.option("--no-speed", is_flag=True, help="Measure parity only.")
-@click.option(
-    "--report",
-    "folder",
-    type=click.Path(file_okay=False, path_type=Path),
-    metavar="DIR",
-    help="Folder for report.json, report.md and report.html. report.json is written after each "
-    "step.",
-)
+@click.option("--report", "folder", type=click.Path(file_okay=False, path_type=Path),
+              metavar="DIR", help="Folder for report.json, report.md and report.html. report.json "
+              "is written after each step.")  # fmt: skip
 @exit_on_error()
 def run(
-    models: tuple[str, ...], audio: tuple[Path, ...], variants: tuple[str, ...],
-    providers: tuple[str, ...], references: tuple[Path, ...], torch_names: tuple[str, ...],
-    labels: Path | None, peers: tuple[str, ...], plan: str | None, views: int | None,
-    threads: tuple[int, ...], lengths: tuple[float, ...], batches: tuple[int, ...],
-    callers: tuple[int, ...], runs: int, seconds: float, starts: int, isolate: bool,
-    budget_s: float | None, view_study: bool, half_width: float, no_speed: bool,
-    folder: Path | None,
+    models: tuple[str, ...], audio: tuple[Path, ...], labels: Path | None, peers: tuple[str, ...],
+    runs: int, seconds: float, no_speed: bool, folder: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Measure every variant of the MODELs on every provider, on your recordings.
 
@@ -239,8 +147,6 @@ def run(
     if not audio and labels is None:
         raise click.UsageError("no recordings: pass --audio a folder or a file")
     with require_extra(*_EXTRAS):
-        from mosrt.bundle.bundle import DEFAULT_MODEL  # noqa: PLC0415
-        from mosrt.host.cpu import usable_cores  # noqa: PLC0415
         from mosrt_bench.bench.latency import Effort  # noqa: PLC0415
         from mosrt_bench.bench.request import Request, shown  # noqa: PLC0415
         from mosrt_bench.bench.run import Bench  # noqa: PLC0415 - scipy and psutil
@@ -255,34 +161,17 @@ def run(
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
 
-        measured = Bench(
-            Request(
-                bundles=models or (DEFAULT_MODEL,),
-                variants=variants or ("all",),
-                providers=providers or ("all",),
-                audio=audio,
-                labels=labels,
-                references=references,
-                torch=tuple(name for name in torch_names if name != "none"),
-                peers=tuple(parse_peer(text) for text in peers),
-                plan=plan,
-                views=views,
-                threads=threads or (usable_cores(),),
-                lengths_s=lengths,
-                batches=tuple(filter(None, batches)),
-                callers=tuple(filter(None, callers)),
-                effort=Effort(runs=runs, seconds=seconds),
-                starts=starts,
-                isolate=isolate,
-                budget_s=budget_s,
-                view_study=view_study,
-                half_width=half_width,
-                speed=not no_speed,
-                command=shlex.join(["mosrt", *shown(sys.argv[1:])]),
-            ),
-            say=lambda text: click.echo(f"{text} …", err=True),
-            keep=keep,
+        request = Request(
+            bundles=models or (DEFAULT_MODEL,),
+            audio=audio,
+            labels=labels,
+            peers=tuple(map(parse_peer, peers)),
+            effort=Effort(runs=runs, seconds=seconds),
+            speed=not no_speed,
+            command=shlex.join(["mosrt", *shown(sys.argv[1:])]),
+            **options,
         )
+        measured = Bench(request, say=lambda text: click.echo(f"{text} …", err=True), keep=keep)
         try:
             measured.run()
         finally:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import click
 
@@ -26,64 +26,36 @@ _FILE: Final = click.Path(dir_okay=False, path_type=Path)
     epilog=exit_statuses("a clip or the set became worse"),
 )
 @click.argument("audio", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path))
-@click.option(
-    "--baseline",
-    "file",
-    required=True,
-    type=_FILE,
-    metavar="FILE",
-    help="The recorded scores; keep the file in your repository.",
-)
+@click.option("--baseline", "file", required=True, type=_FILE, metavar="FILE",
+              help="The recorded scores; keep the file in your repository.")  # fmt: skip
 @click.option("--update", is_flag=True, help="Record the scores of AUDIO as the new baseline.")
 @model_option()
 @click.option("--variant", metavar="NAME", help="Precision variant. [default: the reference, fp32]")
-@click.option(
-    "--provider",
-    default="cpu",
-    show_default=True,
-    metavar="NAME",
-    help="Execution provider. Scores on the CPU differ least between machines.",
-)
+@click.option("--provider", default="cpu", show_default=True, metavar="NAME",
+              help="Execution provider. Scores on the CPU differ least between "
+              "machines.")  # fmt: skip
 @click.option("--domain", metavar="NAME", help="Data domain. [default: the model's]")
-@click.option(
-    "--views",
-    type=click.IntRange(min=2),
-    default=8,
-    show_default=True,
-    metavar="N",
-    help="Views per clip; the noise of a score is estimated from their spread.",
-)
-@click.option(
-    "--threads", type=click.IntRange(min=1), metavar="N", help="Threads. [default: all cores]"
-)
-@click.option(
-    "--tolerance",
-    type=click.FloatRange(min=0),
-    metavar="DROP",
-    help="Largest drop of the set's mean, median, 5th or 95th percentile that passes: in MOS, or, "
-    "for uncertainty models, relative to the recorded mean. [default: 0.05 MOS, or 0.02]",
-)
-@click.option(
-    "--clip-tolerance",
-    type=click.FloatRange(min=0),
-    metavar="DROP",
-    help="Largest drop of a single clip that passes, in the same unit. [default: 0.2 MOS, or 0.05]",
-)
-@click.option(
-    "--alpha",
-    type=click.FloatRange(min=0, max=0.5, min_open=True),
-    default=0.05,
-    show_default=True,
-    metavar="P",
-    help="False-alarm rate: the probability that the gate fails although nothing changed.",
-)
+@click.option("--views", type=click.IntRange(min=2), default=8, show_default=True, metavar="N",
+              help="Views per clip; the noise of a score is estimated from their "
+              "spread.")  # fmt: skip
+@click.option("--threads", type=click.IntRange(min=1), metavar="N",
+              help="Threads. [default: all cores]")  # fmt: skip
+@click.option("--tolerance", "of_set", type=click.FloatRange(min=0), metavar="DROP",
+              help="Largest drop of the set's mean, median, 5th or 95th percentile that passes: in "
+              "MOS, or, for uncertainty models, relative to the recorded mean. [default: 0.05 MOS, "
+              "or 0.02]")  # fmt: skip
+@click.option("--clip-tolerance", "of_clip", type=click.FloatRange(min=0), metavar="DROP",
+              help="Largest drop of a single clip that passes, in the same unit. [default: 0.2 "
+              "MOS, or 0.05]")  # fmt: skip
+@click.option("--alpha", type=click.FloatRange(min=0, max=0.5, min_open=True), default=0.05,
+              show_default=True, metavar="P", help="False-alarm rate: the probability that the "
+              "gate fails although nothing changed.")  # fmt: skip
 @click.option("--junit", type=_FILE, metavar="FILE", help="Write the result as JUnit XML.")
 @click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write the result as JSON.")
 @exit_on_error()
 def gate(
-    audio: tuple[Path, ...], file: Path, update: bool, model: str | None, variant: str | None,
-    provider: str, domain: str | None, views: int, threads: int | None, tolerance: float | None,
-    clip_tolerance: float | None, alpha: float, junit: Path | None, json_file: Path | None,
+    audio: tuple[Path, ...], file: Path, update: bool, of_set: float | None, of_clip: float | None,
+    alpha: float, junit: Path | None, json_file: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Compare the scores of AUDIO, files or folders, with a recorded baseline.
 
@@ -106,21 +78,13 @@ def gate(
 
     # read first, so that an unusable baseline is reported before minutes of scoring
     before = None if update else Baseline.read(file)
-    after = score_set(
-        audio,
-        model=model,
-        variant=variant,
-        provider=provider,
-        threads=threads,
-        views=views,
-        domain=domain,
-    )
+    after = score_set(audio, **options)
     if before is None:
         after.write(file)
         click.echo(f"{file}: recorded {len(after.clips)} clips", err=True)
         return
     before.check(after, file)
-    verdict = decide(before, after, Tolerances.of(before, tolerance, clip_tolerance, alpha))
+    verdict = decide(before, after, Tolerances.of(before, of_set, of_clip, alpha))
     if junit is not None:
         write_junit(verdict, junit)
     if json_file is not None:

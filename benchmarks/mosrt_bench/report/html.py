@@ -39,7 +39,7 @@ def page(report: Mapping[str, Any], clips: Sequence[AudioFile]) -> str:
     """The whole page.
 
     Args:
-        report: The report of `run_bench`, its numbers finite or None.
+        report: The report of a `Bench`, its numbers finite or None.
         clips: The recordings; those with the largest differences are embedded.
     """
     folder = files("mosrt_bench") / "page"

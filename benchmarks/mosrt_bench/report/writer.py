@@ -24,7 +24,7 @@ def write_report(
     """Writes report.json, report.md and report.html; each file is complete or absent.
 
     Args:
-        report: The report of `run_bench`.
+        report: The report of a `Bench`.
         clips: The recordings, some of which the page embeds.
         folder: Where to write; created if it does not exist.
 

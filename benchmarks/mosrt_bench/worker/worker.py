@@ -16,7 +16,7 @@ from typing import Any
 
 from .protocol import ERROR_CHARACTERS, Runner
 
-__all__ = ["open_runner", "serve"]
+__all__ = ["open_runner", "peak_mb", "serve"]
 
 Handler = Callable[[Mapping[str, Any]], Any]
 """Answers a request; the answer is JSON-ready."""
@@ -55,6 +55,26 @@ def serve(handle: Handler) -> None:
                 answer = {"error": _reason(exc)}
             answers.write(json.dumps(answer) + "\n")
             answers.flush()
+
+
+def peak_mb() -> float | None:
+    """Peak resident memory of this program in MB of 1e6 bytes; None where nothing tells.
+
+    It is the kernel's account, which a new program starts afresh. Where there is none it is
+    getrusage's, which starts at the peak of the program that started this one.
+    """
+    try:
+        text = Path("/proc/self/status").read_text(encoding="utf-8")
+        line = next(line for line in text.splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) * 1024 / 1e6
+    except (OSError, StopIteration):
+        pass
+    try:
+        import resource  # noqa: PLC0415 - not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # kilobytes, on macOS bytes
+    return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 class _Session:

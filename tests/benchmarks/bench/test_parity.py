@@ -17,9 +17,9 @@ from mosrt.host.cpu import CpuFeatures
 from mosrt_bench.bench.configurations import list_configurations, open_bundle, providers_here
 from mosrt_bench.bench.parity import compare_scores, provider_problem, tolerance_mos
 from mosrt_bench.bench.request import Request
-from mosrt_bench.bench.run import run_bench
 from mosrt_bench.errors import BenchError
 from mosrt_bench.worker.mosrt_runner import MosrtRunner
+from tests.benchmarks.conftest import run_bench
 from tests.conftest import DATA, STANDINS
 from tests.standins.planted_defects import (
     one_weight_off,

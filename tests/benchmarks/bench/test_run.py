@@ -10,12 +10,12 @@ import pytest
 from mosrt_bench.bench.configurations import list_configurations, open_bundle
 from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request, TimeBudget
-from mosrt_bench.bench.run import Bench, run_bench
+from mosrt_bench.bench.run import Bench
 from mosrt_bench.errors import BenchError, WorkerError
 from mosrt_bench.report.sections import sections
 from mosrt_bench.worker.process import IsolatedRunner
 from mosrt_bench.worker.protocol import LoadKind
-from tests.benchmarks.conftest import Fusion
+from tests.benchmarks.conftest import Fusion, run_bench
 from tests.conftest import DATA
 from tests.standins.planted_defects import one_weight_off, unchanged, with_variants
 

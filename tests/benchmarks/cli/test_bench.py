@@ -20,7 +20,6 @@ from click.testing import CliRunner
 from mosrt.bundle.bundle import find_bundle
 from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import TORCH, Request, shown
-from mosrt_bench.bench.run import run_bench
 from mosrt_bench.cli.bench import bench
 from mosrt_bench.clips import AudioFile, audio_files
 from mosrt_bench.errors import BenchError
@@ -29,6 +28,7 @@ from mosrt_bench.report.html import page
 from mosrt_bench.report.sections import sections
 from mosrt_bench.report.svg import Axis, Series, chart
 from mosrt_bench.report.writer import markdown, write_report
+from tests.benchmarks.conftest import run_bench
 from tests.conftest import DATA
 from tests.standins.planted_defects import one_weight_off, with_variants
 
@@ -372,7 +372,7 @@ def test_help_of_both_commands() -> None:
 
 
 def test_names_of_torch_are_those_of_the_request() -> None:
-    (option,) = (each for each in bench.commands["run"].params if each.name == "torch_names")
+    (option,) = (each for each in bench.commands["run"].params if each.name == "torch")
     assert {"auto", "none", *TORCH} == set(getattr(option.type, "choices", ()))
 
 

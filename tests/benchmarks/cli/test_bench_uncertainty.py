@@ -13,11 +13,11 @@ from mosrt.bundle.bundle import Bundle
 from mosrt_bench.bench.configurations import bundle_sha256
 from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request
-from mosrt_bench.bench.run import run_bench
 from mosrt_bench.clips import AudioFile
 from mosrt_bench.report.compare import compare_reports
 from mosrt_bench.report.html import page
 from mosrt_bench.report.writer import markdown
+from tests.benchmarks.conftest import run_bench
 from tests.conftest import DATA
 from tests.standins.planted_defects import rounded_weights, with_variants
 

@@ -11,9 +11,9 @@ import pytest
 
 from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request
-from mosrt_bench.bench.run import run_bench
 from mosrt_bench.clips import audio_files
 from mosrt_bench.report.html import page
+from tests.benchmarks.conftest import run_bench
 from tests.conftest import DATA
 from tests.fakes.browser import Tab, browser_tab, find_browser
 

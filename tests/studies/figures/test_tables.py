@@ -12,9 +12,9 @@ import pytest
 from mosrt.bundle.bundle import find_bundle
 from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request
-from mosrt_bench.bench.run import run_bench
 from mosrt_studies.figures.render import render
 from mosrt_studies.figures.tables import bench_section
+from tests.benchmarks.conftest import run_bench
 from tests.conftest import DATA
 from tests.standins.planted_defects import rounded_weights, with_variants
 

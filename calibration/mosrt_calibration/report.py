@@ -42,7 +42,7 @@ def summary(result: Result) -> str:
     lines = [f"{'':{width}} {HEADINGS} {'faster':>7} {'of fp32':>8}"]
     for made in result.variants:
         measured = made.measured
-        mark = "" if made.within_budget else "  <- over budget"
+        mark = "" if made.variant is not None else "  <- over budget"
         lines.append(
             f"{made.name:{width}} {measured.drift.line()} {measured.times_as_fast:6.2f}x "
             f"{measured.n_bytes / result.fp32_bytes:7.3f}x{mark}"
@@ -66,9 +66,9 @@ def _plain(result: Result, budget: Budget) -> dict[str, Any]:
 
 def _variant(made: VariantResult) -> dict[str, Any]:
     found: dict[str, Any] = {
-        "within_budget": made.within_budget,
+        "within_budget": made.variant is not None,
         **made.measured.to_dict(),
-        "fixed_batch": made.fixed_batch,
+        "fixed_batch": None if made.variant is None else made.variant.fixed_batch,
     }
     if made.comparison is not None:
         found["comparison"] = made.comparison.to_dict()

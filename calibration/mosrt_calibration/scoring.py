@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,8 +15,9 @@ import numpy as np
 
 from mosrt._arrays import FloatArray
 from mosrt.backends import Backend, OrtBackend
-from mosrt.bundle.manifest import Manifest, Member, Variant
+from mosrt.bundle.manifest import Manifest, Variant
 from mosrt.mos.scorer import FusionScorer
+from mosrt.score import Score
 from mosrt.scorer import Scorer
 from mosrt.uncertainty.family import load_stages
 from mosrt.uncertainty.scorer import UncertaintyScorer
@@ -28,6 +30,11 @@ Progress = Callable[[Sequence[Clip], str], Any]
 """Makes a progress bar with a label: a context manager that gives the clips one by one."""
 
 _REFERENCE: Final = "fp32"
+
+
+@contextmanager
+def _no_progress(clips: Sequence[Clip], _label: str) -> Iterator[Sequence[Clip]]:
+    yield clips
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +59,23 @@ class ModelUnderTest:
         directory: Directory of its files. Files of candidates are written below it.
         manifest: Its manifest, with the variant "fp32".
         threads: Threads for scoring.
+        progress: Makes progress bars; none by default.
     """
 
     directory: Path
     manifest: Manifest
-    threads: int
+    threads: int = 1
+    progress: Progress = _no_progress
 
     @property
     def reference(self) -> Variant:
         """The FP32 variant."""
         return self.manifest.variants[_REFERENCE]
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the files of the FP32 variant."""
+        return sum(file.bytes for file in self.reference.files)
 
     @property
     def sha256(self) -> str:
@@ -73,70 +87,44 @@ class ModelUnderTest:
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
 
     @property
+    def is_uncertainty(self) -> bool:
+        """Whether it measures uncertainty instead of predicting MOS."""
+        return self.manifest.uncertainty is not None
+
+    @property
     def column(self) -> int:
         """Column of `Scored.values` that the drift is measured on, that of the default domain."""
-        if self.manifest.uncertainty is not None:
+        if self.is_uncertainty:
             return 0
         return self.manifest.domains.index(self.manifest.default_domain)
 
-    def scorer(self, variant: Variant) -> Scorer:
-        """A scorer on the CPU for a variant whose files are below `directory`."""
-        if self.manifest.uncertainty is not None:
-            return UncertaintyScorer(self.manifest, self._stages(variant), **self._options())
-        return FusionScorer(self.manifest, self.backend(variant), **self._options())
-
-    def probed(self, member: Member, probe: Backend) -> Scorer:
-        """An FP32 scorer that runs one network with `probe`.
-
-        Of an ensemble, the scorer has only that network.
-        """
-        if self.manifest.uncertainty is None:
-            return FusionScorer(self.manifest, probe, **self._options())
-        others = tuple(m for m in self.reference.members if m.name != member.name)
-        stages = self._stages(dataclasses.replace(self.reference, members=others))
-        stages[member.name] = probe
-        return UncertaintyScorer(self.manifest, stages, **self._options())
-
-    def score(
-        self,
-        variant: Variant,
-        clips: Sequence[Clip],
-        label: str,
-        progress: Progress,
-        *,
-        views: int | None = None,
-    ) -> Scored:
-        """Scores clips with a variant.
+    def scorer(self, variant: Variant, probes: Mapping[str, Backend] | None = None) -> Scorer:
+        """A scorer on the CPU.
 
         Args:
             variant: A variant whose files are below `directory`.
-            clips: Clips to score.
-            label: Label of the progress bar.
-            progress: Makes progress bars.
-            views: Views of each clip, for models that have views; None for as many as the runtime
-                takes by default.
+            probes: Backends that run networks in place of ONNX Runtime. An ensemble that predicts
+                MOS is reduced to the network of its only probe.
         """
-        options: dict[str, Any] = {}
-        if views is not None and self.manifest.uncertainty is None:
-            options["views"] = views
-        values: list[list[float]] = []
-        model_ms = []
-        with self.scorer(variant) as scorer, progress(clips, label) as each:
-            for clip in each:
-                score = scorer.score_file(clip.path, **options)
-                if self.manifest.uncertainty is not None:
-                    values.append([score.measures["uncertainty"]])
-                else:
-                    values.append(list(score.domains.values()))
-                model_ms.append(score.timings_ms["model"])
-        return Scored(values=np.array(values, np.float64), model_ms=np.array(model_ms))
-
-    def score_clip(self, scorer: Scorer, clip: Clip) -> None:
-        """Scores one clip; one view of it, for models that have views."""
-        if self.manifest.uncertainty is not None:
-            scorer.score_file(clip.path)
-        else:
-            scorer.score_file(clip.path, views=1)
+        probes = probes or {}
+        options: dict[str, Any] = {
+            "variant": _REFERENCE,
+            "threads": self.threads,
+            "on_bad_audio": "warn",  # gives a score wherever one is possible
+            "remove_silence": False,
+        }
+        if not self.is_uncertainty:
+            (backend,) = probes.values() or (self.backend(variant),)
+            return FusionScorer(self.manifest, backend, **options)
+        members = tuple(member for member in variant.members if member.name not in probes)
+        stages = load_stages(
+            self.manifest,
+            dataclasses.replace(variant, members=members),
+            self.directory,
+            provider="cpu",
+            threads=self.threads,
+        )
+        return UncertaintyScorer(self.manifest, {**stages, **probes}, **options)
 
     def backend(self, variant: Variant) -> OrtBackend:
         """The networks of a variant that predicts MOS, on the CPU."""
@@ -149,16 +137,29 @@ class ModelUnderTest:
             threads=self.threads,
         )
 
-    def _stages(self, variant: Variant) -> dict[str, Backend]:
-        stages = load_stages(
-            self.manifest, variant, self.directory, provider="cpu", threads=self.threads
-        )
-        return dict(stages)
+    def score_clip(self, scorer: Scorer, clip: Clip, views: int | None = None) -> Score:
+        """Scores one clip, with the given number of views if the model has views."""
+        if views is None or self.is_uncertainty:
+            return scorer.score_file(clip.path)
+        return scorer.score_file(clip.path, views=views)
 
-    def _options(self) -> dict[str, Any]:
-        return {
-            "variant": _REFERENCE,
-            "threads": self.threads,
-            "on_bad_audio": "warn",  # gives a score wherever one is possible
-            "remove_silence": False,
-        }
+    def score(
+        self, variant: Variant, clips: Sequence[Clip], label: str, *, views: int | None = None
+    ) -> Scored:
+        """Scores clips with a variant.
+
+        Args:
+            variant: A variant whose files are below `directory`.
+            clips: Clips to score.
+            label: Label of the progress bar.
+            views: Views of each clip, for models that have views; None for as many as the runtime
+                takes by default.
+        """
+        with self.scorer(variant) as scorer, self.progress(clips, label) as each:
+            scores = [self.score_clip(scorer, clip, views) for clip in each]
+        if self.is_uncertainty:
+            values = [[score.measures["uncertainty"]] for score in scores]
+        else:
+            values = [list(score.domains.values()) for score in scores]
+        model_ms = [score.timings_ms["model"] for score in scores]
+        return Scored(values=np.array(values, np.float64), model_ms=np.array(model_ms))

@@ -1,7 +1,5 @@
 """Recordings to calibrate on, and small bundles."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 import soundfile
 
 from mosrt.bundle.bundle import Bundle
-from mosrt_calibration.clips import Choice, Clip, choose
+from mosrt_calibration.clips import Choice, choose
 from mosrt_calibration.scoring import ModelUnderTest
 from tests.standins.quantizable import (
     RATE_HZ,
@@ -17,13 +15,6 @@ from tests.standins.quantizable import (
     transformer,
     write_bundle,
 )
-
-
-@contextmanager
-def silent(clips: Sequence[Clip], label: str) -> Iterator[Sequence[Clip]]:
-    """No progress bar."""
-    assert label
-    yield clips
 
 
 @pytest.fixture(scope="session")
@@ -54,7 +45,7 @@ def choice(recordings: Path) -> Choice:
 
 
 def model_of(directory: Path) -> ModelUnderTest:
-    return ModelUnderTest(directory=directory, manifest=Bundle.open(directory).manifest, threads=1)
+    return ModelUnderTest(directory=directory, manifest=Bundle.open(directory).manifest)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from mosrt_calibration.clips import Choice
 from mosrt_calibration.graph import deduplicate_constants
 from mosrt_calibration.scoring import ModelUnderTest
 from mosrt_calibration.search.network import Network, Scheme
-from tests.calibration.conftest import silent
 from tests.standins.quantizable import SIZE
 
 
@@ -57,10 +56,8 @@ def test_integer_graphs_share_their_zero_points(
             monkeypatch.setattr(
                 "mosrt_calibration.search.network.deduplicate_constants", lambda model: model
             )
-        network = Network(
-            conv_model, member, choice.calibration, cache=tmp_path / "cache", progress=silent
-        )
-        made.append(network.int8(Scheme(method="min-max"), (), symmetric=False))
+        network = Network(conv_model, member, choice.calibration, cache=tmp_path / "cache")
+        made.append(network.int8(Scheme(method="min-max"), ()))
     n_shared, n_plain = (len(model.graph.initializer) for model in made)
     assert n_shared < 0.9 * n_plain
     images = np.random.default_rng(0).standard_normal((2, 1, SIZE, SIZE)).astype(np.float32)

@@ -15,7 +15,7 @@ from onnx import helper, numpy_helper
 
 from mosrt._arrays import FloatArray
 from mosrt_calibration.graph import Topology, copied, rebuilt, replace_value
-from mosrt_calibration.ranges.histograms import Channels
+from mosrt_calibration.ranges.statistics import Channels
 
 from .qparams import largest_weight
 

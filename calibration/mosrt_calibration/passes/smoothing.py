@@ -18,7 +18,7 @@ from onnx import numpy_helper
 
 from mosrt._arrays import FloatArray
 from mosrt_calibration.graph import Topology, copied, replace_value
-from mosrt_calibration.ranges.histograms import Channels
+from mosrt_calibration.ranges.statistics import Channels
 
 __all__ = ["smooth"]
 

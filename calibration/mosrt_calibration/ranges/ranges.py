@@ -8,8 +8,7 @@ import numpy as np
 
 from mosrt._arrays import FloatArray, IntArray
 
-from .collector import Statistics
-from .histograms import BINS
+from .statistics import BINS, Statistics
 
 __all__ = ["METHODS", "ranges"]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,9 +54,7 @@ def compare(
     symmetric: bool,
     budget: Budget,
 ) -> Comparison:
-    """Compares range methods, and tries corrections on the best one.
-
-    Corrections that reduce the drift are kept.
+    """Compares range methods, and keeps the corrections that reduce the drift of the best one.
 
     One view of each clip is scored, which is enough to compare schemes. The mean error of MOS is
     subtracted, as it is in the variant.
@@ -77,46 +75,34 @@ def compare(
     """
     results: list[tuple[Scheme, Measurement]] = []
 
-    def measured(scheme: Scheme) -> Measurement:
-        models = int8_graphs(networks, scheme, (), symmetric=symmetric)
-        kind = scheme.kind(symmetric=symmetric)
+    def measured(scheme: Scheme, **changes: Any) -> tuple[Scheme, Measurement]:
+        scheme = dataclasses.replace(scheme, **changes)
+        models = int8_graphs(networks, scheme, ())
         found = evaluator.measure(
-            models, clips, str(scheme), kind=kind, views=1, offset_clips=clips
+            models, clips, str(scheme), kind=scheme.kind, views=1, offset_clips=clips
         )
         results.append((scheme, found))
-        return found
+        return results[-1]
+
+    def least_drift(*rows: tuple[Scheme, Measurement]) -> tuple[Scheme, Measurement]:
+        return min(rows, key=lambda row: row[1].drift.mean_abs)
 
     bits = 8 if symmetric else 7
-    schemes = [Scheme(method=method, weight_bits=bits) for method in methods]
-    best = min(
-        ((scheme, measured(scheme)) for scheme in schemes), key=lambda row: row[1].drift.mean_abs
-    )
-    for correction in _corrections(networks):
-        scheme = correction(best[0])
-        found = measured(scheme)
-        if found.drift.mean_abs < best[1].drift.mean_abs:
-            best = scheme, found
-    if not symmetric and any(network.has_matmul for network in networks):
-        scheme = dataclasses.replace(best[0], dynamic=True)
-        found = measured(scheme)
-        if budget.holds(found.drift) and budget.holds(best[1].drift):
-            better = found.times_as_fast > best[1].times_as_fast
+    schemes = [Scheme(method=name, weight_bits=bits, symmetric=symmetric) for name in methods]
+    best = least_drift(*[measured(scheme) for scheme in schemes])
+    for name in ("equalise", "smooth", "correct_biases"):
+        change: dict[str, Any] = {name: True}
+        alone = dataclasses.replace(schemes[0], **change)
+        if name == "correct_biases" or any(network.changes(alone) for network in networks):
+            best = least_drift(best, measured(best[0], **change))
+    if symmetric:
+        return Comparison(results=tuple(results), winner=best[0])
+    if any(network.has_matmul for network in networks):
+        other = measured(best[0], dynamic=True)
+        if all(budget.holds(row[1].drift) for row in (best, other)):
+            best = max(best, other, key=lambda row: row[1].times_as_fast)
         else:
-            better = found.drift.mean_abs < best[1].drift.mean_abs
-        if better:
-            best = scheme, found
-    if not symmetric and not budget.holds(best[1].drift):
-        scheme = dataclasses.replace(best[0], weight_bits=8)
-        found = measured(scheme)
-        if found.drift.mean_abs < best[1].drift.mean_abs:
-            best = scheme, found
+            best = least_drift(best, other)
+    if not budget.holds(best[1].drift):
+        best = least_drift(best, measured(best[0], weight_bits=8))
     return Comparison(results=tuple(results), winner=best[0])
-
-
-def _corrections(networks: Sequence[Network]) -> Iterator[Callable[[Scheme], Scheme]]:
-    """The corrections that apply to some network, as functions from scheme to scheme."""
-    if any(network.changes(Scheme(method="min-max", equalise=True)) for network in networks):
-        yield lambda scheme: dataclasses.replace(scheme, equalise=True)
-    if any(network.changes(Scheme(method="min-max", smooth=True)) for network in networks):
-        yield lambda scheme: dataclasses.replace(scheme, smooth=True)
-    yield lambda scheme: dataclasses.replace(scheme, correct_biases=True)

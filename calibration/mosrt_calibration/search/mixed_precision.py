@@ -106,8 +106,6 @@ def rank(
     scheme: Scheme,
     macs: MacCount,
     clips: Sequence[Clip],
-    *,
-    symmetric: bool,
 ) -> tuple[Sensitivity, ...]:
     """Measures the sensitivity of each block, the highest first.
 
@@ -120,18 +118,18 @@ def rank(
         scheme: The quantisation scheme.
         macs: MACs of the blocks.
         clips: Clips to score.
-        symmetric: Whether graphs are for TensorRT.
     """
     names = macs.blocks
-    kind = scheme.kind(symmetric=symmetric)
 
     def drift(quantised: str | None, label: str) -> Drift:
         others = [name for name in names if name != quantised]
         affected = [n for n in networks if quantised is None or quantised in n.targets.names]
-        models = int8_graphs(affected, scheme, others, symmetric=symmetric)
-        return evaluator.measure(models, clips, label, kind=kind, views=1, offset_clips=clips).drift
+        models = int8_graphs(affected, scheme, others)
+        return evaluator.measure(
+            models, clips, label, kind=scheme.kind, views=1, offset_clips=clips
+        ).drift
 
-    without = 0.0 if symmetric else drift(None, "weight-only INT8").mean_abs
+    without = 0.0 if scheme.symmetric else drift(None, "weight-only INT8").mean_abs
     found = [
         Sensitivity(
             block=block,
@@ -151,7 +149,6 @@ def search(
     *,
     screening: Sequence[Clip],
     clips: Sequence[Clip],
-    symmetric: bool,
     budget: Budget,
     curve: bool,
     views: int | None = None,
@@ -168,19 +165,17 @@ def search(
         scheme: The quantisation scheme.
         screening: Clips that blocks are ranked on, and that the mean error of MOS comes from.
         clips: Clips that the final drift is measured on.
-        symmetric: Whether graphs are for TensorRT.
         budget: Limits on the drift.
         curve: Whether to rank all blocks and measure the whole curve even if it is not needed.
         views: Views of each of `clips`; None for as many as the runtime takes by default.
     """
 
     def point(kept_fp32: tuple[str, ...]) -> Point:
-        models = int8_graphs(networks, scheme, kept_fp32, symmetric=symmetric)
+        models = int8_graphs(networks, scheme, kept_fp32)
         share = macs.share(kept_fp32)
         label = f"{share:.1%} of MACs in FP32"
-        kind = scheme.kind(symmetric=symmetric)
         measured = evaluator.measure(
-            models, clips, label, kind=kind, views=views, offset_clips=screening
+            models, clips, label, kind=scheme.kind, views=views, offset_clips=screening
         )
         return Point(kept_fp32=kept_fp32, share=share, measured=measured)
 
@@ -190,7 +185,7 @@ def search(
     chosen = points[0] if budget.holds(points[0].measured.drift) else None
     if chosen is not None and not curve:
         return Outcome(points=tuple(points), chosen=chosen, ranking=())
-    ranking = rank(evaluator, networks, scheme, macs, screening, symmetric=symmetric)
+    ranking = rank(evaluator, networks, scheme, macs, screening)
     order = [row.block for row in sorted(ranking, key=lambda row: -row.gain)]
     stride = max(1, n_blocks // _N_POINTS)
     count = stride

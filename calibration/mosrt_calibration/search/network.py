@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,75 @@ from mosrt_calibration.passes.qdq import qdq_s8s8, qdq_u8s8
 from mosrt_calibration.passes.smoothing import smooth
 from mosrt_calibration.passes.targets import Targets
 from mosrt_calibration.passes.weight_only import dynamic_matmul, weight_only_int8
-from mosrt_calibration.ranges.collector import Statistics, collect
+from mosrt_calibration.ranges.collector import collect
 from mosrt_calibration.ranges.ranges import ranges
-from mosrt_calibration.scoring import ModelUnderTest, Progress
+from mosrt_calibration.ranges.statistics import Statistics
+from mosrt_calibration.scoring import ModelUnderTest
 
 __all__ = ["Network", "Scheme", "int8_graphs"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scheme:
+    """A quantisation scheme: how INT8 graphs are made, except which blocks are kept in FP32.
+
+    Attributes:
+        method: How ranges are chosen; one of `mosrt_calibration.ranges.ranges.METHODS`.
+        equalise: Whether neighbouring layers are equalised.
+        correct_biases: Whether biases are corrected for the mean error of quantised weights.
+        smooth: Whether outlier channels of MatMul inputs are moved into the weights.
+        dynamic: Whether MatMul is quantised dynamically.
+        weight_bits: Bits of the weights, 8 or 7. Graphs for TensorRT have 8.
+        symmetric: S8S8 for TensorRT instead of U8S8 for CPUs.
+    """
+
+    method: str
+    equalise: bool = False
+    correct_biases: bool = False
+    smooth: bool = False
+    dynamic: bool = False
+    weight_bits: int = 8
+    symmetric: bool = False
+
+    def __str__(self) -> str:
+        words = {
+            "equalised": self.equalise,
+            "smoothed": self.smooth,
+            "biases corrected": self.correct_biases,
+            "dynamic MatMul": self.dynamic,
+            "7-bit weights": self.weight_bits == 7,
+        }
+        return ", ".join([self.method, *(word for word, applies in words.items() if applies)])
+
+    @property
+    def kind(self) -> str:
+        """Numeric precision of the graphs, as the manifest names it."""
+        if self.symmetric:
+            return "qdq-s8s8"
+        return f"qdq-u8s{self.weight_bits}{'+dynamic' if self.dynamic else ''}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entries for the manifest."""
+        return {
+            "method": self.method,
+            "equalised": self.equalise,
+            "biases_corrected": self.correct_biases,
+            "smoothed": self.smooth,
+            "dynamic_matmul": self.dynamic,
+            "weight_bits": self.weight_bits,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Prepared:
-    """An FP32 graph after equalisation and smoothing."""
+    """An FP32 graph after equalisation and smoothing, which change the activations `changed`."""
 
     model: Any
     topology: Topology
     targets: Targets
     changed: frozenset[str]
+    statistics: Statistics
+    ranges: dict[str, dict[str, tuple[float, float]]] = field(default_factory=dict)  # by method
 
 
 class Network:
@@ -46,7 +100,6 @@ class Network:
         clips: Calibration clips.
         histograms: Whether a range method needs histograms; min-max does not.
         cache: Directory of cached statistics.
-        progress: Makes progress bars.
 
     Attributes:
         member: The network.
@@ -61,20 +114,16 @@ class Network:
         *,
         histograms: bool = True,
         cache: Path,
-        progress: Progress,
     ) -> None:
         self.member = member
         self._tested = tested
         self._clips = clips
         self._histograms = histograms
         self._cache = cache
-        self._progress = progress
         self._model = read_graph(tested.directory / member.graph.path)
         self._topology = Topology(self._model)
         self.targets = Targets.of(self._topology)
         self._prepared: dict[tuple[bool, bool], _Prepared] = {}
-        self._statistics: dict[tuple[bool, bool], Statistics] = {}
-        self._ranges: dict[tuple[bool, bool, str], dict[str, tuple[float, float]]] = {}
 
     @property
     def has_weights(self) -> bool:
@@ -91,19 +140,16 @@ class Network:
         """The FP16 graph, an onnx.ModelProto."""
         return to_fp16(self._model)
 
-    def int8(self, scheme: Scheme, kept_fp32: Collection[str], *, symmetric: bool) -> Any:
+    def int8(self, scheme: Scheme, kept_fp32: Collection[str]) -> Any:
         """An INT8 graph, an onnx.ModelProto.
 
         Args:
             scheme: The quantisation scheme.
             kept_fp32: Blocks, or parts of them, that compute in FP32. In graphs for CPUs they have
                 weight-only INT8.
-            symmetric: S8S8 for TensorRT instead of U8S8 for CPUs.
         """
         prepared = self._prepare(scheme)
-        statistics = self._statistic(scheme, prepared)
-        topology = prepared.topology
-        targets = prepared.targets
+        topology, targets, bits = prepared.topology, prepared.targets, scheme.weight_bits
         wanted = [name for name in targets.weighted if not targets.keeps_fp32(name, kept_fp32)]
         dynamic = [
             name for name in wanted if scheme.dynamic and topology.nodes[name].op_type == "MatMul"
@@ -112,133 +158,73 @@ class Network:
         model = prepared.model
         if scheme.correct_biases:
             model = copied(model)
-            bits = scheme.weight_bits
-            correct_biases(model, statistics.channels, chosen.weighted, weight_bits=bits)
-        key = (scheme.equalise, scheme.smooth, scheme.method)
-        if key not in self._ranges:
-            self._ranges[key] = ranges(statistics, scheme.method)
-        found = self._ranges[key]
-        if symmetric:
+            channels = prepared.statistics.channels
+            correct_biases(model, channels, chosen.weighted, weight_bits=bits)
+        if scheme.method not in prepared.ranges:
+            prepared.ranges[scheme.method] = ranges(prepared.statistics, scheme.method)
+        found = prepared.ranges[scheme.method]
+        if scheme.symmetric:
             return qdq_s8s8(model, found, chosen.weighted)
-        nodes = [*chosen.weighted, *chosen.between]
-        model = qdq_u8s8(model, found, nodes, weight_bits=scheme.weight_bits)
-        model = dynamic_matmul(model, dynamic, weight_bits=scheme.weight_bits)
+        model = qdq_u8s8(model, found, [*chosen.weighted, *chosen.between], weight_bits=bits)
+        model = dynamic_matmul(model, dynamic, weight_bits=bits)
         in_fp32 = [name for name in targets.weighted if name not in wanted]
         return deduplicate_constants(weight_only_int8(model, in_fp32))
 
-    def macs(self, scheme: Scheme) -> dict[str, int]:
+    def macs(self, scheme: Scheme) -> Counter[str]:
         """MACs by part of a block, over all calibration clips."""
         prepared = self._prepare(scheme)
-        topology = prepared.topology
-        channels = self._statistic(scheme, prepared).channels
         found: Counter[str] = Counter()
         for name in prepared.targets.weighted:
-            node = topology.nodes[name]
-            places = channels[node.input[0]].count
+            node = prepared.topology.nodes[name]
+            places = prepared.statistics.channels[node.input[0]].count
             if node.op_type == "Conv":  # padding is neglected
                 strides = next((a.ints for a in node.attribute if a.name == "strides"), ())
                 places //= math.prod(strides)
-            part = prepared.targets.part[name]
-            found[part] += places * math.prod(topology.initializers[node.input[1]].dims)
-        return dict(found)
+            weights = prepared.topology.initializers[node.input[1]]
+            found[prepared.targets.part[name]] += places * math.prod(weights.dims)
+        return found
 
     def changes(self, scheme: Scheme) -> bool:
         """Whether the scheme's equalisation and smoothing change the graph."""
         return bool(self._prepare(scheme).changed)
 
     def _prepare(self, scheme: Scheme) -> _Prepared:
+        """Only activations that equalisation or smoothing changes are collected again."""
         key = (scheme.equalise, scheme.smooth)
         if key not in self._prepared:
-            model, changed = copied(self._model), frozenset[str]()
+            model, changed, plain = copied(self._model), frozenset[str](), Statistics()
+            if any(key):
+                unchanged = dataclasses.replace(scheme, equalise=False, smooth=False)
+                plain = self._prepare(unchanged).statistics
             if scheme.equalise:
                 changed |= equalise(model)
             if scheme.smooth:
-                before = dataclasses.replace(scheme, smooth=False)
-                statistics = self._statistic(before, self._prepare(before))
-                changed |= smooth(model, statistics.channels)
+                before = self._prepare(dataclasses.replace(scheme, smooth=False))
+                changed |= smooth(model, before.statistics.channels)
             topology = Topology(model)
             targets = Targets.of(topology)
-            self._prepared[key] = _Prepared(
-                model=model, topology=topology, targets=targets, changed=changed
-            )
-        return self._prepared[key]
-
-    def _statistic(self, scheme: Scheme, prepared: _Prepared) -> Statistics:
-        """Statistics of a prepared graph; only changed activations are collected again."""
-        key = (scheme.equalise, scheme.smooth)
-        if key not in self._statistics:
-            tensors = prepared.targets.tensors(prepared.topology)
-            before = None
-            if scheme.equalise or scheme.smooth:
-                plain = dataclasses.replace(scheme, equalise=False, smooth=False)
-                before = self._statistic(plain, self._prepare(plain))
-                tensors = tuple(n for n in tensors if n in prepared.changed or n not in before.low)
+            tensors = targets.tensors(topology)
             found = collect(
                 self._tested,
                 self.member,
-                prepared.model,
-                tensors,
+                model,
+                [name for name in tensors if name in changed or name not in plain.low],
                 self._clips,
                 histograms=self._histograms,
                 cache=self._cache,
-                progress=self._progress,
             )
-            self._statistics[key] = found if before is None else before.updated(found)
-        return self._statistics[key]
+            self._prepared[key] = _Prepared(
+                model=model,
+                topology=topology,
+                targets=targets,
+                changed=changed,
+                statistics=plain.updated(found),
+            )
+        return self._prepared[key]
 
 
 def int8_graphs(
-    networks: Iterable[Network], scheme: Scheme, kept_fp32: Collection[str], *, symmetric: bool
+    networks: Iterable[Network], scheme: Scheme, kept_fp32: Collection[str]
 ) -> dict[str, Any]:
     """INT8 graphs by name of the network; see `Network.int8`."""
-    return {
-        network.member.name: network.int8(scheme, kept_fp32, symmetric=symmetric)
-        for network in networks
-    }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scheme:
-    """A quantisation scheme: how INT8 graphs are made, except which blocks are kept in FP32.
-
-    Attributes:
-        method: How ranges are chosen; one of `mosrt_calibration.ranges.ranges.METHODS`.
-        equalise: Whether neighbouring layers are equalised.
-        correct_biases: Whether biases are corrected for the mean error of quantised weights.
-        smooth: Whether outlier channels of MatMul inputs are moved into the weights.
-        dynamic: Whether MatMul is quantised dynamically.
-        weight_bits: Bits of the weights, 8 or 7. Graphs for TensorRT have 8.
-    """
-
-    method: str
-    equalise: bool = False
-    correct_biases: bool = False
-    smooth: bool = False
-    dynamic: bool = False
-    weight_bits: int = 8
-
-    def __str__(self) -> str:
-        parts = [self.method]
-        parts += ["equalised"] if self.equalise else []
-        parts += ["smoothed"] if self.smooth else []
-        parts += ["biases corrected"] if self.correct_biases else []
-        parts += ["dynamic MatMul"] if self.dynamic else []
-        parts += ["7-bit weights"] if self.weight_bits == 7 else []
-        return ", ".join(parts)
-
-    def kind(self, *, symmetric: bool) -> str:
-        """Numeric precision of the graphs, as the manifest names it; `symmetric` for TensorRT."""
-        if symmetric:
-            return "qdq-s8s8"
-        return f"qdq-u8s{self.weight_bits}{'+dynamic' if self.dynamic else ''}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """The entries for the manifest."""
-        return {
-            "method": self.method,
-            "equalised": self.equalise,
-            "biases_corrected": self.correct_biases,
-            "smoothed": self.smooth,
-            "dynamic_matmul": self.dynamic,
-            "weight_bits": self.weight_bits,
-        }
+    return {network.member.name: network.int8(scheme, kept_fp32) for network in networks}

@@ -13,15 +13,15 @@ from mosrt_calibration.passes.bias_correction import fake_quantised
 from mosrt_calibration.passes.fp16 import to_fp16
 from mosrt_calibration.scoring import ModelUnderTest
 from mosrt_calibration.search.network import Network, Scheme
-from tests.calibration.conftest import silent
 
 PLAIN = Scheme(method="min-max")
+SYMMETRIC = Scheme(method="min-max", symmetric=True)
 
 
 def _network(tested: ModelUnderTest, choice: Choice, tmp_path: Path) -> Network:
     member = tested.reference.members[0]
     cache = tmp_path / "cache"
-    return Network(tested, member, choice.calibration, cache=cache, progress=silent)
+    return Network(tested, member, choice.calibration, cache=cache)
 
 
 def _run(model: onnx.ModelProto, feed: Any) -> Any:
@@ -45,7 +45,7 @@ def _zero_points(model: onnx.ModelProto, op: str) -> dict[str, Any]:
 def test_cpu_graphs_have_unsigned_activations_and_signed_weights_per_channel(
     conv_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
-    model = _network(conv_model, choice, tmp_path).int8(PLAIN, (), symmetric=False)
+    model = _network(conv_model, choice, tmp_path).int8(PLAIN, ())
     activations = _zero_points(model, "QuantizeLinear")
     assert len(activations) > 15
     assert {value.dtype for value in activations.values()} == {np.dtype(np.uint8)}
@@ -69,7 +69,7 @@ def test_cpu_graphs_have_unsigned_activations_and_signed_weights_per_channel(
 def test_tensorrt_graphs_have_zero_points_of_zero_only(
     conv_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
-    model = _network(conv_model, choice, tmp_path).int8(PLAIN, (), symmetric=True)
+    model = _network(conv_model, choice, tmp_path).int8(SYMMETRIC, ())
     for op in ("QuantizeLinear", "DequantizeLinear"):
         found = _zero_points(model, op)
         assert len(found) >= 9
@@ -85,7 +85,7 @@ def test_tensorrt_graphs_have_zero_points_of_zero_only(
 def test_rounded_weights_are_those_of_onnxruntime(
     conv_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
-    model = _network(conv_model, choice, tmp_path).int8(PLAIN, (), symmetric=True)
+    model = _network(conv_model, choice, tmp_path).int8(SYMMETRIC, ())
     constants = {t.name: numpy_helper.to_array(t) for t in model.graph.initializer}
     original = Topology(read_graph(conv_model.directory / "model.fold0.fp32.onnx"))
     name = "net.blocks.1.first.weight"
@@ -103,7 +103,7 @@ def test_matmul_is_static_or_dynamic(
     expected = _run(onnx.load(transformer_model.directory / "model.fold0.fp32.onnx"), feed)
     for dynamic in (False, True):
         scheme = Scheme(method="min-max", dynamic=dynamic)
-        model = network.int8(scheme, (), symmetric=False)
+        model = network.int8(scheme, ())
         ops = [node.op_type for node in model.graph.node]
         assert ops.count("MatMulInteger") == (6 if dynamic else 0)
         assert ("DynamicQuantizeLinear" in ops) == dynamic
@@ -118,10 +118,10 @@ def test_blocks_kept_in_fp32_keep_their_weights(
 ) -> None:
     network = _network(transformer_model, choice, tmp_path)
     scheme = Scheme(method="min-max", dynamic=True)
-    model = network.int8(scheme, ["net.layers.0"], symmetric=False)
+    model = network.int8(scheme, ["net.layers.0"])
     quantised = {t.name for t in model.graph.initializer if t.name.endswith("_quantized")}
     assert quantised == {"net.frames.weight_quantized"}
-    everything = network.int8(scheme, network.targets.names, symmetric=False)
+    everything = network.int8(scheme, network.targets.names)
     # graphs for CPUs have weight-only INT8 for large weights: those of the frames
     assert [n.op_type for n in everything.graph.node if not n.name.startswith("net.frames.w")] == [
         n.op_type for n in read_graph(network_graph(transformer_model)).graph.node

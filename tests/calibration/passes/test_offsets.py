@@ -11,7 +11,6 @@ from mosrt_calibration.passes.bias_correction import with_offsets
 from mosrt_calibration.scoring import ModelUnderTest
 from mosrt_calibration.search.evaluate import Evaluator, written
 from mosrt_calibration.search.network import Network, Scheme
-from tests.calibration.conftest import silent
 from tests.standins.quantizable import DOMAINS, relu_chain
 
 SCHEME = Scheme(method="entropy", weight_bits=7)
@@ -36,10 +35,10 @@ def test_they_are_the_mean_error_and_what_was_measured_is_what_is_written(
 ) -> None:
     (member,) = conv_model.reference.members
     cache = tmp_path / "cache"
-    network = Network(conv_model, member, choice.calibration, cache=cache, progress=silent)
-    evaluator = Evaluator(conv_model, silent)
-    model = network.int8(SCHEME, (), symmetric=False)
-    kind = SCHEME.kind(symmetric=False)
+    network = Network(conv_model, member, choice.calibration, cache=cache)
+    evaluator = Evaluator(conv_model)
+    model = network.int8(SCHEME, ())
+    kind = SCHEME.kind
     plain = evaluator.measure({member.name: model}, choice.evaluation, "plain", kind=kind)
     assert not any(plain.offsets)
     measured = evaluator.measure(
@@ -50,8 +49,8 @@ def test_they_are_the_mean_error_and_what_was_measured_is_what_is_written(
         offset_clips=choice.calibration,
     )
     variant = written(conv_model, {member.name: model}, conv_model.directory, "int8-cpu", kind)
-    found = conv_model.score(variant, choice.calibration, "found", silent, views=1)
-    reference = conv_model.score(conv_model.reference, choice.calibration, "fp32", silent, views=1)
+    found = conv_model.score(variant, choice.calibration, "found", views=1)
+    reference = conv_model.score(conv_model.reference, choice.calibration, "fp32", views=1)
     expected = (reference.values - found.values).mean(axis=0)
     assert measured.offsets == pytest.approx(expected.tolist(), abs=1e-9)
     assert any(measured.offsets)

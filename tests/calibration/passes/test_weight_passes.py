@@ -11,7 +11,7 @@ from mosrt_calibration.graph import Topology, replace_value
 from mosrt_calibration.passes.bias_correction import correct_biases, fake_quantised
 from mosrt_calibration.passes.equalisation import equalise
 from mosrt_calibration.passes.smoothing import smooth
-from mosrt_calibration.ranges.histograms import Channels
+from mosrt_calibration.ranges.statistics import Channels
 from tests.standins.quantizable import convolutional, relu_chain, transformer
 
 IMAGES = np.random.default_rng(0).random((8, 1, 16, 16), np.float32)
@@ -42,7 +42,6 @@ def _channels(model: onnx.ModelProto, feed: NDArray[np.float32]) -> dict[str, Ch
             axis = 1 if node.op_type == "Conv" else values.ndim - 1
             rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1).astype(np.float64)
             found[node.input[0]] = Channels(
-                axis=axis,
                 largest=np.abs(rows).max(axis=1),
                 total=rows.sum(axis=1),
                 count=rows.shape[1],
@@ -115,7 +114,7 @@ def test_bias_correction_of_groups_uses_the_channels_of_the_group() -> None:
     )
     model.graph.node[0].name = "conv"
     mean = np.array([1.0, 2.0, 30.0, 40.0])
-    channels = {"x": Channels(axis=1, largest=mean, total=mean, count=1)}
+    channels = {"x": Channels(largest=mean, total=mean, count=1)}
     assert correct_biases(model, channels, ["conv"]) == 1
     lost = (weights - fake_quantised(weights.astype(np.float64))).sum(axis=2)
     expected = np.concatenate([lost[:3] @ mean[:2], lost[3:] @ mean[2:]])

@@ -1,3 +1,4 @@
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,10 @@ from mosrt_calibration.clips import Choice, Clip
 from mosrt_calibration.graph import Topology, read_graph
 from mosrt_calibration.passes.qparams import quant_params
 from mosrt_calibration.passes.targets import Targets
-from mosrt_calibration.ranges.collector import ActivationProbe, Statistics, collect, slices
-from mosrt_calibration.ranges.histograms import BINS, Extrema, Histogram, Histograms, NonFiniteError
+from mosrt_calibration.ranges.collector import ActivationProbe, collect, slices
 from mosrt_calibration.ranges.ranges import METHODS, ranges
+from mosrt_calibration.ranges.statistics import BINS, Histogram, NonFiniteError, Statistics
 from mosrt_calibration.scoring import ModelUnderTest
-from tests.calibration.conftest import silent
 
 
 @contextmanager
@@ -42,9 +42,7 @@ def _tensors(tested: ModelUnderTest) -> tuple[Any, tuple[str, ...]]:
     return model, Targets.of(topology).tensors(topology)
 
 
-def _collect(
-    tested: ModelUnderTest, choice: Choice, cache: Path, progress: Any = silent
-) -> Statistics:
+def _collect(tested: ModelUnderTest, choice: Choice, cache: Path) -> Statistics:
     model, tensors = _tensors(tested)
     return collect(
         tested,
@@ -54,7 +52,6 @@ def _collect(
         choice.calibration,
         histograms=True,
         cache=cache,
-        progress=progress,
     )
 
 
@@ -175,13 +172,12 @@ def test_an_activation_that_is_always_zero_has_a_range(method: str) -> None:
 
 def test_bins_grow_with_what_comes() -> None:
     rng = np.random.default_rng(0)
-    seen = Histograms(["x"])
+    found = Histogram()
     parts = [np.zeros(5, np.float32)]
     parts += [(s * rng.standard_normal(1000)).astype(np.float32) for s in (1e-3, 10.0, 0.1, 3000.0)]
     for part in parts:
-        seen.observe("x", part)
+        found = found.with_values(part)
     values = np.concatenate(parts).astype(np.float64)
-    (found,) = seen.found.values()
     assert found.limit / 2 <= np.abs(values).max() < found.limit
     expected, edges = np.histogram(values, BINS, (-found.limit, found.limit))
     assert found.counts.sum() == expected.sum()
@@ -193,11 +189,10 @@ def test_bins_grow_with_what_comes() -> None:
 def test_of_large_tensors_evenly_spaced_values_are_counted() -> None:
     rng = np.random.default_rng(0)
     values = rng.standard_normal((1, 16, 256, 1024)).astype(np.float32)
-    seen = Histograms(["x"])
-    seen.observe("x", values)
-    counts = seen.found["x"].counts
+    found = Histogram().with_values(values)
+    counts = found.counts
     assert 200_000 < counts.sum() <= 262_144
-    everything, _ = np.histogram(values, BINS, (-seen.found["x"].limit, seen.found["x"].limit))
+    everything, _ = np.histogram(values, BINS, (-found.limit, found.limit))
     shares = np.cumsum(counts) / counts.sum() - np.cumsum(everything) / values.size
     assert np.abs(shares).max() < 0.005
 
@@ -205,7 +200,7 @@ def test_of_large_tensors_evenly_spaced_values_are_counted() -> None:
 def test_values_that_are_not_finite_are_refused() -> None:
     for value in (np.nan, np.inf):
         with pytest.raises(NonFiniteError, match="'x'"):
-            Extrema(["x"], {}).observe("x", np.array([0.0, value], np.float32))
+            Statistics().observe("x", np.array([0.0, value], np.float32))
 
 
 @pytest.fixture
@@ -235,7 +230,7 @@ def test_a_run_that_was_broken_off_goes_on_where_it_was(
     assert runs() == n
     cache = tmp_path / "cache"
     with pytest.raises(KeyboardInterrupt):
-        _collect(conv_model, choice, cache, _broken_off)
+        _collect(dataclasses.replace(conv_model, progress=_broken_off), choice, cache)
     assert runs() == 3
     resumed = _collect(conv_model, choice, cache)
     assert runs() == n - 3

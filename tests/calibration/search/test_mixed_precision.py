@@ -5,11 +5,11 @@ import pytest
 from mosrt_calibration.clips import Choice
 from mosrt_calibration.scoring import ModelUnderTest
 from mosrt_calibration.search.drift import Budget, Drift
-from mosrt_calibration.search.evaluate import BatchInvarianceError, Evaluator, fixed_batch, written
+from mosrt_calibration.search.evaluate import Evaluator
 from mosrt_calibration.search.methods import Comparison, compare
 from mosrt_calibration.search.mixed_precision import MacCount, Outcome, Sensitivity, rank, search
 from mosrt_calibration.search.network import Network, Scheme
-from tests.calibration.conftest import model_of, silent
+from tests.calibration.conftest import model_of
 from tests.standins.quantizable import (
     CHANNELS,
     CROP,
@@ -24,7 +24,7 @@ PLAIN = Scheme(method="min-max")
 
 def _networks(tested: ModelUnderTest, choice: Choice, tmp_path: Path) -> list[Network]:
     return [
-        Network(tested, member, choice.calibration, cache=tmp_path / "cache", progress=silent)
+        Network(tested, member, choice.calibration, cache=tmp_path / "cache")
         for member in tested.reference.members
     ]
 
@@ -34,7 +34,7 @@ def _compared(
 ) -> Comparison:
     """Compares quantisation schemes for CPUs."""
     return compare(
-        Evaluator(tested, silent),
+        Evaluator(tested),
         _networks(tested, choice, tmp_path),
         choice.calibration,
         methods=methods,
@@ -53,12 +53,11 @@ def _searched(
 ) -> Outcome:
     """Searches for blocks to keep in FP32, without the rest of the curve."""
     return search(
-        Evaluator(tested, silent),
+        Evaluator(tested),
         _networks(tested, choice, tmp_path),
-        PLAIN,
+        Scheme(method="min-max", symmetric=symmetric),
         screening=choice.calibration,
         clips=choice.evaluation,
-        symmetric=symmetric,
         budget=budget,
         curve=False,
     )
@@ -74,10 +73,10 @@ def broken(tmp_path: Path) -> ModelUnderTest:
 def test_the_block_that_breaks_is_found_and_kept_in_fp32(
     broken: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
-    evaluator = Evaluator(broken, silent)
+    evaluator = Evaluator(broken)
     networks = _networks(broken, choice, tmp_path)
     macs = MacCount.of(networks, PLAIN)
-    ranking = rank(evaluator, networks, PLAIN, macs, choice.calibration, symmetric=False)
+    ranking = rank(evaluator, networks, PLAIN, macs, choice.calibration)
     assert ranking[0].block == "net.blocks.2"
     assert len(ranking) == 5
     worst, next_worst = ranking[0].drift.mean_abs, ranking[1].drift.mean_abs
@@ -152,9 +151,10 @@ def test_drift_of_weight_only_int8_is_measured_for_cpus_only(
     symmetric: bool,
 ) -> None:
     monkeypatch.setattr("mosrt_calibration.passes.weight_only._FEWEST", 1)
-    evaluator, networks = Evaluator(conv_model, silent), _networks(conv_model, choice, tmp_path)
+    evaluator, networks = Evaluator(conv_model), _networks(conv_model, choice, tmp_path)
     macs = MacCount.of(networks, PLAIN)
-    for row in rank(evaluator, networks, PLAIN, macs, choice.calibration, symmetric=symmetric):
+    scheme = Scheme(method="min-max", symmetric=symmetric)
+    for row in rank(evaluator, networks, scheme, macs, choice.calibration):
         assert (row.without == 0) == symmetric
         assert row.without < 2 * row.drift.mean_abs
 
@@ -228,7 +228,7 @@ def test_weights_have_7_bits_unless_those_drift_too_far(
         conv_model, choice, tmp_path, Budget(max_drift=max_drift, min_srcc=-1.0), ("min-max",)
     )
     assert {scheme.weight_bits for scheme, _ in comparison.results} == tried
-    assert comparison.winner.kind(symmetric=False) == f"qdq-u8s{comparison.winner.weight_bits}"
+    assert comparison.winner.kind == f"qdq-u8s{comparison.winner.weight_bits}"
 
 
 def test_transformers_are_tried_static_smoothed_and_dynamic(
@@ -239,41 +239,3 @@ def test_transformers_are_tried_static_smoothed_and_dynamic(
     assert any(scheme.smooth for scheme in schemes)
     assert any(scheme.dynamic for scheme in schemes)
     assert not any(scheme.equalise for scheme in schemes)  # there is nothing to equalise
-
-
-def test_a_dynamic_scale_depends_on_the_whole_batch(
-    transformer_model: ModelUnderTest, choice: Choice, tmp_path: Path
-) -> None:
-    (network,) = _networks(transformer_model, choice, tmp_path)
-    root = transformer_model.directory
-    scheme = Scheme(method="min-max", dynamic=True)
-    models = {"fold0": network.int8(scheme, (), symmetric=False)}
-    variant = written(transformer_model, models, root, "dynamic", None)
-    assert fixed_batch(transformer_model, variant, choice.evaluation) == 1
-
-
-def test_a_static_scale_does_not_depend_on_the_batch(
-    conv_model: ModelUnderTest, choice: Choice, tmp_path: Path
-) -> None:
-    (network,) = _networks(conv_model, choice, tmp_path)
-    models = {"fold0": network.int8(PLAIN, (), symmetric=False)}
-    variant = written(conv_model, models, conv_model.directory, "static", None)
-    assert fixed_batch(conv_model, variant, choice.evaluation) is None
-
-
-def test_a_variant_that_does_not_repeat_itself_is_refused(
-    conv_model: ModelUnderTest, choice: Choice, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from mosrt.backends import OrtBackend
-
-    calls = []
-    run = OrtBackend.run
-
-    def restless(self: OrtBackend, feeds: object, outputs: object) -> object:
-        calls.append(1)
-        found = run(self, feeds, outputs)  # type: ignore[arg-type]
-        return {name: value + len(calls) for name, value in found.items()}
-
-    monkeypatch.setattr(OrtBackend, "run", restless)
-    with pytest.raises(BatchInvarianceError, match="two scores"):
-        fixed_batch(conv_model, conv_model.reference, choice.evaluation)

@@ -21,14 +21,7 @@ from mosrt_export.nano.data.images import vary_response
 from mosrt_export.uncertainty.wav2vec.model import Wav2Vec
 
 from .model import Nano, NanoHead
-from .training import (
-    Inputs,
-    Standardisation,
-    TrainingConfig,
-    correlations,
-    predict,
-    train,
-)
+from .training import Inputs, Standardisation, TrainingConfig, correlations, predict, train
 
 __all__ = ["Clips", "Outcome", "Plan", "ablation_table", "train_nano"]
 

@@ -3,7 +3,7 @@
 MosrtError
 ├── CheckpointError (ValueError)   a checkpoint cannot be read or exported
 ├── ConfigError (ValueError)       a configuration does not describe a model
-├── ParityError                    a graph and its torch module disagree
+├── ParityError (RuntimeError)     a graph and its torch module disagree
 ├── EngineError (RuntimeError)     TensorRT cannot build an engine
 └── TritonError (ValueError)       a bundle cannot be served on Triton as requested
 """
@@ -23,7 +23,7 @@ class ConfigError(MosrtError, ValueError):
     """A configuration does not describe a model; the message names the key and the cure."""
 
 
-class ParityError(MosrtError):
+class ParityError(MosrtError, RuntimeError):
     """A graph and its torch module disagree; nothing was written."""
 
 

@@ -12,11 +12,11 @@ from mosrt.backends.trt_module import find_tensorrt
 from mosrt.bundle.bundle import Bundle
 from mosrt_calibration.graph import read_graph, write_graph
 from mosrt_calibration.passes.fp16 import to_fp16
+from mosrt_export.parity import audio_sources
 from mosrt_export.trt.builder import BuildSettings, build_engine
 from mosrt_export.trt.shapes import profile_of, size_ranges
 from mosrt_export.utmosv2.config import ModelConfig, SpectrogramConfig, SslConfig
 from mosrt_export.utmosv2.exporter import Source, export_bundle
-from mosrt_export.utmosv2.parity import audio_sources
 from tests.conftest import GoldenCase, made_once
 from tests.full.conftest import Export
 from tests.standins.utmosv2 import small_config, small_model

@@ -16,8 +16,9 @@ from .triton import triton
 from .uncertainty import wav2vec, wav2vec2
 
 if TYPE_CHECKING:
+    from mosrt_export.parity import Step
     from mosrt_export.utmosv2.config import Kind
-    from mosrt_export.utmosv2.exporter import Source, Step
+    from mosrt_export.utmosv2.exporter import Source
 
 __all__ = ["export", "front_end_option"]
 
@@ -149,9 +150,9 @@ def _export(
 ) -> None:
     """Exports the checkpoints and reports the measured differences."""
     from mosrt.bundle.writer import check_target  # noqa: PLC0415 - numpy and onnxruntime
+    from mosrt_export.parity import audio_sources  # noqa: PLC0415
     from mosrt_export.utmosv2.config import ModelConfig  # noqa: PLC0415
     from mosrt_export.utmosv2.exporter import export_bundle, n_steps  # noqa: PLC0415 - torch
-    from mosrt_export.utmosv2.parity import audio_sources  # noqa: PLC0415
 
     config = ModelConfig() if config_file is None else ModelConfig.from_toml(config_file)
     if kind is not None:
@@ -171,7 +172,7 @@ def _export(
         force=force,
     )
     click.echo(drift.table(), err=True)
-    click.echo(f"{out}: written; largest difference {drift.to_dict()['mos_max_abs']:g} MOS")
+    click.echo(f"{out}: written; largest difference {drift.values['mos_max_abs']:g} MOS")
 
 
 def _sources(

@@ -13,7 +13,7 @@ from mosrt.cli.command import CommandError, ExitStatus, exit_on_error, require_e
 from mosrt_export.errors import ParityError
 
 if TYPE_CHECKING:
-    from mosrt_export.utmosv2.exporter import Step
+    from mosrt_export.parity import Step
 
 __all__ = ["exporting", "steps"]
 

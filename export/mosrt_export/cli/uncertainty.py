@@ -14,7 +14,7 @@ from mosrt.cli.command import exit_statuses, output_option
 from .progress import exporting, steps
 
 if TYPE_CHECKING:
-    from mosrt_export.uncertainty.bundle import Drift
+    from mosrt_export.parity import Drift
 
 __all__ = ["wav2vec", "wav2vec2"]
 
@@ -179,8 +179,8 @@ def _run(export: Callable[..., Drift], options: dict[str, Any]) -> None:
     if request["sign"] is None:
         request["sign"] = 1 if request["measure"].endswith("entropy") else -1
     with exporting():
+        from mosrt_export.parity import audio_sources  # noqa: PLC0415
         from mosrt_export.uncertainty.bundle import N_STEPS  # noqa: PLC0415 - torch
-        from mosrt_export.utmosv2.parity import audio_sources  # noqa: PLC0415
 
         drift = export(request, out, clips=audio_sources(audio), step=steps(N_STEPS), force=force)
     click.echo(drift.table(), err=True)

@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from mosrt.errors import MosrtError
+from mosrt_export.parity import audio_sources
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
 from mosrt_export.uncertainty.wav2vec.model import Wav2Vec
-from mosrt_export.utmosv2.parity import audio_sources
 
 from .data.dataset import (
     CHUNK_CLIPS,

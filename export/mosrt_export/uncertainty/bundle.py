@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.metadata
 import json
-from collections.abc import Callable, Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from mosrt.bundle.manifest import Manifest, Member, Variant
-from mosrt.bundle.writer import bundle_file, new_directory, write_card, write_manifest
+from torch import nn
+
+from mosrt._arrays import Float32Array
+from mosrt.audio.recording import Recording
+from mosrt.audio.sources import AudioSource
+from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
+from mosrt.bundle.uncertainty_spec import STAGES, UncertaintySpec, stages_in_use
+from mosrt.bundle.writer import bundle_file, new_directory
 from mosrt.uncertainty.family import Stages, load_stages
-from mosrt_export.errors import ParityError
-from mosrt_export.graphs.graph import OPSET
+from mosrt_export.graphs.graph import OPSET, example_of, write_dynamic_graph
 from mosrt_export.model_card import uncertainty_card
-from mosrt_export.utmosv2.exporter import Step
+from mosrt_export.parity import Drift, Step, publish, rounded
 
 __all__ = [
     "N_STEPS",
-    "Drift",
-    "GraphFiles",
+    "TOLERANCE",
+    "StagedModel",
     "StagedRequest",
-    "keep_worst",
-    "provenance",
+    "differences",
+    "manifest_of",
+    "tensor",
     "write_bundle",
 ]
 
-GraphFiles = tuple[Path, Path | None]
-"""A graph, and its weights if they are a file apart."""
-
 N_STEPS: Final = 4
 """Number of steps that an export announces, including reading the checkpoint."""
-_LIBRARIES: Final = ("mosrt", "torch", "onnx", "onnxscript")
-_UNKNOWN: Final = "unknown; whoever exported the model did not say"
+TOLERANCE: Final = 1e-4
+"""The largest relative difference from torch that passes."""
+_DOMAIN: Final = "zero-shot"
+_SAMPLE_RATE_HZ: Final = 16_000
+_WINDOW_S: Final = 20
+# The published code of arXiv 2312.15616 pads shorter clips with zeros at the start.
+_ZERO_PAD_BELOW_SAMPLES: Final = 750
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,61 +66,118 @@ class StagedRequest:
     training_data: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
-    """Largest relative differences between graphs and torch modules.
+class StagedModel(ABC):
+    """A model whose bundle has several graphs, which the runtime runs in stages.
 
     Attributes:
-        differences: Difference by tensor; nan where a value is not finite.
-        n_clips: Number of clips compared.
-        tolerance: The largest difference that passes.
+        manifest: The manifest; the variants are added by the export.
+        sizes: A size for each named dimension, to trace with.
+        parity_samples: How many samples of the first clip, and of every other, are compared.
+        single: Inputs of later stages that hold one recording, whatever the batch.
     """
 
-    differences: Mapping[str, float]
-    n_clips: int
-    tolerance: float
+    manifest: Manifest
+    sizes: Mapping[str, int]
+    parity_samples: tuple[int, int]
+    single: frozenset[str] = frozenset()
 
     @property
-    def passed(self) -> bool:
-        """Whether there is at least one comparison, and all agree."""
-        values = self.differences.values()
-        return bool(values) and all(value <= self.tolerance for value in values)
+    def spec(self) -> UncertaintySpec:
+        """The manifest's section about uncertainty."""
+        if self.manifest.uncertainty is None:
+            raise ValueError(f"{self.manifest.name} gives no uncertainty")
+        return self.manifest.uncertainty
 
-    def to_dict(self) -> dict[str, Any]:
-        """Values for the manifest, rounded to two digits."""
-        rounded: dict[str, Any] = {
-            f"{name}_max_rel": float(f"{value:.2g}") for name, value in self.differences.items()
-        }
-        return {**rounded, "n_clips": self.n_clips, "against": "torch fp32"}
+    @abstractmethod
+    def modules(self) -> dict[str, nn.Module]:
+        """The modules behind the graphs, in evaluation mode, by stage."""
 
-    def table(self) -> str:
-        """A table with one line per tensor, which marks those that differ."""
-        return "\n".join(
-            f"{name:14} {value:9.1e}{'' if value <= self.tolerance else '  <- differs'}"
-            for name, value in self.differences.items()
-        )
+    @abstractmethod
+    def differences(
+        self, stages: Stages, samples: Float32Array, number: int
+    ) -> Iterator[tuple[str, float]]:
+        """Relative differences of the stages from torch, by tensor.
+
+        Args:
+            stages: The graphs.
+            samples: Part of a clip, (samples,).
+            number: Number of the clip.
+        """
+
+
+class _Geometry(Protocol):
+    """The frames of a network on waveforms."""
+
+    @property
+    def hop_samples(self) -> int: ...
+
+    @property
+    def receptive_samples(self) -> int: ...
+
+    @property
+    def min_samples(self) -> int: ...
+
+
+def tensor(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
+    """An input or output of a graph."""
+    return TensorSpec(name=name, dtype=dtype, shape=shape)
+
+
+def manifest_of(
+    request: StagedRequest,
+    family: str,
+    geometry: _Geometry,
+    *,
+    inputs: tuple[TensorSpec, ...],
+    outputs: tuple[TensorSpec, ...],
+    provenance: dict[str, Any],
+    **spec: Any,
+) -> Manifest:
+    """The manifest of a model, without variants.
+
+    Args:
+        request: Options of the export.
+        family: Name of the model family.
+        geometry: The frames of the network.
+        inputs: Inputs of all graphs.
+        outputs: Outputs of all graphs.
+        provenance: Where the model comes from.
+        **spec: Fields of `UncertaintySpec` that belong to the family.
+    """
+    return Manifest(
+        name=request.name,
+        family=family,
+        sample_rate_hz=_SAMPLE_RATE_HZ,
+        ssl=None,
+        mel=None,
+        domains=(_DOMAIN,),
+        default_domain=_DOMAIN,
+        inputs=inputs,
+        outputs=outputs,
+        variants={},
+        provenance=provenance,
+        uncertainty=UncertaintySpec(
+            hop_samples=geometry.hop_samples,
+            receptive_samples=geometry.receptive_samples,
+            min_samples=geometry.min_samples,
+            zero_pad_below_samples=_ZERO_PAD_BELOW_SAMPLES,
+            window_samples=_WINDOW_S * _SAMPLE_RATE_HZ,
+            sign=request.sign,
+            seed=request.seed,
+            **spec,
+        ),
+    )
 
 
 def write_bundle(
-    manifest: Manifest,
-    out: Path,
-    *,
-    write: Callable[[Path], Mapping[str, GraphFiles]],
-    compare: Callable[[Stages], Mapping[str, float]],
-    n_clips: int,
-    tolerance: float,
-    step: Step,
-    force: bool,
+    model: StagedModel, out: Path, *, clips: Sequence[AudioSource], step: Step, force: bool
 ) -> Drift:
     """Writes graphs, compares them through the runtime, and writes the bundle.
 
     Args:
-        manifest: The manifest without variants.
+        model: The model.
         out: Directory of the bundle to write.
-        write: Writes the graphs into a directory and returns their files by stage, in order.
-        compare: Returns the largest relative difference of the stages from torch, by tensor.
-        n_clips: Number of clips that `compare` uses.
-        tolerance: The largest difference that passes.
+        clips: Audio on which graphs and torch modules are compared.
         step: Announces progress.
         force: Whether an older bundle at `out` is replaced.
 
@@ -123,63 +188,75 @@ def write_bundle(
     """
     with new_directory(out, force=force) as directory:
         with step("exporting"):
-            members = tuple(
-                Member(
-                    name=stage,
-                    graph=bundle_file(graph),
-                    weights=None if weights is None else bundle_file(weights),
-                )
-                for stage, (graph, weights) in write(directory).items()
-            )
-        variant = Variant(opset=OPSET, members=members)
-        manifest = _checked(dataclasses.replace(manifest, variants={"fp32": variant}))
-        with step(f"comparing with torch on {n_clips} clips"):
+            variant = Variant(opset=OPSET, members=tuple(_write_graphs(model, directory)))
+        manifest = dataclasses.replace(model.manifest, variants={"fp32": variant})
+        # Read back, which raises if it contradicts itself.
+        manifest = Manifest.from_dict(json.loads(json.dumps(manifest.to_dict())))
+        with step(f"comparing with torch on {len(clips)} clips"):
             stages = load_stages(manifest, variant, directory, provider="cpu", threads=1)
             try:
-                differences = compare(stages)
+                found = differences(model, stages, clips)
             finally:
                 for stage in stages.values():
                     stage.close()
-        drift = Drift(differences=differences, n_clips=n_clips, tolerance=tolerance)
-        if not drift.passed:
-            raise ParityError(
-                f"the graphs differ from torch by more than {tolerance:g}, or are not finite; "
-                f"nothing was written\n{drift.table()}"
-            )
+        drift = Drift(
+            values={
+                **{f"{name}_max_rel": rounded(value) for name, value in found.items()},
+                "n_clips": len(clips),
+                "against": "torch fp32",
+            },
+            limit=f"{TOLERANCE:g}",
+            rows=[(f"{name:14} {value:9.1e}", value <= TOLERANCE) for name, value in found.items()],
+        )
+        drift.check()
         with step(f"writing {out.name}"):
-            variant = dataclasses.replace(variant, drift=drift.to_dict())
-            manifest = dataclasses.replace(manifest, variants={"fp32": variant})
-            write_manifest(directory, manifest)
-            write_card(directory, uncertainty_card(manifest))
+            publish(directory, manifest, drift, card=uncertainty_card)
     return drift
 
 
-def _checked(manifest: Manifest) -> Manifest:
-    """The manifest as it is read back; raises BundleError if it contradicts itself."""
-    return Manifest.from_dict(json.loads(json.dumps(manifest.to_dict())))
+def _write_graphs(model: StagedModel, directory: Path) -> Iterator[Member]:
+    """Writes the graphs that the layouts of the model need."""
+    manifest = model.manifest
+    tensors = {spec.name: spec for spec in (*manifest.inputs, *manifest.outputs)}
+    alone = {name: (1, *tensors[name].shape[1:]) for name in model.single}
+    modules = model.modules()
+    for stage in stages_in_use(manifest.family, model.spec.layouts):
+        taken, given = STAGES[manifest.family][stage]
+        inputs = [tensor(n, *alone.get(n, tensors[n].shape), dtype=tensors[n].dtype) for n in taken]
+        graph, weights = write_dynamic_graph(
+            modules[stage],
+            [example_of(spec, model.sizes) for spec in inputs],
+            inputs=inputs,
+            outputs=[tensors[name] for name in given],
+            path=directory / f"{stage}.fp32.onnx",
+        )
+        yield Member(
+            name=stage,
+            graph=bundle_file(graph),
+            weights=None if weights is None else bundle_file(weights),
+        )
 
 
-def provenance(
-    *,
-    source: Sequence[Mapping[str, str]],
-    config: Mapping[str, Any],
-    licence: str | None = None,
-    training_data: str | None = None,
-    note: str | None = None,
-    libraries: Sequence[str] = (),
-) -> dict[str, Any]:
-    """The manifest's `provenance`."""
-    return {
-        **({} if note is None else {"note": note}),
-        "checkpoints": [dict(entry) for entry in source],
-        "licence": licence or _UNKNOWN,
-        "training_data": training_data or _UNKNOWN,
-        "versions": {name: importlib.metadata.version(name) for name in (*_LIBRARIES, *libraries)},
-        "config": dict(config),
-    }
+def differences(
+    model: StagedModel, stages: Stages, clips: Sequence[AudioSource]
+) -> dict[str, float]:
+    """The largest relative difference of the graphs from torch, by tensor.
 
+    Args:
+        model: The model.
+        stages: Its graphs.
+        clips: Audio to compare on.
 
-def keep_worst(found: dict[str, float], name: str, value: float) -> None:
-    """Records the larger of a difference and the recorded one; nan is larger than any number."""
-    before = found.get(name, 0.0)
-    found[name] = value if not value <= before else before
+    Returns:
+        Differences; nan where a value is not finite.
+    """
+    worst: dict[str, float] = {}
+    for number, clip in enumerate(clips):
+        recording = Recording(clip, model.manifest.sample_rate_hz)
+        n_samples = min(recording.n_samples, model.parity_samples[number > 0])
+        samples = next(recording.chunks([(0, n_samples)]))
+        for name, value in model.differences(stages, samples, number):
+            before = worst.get(name, 0.0)
+            # A comparison with nan is false, so nan is larger than any number.
+            worst[name] = value if not value <= before else before
+    return worst

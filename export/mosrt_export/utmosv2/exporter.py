@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
-import importlib.metadata
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -14,13 +12,14 @@ from typing import Any, Final
 from mosrt.audio.sources import AudioSource
 from mosrt.bundle.front_end_spec import MelSpec, SslSpec
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
-from mosrt.bundle.writer import bundle_file, check_target, new_directory, write_card, write_manifest
+from mosrt.bundle.writer import bundle_file, check_target, new_directory
 from mosrt.host.files import sha256_of
-from mosrt_export.errors import CheckpointError, ConfigError, ParityError
+from mosrt_export.errors import CheckpointError, ConfigError
 from mosrt_export.graphs.canonical import BATCH
 from mosrt_export.graphs.front_end import AudioGraph, taking_audio
 from mosrt_export.graphs.graph import OPSET, OnnxModule, write_graph
-from mosrt_export.model_card import mos_card
+from mosrt_export.model_card import mos_card, provenance
+from mosrt_export.parity import Drift, Step, publish
 
 from .checkpoint import (
     FOLDS,
@@ -34,12 +33,9 @@ from .checkpoint import (
 )
 from .config import PUBLISHED_DOMAINS, Kind, ModelConfig
 from .fusion import Model, build, simplified
-from .parity import TOLERANCE_MOS, Drift, compare, make_views
+from .parity import compare, drift_of, make_views
 
-__all__ = ["Source", "Step", "export_bundle", "n_steps"]
-
-Step = Callable[[str], AbstractContextManager[None]]
-"""Announces a step of an export, whose context manager is open while it lasts."""
+__all__ = ["Source", "export_bundle", "n_steps"]
 
 _LIBRARIES: Final = ("mosrt", "torch", "timm", "transformers", "onnx", "onnxscript")
 
@@ -157,17 +153,10 @@ def export_bundle(
                 rows += compare(directory, manifest, member, model, views)
                 del model
                 gc.collect()
-        drift = Drift(rows=tuple(rows))
-        if not drift.passed:
-            raise ParityError(
-                f"the graph differs from torch by more than {TOLERANCE_MOS:g} MOS, or is not "
-                f"finite; nothing was written\n{drift.table()}"
-            )
+        drift = drift_of(rows)
+        drift.check()
         with step(f"writing {out.name}"):
-            variant = dataclasses.replace(manifest.variants["fp32"], drift=drift.to_dict())
-            manifest = dataclasses.replace(manifest, variants={"fp32": variant})
-            write_manifest(directory, manifest)
-            write_card(directory, mos_card(manifest))
+            publish(directory, manifest, drift, card=mos_card)
     return drift
 
 
@@ -277,11 +266,10 @@ def _provenance(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) 
             entry |= {"repository": repository, "revision": revision}
         checkpoints.append(entry)
     published = all("repository" in entry for entry in checkpoints)
-    unknown = "unknown; whoever exported the model did not say"
-    return {
-        "checkpoints": checkpoints,
-        "licence": plan.config.licence or (LICENCE if published else unknown),
-        "training_data": plan.config.training_data or (TRAINING_DATA if published else unknown),
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-        "config": plan.config.to_dict(),
-    }
+    return provenance(
+        checkpoints,
+        config=plan.config.to_dict(),
+        licence=plan.config.licence or (LICENCE if published else None),
+        training_data=plan.config.training_data or (TRAINING_DATA if published else None),
+        libraries=_LIBRARIES,
+    )

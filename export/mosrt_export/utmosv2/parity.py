@@ -1,4 +1,4 @@
-"""Compares a bundle, run by the runtime, with the torch modules that it was exported from."""
+"""Compares UTMOSv2's graphs, run by the runtime, with the torch modules behind them."""
 
 from __future__ import annotations
 
@@ -9,34 +9,22 @@ from typing import Any, Final, Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from mosrt._arrays import Float32Array
 from mosrt.audio.recording import Recording
-from mosrt.audio.sources import AUDIO_SUFFIXES, AudioSource, FileSource
+from mosrt.audio.sources import AudioSource
 from mosrt.backends import OrtBackend
 from mosrt.bundle.manifest import Manifest, Member, Variant
 from mosrt.crops import PlanRule
 from mosrt.errors import AudioError
 from mosrt.host.cpu import usable_cores
 from mosrt.mos.scorer import FusionFrontEnd
-from mosrt_export.clips import parity_clips
 from mosrt_export.graphs.front_end import taking_features
+from mosrt_export.parity import Drift, relative, rounded
 
-__all__ = [
-    "TOLERANCE_MOS",
-    "Drift",
-    "Row",
-    "Scored",
-    "View",
-    "audio_sources",
-    "compare",
-    "make_views",
-    "relative",
-]
+__all__ = ["TOLERANCE_MOS", "Row", "Scored", "View", "compare", "drift_of", "make_views"]
 
 TOLERANCE_MOS: Final = 1e-3
-_MAX_FILES: Final = 32
 
 
 class Scored(Protocol):
@@ -100,67 +88,32 @@ class Row:
             np.isfinite(value) for value in self.features.values()
         )
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drift:
-    """Differences of all networks and clips."""
-
-    rows: tuple[Row, ...]
-
     @property
-    def passed(self) -> bool:
-        """Whether there is at least one comparison, and all agree."""
-        return bool(self.rows) and all(row.passed for row in self.rows)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Values for the manifest, rounded to two digits."""
-        differences = [row.difference for row in self.rows]
-        values: dict[str, Any] = {
-            "mos_max_abs": _rounded(max(differences)),
-            "mos_mean_abs": _rounded(float(np.mean(differences))),
-        }
-        for name in self.rows[0].features:
-            values[f"{name}_max_rel"] = _rounded(max(row.features[name] for row in self.rows))
-        values["n_clips"] = len({row.clip for row in self.rows})
-        values["against"] = "torch fp32"
-        return values
-
-    def table(self) -> str:
-        """A table with one line per network and clip, which marks those that differ."""
-        lines = [f"{'network':10} {'clip':28} {'torch':>9} {'onnx':>9} {'max |d|':>9}  features"]
-        for row in self.rows:
-            features = ", ".join(f"{name} {value:.1e}" for name, value in row.features.items())
-            mark = "" if row.passed else "  <- differs"
-            lines.append(
-                f"{row.member:10} {row.clip[:28]:28} {row.torch_mos[0]:9.5f} "
-                f"{row.graph_mos[0]:9.5f} {row.difference:9.1e}  {features}{mark}"
-            )
-        return "\n".join(lines)
-
-
-def audio_sources(path: Path | None) -> list[AudioSource]:
-    """The clips of the parity check.
-
-    Args:
-        path: An audio file or a directory of them; None for the clips that come with mosrt.
-
-    Raises:
-        AudioError: There is no audio at `path`.
-    """
-    if path is None:
-        return [*parity_clips()]
-    files = [path]
-    if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
-    if not files:
-        raise AudioError(
-            f"{path}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) to compare on",
-            flags=(),
+    def line(self) -> str:
+        """The comparison as a line of a table."""
+        features = ", ".join(f"{name} {value:.1e}" for name, value in self.features.items())
+        return (
+            f"{self.member:10} {self.clip[:28]:28} {self.torch_mos[0]:9.5f} "
+            f"{self.graph_mos[0]:9.5f} {self.difference:9.1e}  {features}"
         )
-    try:
-        return [FileSource(file, name=file.name) for file in files[:_MAX_FILES]]
-    except AudioError as exc:
-        raise AudioError(f"--parity-audio: {exc}", flags=exc.flags) from exc
+
+
+def drift_of(rows: Sequence[Row]) -> Drift:
+    """Summarises comparisons, of which there is at least one."""
+    differences = [row.difference for row in rows]
+    values: dict[str, Any] = {
+        "mos_max_abs": rounded(max(differences)),
+        "mos_mean_abs": rounded(float(np.mean(differences))),
+    }
+    for name in rows[0].features:
+        values[f"{name}_max_rel"] = rounded(max(row.features[name] for row in rows))
+    values |= {"n_clips": len({row.clip for row in rows}), "against": "torch fp32"}
+    return Drift(
+        values=values,
+        limit=f"{TOLERANCE_MOS:g} MOS",
+        rows=[(row.line, row.passed) for row in rows],
+        header=f"{'network':10} {'clip':28} {'torch':>9} {'onnx':>9} {'max |d|':>9}  features",
+    )
 
 
 def make_views(manifest: Manifest, sources: Iterable[AudioSource]) -> list[View]:
@@ -241,14 +194,3 @@ def _torch_answer(model: Scored, view: View) -> tuple[Float32Array, dict[str, Fl
         repeated = {name: value.expand(n, -1) for name, value in features.items()}
         mos = model.score(repeated, torch.eye(n))
     return mos.numpy(), {name: value[0].numpy() for name, value in features.items()}
-
-
-def relative(found: NDArray[np.floating[Any]], expected: NDArray[np.floating[Any]]) -> float:
-    """Largest difference relative to the largest expected value; nan or inf if there is one."""
-    with np.errstate(invalid="ignore"):
-        scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
-        return float(np.abs(found.astype(np.float64) - expected).max()) / scale
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.2g}")

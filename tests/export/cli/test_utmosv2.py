@@ -16,7 +16,8 @@ import mosrt
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.front_end_spec import FRONT_ENDS
 from mosrt_export.cli.export import export
-from mosrt_export.errors import CheckpointError
+from mosrt_export.errors import CheckpointError, ParityError
+from mosrt_export.parity import Drift
 from mosrt_export.utmosv2 import checkpoint, parity
 from tests.conftest import DATA
 from tests.export.conftest import Exported, toml, utmosv2
@@ -163,13 +164,16 @@ def test_the_gate(torch_mos: float, graph_mos: float, feature: float, passed: bo
         features={"ssl_features": feature},
     )
     assert row.passed is passed
-    drift = parity.Drift(rows=(row,))
+    drift = parity.drift_of([row])
     assert drift.passed is passed
     assert ("<- differs" in drift.table()) is not passed
 
 
 def test_nothing_compared_is_not_passed() -> None:
-    assert not parity.Drift(rows=()).passed
+    drift = Drift(values={}, limit="", rows=())
+    assert not drift.passed
+    with pytest.raises(ParityError):
+        drift.check()
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from mosrt.uncertainty.family import load_stages
 from mosrt_export.clips import parity_clips
 from mosrt_export.nano.train.exporting import default_score
 from mosrt_export.nano.train.model import NanoGraph, load_nano
+from mosrt_export.uncertainty.bundle import TOLERANCE, differences
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
-from mosrt_export.uncertainty.wav2vec.exporter import TOLERANCE, differences
+from mosrt_export.uncertainty.wav2vec.exporter import StagedWav2Vec
 from mosrt_export.utmosv2.parity import compare, make_views
 from tests.conftest import STANDINS
 
@@ -53,7 +54,7 @@ def test_nano_uncertainty_equals_torch() -> None:
         bundle.manifest, bundle.variant("fp32"), bundle.path, provider="cpu", threads=1
     )
     try:
-        found = differences(model, bundle.manifest, stages, parity_clips())
+        found = differences(StagedWav2Vec(model, bundle.manifest), stages, parity_clips())
     finally:
         for stage in stages.values():
             stage.close()

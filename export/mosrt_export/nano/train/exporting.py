@@ -15,19 +15,19 @@ import torch
 from mosrt.audio.sources import AudioSource
 from mosrt.bundle.front_end_spec import GridSpec, SslSpec
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
-from mosrt.bundle.writer import bundle_file, new_directory, write_card, write_manifest
+from mosrt.bundle.writer import bundle_file, new_directory
 from mosrt.host.files import sha256_of
-from mosrt_export.errors import ParityError
 from mosrt_export.graphs.canonical import BATCH
 from mosrt_export.graphs.front_end import AudioGraph, taking_audio
 from mosrt_export.graphs.graph import OPSET, OnnxModule, write_graph
 from mosrt_export.graphs.rewrites import fold_batch_norm
-from mosrt_export.model_card import refilled
+from mosrt_export.markdown import refilled
 from mosrt_export.nano.data.clips import CLIP_SAMPLES
 from mosrt_export.nano.data.dataset import LABELS
 from mosrt_export.nano.data.images import MEL
 from mosrt_export.nano.data.voices import SAMPLE_RATE_HZ
-from mosrt_export.utmosv2.parity import TOLERANCE_MOS, Drift, compare, make_views
+from mosrt_export.parity import Drift, publish
+from mosrt_export.utmosv2.parity import compare, drift_of, make_views
 
 from .model import OVERALL, Combination, NanoGraph, load_nano
 from .stages import ablation_table
@@ -113,16 +113,8 @@ def export_nano(
         variant = Variant(opset=OPSET, members=(member,))
         manifest = dataclasses.replace(manifest, variants={"fp32": variant})
         views = make_views(manifest, clips)
-        drift = Drift(rows=tuple(compare(directory, manifest, member, reference, views)))
-        if not drift.passed:
-            raise ParityError(
-                f"the graph differs from torch by more than {TOLERANCE_MOS:g} MOS, or is not "
-                f"finite; nothing was written\n{drift.table()}"
-            )
-        variant = dataclasses.replace(variant, drift=drift.to_dict())
-        manifest = dataclasses.replace(manifest, variants={"fp32": variant})
-        write_manifest(directory, manifest)
-        write_card(directory, nano_card(manifest))
+        drift = drift_of(compare(directory, manifest, member, reference, views))
+        publish(directory, manifest, drift, card=nano_card)
     return drift
 
 

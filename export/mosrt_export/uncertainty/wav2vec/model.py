@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import nn
 
-__all__ = ["Architecture", "Layer", "QuantizerSpec", "Wav2Vec"]
+__all__ = ["Architecture", "Layer", "QuantizerSpec", "Wav2Vec", "receptive_field"]
 
 Layer = tuple[int, int, int]
 """Channels, kernel length and stride of one convolution."""
@@ -81,11 +82,7 @@ class Architecture:
     @property
     def receptive_samples(self) -> int:
         """Receptive field of a feature frame, in samples."""
-        length, hop = 1, 1
-        for _, kernel, stride in self.encoder_layers:
-            length += (kernel - 1) * hop
-            hop *= stride
-        return length
+        return receptive_field((kernel, stride) for _, kernel, stride in self.encoder_layers)
 
     @property
     def first_horizon(self) -> int:
@@ -105,6 +102,15 @@ class Architecture:
     def min_samples(self) -> int:
         """Shortest recording in samples that gives one prediction."""
         return self.receptive_samples + self.first_horizon * self.hop_samples
+
+
+def receptive_field(layers: Iterable[tuple[int, int]]) -> int:
+    """Samples that one frame depends on, after convolutions of (kernel length, stride)."""
+    length, hop = 1, 1
+    for kernel, stride in layers:
+        length += (kernel - 1) * hop
+        hop *= stride
+    return length
 
 
 class Wav2Vec(nn.Module):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -11,43 +11,32 @@ import numpy as np
 import torch
 from torch import nn
 
-from mosrt.audio.recording import Recording
+from mosrt._arrays import Float32Array
 from mosrt.audio.sources import AudioSource
-from mosrt.bundle.manifest import Manifest, TensorSpec
-from mosrt.bundle.uncertainty_spec import DropoutSpec, MaskingSpec, UncertaintySpec
+from mosrt.bundle.manifest import Manifest
+from mosrt.bundle.uncertainty_spec import DropoutSpec, MaskingSpec
 from mosrt.bundle.writer import check_target
 from mosrt.crops import normalised
 from mosrt.uncertainty.family import Stages
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt.uncertainty.wav2vec2 import MaskingFamily
-from mosrt_export.graphs.graph import example_of, write_dynamic_graph
+from mosrt_export.model_card import provenance
+from mosrt_export.parity import Drift, Step, relative
 from mosrt_export.uncertainty.bundle import (
-    Drift,
-    GraphFiles,
+    StagedModel,
     StagedRequest,
-    keep_worst,
-    provenance,
+    manifest_of,
+    tensor,
     write_bundle,
 )
-from mosrt_export.uncertainty.wav2vec.exporter import (
-    DOMAIN,
-    SAMPLE_RATE_HZ,
-    TOLERANCE,
-    WINDOW_S,
-    ZERO_PAD_BELOW_SAMPLES,
-)
-from mosrt_export.utmosv2.exporter import Step
-from mosrt_export.utmosv2.parity import relative
 
 from .graphs import Convolutions, DropoutEncoder, MaskedEncoder, simplify
 from .source import Head, Source, load_source
 
 __all__ = ["Wav2Vec2Request", "export_wav2vec2"]
 
+_LIBRARIES: Final = ("mosrt", "torch", "onnx", "onnxscript", "transformers")
 _PASSES_PER_RUN: Final = 5
-# Frames of the shortest recording: a masked frame and its distractors.
-_MIN_FRAMES: Final = 3
-_PARITY_SAMPLES: Final = (2_000, 24_000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,193 +71,148 @@ def export_wav2vec2(
     check_target(out, force=force)
     with step(f"loading {request.model}"):
         source = load_source(request.model, request.head)
-        manifest = _manifest(request, source)
-
-    def write(directory: Path) -> dict[str, GraphFiles]:
-        return _write_graphs(source, request.head, manifest, directory)
-
-    def compare(stages: Stages) -> dict[str, float]:
-        return _differences(source, manifest, stages, clips)
-
+        manifest = (_dropout if request.head == "ctc" else _masking)(request, source)
     return write_bundle(
-        manifest,
-        out,
-        write=write,
-        compare=compare,
-        n_clips=len(clips),
-        tolerance=TOLERANCE,
-        step=step,
-        force=force,
+        _Staged(source, request.head, manifest), out, clips=clips, step=step, force=force
     )
 
 
-def _tensors(
-    source: Source, manifest_head: Head, n_negatives: int
-) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """All inputs and outputs of both graphs."""
-    channels = int(source.config.conv_dim[-1])
-
-    def tensor(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
-        return TensorSpec(name=name, dtype=dtype, shape=shape)
-
-    waveform = tensor("waveform", "batch", "samples")
-    features = tensor("features", "batch", "frames", channels)
-    if manifest_head == "ctc":
-        columns = source.config.hidden_size if source.head is None else source.config.vocab_size
-        return (
-            (waveform, tensor("keep", "passes", "frames", channels)),
-            (features, tensor("logits", "passes", "frames", int(columns))),
-        )
-    return (
-        (
-            waveform,
-            tensor("spans", "batch", "frames"),
-            tensor("negatives", "batch", "frames", n_negatives, dtype="int64"),
-        ),
-        (features, tensor("logits", "batch", "frames", 1 + n_negatives)),
-    )
-
-
-def _manifest(request: Wav2Vec2Request, source: Source) -> Manifest:
-    """The manifest without variants."""
+def _dropout(request: Wav2Vec2Request, source: Source) -> Manifest:
+    """The manifest of a model with a CTC head or none, which is run with dropout."""
     config = source.config
-    ctc = request.head == "ctc"
-    n_negatives = 0 if ctc else int(config.num_negatives)
-    inputs, outputs = _tensors(source, request.head, n_negatives)
-    layout = "ctc" if ctc else "pretraining"
-    dropout = masking = None
-    if ctc:
-        dropout = DropoutSpec(
+    channels = int(config.conv_dim[-1])
+    columns = int(config.hidden_size if source.head is None else config.vocab_size)
+    return manifest_of(
+        request,
+        "wav2vec2-ctc",
+        source,
+        inputs=(
+            tensor("waveform", "batch", "samples"),
+            tensor("keep", "passes", "frames", channels),
+        ),
+        outputs=(
+            tensor("features", "batch", "frames", channels),
+            tensor("logits", "passes", "frames", columns),
+        ),
+        provenance=_provenance(request, source),
+        normalised=source.normalised,
+        layouts=("ctc",),
+        measure=f"ctc.{request.measure}",
+        dropout=DropoutSpec(
             probability=request.dropout,
             n_passes=request.n_passes if request.dropout else 1,
             passes_per_run=_PASSES_PER_RUN,
-            channels=int(config.conv_dim[-1]),
+            channels=channels,
             dropped_columns=source.dropped_columns,
-        )
-    else:
-        masking = MaskingSpec(
+        ),
+    )
+
+
+def _masking(request: Wav2Vec2Request, source: Source) -> Manifest:
+    """The manifest of a model with a pretraining head, which is run with masked frames."""
+    config = source.config
+    n_negatives = int(config.num_negatives)
+    return manifest_of(
+        request,
+        "wav2vec2-pretraining",
+        source,
+        inputs=(
+            tensor("waveform", "batch", "samples"),
+            tensor("spans", "batch", "frames"),
+            tensor("negatives", "batch", "frames", n_negatives, dtype="int64"),
+        ),
+        outputs=(
+            tensor("features", "batch", "frames", int(config.conv_dim[-1])),
+            tensor("logits", "batch", "frames", 1 + n_negatives),
+        ),
+        provenance=_provenance(request, source),
+        normalised=source.normalised,
+        layouts=("pretraining",),
+        measure=f"pretraining.{request.measure}",
+        masking=MaskingSpec(
             probability=request.mask_share,
             span_frames=int(config.mask_time_length),
             n_negatives=n_negatives,
             n_passes=request.n_passes,
-        )
-    return Manifest(
-        name=request.name,
-        family=f"wav2vec2-{layout}",
-        sample_rate_hz=SAMPLE_RATE_HZ,
-        ssl=None,
-        mel=None,
-        domains=(DOMAIN,),
-        default_domain=DOMAIN,
-        inputs=inputs,
-        outputs=outputs,
-        variants={},
-        provenance=provenance(
-            source=[{"file": Path(request.model).name}],
-            config={
-                "head": "hidden units" if ctc and source.head is None else request.head,
-                "model_type": config.model_type,
-                "feat_extract_norm": config.feat_extract_norm,
-            },
-            licence=request.licence,
-            training_data=request.training_data,
-            libraries=("transformers",),
-        ),
-        uncertainty=UncertaintySpec(
-            hop_samples=source.hop_samples,
-            receptive_samples=source.receptive_samples,
-            min_samples=source.receptive_samples + (_MIN_FRAMES - 1) * source.hop_samples,
-            zero_pad_below_samples=ZERO_PAD_BELOW_SAMPLES,
-            window_samples=WINDOW_S * SAMPLE_RATE_HZ,
-            normalised=source.normalised,
-            layouts=(layout,),
-            measure=f"{layout}.{request.measure}",
-            sign=request.sign,
-            seed=request.seed,
-            dropout=dropout,
-            masking=masking,
         ),
     )
 
 
-def _write_graphs(
-    source: Source, head: Head, manifest: Manifest, directory: Path
-) -> dict[str, GraphFiles]:
-    # Loaded again: the original is what graphs are compared with, and copies of modules with
-    # weight norm share what `simplify` removes.
-    model = load_source(source.name, head).model
-    simplify(model)
-    base = model.base_model
-    encoder: nn.Module
-    if head == "ctc":
-        encoder = DropoutEncoder(base, None if source.head is None else model.lm_head)
-        taken: tuple[str, ...] = ("features", "keep")
-    else:
-        encoder = MaskedEncoder(model)
-        taken = ("features", "spans", "negatives")
-    specs = {spec.name: spec for spec in (*manifest.inputs, *manifest.outputs)}
-    sizes = {"batch": 2, "samples": 4_000, "frames": 11, "passes": 3}
-    files = {}
-    for stage, module, inputs, outputs in (
-        ("convolutions", Convolutions(base), ("waveform",), ("features",)),
-        ("encoder", encoder, taken, ("logits",)),
-    ):
-        given = [specs[name] for name in inputs]
-        if stage == "encoder" and head == "ctc":
-            # One recording's features, for all passes.
-            given[0] = TensorSpec(name="features", dtype="float32", shape=(1, *given[0].shape[1:]))
-        files[stage] = write_dynamic_graph(
-            module.eval(),
-            [example_of(spec, sizes) for spec in given],
-            inputs=given,
-            outputs=[specs[name] for name in outputs],
-            path=directory / f"{stage}.fp32.onnx",
+def _provenance(request: Wav2Vec2Request, source: Source) -> dict[str, Any]:
+    hidden_units = request.head == "ctc" and source.head is None
+    return provenance(
+        [{"file": Path(request.model).name}],
+        config={
+            "head": "hidden units" if hidden_units else request.head,
+            "model_type": source.config.model_type,
+            "feat_extract_norm": source.config.feat_extract_norm,
+        },
+        licence=request.licence,
+        training_data=request.training_data,
+        libraries=_LIBRARIES,
+    )
+
+
+class _Staged(StagedModel):
+    """A transformers model and the manifest of its bundle."""
+
+    sizes = {"batch": 2, "samples": 4_000, "frames": 11, "passes": 3}  # noqa: RUF012
+    parity_samples = (2_000, 24_000)
+
+    def __init__(self, source: Source, head: Head, manifest: Manifest) -> None:
+        self.source, self.head, self.manifest = source, head, manifest
+        if head == "ctc":  # one recording's features, for all passes
+            self.single = frozenset({"features"})
+
+    def modules(self) -> dict[str, nn.Module]:
+        """The convolutions and the encoder of the model, loaded once more.
+
+        The original is what graphs are compared with, and copies of modules with weight norm share
+        what `simplify` removes.
+        """
+        model = load_source(self.source.name, self.head).model
+        simplify(model)
+        base = model.base_model
+        encoder: nn.Module = (
+            MaskedEncoder(model)
+            if self.head == "pretraining"
+            else DropoutEncoder(base, None if self.source.head is None else model.lm_head)
         )
-    return files
+        return {"convolutions": Convolutions(base).eval(), "encoder": encoder.eval()}
 
-
-def _differences(
-    source: Source, manifest: Manifest, stages: Stages, clips: Sequence[AudioSource]
-) -> dict[str, float]:
-    """Largest relative differences between graphs and the transformers model."""
-    spec = manifest.uncertainty
-    if spec is None:
-        raise ValueError("not an uncertainty manifest")
-    found: dict[str, float] = {}
-    for i, clip in enumerate(clips):
-        recording = Recording(clip, manifest.sample_rate_hz)
-        n_samples = min(recording.n_samples, _PARITY_SAMPLES[i > 0])
-        chunk = next(recording.chunks([(0, n_samples)]))
-        samples = normalised(chunk) if spec.normalised else chunk
+    def differences(
+        self, stages: Stages, samples: Float32Array, number: int
+    ) -> Iterator[tuple[str, float]]:
+        """Features and logits, with the same random samples, compared with transformers."""
+        spec, source = self.spec, self.source
+        sampler = SeededSampler(spec.seed, number)
+        if spec.normalised:
+            samples = normalised(samples)
         with torch.inference_mode():
             expected = source.base.feature_extractor(torch.from_numpy(samples)[None])
-        features = stages["convolutions"].run({"waveform": samples[None]}, ["features"])
-        z = features["features"][0]
-        keep_worst(found, "features", relative(z, expected.transpose(1, 2).numpy()))
+        z = stages["convolutions"].run({"waveform": samples[None]}, ["features"])["features"][0]
+        yield "features", relative(z, expected.transpose(1, 2).numpy())
         if spec.dropout is not None:
-            keep = SeededSampler(spec.seed, i).keep(spec.dropout.probability, (2, *z.shape[1:]))
-            feeds = {"features": z, "keep": keep}
-            logits = stages["encoder"].run(feeds, ["logits"])["logits"][0]
+            keep = sampler.keep(spec.dropout.probability, (2, *z.shape[1:]))
+            logits = stages["encoder"].run({"features": z, "keep": keep}, ["logits"])["logits"][0]
             with torch.inference_mode():
-                answer = torch_logits(source, torch.from_numpy(z * keep))
-            keep_worst(found, "logits", relative(logits, answer.numpy()))
+                reference = _torch_logits(source, torch.from_numpy(z * keep)).numpy()
         elif spec.masking is not None:
             family = MaskingFamily(spec, spec.masking, stages)
-            spans, negatives = family.sample(SeededSampler(spec.seed, i), z.shape[1])
+            spans, negatives = family.sample(sampler, z.shape[1])
             logits = family.logits(z, spans, negatives)
             with torch.inference_mode():
-                reference = MaskedEncoder(source.model)(
-                    *map(torch.from_numpy, (z, spans[None], negatives[None]))
-                ).numpy()[0]
-            same = np.isneginf(reference)
-            if not np.array_equal(same, np.isneginf(logits)):
-                found["logits"] = np.nan
-                continue
-            keep_worst(found, "logits", relative(logits[~same], reference[~same]))
-    return found
+                masked = MaskedEncoder(source.model)
+                given = (torch.from_numpy(x) for x in (z, spans[None], negatives[None]))
+                reference = masked(*given).numpy()[0]
+        excluded = np.isneginf(reference)
+        if np.array_equal(excluded, np.isneginf(logits)):
+            yield "logits", relative(logits[~excluded], reference[~excluded])
+        else:
+            yield "logits", np.nan
 
 
-def torch_logits(source: Source, features: torch.Tensor) -> torch.Tensor:
+def _torch_logits(source: Source, features: torch.Tensor) -> torch.Tensor:
     """The transformers model's own path from features (batch, frames, channels) to logits."""
     projected: Any = source.base.feature_projection(features)
     hidden = projected[0] if isinstance(projected, tuple) else projected

@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from mosrt_export.errors import CheckpointError
+from mosrt_export.uncertainty.wav2vec.model import receptive_field
 
 __all__ = ["Head", "Source", "load_source"]
 
 Head = Literal["ctc", "pretraining"]
 
 _MODEL_TYPES: Final = ("wav2vec2", "hubert")
+_MIN_FRAMES: Final = 3
 _SPECIAL_TOKENS: Final = ("<s>", "</s>", "<unk>")
 # The vocabulary of wav2vec2-base-960h and kin: blank, <s>, </s>, <unk>, |, letters.
 _LETTERS_VOCABULARY: Final = 32
@@ -54,11 +56,12 @@ class Source:
     @property
     def receptive_samples(self) -> int:
         """Receptive field of a feature frame, in samples."""
-        length, hop = 1, 1
-        for kernel, stride in zip(self.config.conv_kernel, self.config.conv_stride, strict=True):
-            length += (kernel - 1) * hop
-            hop *= stride
-        return length
+        return receptive_field(zip(self.config.conv_kernel, self.config.conv_stride, strict=True))
+
+    @property
+    def min_samples(self) -> int:
+        """Shortest recording in samples: one masked frame and its distractors."""
+        return self.receptive_samples + (_MIN_FRAMES - 1) * self.hop_samples
 
 
 def load_source(name: str, head: Head) -> Source:

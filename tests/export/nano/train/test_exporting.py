@@ -32,7 +32,8 @@ from mosrt_export.nano.data.resyntheses import RESYNTHESES
 from mosrt_export.nano.train import exporting
 from mosrt_export.nano.train.exporting import default_score, export_nano, folded, nano_card
 from mosrt_export.nano.train.model import OVERALL, NanoGraph, save_nano
-from mosrt_export.utmosv2.parity import TOLERANCE_MOS, Drift
+from mosrt_export.parity import Drift
+from mosrt_export.utmosv2.parity import TOLERANCE_MOS
 from tests.conftest import DATA
 from tests.standins.nano import STANDARD, provenance, random_nano
 

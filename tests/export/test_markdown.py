@@ -1,6 +1,6 @@
 import itertools
 
-from mosrt_export.model_card import WIDTH, refilled
+from mosrt_export.markdown import WIDTH, refilled
 
 
 def test_lines_are_even_and_nothing_is_lost() -> None:

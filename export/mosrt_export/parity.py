@@ -1,0 +1,123 @@
+"""The comparison with torch that a bundle must pass before it is written."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mosrt.audio.sources import AUDIO_SUFFIXES, AudioSource, FileSource
+from mosrt.bundle.manifest import Manifest
+from mosrt.bundle.writer import write_card, write_manifest
+from mosrt.errors import AudioError
+
+from .clips import parity_clips
+from .errors import ParityError
+
+__all__ = ["Drift", "Step", "audio_sources", "publish", "relative", "rounded"]
+
+Step = Callable[[str], AbstractContextManager[None]]
+"""Announces a step of an export, whose context manager is open while it lasts."""
+
+_MAX_FILES: Final = 32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Drift:
+    """What the comparison of a bundle's graphs with torch found.
+
+    Attributes:
+        values: The differences, for the manifest.
+        limit: The largest difference that passes, with its unit.
+        rows: A line for each comparison, and whether it passed.
+        header: The line above them.
+    """
+
+    values: Mapping[str, Any]
+    limit: str
+    rows: Sequence[tuple[str, bool]]
+    header: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether there is at least one comparison, and all agree."""
+        return bool(self.rows) and all(passed for _, passed in self.rows)
+
+    def check(self) -> None:
+        """Raises ParityError, with the table, unless all comparisons agree."""
+        if not self.passed:
+            raise ParityError(
+                f"the graphs differ from torch by more than {self.limit}, or are not finite; "
+                f"nothing was written\n{self.table()}"
+            )
+
+    def table(self) -> str:
+        """The lines of all comparisons, with a mark at those that differ."""
+        lines = [self.header] if self.header else []
+        lines += [line if passed else f"{line}  <- differs" for line, passed in self.rows]
+        return "\n".join(lines)
+
+
+def publish(
+    directory: Path, manifest: Manifest, drift: Drift, *, card: Callable[[Manifest], str]
+) -> None:
+    """Writes the manifest and the model card beside the graphs of a bundle.
+
+    Args:
+        directory: Where the graphs are.
+        manifest: The manifest with the variant "fp32".
+        drift: What the comparison of that variant with torch found.
+        card: Writes the model card.
+
+    Raises:
+        BundleError: The manifest contradicts itself.
+        ParityError: A graph and its torch module disagree.
+    """
+    drift.check()
+    variant = dataclasses.replace(manifest.variants["fp32"], drift=dict(drift.values))
+    manifest = dataclasses.replace(manifest, variants={"fp32": variant})
+    write_manifest(directory, manifest)
+    write_card(directory, card(manifest))
+
+
+def audio_sources(path: Path | None) -> list[AudioSource]:
+    """The clips of the comparison.
+
+    Args:
+        path: An audio file or a directory of them; None for the clips that come with mosrt.
+
+    Raises:
+        AudioError: There is no audio at `path`.
+    """
+    if path is None:
+        return [*parity_clips()]
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+    if not files:
+        raise AudioError(
+            f"{path}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) to compare on",
+            flags=(),
+        )
+    try:
+        return [FileSource(file, name=file.name) for file in files[:_MAX_FILES]]
+    except AudioError as exc:
+        raise AudioError(f"--parity-audio: {exc}", flags=exc.flags) from exc
+
+
+def relative(found: NDArray[np.floating[Any]], expected: NDArray[np.floating[Any]]) -> float:
+    """Largest difference relative to the largest expected value; nan or inf if there is one."""
+    with np.errstate(invalid="ignore"):
+        scale = max(float(np.abs(expected).max()), float(np.finfo(np.float32).tiny))
+        return float(np.abs(found.astype(np.float64) - expected).max()) / scale
+
+
+def rounded(value: float) -> float:
+    """A difference as the manifest states it, with two digits."""
+    return float(f"{value:.2g}")

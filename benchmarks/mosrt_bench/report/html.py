@@ -13,7 +13,7 @@ import io
 import math
 import re
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib.resources import files
 from typing import Any, Final
 
@@ -28,6 +28,11 @@ from .svg import Axis, Series, chart
 
 __all__ = ["page"]
 
+Row = Mapping[str, Any]
+"""A report, or an object of one."""
+Point = tuple[float, float, str]
+"""x, y and the tooltip."""
+
 _MAX_CLIP_S: Final = 30.0
 _MAX_AUDIO_BYTES: Final = 8_000_000
 _MAX_CLIPS: Final = 10
@@ -35,7 +40,7 @@ _FLOOR: Final = 1e-8
 _SHORT: Final = re.compile(r"[:,].*| of a (clip|fresh).*| on the same.*")
 
 
-def page(report: Mapping[str, Any], clips: Sequence[AudioFile]) -> str:
+def page(report: Row, clips: Sequence[AudioFile]) -> str:
     """The whole page.
 
     Args:
@@ -63,11 +68,11 @@ def page(report: Mapping[str, Any], clips: Sequence[AudioFile]) -> str:
             for s in {s.key: s for s in shown}.values()
         ),
         sections="".join(_section(each, charts.get(each.title, "")) for each in shown),
-        notes="".join(f"<li>{html.escape(note)}</li>" for note in report["notes"]),
+        notes=_items(report["notes"]),
     )
 
 
-def _facts(report: Mapping[str, Any]) -> str:
+def _facts(report: Row) -> str:
     machine = report["machine"]
     versions = ", ".join(f"{name} {v}" for name, v in machine["packages"].items() if v)
     facts = {
@@ -87,7 +92,7 @@ def _facts(report: Mapping[str, Any]) -> str:
     )
 
 
-def _verdict(report: Mapping[str, Any]) -> str:
+def _verdict(report: Row) -> str:
     problems = [
         f"{row['contestant']}: {problem}"
         for row in report["parity"]
@@ -96,8 +101,11 @@ def _verdict(report: Mapping[str, Any]) -> str:
     ]
     if not problems:
         return '<p class="verdict pass">All configurations that ran are within their tolerance.</p>'
-    items = "".join(f"<li>{html.escape(problem)}</li>" for problem in problems)
-    return f'<div class="verdict fail"><p>Parity failed:</p><ul>{items}</ul></div>'
+    return f'<div class="verdict fail"><p>Parity failed:</p><ul>{_items(problems)}</ul></div>'
+
+
+def _items(texts: Iterable[str]) -> str:
+    return "".join(f"<li>{html.escape(text)}</li>" for text in texts)
 
 
 def _section(section: Section, chart_beside: str) -> str:
@@ -106,52 +114,51 @@ def _section(section: Section, chart_beside: str) -> str:
         for name in section.header
     )
     rows = "".join(
-        "<tr>"
-        + f'<th scope="row">{html.escape(row[0])}</th>'
-        + "".join(f"<td>{html.escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row in section.rows
+        f'<tr><th scope="row">{html.escape(name)}</th>'
+        f"{''.join(f'<td>{html.escape(cell)}</td>' for cell in cells)}</tr>"
+        for name, *cells in section.rows
     )
-    notes = "".join(f"<li>{html.escape(note)}</li>" for note in section.notes)
+    notes = f"<ul class=notes>{_items(section.notes)}</ul>" if section.notes else ""
     return (
         f'<section id="{html.escape(section.key)}"><h2>{html.escape(section.title)}</h2>'
         f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
-        f"</div>{f'<ul class=notes>{notes}</ul>' if notes else ''}{chart_beside}</section>"
+        f"</div>{notes}{chart_beside}</section>"
     )
 
 
-def _plots(report: Mapping[str, Any]) -> Iterator[str]:
-    latency = report.get("latency", [])
+def _plots(report: Row) -> Iterator[str]:
+    def latency(row: Row) -> Point:
+        return row["clip_s"], _p50(row), f": {row['clip_s']:g} s in {_p50(row):.1f} ms"
+
     places = _places(report)
     yield _latency_and_drift(report, places)
-    by_name: dict[str, list[tuple[float, float, str]]] = {}
-    for row in latency:
-        p50 = row["quantiles"]["p50"]["ms"]
-        text = f"{row['contestant']}: {row['clip_s']:g} s in {p50:.1f} ms"
-        by_name.setdefault(row["contestant"], []).append((row["clip_s"], p50, text))
     yield chart(
         "Latency by length",
-        _lines(by_name, places),
+        _lines(report.get("latency", []), places, latency),
         Axis(title="clip, s", log=True),
         Axis(title="p50, ms", log=True),
     )
+
+    def throughput(row: Row) -> Point:
+        rate = row["clips_per_s"]
+        return row["count"], rate, f", {row['count']}: {rate:.2f} clips per s"
+
     for kind, counted in (("batch", "batch size"), ("callers", "concurrent callers")):
-        rates: dict[str, list[tuple[float, float, str]]] = {}
-        for row in report.get("throughput", []):
-            if row["kind"] == kind:
-                text = f"{row['contestant']}, {row['count']}: {row['clips_per_s']:.2f} clips per s"
-                point = (row["count"], row["clips_per_s"], text)
-                rates.setdefault(row["contestant"], []).append(point)
+        rows = [row for row in report.get("throughput", []) if row["kind"] == kind]
         yield chart(
             f"Throughput by {counted}",
-            _lines(rates, places),
+            _lines(rows, places, throughput),
             Axis(title=counted, whole=True),
             Axis(title="clips of 5 s per s", zero=True),
         )
     yield from _score_against_score(report, places)
 
 
-def _places(report: Mapping[str, Any]) -> dict[str, int]:
+def _p50(row: Row) -> float:
+    return float(row["quantiles"]["p50"]["ms"])
+
+
+def _places(report: Row) -> dict[str, int]:
     """The colour of each configuration, the same in all charts.
 
     The name without its number of threads has the colour of the first thread count.
@@ -170,15 +177,20 @@ def _without_threads(configuration: str) -> str:
 
 
 def _lines(
-    by_name: Mapping[str, Sequence[tuple[float, float, str]]], places: Mapping[str, int]
+    rows: Sequence[Row], places: Mapping[str, int], point_of: Callable[[Row], Point]
 ) -> list[Series]:
+    """A line for each configuration, with a point for each of its rows."""
+    by_name: dict[str, list[Point]] = {}
+    for row in rows:
+        x, y, text = point_of(row)
+        by_name.setdefault(row["contestant"], []).append((x, y, f"{row['contestant']}{text}"))
     return [
         Series(name=name, points=points, joined=True, place=places[name])
         for name, points in by_name.items()
     ]
 
 
-def _latency_and_drift(report: Mapping[str, Any], places: Mapping[str, int]) -> str:
+def _latency_and_drift(report: Row, places: Mapping[str, int]) -> str:
     """Median latency of a 5 s clip against mean drift; zero drift is drawn at the bottom."""
     drift = {
         row["contestant"]: row["mae"] / row["scale"]
@@ -187,15 +199,12 @@ def _latency_and_drift(report: Mapping[str, Any], places: Mapping[str, int]) -> 
     }
     found = []
     for row in report.get("latency", []):
-        name = _without_threads(row["contestant"])
-        if row["clip_s"] != 5.0:
-            continue
-        mae = drift.get(name, 0.0)
-        p50 = row["quantiles"]["p50"]["ms"]
-        text = f"{row['contestant']}: {p50:.1f} ms, drift {mae:.1e}"
-        points = [(p50, max(mae, _FLOOR), text)]
-        place = places[row["contestant"]]
-        found.append(Series(name=row["contestant"], points=points, place=place))
+        if row["clip_s"] == 5.0:
+            name = row["contestant"]
+            mae = drift.get(_without_threads(name), 0.0)
+            text = f"{name}: {_p50(row):.1f} ms, drift {mae:.1e}"
+            points = [(_p50(row), max(mae, _FLOOR), text)]
+            found.append(Series(name=name, points=points, place=places[name]))
     return chart(
         "Latency against drift (1e-8 or less is drawn at the bottom; uncertainty: relative drift)",
         found,
@@ -204,67 +213,63 @@ def _latency_and_drift(report: Mapping[str, Any], places: Mapping[str, int]) -> 
     )
 
 
-def _spread(study: Mapping[str, Any]) -> str:
+def _spread(study: Row) -> str:
     """Spread around the mean over seeds of the public code's crops, against cost."""
-    reference = study["reference"]
-    draws = [
-        (
-            k * reference["ms"],
-            reference["sd"] / math.sqrt(k),
-            f"mean of {k} draws: sd {reference['sd'] / math.sqrt(k):.3f}, "
-            f"{k * reference['ms']:.1f} ms",
-        )
-        for k in range(1, len(study["grid"]) + 1)
-    ]
-    grid = [
+    reference, grid = study["reference"], study["grid"]
+    draws = []
+    for k in range(1, len(grid) + 1):
+        sd, ms = reference["sd"] / math.sqrt(k), k * reference["ms"]
+        draws.append((ms, sd, f"mean of {k} draws: sd {sd:.3f}, {ms:.1f} ms"))
+    views = [
         (row["ms"], row["sd"], f"{row['views']} views: sd {row['sd']:.3f}, {row['ms']:.1f} ms")
-        for row in study["grid"]
+        for row in grid
         if row["sd"] is not None
     ]
-    counts = f"1 to {len(study['grid'])}"
+    counts = f"1 to {len(grid)}"
     return chart(
         f"{study['model']}: spread against cost",
         [
             Series(name=f"reference, mean of {counts} draws", points=draws, joined=True),
-            Series(name=f"grid, {counts} views", points=grid, joined=True),
+            Series(name=f"grid, {counts} views", points=views, joined=True),
         ],
         Axis(title="ms per score", zero=True),
         Axis(title="sd of the difference, MOS", zero=True),
     )
 
 
-def _score_against_score(report: Mapping[str, Any], places: Mapping[str, int]) -> Iterator[str]:
+def _score_against_score(report: Row, places: Mapping[str, int]) -> Iterator[str]:
     """Each bundle's reference against its other variants and against published models."""
     for bundle in report["bundles"]:
-        reference = report["scores"].get(bundle["reference"])
+        name = bundle["reference"]
+        reference = report["scores"].get(name)
         if reference is None:
             continue
-        others = {
-            name: scores
-            for name, scores in report["scores"].items()
-            if name.startswith(f"{bundle['name']} ") and name != bundle["reference"]
-        }
         domain = _domain(bundle, reference)
-        drawn = [
-            Series(
-                name=name,
-                points=_pairs(reference, scores, domain, domain),
-                place=places[_without_threads(name)],
-            )
-            for name, scores in others.items()
-        ]
-        drawn += [
-            Series(
-                name=peer["peer"],
-                points=_pairs(reference, {c: {"": s} for c, s in peer["scores"].items()}, domain),
-                place=len(places) + i,
-            )
-            for i, peer in enumerate(report.get("peers", []))
-        ]
+        others = {
+            (other, places[_without_threads(other)]): {
+                clip: of_domain.get(domain) for clip, of_domain in scores.items()
+            }
+            for other, scores in report["scores"].items()
+            if other.startswith(f"{bundle['name']} ") and other != name
+        }
+        for i, peer in enumerate(report.get("peers", [])):
+            others[peer["peer"], len(places) + i] = peer["scores"]
+        drawn = []
+        for (other, place), scores in others.items():
+            pairs = [
+                (c, of_domain.get(domain), scores.get(c)) for c, of_domain in reference.items()
+            ]
+            points = [
+                (x, y, f"{clip}: {x:.3f}, {y:.3f}")
+                for clip, x, y in pairs
+                if x is not None and y is not None
+            ]
+            if points:
+                drawn.append(Series(name=other, points=points, place=place))
         yield chart(
-            f"Scores against those of {bundle['reference']}",
-            [each for each in drawn if each.points],
-            Axis(title=f"{bundle['reference']}, {domain}"),
+            f"Scores against those of {name}",
+            drawn,
+            Axis(title=f"{name}, {domain}"),
             Axis(title="score"),
             diagonal=True,
         )
@@ -275,33 +280,19 @@ def _domain(bundle: Mapping[str, Any], scores: Mapping[str, Mapping[str, Any]]) 
     return bundle["default_domain"] if bundle["default_domain"] in names else next(iter(names))
 
 
-def _pairs(
-    reference: Mapping[str, Mapping[str, Any]],
-    other: Mapping[str, Mapping[str, Any]],
-    domain: str,
-    other_domain: str = "",
-) -> list[tuple[float, float, str]]:
-    found = []
-    for clip, scores in reference.items():
-        x, y = scores.get(domain), other.get(clip, {}).get(other_domain)
-        if x is not None and y is not None:
-            found.append((x, y, f"{clip}: {x:.3f}, {y:.3f}"))
-    return found
-
-
-def _listening(report: Mapping[str, Any], clips: Sequence[AudioFile]) -> str:
+def _listening(report: Row, clips: Sequence[AudioFile]) -> str:
     """Clips to listen to: the largest drifts first, then the lowest scores of the reference."""
     by_name = {clip.name: clip for clip in clips}
     reasons: dict[str, str] = {}
     drifting = [
-        (abs(worst["difference"]), worst["clip"], row["contestant"], worst)
+        (worst, row["contestant"])
         for row in report["parity"]
         for worst in row.get("worst", [])
         if row.get("tolerance") and abs(worst["difference"]) > row["tolerance"] / 10
     ]
-    for _, name, configuration, worst in sorted(drifting, key=lambda item: -item[0]):
-        text = f"{configuration} differs by {worst['difference']:+.3g} in domain {worst['domain']}"
-        reasons.setdefault(name, text)
+    for worst, name in sorted(drifting, key=lambda item: -abs(item[0]["difference"])):
+        text = f"{name} differs by {worst['difference']:+.3g} in domain {worst['domain']}"
+        reasons.setdefault(worst["clip"], text)
     first = report["bundles"][0]
     scores = report["scores"].get(first["reference"], {})
     if scores:

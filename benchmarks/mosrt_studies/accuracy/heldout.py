@@ -45,12 +45,9 @@ _MAX_SILENT: Final = 10
 _SILENCE: Final = 0.01
 
 speech_option = click.option(
-    "--speech",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
+    "--speech", required=True, type=click.Path(path_type=Path), metavar="DIR",
     help="The recordings that the embedded models were trained on; the held-out part is used.",
-)
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)

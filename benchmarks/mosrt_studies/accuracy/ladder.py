@@ -13,8 +13,7 @@ own clean version.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -31,7 +30,7 @@ from mosrt_export.nano.data.degradations import DEGRADATIONS, Degradation
 from mosrt_export.nano.data.resyntheses import RESYNTHESES
 
 from .heldout import Speech, clips_in, levelled, recorded_clips, speech_option, unseen_clips
-from .peers import Peers, ScoreClip, models_option, teachers_option
+from .peers import Peers, ScoreClip, models_option, score_clips, teachers_option
 
 __all__ = ["KINDS", "falling", "overall", "rungs", "score_ladders", "summary"]
 
@@ -48,6 +47,7 @@ KINDS: Final[Mapping[str, Degradation]] = {
 }  # fmt: skip
 SEVERITIES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
 _RATE_HZ: Final = 16_000
+_CLEAN: Final = "clean"
 _MEASURES: Final = ("srcc", "srcc_pooled", "below_clean")
 
 
@@ -75,20 +75,22 @@ def score_ladders(
     Returns:
         (clips, 1 + severities) by kind and model, the clean clip first.
     """
-    rows: dict[str, dict[str, list[list[float]]]] = {kind: {} for kind in kinds}
-    length = len(clips) * len(kinds)
-    with click.progressbar(length=length, file=sys.stderr, label=label) as bar:
+
+    def rungs_of_all() -> Iterator[tuple[tuple[str, int], Float32Array, int]]:
         for number, clip in enumerate(clips):
-            clean = score(clip.waveform, _RATE_HZ)
+            yield (_CLEAN, number), clip.waveform, _RATE_HZ
             for i, (kind, degradation) in enumerate(kinds.items()):
-                degraded = rungs(clip.waveform, degradation, severities, (seed, number, i))
-                scored = [clean, *(score(rung, _RATE_HZ) for rung in degraded)]
-                for name in clean:
-                    rows[kind].setdefault(name, []).append([scores[name] for scores in scored])
-                bar.update(1)
+                for rung in rungs(clip.waveform, degradation, severities, (seed, number, i)):
+                    yield (kind, number), rung, _RATE_HZ
+
+    length = len(clips) * (1 + len(kinds) * len(severities))
+    scores = score_clips(rungs_of_all(), score, length=length, label=label)
     return {
-        kind: {name: np.array(scores) for name, scores in by_name.items()}
-        for kind, by_name in rows.items()
+        kind: {
+            name: np.array([[*of[_CLEAN, i], *of[kind, i]] for i in range(len(clips))])
+            for name, of in scores.items()
+        }
+        for kind in kinds
     }
 
 
@@ -128,12 +130,10 @@ def overall(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
 
 @click.command()
 @speech_option
-@click.option(
-    "--extra",
-    multiple=True,
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Folder of recordings of one speaker outside the training data; may be repeated.",
-)
+@click.option("--extra", multiple=True, metavar="DIR",
+              type=click.Path(exists=True, file_okay=False, path_type=Path),
+              help="Folder of recordings of one speaker outside the training data; may be "
+              "repeated.")  # fmt: skip
 @models_option
 @teachers_option
 @click.option("--clips", default=20, show_default=True, type=click.IntRange(min=2),

@@ -15,8 +15,7 @@ done.
 from __future__ import annotations
 
 import csv
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -26,14 +25,15 @@ import numpy as np
 import scipy.stats
 import soundfile
 
-from mosrt._arrays import FloatArray
+from mosrt._arrays import Float32Array, FloatArray
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt.errors import MosrtError
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save, table
+from mosrt_bench.report.sections import interval_cell, number
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
 
-from .peers import Peers, ScoreClip, models_option, teachers_option
+from .peers import Peers, ScoreClip, models_option, score_clips, teachers_option
 
 __all__ = ["ListeningTest", "System", "agreement", "by_test", "concordance", "read_systems"]
 
@@ -44,7 +44,7 @@ _COLUMNS: Final = ("set", "system", "mos", "folder")
 _RESAMPLES: Final = 1000
 
 
-class ListeningError(MosrtError):
+class ListeningError(MosrtError, ValueError):
     """A collection of systems cannot be used."""
 
 
@@ -161,16 +161,16 @@ def _alone(test: ListeningTest) -> dict[str, Any]:
 
 def score_systems(systems: Sequence[System], score: ScoreClip) -> dict[str, list[list[float]]]:
     """Scores of all clips: by model, a list per system."""
-    scores: dict[str, list[list[float]]] = {}
-    n_clips = sum(len(system.clips) for system in systems)
-    with click.progressbar(length=n_clips, file=sys.stderr, label="clips") as bar:
-        for i, clip in ((i, clip) for i, system in enumerate(systems) for clip in system.clips):
-            samples, rate_hz = soundfile.read(clip, dtype="float32", always_2d=True)
-            for name, value in score(samples.mean(axis=1), rate_hz).items():
-                rows = scores.setdefault(name, [[] for _ in systems])
-                rows[i].append(value)
-            bar.update(1)
-    return scores
+
+    def clips() -> Iterator[tuple[int, Float32Array, int]]:
+        for i, system in enumerate(systems):
+            for clip in system.clips:
+                samples, rate_hz = soundfile.read(clip, dtype="float32", always_2d=True)
+                yield i, samples.mean(axis=1), rate_hz
+
+    length = sum(len(system.clips) for system in systems)
+    scores = score_clips(clips(), score, length=length, label="clips")
+    return {name: list(by_system.values()) for name, by_system in scores.items()}
 
 
 def by_test(
@@ -179,34 +179,20 @@ def by_test(
     """The scores of one model, a list per system, as listening tests by name."""
     tests = {}
     for name in dict.fromkeys(system.test for system in systems):
-        members = [
-            (system.mos, row)
-            for system, row in zip(systems, scores, strict=True)
-            if system.test == name
-        ]
-        tests[name] = ListeningTest(
-            np.array([mos for mos, _ in members]), np.array([row for _, row in members], np.float64)
-        )
+        members = [i for i, system in enumerate(systems) if system.test == name]
+        mos = np.array([systems[i].mos for i in members])
+        tests[name] = ListeningTest(mos, np.array([scores[i] for i in members], np.float64))
     return tests
 
 
 @click.command()
-@click.option(
-    "--systems",
-    "folder",
-    required=True,
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Folder with systems.tsv and the clips of the systems.",
-)
+@click.option("--systems", "folder", required=True, type=click.Path(path_type=Path), metavar="DIR",
+              help="Folder with systems.tsv and the clips of the systems.")  # fmt: skip
 @models_option
 @teachers_option
-@click.option(
-    "--looks",
-    required=True,
-    type=click.IntRange(min=1),
-    help="How often these systems were evaluated to choose a model, this run included.",
-)
+@click.option("--looks", required=True, type=click.IntRange(min=1),
+              help="How often these systems were evaluated to choose a model, this run "
+              "included.")  # fmt: skip
 @output_option("JSON file to write.", required=True)
 @exit_on_error()
 def main(
@@ -240,10 +226,10 @@ def main(
         [
             name + (" *" if name in peers.defaults else ""),
             f"{a['concordance']:.3f}",
-            "{:.3f} to {:.3f}".format(*a["interval_95"]),
-            _text(a["concordance_wide"]),
+            interval_cell(a["interval_95"]),
+            number(a["concordance_wide"]),
             *(
-                f"{_text(a['tests'][test]['concordance'])} ({_text(a['tests'][test]['srcc'])})"
+                f"{number(a['tests'][test]['concordance'])} ({number(a['tests'][test]['srcc'])})"
                 for test in tests
             ),
         ]
@@ -252,10 +238,6 @@ def main(
     header = ["model", "concordance", "95 %", "wide", *(f"{test} (SRCC)" for test in tests)]
     click.echo(table(header, rows))
     click.echo(f"{len(systems)} systems, {pairs} pairs; * default; looks so far: {looks}")
-
-
-def _text(figure: float | None) -> str:
-    return "-" if figure is None else f"{figure:.3f}"
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ where both read them.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -29,7 +28,7 @@ from mosrt_export.nano.data.sentences import sentences
 from mosrt_export.nano.data.voices import VoiceError, missing_programs, speak, synthetic_voices
 
 from .heldout import Speech, levelled, speech_option, utterances
-from .peers import Peers, ScoreClip, models_option, teachers_option
+from .peers import Peers, ScoreClip, models_option, score_clips, teachers_option
 
 __all__ = ["ORDER", "READERS", "RECORDINGS", "difference", "mean", "score_readers", "verdicts"]
 
@@ -116,17 +115,11 @@ def score_readers(
     speech: Mapping[str, Sequence[Speech]], score: ScoreClip
 ) -> dict[str, dict[str, FloatArray]]:
     """Scores (clips,) of speech by reader, by model and reader."""
-    rows: dict[str, dict[str, list[float]]] = {}
-    length = sum(len(clips) for clips in speech.values())
-    with click.progressbar(length=length, file=sys.stderr, label="clips") as bar:
-        for reader, clips in speech.items():
-            for clip in clips:
-                for name, value in score(clip.waveform, _RATE_HZ).items():
-                    rows.setdefault(name, {}).setdefault(reader, []).append(value)
-                bar.update(1)
+    clips = [(r, clip.waveform, _RATE_HZ) for r, members in speech.items() for clip in members]
+    scores = score_clips(clips, score, length=len(clips), label="clips")
     return {
-        name: {reader: np.array(scores) for reader, scores in by_reader.items()}
-        for name, by_reader in rows.items()
+        name: {reader: np.array(values) for reader, values in by_reader.items()}
+        for name, by_reader in scores.items()
     }
 
 
@@ -134,14 +127,8 @@ def score_readers(
 @speech_option
 @models_option
 @teachers_option
-@click.option(
-    "--sentences",
-    "count",
-    default=24,
-    show_default=True,
-    type=click.IntRange(min=20),
-    help="Number of sentences for the synthesisers, and of recordings.",
-)
+@click.option("--sentences", "count", default=24, show_default=True, type=click.IntRange(min=20),
+              help="Number of sentences for the synthesisers, and of recordings.")  # fmt: skip
 @click.option("--seed", default=1002, show_default=True, help="Seed of the sentences.")
 @output_option("JSON file to write.", required=True)
 @exit_on_error()
@@ -155,10 +142,7 @@ def main(
     recordings = utterances(speech, count, shortest_s=_SHORTEST_S)
     scores = score_readers({RECORDINGS: recordings, **readings(texts)}, peers)
     order = {name: verdicts(by_reader) for name, by_reader in scores.items()}
-    means = {
-        name: {reader: mean(values) for reader, values in by_reader.items()}
-        for name, by_reader in scores.items()
-    }
+    means = {name: {r: mean(values) for r, values in by.items()} for name, by in scores.items()}
     run = {
         "question": "are synthesisers scored in the order that listeners put them in",
         "command": "python -m mosrt_studies.accuracy.order --speech … --teachers … "

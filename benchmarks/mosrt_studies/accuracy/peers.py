@@ -8,9 +8,10 @@ level, so it gets every clip at -26 dBFS.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 import click
 import numpy as np
@@ -21,10 +22,19 @@ import torch
 import mosrt
 from mosrt._arrays import Float32Array
 from mosrt.errors import MosrtError
-from mosrt.score import Score
 from mosrt_export.nano.data.teachers import DnsmosP808, DnsmosP835, DnsmosPro
 
-__all__ = ["TEACHERS", "PeerError", "Peers", "ScoreClip", "models_option", "teachers_option"]
+__all__ = [
+    "TEACHERS",
+    "PeerError",
+    "Peers",
+    "ScoreClip",
+    "models_option",
+    "score_clips",
+    "teachers_option",
+]
+
+Key = TypeVar("Key")
 
 ScoreClip: TypeAlias = Callable[[Float32Array, int], Mapping[str, float]]
 """Maps a waveform (samples,) and its rate in Hz to scores by model; higher is better."""
@@ -41,24 +51,16 @@ _RATE_HZ: Final = 16_000
 _PRO_SAMPLES: Final = 160_000  # DNSMOS Pro was trained on 10 s
 
 models_option = click.option(
-    "--model",
-    "-m",
-    "models",
-    multiple=True,
-    default=("nano",),
-    show_default=True,
-    metavar="NAME|PATH",
-    help="Model to evaluate, in all its domains; may be repeated.",
-)
+    "--model", "-m", "models", multiple=True, default=("nano",), show_default=True,
+    metavar="NAME|PATH", help="Model to evaluate, in all its domains; may be repeated.",
+)  # fmt: skip
 teachers_option = click.option(
-    "--teachers",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
+    "--teachers", type=click.Path(path_type=Path), metavar="DIR",
     help=f"Folder of the published models {', '.join(TEACHERS.values())}. [default: none of them]",
-)
+)  # fmt: skip
 
 
-class PeerError(MosrtError):
+class PeerError(MosrtError, ValueError):
     """A model cannot be compared: a file is missing, or it gives no score for a clip."""
 
 
@@ -108,7 +110,9 @@ class Peers:
         scores: dict[str, float] = {}
         with self._blas.limit(limits=1):
             for scorer in self._scorers:
-                for domain, value in _by_domain(scorer.score(waveform, rate_hz)).items():
+                score = scorer.score(waveform, rate_hz)
+                domains = score.domains or {score.domain: -score.measures["uncertainty"]}
+                for domain, value in domains.items():
                     scores[f"{scorer.manifest.name} {domain}"] = value
             for name, teacher in self._teachers.items():
                 scores[name] = teacher(resampled)
@@ -118,9 +122,26 @@ class Peers:
         return scores
 
 
-def _by_domain(score: Score) -> Mapping[str, float]:
-    """MOS by domain, or minus the uncertainty where there is none."""
-    return score.domains or {score.domain: -score.measures["uncertainty"]}
+def score_clips(
+    clips: Iterable[tuple[Key, Float32Array, int]], score: ScoreClip, *, length: int, label: str
+) -> dict[str, dict[Key, list[float]]]:
+    """Scores clips with every model, and shows the progress.
+
+    Args:
+        clips: A key, a waveform (samples,) and its rate in Hz each; clips may have the same key.
+        score: The models.
+        length: Number of clips.
+        label: What the progress is of.
+
+    Returns:
+        By model and key, the scores in the order of the clips.
+    """
+    scores: dict[str, dict[Key, list[float]]] = {}
+    with click.progressbar(clips, length=length, file=sys.stderr, label=label) as bar:
+        for key, waveform, rate_hz in bar:
+            for name, value in score(waveform, rate_hz).items():
+                scores.setdefault(name, {}).setdefault(key, []).append(value)
+    return scores
 
 
 def _load_teachers(folder: Path) -> dict[str, Callable[[Float32Array], float]]:

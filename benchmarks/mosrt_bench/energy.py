@@ -6,14 +6,17 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, Protocol
 
 from mosrt_bench.worker.device import Nvml, Polling
 
-__all__ = ["Counter", "GpuEnergy", "PowerRail", "Rapl", "Sampling", "counters", "energy", "rails"]
+__all__ = ["Counter", "GpuEnergy", "PowerRail", "Rapl", "counters", "energy", "rails"]
 
 _I2C_DRIVERS: Final = Path("/sys/bus/i2c/drivers")
+_POWERCAP: Final = Path("/sys/class/powercap")
+_MEASURED_S: Final = 2.0
 
 Watts = Callable[[], float]
 
@@ -56,24 +59,6 @@ class PowerRail:
         return self._joules
 
 
-class Sampling(Polling):
-    """Samples rails every 10 ms in the background of a block.
-
-    Sampling ends when a monitor cannot be read any more; `PowerRail.joules` then raises the error.
-
-    Args:
-        sampled: The rails.
-    """
-
-    def __init__(self, sampled: list[PowerRail]) -> None:
-        super().__init__(self._sample)
-        self._rails = sampled
-
-    def _sample(self) -> None:
-        for rail in self._rails:
-            rail.sample()
-
-
 def rails(
     drivers: Path = _I2C_DRIVERS, *, now: Callable[[], float] = time.perf_counter
 ) -> tuple[list[PowerRail], list[str]]:
@@ -92,30 +77,30 @@ def rails(
 
 def _hwmon(drivers: Path) -> list[tuple[str, Watts]]:
     """Rails with a voltage in mV and a current in mA; the channel of sums has no such pair."""
+
+    def watts(voltage: Path, current: Path) -> float:
+        return _number(voltage) * _number(current) / 1e6
+
     found: list[tuple[str, Watts]] = []
     for label in sorted(drivers.glob("ina3221/*/hwmon/hwmon*/in*_label")):
         channel = label.name.removeprefix("in").removesuffix("_label")
-        voltage, current = label.with_name(f"in{channel}_input"), f"curr{channel}_input"
-        if voltage.exists() and (label.parent / current).exists():
-
-            def watts(voltage: Path = voltage, current: Path = label.parent / current) -> float:
-                return _number(voltage) * _number(current) / 1e6
-
-            found.append((_text(label), watts))
+        voltage, current = (label.with_name(f"{of}{channel}_input") for of in ("in", "curr"))
+        if voltage.exists() and current.exists():
+            found.append((_text(label), partial(watts, voltage, current)))
     return found
 
 
 def _iio(drivers: Path) -> list[tuple[str, Watts]]:
     """Rails with a power in mW."""
+
+    def watts(power: Path) -> float:
+        return _number(power) / 1e3
+
     found: list[tuple[str, Watts]] = []
     for label in sorted(drivers.glob("ina3221x/*/iio:device*/rail_name_*")):
         power = label.with_name(f"in_power{label.name.removeprefix('rail_name_')}_input")
         if power.exists():
-
-            def watts(power: Path = power) -> float:
-                return _number(power) / 1e3
-
-            found.append((_text(label), watts))
+            found.append((_text(label), partial(watts, power)))
     return found
 
 
@@ -128,10 +113,6 @@ def _text(file: Path) -> str:
 
 def _number(file: Path) -> int:
     return int(file.read_text(encoding="ascii"))
-
-
-_POWERCAP: Final = Path("/sys/class/powercap")
-_MEASURED_S: Final = 2.0
 
 
 class Counter(Protocol):
@@ -242,13 +223,19 @@ def energy(
     Returns:
         Rows with "contestant", "part", "joules" per score, "watts" and "runs".
     """
+    board = [meter for meter in meters if isinstance(meter, PowerRail)]
+
+    def sample_all() -> None:
+        for rail in board:
+            rail.sample()
+
     rows: list[dict[str, Any]] = []
     if not meters:
         return rows
     with ExitStack() as stack:
-        board = [meter for meter in meters if isinstance(meter, PowerRail)]
         if board:
-            stack.enter_context(Sampling(board))
+            # until a monitor cannot be read any more; `joules` then raises the error
+            stack.enter_context(Polling(sample_all))
         for name, run in configurations.items():
             before = [meter.joules() for meter in meters]
             begun, runs = now(), 0

@@ -25,6 +25,7 @@ from torch import nn
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt.host.files import replacing
 from mosrt_bench.machine import describe
+from mosrt_bench.output import save
 from mosrt_export.utmosv2.config import PUBLISHED_DOMAINS, ModelConfig
 from mosrt_export.utmosv2.fusion import Fusion
 from mosrt_export.utmosv2.spectrogram import build_backbone
@@ -89,10 +90,8 @@ def main(
         "machine": describe(),
         **result,
     }
-    text = json.dumps(run, indent=2)
-    with replacing(output.with_suffix(".json")) as part:
-        part.write_text(f"{text}\n", encoding="utf-8")
-    click.echo(text)
+    save(run, output.with_suffix(".json"))
+    click.echo(json.dumps(run, indent=2))
 
 
 def _resume(path: Path, module: nn.Module, stage: Iterator[str]) -> None:

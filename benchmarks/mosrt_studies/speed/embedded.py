@@ -13,7 +13,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,7 +22,6 @@ import click
 import librosa
 import numpy as np
 import onnxruntime
-import threadpoolctl
 
 import mosrt
 from mosrt._arrays import Float32Array
@@ -32,7 +32,7 @@ from mosrt_bench.output import save
 from mosrt_export.nano.data.voices import read
 from mosrt_studies.accuracy.peers import TEACHERS, PeerError
 
-from .timing import interleave, ratio, timing
+from .timing import interleave, ratio, timed, timing
 
 __all__ = ["P808", "p808_image", "peak_mb", "process_ms"]
 
@@ -41,14 +41,12 @@ _RATE_HZ: Final = 16_000
 _CLIP_SAMPLES: Final = 80_000
 _P808_SAMPLES: Final = 144_160  # 9.01 s
 _RUN: Final = "from mosrt.cli.main import main; main()"
-# The peak that the kernel counts for this program alone. getrusage would also count that of the
-# process which started it.
 _RUN_AND_MEASURE: Final = """
 import sys
 from mosrt.cli.main import main
 main(sys.argv[1:], standalone_mode=False)
-with open("/proc/self/status") as file:
-    print(next(line for line in file if line.startswith("VmHWM")).split()[1], file=sys.stderr)
+from mosrt_bench.worker.worker import peak_mb
+print(peak_mb(), file=sys.stderr)
 """
 
 
@@ -92,13 +90,13 @@ def process_ms(arguments: Sequence[str]) -> float:
 
 
 def peak_mb(arguments: Sequence[str]) -> tuple[float, int]:
-    """Runs `mosrt` with `arguments` in a fresh process; Linux only.
+    """Runs `mosrt` with `arguments` in a fresh process; not on Windows.
 
     Returns:
         Its peak resident memory in MB (1e6 bytes), and the number of lines it printed.
     """
     done = _fresh(_RUN_AND_MEASURE, arguments)
-    return int(done.stderr.splitlines()[-1]) * 1024 / 1e6, len(done.stdout.splitlines())
+    return float(done.stderr.splitlines()[-1]), len(done.stdout.splitlines())
 
 
 def _fresh(code: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
@@ -112,19 +110,6 @@ def _fresh(code: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[s
     if done.returncode:
         raise PeerError(f"mosrt {arguments[0]} failed: {done.stderr.strip()}")
     return done
-
-
-def _cpu_timed(run: Callable[[], object]) -> Callable[[], float]:
-    """CPU time in ms, of all threads of this process, that `run` takes on one thread."""
-    controller = threadpoolctl.ThreadpoolController()
-
-    def once() -> float:
-        with controller.limit(limits=1):
-            started = time.process_time()
-            run()
-            return 1e3 * (time.process_time() - started)
-
-    return once
 
 
 @click.command()
@@ -158,9 +143,11 @@ def main(
         click.progressbar(length=rounds + 3, file=sys.stderr, label="scores") as bar,
     ):
         name = scorer.manifest.name
+        # the time of all threads of this process
+        cpu_timed = partial(timed, clock_s=time.process_time, blas_threads=1)
         configurations = {
-            name: _cpu_timed(lambda: scorer.score(clip, _RATE_HZ)),
-            "DNSMOS P.808": _cpu_timed(lambda: p808(clip)),
+            name: cpu_timed(lambda: scorer.score(clip, _RATE_HZ)),
+            "DNSMOS P.808": cpu_timed(lambda: p808(clip)),
         }
         times_ms = interleave(configurations, rounds=rounds, warm_up=3, progress=bar.update)
     command = f"mosrt score, {n_files} files, fresh process, on the clock"

@@ -10,9 +10,7 @@ one thread, and by mosrt on one thread and on two, in turn.
 from __future__ import annotations
 
 import sys
-import time
 import tracemalloc
-from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -20,7 +18,6 @@ from typing import Any
 import click
 import numpy as np
 import soundfile
-import threadpoolctl
 import torch
 
 from mosrt.bundle.bundle import Bundle, find_bundle
@@ -31,7 +28,7 @@ from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_bench.worker.torch_runner import librosa_image, torch_resize
 
-from .timing import interleave, ratio, timing
+from .timing import interleave, ratio, timed, timing
 
 
 @click.command()
@@ -78,9 +75,9 @@ def main(model: str, audio: str, rounds: int, output: Path) -> None:
             return pool.map(front_end.images, crops)
 
         configurations = {
-            "librosa, 1 thread": _timed(by_librosa, blas_threads=1),
-            "mosrt, 1 thread": _timed(by_mosrt, blas_threads=1),
-            "mosrt, 2 threads": _timed(by_two_threads),
+            "librosa, 1 thread": timed(by_librosa, blas_threads=1),
+            "mosrt, 1 thread": timed(by_mosrt, blas_threads=1),
+            "mosrt, 2 threads": timed(by_two_threads),
         }
         with click.progressbar(length=rounds + 1, file=sys.stderr) as bar:
             times_ms = interleave(configurations, rounds=rounds, progress=bar.update)
@@ -108,18 +105,6 @@ def main(model: str, audio: str, rounds: int, output: Path) -> None:
     for name, figure in faster.items():
         click.echo(f"{name}: {figure['ratio']:.2f} times as fast {figure['interval_95']}")
     click.echo(f"largest difference {difference:.1e}, peak extra memory {peak_bytes / 1e6:.1f} MB")
-
-
-def _timed(run: Callable[[], object], blas_threads: int | None = None) -> Callable[[], float]:
-    """Times `run`; limiting the threads of BLAS is not part of the time."""
-
-    def once() -> float:
-        with threadpoolctl.threadpool_limits(blas_threads):
-            started = time.perf_counter()
-            run()
-            return 1e3 * (time.perf_counter() - started)
-
-    return once
 
 
 if __name__ == "__main__":

@@ -31,14 +31,10 @@ from mosrt_bench.output import save
 
 LIMIT_MB: Final = 1500
 _RATE_HZ: Final = 16_000
-# The peak that the kernel counts for this program: getrusage would start at that of its parent.
 _PROGRAM: Final = """
 import json, sys
 import mosrt
-def peak_mb():
-    with open("/proc/self/status") as status:
-        line = next(line for line in status if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e6
+from mosrt_bench.worker.worker import peak_mb
 model, threads, file = sys.argv[1:]
 with mosrt.load(model, threads=int(threads), provider="cpu") as scorer:
     loaded_mb = peak_mb()

@@ -2,17 +2,43 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
+import threadpoolctl
 
 from mosrt_bench.stats.bootstrap import interval_95
 
-__all__ = ["interleave", "ratio", "timing"]
+__all__ = ["interleave", "ratio", "timed", "timing"]
 
 _RESAMPLES: Final = 9999
+
+
+def timed(
+    run: Callable[[], object],
+    *,
+    clock_s: Callable[[], float] = time.perf_counter,
+    blas_threads: int | None = None,
+) -> Callable[[], float]:
+    """A call that runs `run` and returns its time in ms.
+
+    Args:
+        run: What to time.
+        clock_s: The clock, in seconds.
+        blas_threads: Threads that BLAS may use; limiting them is not part of the time.
+    """
+    controller = threadpoolctl.ThreadpoolController()
+
+    def once() -> float:
+        with controller.limit(limits=blas_threads):
+            started = clock_s()
+            run()
+            return 1e3 * (clock_s() - started)
+
+    return once
 
 
 def interleave(
@@ -59,9 +85,7 @@ def ratio(slow_ms: Sequence[float], fast_ms: Sequence[float]) -> dict[str, Any]:
 
 
 def _interval(values: npt.ArrayLike) -> list[float]:
-    interval = interval_95(
-        values, lambda drawn: np.median(drawn, axis=1), block=1, resamples=_RESAMPLES, seed=0
-    )
+    interval = interval_95(values, block=1, resamples=_RESAMPLES, seed=0)
     if interval is None:
         raise ValueError("an interval needs at least two rounds")
     return [round(bound, 3) for bound in interval]

@@ -30,7 +30,7 @@ from mosrt.uncertainty.family import row_measures
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_bench.worker.process import WorkerProcess
-from mosrt_bench.worker.worker import serve
+from mosrt_bench.worker.worker import peak_mb, serve
 
 from .timing import interleave, ratio, timing
 
@@ -38,7 +38,7 @@ _MODULE: Final = "mosrt_studies.speed.uncertainty"
 _LENGTHS_S: Final = (2, 5, 20, 60, 300)
 
 
-def scored_once(options: dict[str, Any]) -> Callable[[object], dict[str, float]]:
+def scored_once(options: dict[str, Any]) -> Callable[[object], dict[str, Any]]:
     """The answer of a worker process to each request: {"ms", "value", "peak_mb"} of one score."""
     clip, rate_hz = soundfile.read(options["audio"], dtype="float32")
     if rate_hz != 16_000 or clip.ndim != 1:
@@ -46,20 +46,13 @@ def scored_once(options: dict[str, Any]) -> Callable[[object], dict[str, float]]
     waveform = np.resize(clip, int(options["length_s"]) * rate_hz)
     run = (_mosrt if options["engine"] == "mosrt" else _torch)(options, waveform)
 
-    def answer(_: object) -> dict[str, float]:
+    def answer(_: object) -> dict[str, Any]:
         started = time.perf_counter()
         value = run()
         elapsed_ms = 1e3 * (time.perf_counter() - started)
-        return {"ms": elapsed_ms, "value": value, "peak_mb": _peak_mb()}
+        return {"ms": elapsed_ms, "value": value, "peak_mb": peak_mb()}
 
     return answer
-
-
-def _peak_mb() -> float:
-    """Peak resident memory of this process; getrusage would start at that of its parent."""
-    status = Path("/proc/self/status").read_text(encoding="utf-8")
-    line = next(line for line in status.splitlines() if line.startswith("VmHWM"))
-    return int(line.split()[1]) * 1024 / 1e6
 
 
 def _mosrt(options: dict[str, Any], waveform: Any) -> Callable[[], float]:
@@ -98,11 +91,8 @@ def _torch(options: dict[str, Any], waveform: Any) -> Callable[[], float]:
             logits = []
             for step in range(min(a.n_steps, n_frames - a.first_horizon)):
                 ahead = a.first_horizon + step
-                logits.append(
-                    torch.einsum(
-                        "ct,nct->nt", p[0, :, :-ahead, step], targets[:, :, ahead:]
-                    ).flatten()
-                )
+                predicted, true = p[0, :, :-ahead, step], targets[:, :, ahead:]
+                logits.append(torch.einsum("ct,nct->nt", predicted, true).flatten())
             rows = torch.cat(logits).view(-1, 1 + a.n_negatives).numpy()
         return float(row_measures(rows)[3].mean())
 
@@ -131,12 +121,9 @@ def main(
     lengths = {}
     for length_s in _LENGTHS_S:
         options = {
-            "model": model,
-            "checkpoint": checkpoint,
-            "audio": audio,
-            "threads": threads,
+            "model": model, "checkpoint": checkpoint, "audio": audio, "threads": threads,
             "length_s": length_s,
-        }
+        }  # fmt: skip
         names = ("torch", "mosrt") if length_s <= torch_up_to else ("mosrt",)
         lengths[str(length_s)] = _at_length(names, options, max(3, min(rounds, 600 // length_s)))
         click.echo(f"{length_s} s: {json.dumps(lengths[str(length_s)]['summary'])}")

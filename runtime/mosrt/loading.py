@@ -121,7 +121,7 @@ def _load_on(
     engine: dict[str, Any] = {
         "provider": provider,
         "threads": options["threads"],
-        "cache": Cache(cache_directory()) if cache else None,
+        "cache": None if (where := cache_directory()) is None or not cache else Cache(where),
     }
     with opened.extracted(chosen) as directory:
         if manifest.uncertainty is not None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import math
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,6 +28,7 @@ from .statistics import BINS, Statistics
 
 __all__ = ["ActivationProbe", "collect", "default_cache", "slices"]
 
+_LOG = logging.getLogger(__name__)
 _LAYOUT: Final = 3  # of the cache files; with a new number old files are ignored
 # ONNX Runtime's outputs are copied, so that twice as much memory is used.
 _SLICE_BYTES: Final = 1200 * 1024 * 1024
@@ -35,8 +38,8 @@ _FLOAT_BYTES: Final = 4
 
 
 def default_cache() -> Path:
-    """Default directory of cached statistics."""
-    return cache_directory() / "calibration"
+    """Default directory of cached statistics; one that cannot be made if there is no home."""
+    return (cache_directory() or Path(os.devnull)) / "calibration"
 
 
 def collect(
@@ -118,10 +121,13 @@ def _restored(file: Path) -> tuple[Statistics, int]:
 
 
 def _save(file: Path, seen: Statistics, done: int) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as part, part.open("wb") as sink:
-        arrays: dict[str, Any] = {"done": np.array(done), **seen.arrays()}
-        np.savez(sink, **arrays)
+    arrays: dict[str, Any] = {"done": np.array(done), **seen.arrays()}
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(file) as part, part.open("wb") as sink:
+            np.savez(sink, **arrays)
+    except OSError as exc:
+        _LOG.info("cache %s cannot be used: %s", file.parent, exc)
 
 
 def slices(model: Any, names: Sequence[str], limit_bytes: int = _SLICE_BYTES) -> list[list[str]]:

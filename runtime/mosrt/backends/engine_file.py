@@ -148,7 +148,12 @@ class EngineFiles:
     """
 
     def __init__(self, directory: Path | None = None) -> None:
-        self.directory = cache_directory() / "engines" if directory is None else directory
+        if directory is None:
+            cache = cache_directory()
+            if cache is None:
+                raise ProviderError("engines need a cache: set MOSRT_CACHE to a directory")
+            directory = cache / "engines"
+        self.directory = directory
 
     def path(self, key: EngineKey) -> Path:
         """The path of the engine of `key`, whether or not it exists."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from .precision import may_use_tf32
 
 __all__ = ["PROVIDERS", "OrtBackend"]
 
+_LOG = logging.getLogger(__name__)
 
 PROVIDERS: Final = {
     "cpu": "CPUExecutionProvider",
@@ -214,14 +216,19 @@ def _with_options(provider: str, digest: str) -> list[Any]:
         # One folder per network, because ONNX Runtime does not tell engines of the same graph with
         # different weights apart; and one per precision, which is built into an engine.
         name = f"{digest[:16]}-tf32" if may_use_tf32(provider) else digest[:16]
-        directory = cache_directory() / "tensorrt-ep" / onnxruntime.__version__ / name
-        directory.mkdir(parents=True, exist_ok=True)
-        kept = {
-            "trt_engine_cache_enable": "1",
-            "trt_engine_cache_path": str(directory),
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": str(directory),
-        }
+        kept = {}
+        if (cache := cache_directory()) is not None:
+            directory = cache / "tensorrt-ep" / onnxruntime.__version__ / name
+            try:
+                directory.mkdir(parents=True, exist_ok=True)
+                kept = {
+                    "trt_engine_cache_enable": "1",
+                    "trt_engine_cache_path": str(directory),
+                    "trt_timing_cache_enable": "1",
+                    "trt_timing_cache_path": str(directory),
+                }
+            except OSError as exc:
+                _LOG.info("cache %s cannot be used: %s", directory, exc)
         return [(PROVIDERS[provider], kept), cuda]
     return [PROVIDERS[provider]]
 

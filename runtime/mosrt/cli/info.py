@@ -106,7 +106,7 @@ def _machine() -> dict[str, Any]:
         "variant_auto": auto.variant,
         "variant_auto_reason": auto.reason,
         "bf16": cpu.bf16 or "no",
-        "cache": str(cache_directory()),
+        "cache": str(cache_directory() or "none (no home directory; MOSRT_CACHE can name one)"),
     }
 
 

@@ -20,15 +20,27 @@ _ENTRY: Final = "entry.json"
 _LOG = logging.getLogger(__name__)
 
 
-def cache_directory() -> Path:
-    """The cache directory: MOSRT_CACHE if it is set, else the platform's usual place."""
+def cache_directory() -> Path | None:
+    """The cache directory: MOSRT_CACHE if it is set, else the platform's usual place.
+
+    None if this user has no home directory, as in many containers.
+    """
     if chosen := os.environ.get("MOSRT_CACHE"):
         return Path(chosen)
+    usual = "~/.cache"
     if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", "~/AppData/Local")).expanduser() / "mosrt/Cache"
-    if sys.platform == "darwin":
-        return Path("~/Library/Caches/mosrt").expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "mosrt"
+        usual = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    elif sys.platform == "darwin":
+        usual = "~/Library/Caches"
+    elif (root := os.environ.get("XDG_CACHE_HOME", "")) and Path(root).is_absolute():
+        usual = root  # the specification says that others are ignored
+    try:
+        parent = Path(usual).expanduser()
+    except RuntimeError:
+        return None
+    if not parent.is_absolute() or os.environ.get("HOME") == "":
+        return None
+    return parent / ("mosrt/Cache" if sys.platform == "win32" else "mosrt")
 
 
 class Cache:

@@ -5,6 +5,7 @@ docs     the documentation site; warnings are errors
 check    lint, types, import contracts and every test, full-size models included
 runtime  the runtime's tests on one Python version, with the newest versions and without torch
 wheel    the wheel and the source distribution, in dist/
+faults   hostile inputs (`-- fuzz`) or kills at random moments (`-- kill`), for as long as you like
 
 Arguments after -- go to pytest: `nox -s check -- -m "not full"` leaves out what takes minutes.
 """
@@ -110,3 +111,11 @@ def wheel(session: nox.Session) -> None:
     """The wheel and the source distribution."""
     session.install("build")
     session.run("python", "-m", "build", *session.posargs)
+
+
+@nox.session
+def faults(session: nox.Session) -> None:
+    """Hostile inputs or kills for as long as you like: `nox -s faults -- fuzz --minutes 60`."""
+    session.install("--no-compile", "-e", ".[dev]")
+    kind, *options = session.posargs or ["fuzz"]
+    session.run("python", "-m", f"tests.faults.{kind}", *options)

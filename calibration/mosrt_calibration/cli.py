@@ -25,7 +25,6 @@ from mosrt.host.cpu import usable_cores
 
 if TYPE_CHECKING:
     from .clips import Clip
-    from .quantize import Options, Result
 
 __all__ = ["quantize"]
 
@@ -35,6 +34,7 @@ _METHODS: Final = ("min-max", "percentile", "entropy", "mse")
 
 @click.command(
     short_help="Add FP16 and INT8 variants to a bundle.",
+    context_settings={"show_default": True},
     epilog=exit_statuses("a variant is over the limits, and nothing was written"),
 )
 @click.argument("model", metavar="MODEL")
@@ -57,7 +57,6 @@ _METHODS: Final = ("min-max", "percentile", "entropy", "mse")
     "n_clips",
     type=click.IntRange(min=1),
     default=32,
-    show_default=True,
     help="Calibration clips, which activation ranges are measured on.",
 )
 @click.option(
@@ -65,7 +64,6 @@ _METHODS: Final = ("min-max", "percentile", "entropy", "mse")
     "n_evaluation",
     type=click.IntRange(min=3),
     default=64,
-    show_default=True,
     help="Evaluation clips, which the drift is measured on. They differ from the calibration clips "
     "if there are at least 8 of them.",
 )
@@ -79,16 +77,14 @@ _METHODS: Final = ("min-max", "percentile", "entropy", "mse")
     "--method",
     type=click.Choice(("auto", *_METHODS)),
     default="auto",
-    show_default=True,
     help="How activation ranges are chosen: from all values, from the central 99.99 %, with the "
     "least divergence of distributions, or with the least squared error. auto compares all four.",
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the choice of clips.")
+@click.option("--seed", type=int, default=0, help="Seed of the choice of clips.")
 @click.option(
     "--max-drift",
     type=click.FloatRange(min=0, min_open=True),
     default=0.02,
-    show_default=True,
     help="Largest mean absolute difference from FP32, in MOS; relative to the mean uncertainty for "
     "a model that measures uncertainty.",
 )
@@ -96,7 +92,6 @@ _METHODS: Final = ("min-max", "percentile", "entropy", "mse")
     "--min-srcc",
     type=click.FloatRange(-1, 1),
     default=0.99,
-    show_default=True,
     help="Smallest rank correlation with FP32.",
 )
 @output_option(
@@ -149,34 +144,14 @@ def quantize(
                 f"{model}: comes with mosrt and is not changed in place; write a copy with "
                 "--output DIR"
             )
-        _quantize(bundle, audio, output or bundle, report, options)
+        _quantize(bundle, audio, output or bundle, report, **options)
 
 
 def _quantize(
-    bundle: Path, audio: Path, output: Path, report: Path | None, given: dict[str, Any]
-) -> None:
-    from .quantize import BudgetError, quantize_bundle  # noqa: PLC0415 - onnx
-    from .report import summary  # noqa: PLC0415
-
-    options = _options(**given, full_report=report is not None)
-    try:
-        result = quantize_bundle(
-            bundle, audio, output, options, progress=_clip_bar, file_progress=_file_bar
-        )
-    except BudgetError as exc:
-        click.echo(summary(exc.result), err=True)
-        _write_report(report, exc.result, options)
-        raise CommandError(str(exc), ExitStatus.NO) from exc
-    click.echo(summary(result), err=True)
-    _write_report(report, result, options)
-    if not result.choice.held_out:
-        click.echo(
-            "warning: too few recordings; the drift was measured on the calibration clips", err=True
-        )
-    click.echo(f"{output}: written; {', '.join(made.name for made in result.variants)}")
-
-
-def _options(
+    bundle: Path,
+    audio: Path,
+    output: Path,
+    report: Path | None,
     *,
     variants: tuple[str, ...],
     method: str,
@@ -185,27 +160,39 @@ def _options(
     cache: Path | None,
     threads: int | None,
     **others: Any,
-) -> Options:
-    from .quantize import Options  # noqa: PLC0415
+) -> None:
+    from .quantize import BudgetError, Options, quantize_bundle  # noqa: PLC0415 - onnx
     from .ranges.collector import default_cache  # noqa: PLC0415
+    from .report import summary, write_report  # noqa: PLC0415
     from .search.drift import Budget  # noqa: PLC0415
 
-    return Options(
+    options = Options(
         variants=tuple(dict.fromkeys(variants)) or _VARIANTS,
         methods=_METHODS if method == "auto" else (method,),
         budget=Budget(max_drift=max_drift, min_srcc=min_srcc),
+        full_report=report is not None,
         threads=threads or usable_cores(),
         cache=cache or default_cache(),
         **others,
     )
-
-
-def _write_report(directory: Path | None, result: Result, options: Options) -> None:
-    from .report import write_report  # noqa: PLC0415
-
-    if directory is not None:
-        write_report(directory, result, options.budget)
-        click.echo(f"{directory}: report written", err=True)
+    failure = None
+    try:
+        result = quantize_bundle(
+            bundle, audio, output, options, progress=_clip_bar, file_progress=_file_bar
+        )
+    except BudgetError as exc:
+        failure, result = exc, exc.result
+    click.echo(summary(result), err=True)
+    if report is not None:
+        write_report(report, result, options.budget)
+        click.echo(f"{report}: report written", err=True)
+    if failure is not None:
+        raise CommandError(str(failure), ExitStatus.NO) from failure
+    if not result.choice.held_out:
+        click.echo(
+            "warning: too few recordings; the drift was measured on the calibration clips", err=True
+        )
+    click.echo(f"{output}: written; {', '.join(made.name for made in result.variants)}")
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ FileProgress = Callable[[Sequence[Path]], Iterable[Path]]
 
 _MAX_CANDIDATES: Final = 512
 _MIN_EVALUATION: Final = 8
+_FRAME_SAMPLES: Final = 512
+_FLOOR: Final = 1e-10
+_DYNAMIC_RANGE_DB: Final = 60.0
+_LONGEST_S: Final = 60
 
 
 class ClipsError(MosrtError, ValueError):
@@ -118,17 +123,14 @@ def choose(
     """
     if not directory.is_dir():
         raise ClipsError(f"{directory}: no such directory; --audio names one with recordings")
-    files = sorted(
-        p for p in directory.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()
-    )
-    files = sorted(files, key=lambda p: _hash(seed, p.relative_to(directory).as_posix()))
+    files = [p for p in directory.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()]
+    files.sort(key=lambda p: _hash(seed, p.relative_to(directory).as_posix()))
     found: dict[str, Clip] = {}
     for path in progress(files[:_MAX_CANDIDATES]):
         clip = _read_clip(path, directory, sample_rate_hz)
         if clip is not None:
-            twin = found.setdefault(clip.sha256, clip)
-            if clip.name < twin.name:
-                found[clip.sha256] = clip
+            twin = found.get(clip.sha256, clip)
+            found[clip.sha256] = min(clip, twin, key=lambda clip: clip.name)
     if len(found) < n_calibration:
         raise ClipsError(
             f"{directory}: {len(found)} recordings can be scored, and {n_calibration} are needed; "
@@ -160,26 +162,18 @@ def _read_clip(path: Path, directory: Path, sample_rate_hz: int) -> Clip | None:
 
 def _stratified(clips: list[Clip], seed: int) -> list[Clip]:
     """All clips in an order that takes one of each kind in turn."""
-    values = np.array([clip.features.values() for clip in clips])
+    values = np.array([dataclasses.astuple(clip.features) for clip in clips])
     above = values > np.median(values, axis=0)
-    kinds: dict[tuple[bool, ...], list[Clip]] = {}
+    kinds: dict[str, list[Clip]] = {}
     for i in sorted(range(len(clips)), key=lambda i: _hash(seed, clips[i].sha256)):
-        kinds.setdefault(tuple(above[i].tolist()), []).append(clips[i])
-    order = sorted(kinds, key=lambda kind: _hash(seed, str(kind)))
-    ordered = []
-    for turn in range(max(map(len, kinds.values()))):
-        ordered += [kinds[kind][turn] for kind in order if turn < len(kinds[kind])]
-    return ordered
+        kinds.setdefault(str(tuple(above[i].tolist())), []).append(clips[i])
+    in_order = [kinds[kind] for kind in sorted(kinds, key=lambda kind: _hash(seed, kind))]
+    turns = itertools.zip_longest(*in_order)
+    return [clip for turn in turns for clip in turn if clip is not None]
 
 
 def _hash(seed: int, text: str) -> str:
     return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
-
-
-_FRAME_SAMPLES: Final = 512
-_FLOOR: Final = 1e-10
-_DYNAMIC_RANGE_DB: Final = 60.0
-_LONGEST_S: Final = 60
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -201,10 +195,6 @@ class ClipFeatures:
     tilt_db: float
     snr_db: float
     bandwidth_hz: float
-
-    def values(self) -> tuple[float, ...]:
-        """The values in the order of the fields."""
-        return dataclasses.astuple(self)
 
 
 def clip_features(samples: NDArray[np.float32], sample_rate_hz: int) -> ClipFeatures:

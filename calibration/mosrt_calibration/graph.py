@@ -17,6 +17,7 @@ from mosrt._arrays import Array
 __all__ = [
     "WEIGHTED_OPS",
     "Topology",
+    "attribute",
     "copied",
     "deduplicate_constants",
     "fetched",
@@ -74,6 +75,12 @@ def copied(message: Any) -> Any:
     made = type(message)()
     made.CopyFrom(message)
     return made
+
+
+def attribute(node: Any, name: str, default: Any) -> Any:
+    """The value of a node's attribute, or `default` if the node does not have it."""
+    found = (onnx.helper.get_attribute_value(a) for a in node.attribute if a.name == name)
+    return next(found, default)
 
 
 def fetched(model: Any) -> Any:
@@ -183,8 +190,7 @@ class Topology:
             return max(0, len(self.initializers[node.input[1]].dims) - 1)
         if node.op_type == "ConvTranspose":
             return 1
-        transposed = any(a.name == "transB" and a.i for a in node.attribute)
-        return 0 if node.op_type == "Conv" or transposed else 1
+        return 0 if node.op_type == "Conv" or attribute(node, "transB", 0) else 1
 
     def is_float_activation(self, name: str) -> bool:
         """Whether a tensor is FP32 and not a constant."""
@@ -201,17 +207,26 @@ class Topology:
 
     def before(self, nodes: Iterable[str]) -> set[str]:
         """Names of all nodes that some nodes depend on, and of those nodes."""
-
-        def step(node: Any) -> list[Any]:
-            return [self.producer[name] for name in node.input if name in self.producer]
-
-        return self._reached(nodes, step)
+        return self._reached(nodes, self._makers)
 
     def after(self, nodes: Iterable[str]) -> set[str]:
         """Names of all nodes that depend on some nodes, and of those nodes."""
-        return self._reached(
-            nodes, lambda node: [n for name in node.output for n in self.consumers[name]]
-        )
+        return self._reached(nodes, self._readers)
+
+    def neighbours(self, nodes: Iterable[str]) -> set[str]:
+        """Names of the nodes that make what some nodes read, or read what they make."""
+        return {
+            near.name
+            for name in nodes
+            for step in (self._makers, self._readers)
+            for near in step(self.nodes[name])
+        }
+
+    def _makers(self, node: Any) -> list[Any]:
+        return [self.producer[name] for name in node.input if name in self.producer]
+
+    def _readers(self, node: Any) -> list[Any]:
+        return [reader for name in node.output for reader in self.consumers[name]]
 
     def _reached(self, nodes: Iterable[str], step: Callable[[Any], list[Any]]) -> set[str]:
         found: set[str] = set()
@@ -273,10 +288,8 @@ def deduplicate_constants(model: Any) -> Any:
                 instead[tensor.name] = name
                 continue
         kept.append(tensor)
-    nodes = []
-    for node in model.graph.node:
-        made = copied(node)
+    nodes = [copied(node) for node in model.graph.node]
+    for node in nodes:
         for i, name in enumerate(node.input):
-            made.input[i] = instead.get(name, name)
-        nodes.append(made)
+            node.input[i] = instead.get(name, name)
     return rebuilt(model, nodes, kept)

@@ -16,7 +16,7 @@ from mosrt.errors import BundleError, MosrtError
 from mosrt.host.cpu import CpuFeatures
 
 from .clips import Choice, FileProgress, choose, list_sha256
-from .passes.bias_correction import with_offsets
+from .passes.corrections import with_offsets
 from .ranges.collector import default_cache
 from .ranges.ranges import METHODS
 from .report import card_with_variants

@@ -1,6 +1,7 @@
 import itertools
 import shutil
 from collections import Counter
+from dataclasses import astuple
 from pathlib import Path
 
 import numpy as np
@@ -41,7 +42,7 @@ def test_with_too_few_clips_left_evaluation_says_that_it_is_not_held_out(recordi
 
 def test_every_kind_of_recording_comes_once_before_any_comes_twice(recordings: Path) -> None:
     everything = choose(recordings, sample_rate_hz=RATE_HZ, n_calibration=40).calibration
-    values = np.array([clip.features.values() for clip in everything])
+    values = np.array([astuple(clip.features) for clip in everything])
     above = values > np.median(values, axis=0)
     kinds = [tuple(row) for row in above.tolist()]
     n_kinds = len(set(kinds))

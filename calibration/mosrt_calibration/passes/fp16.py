@@ -7,7 +7,7 @@ from typing import Any, Final
 import onnx
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
-from mosrt_calibration.graph import Topology, fetched
+from mosrt_calibration.graph import Topology, attribute, copied, fetched
 
 from .targets import front_end, heads
 
@@ -63,7 +63,7 @@ def _drop_round_trips(model: Any, nodes: set[str], before: Topology) -> None:
     kinds = {tensor.name: tensor.data_type for tensor in graph.initializer}
     for node in graph.node:
         for i, name in enumerate(node.input if node.name in nodes else ()):
-            if name not in casts or casts[name].attribute[0].i != full:
+            if name not in casts or attribute(casts[name], "to", full) != full:
                 continue
             source = casts[name].input[0]
             if source in casts:
@@ -73,10 +73,10 @@ def _drop_round_trips(model: Any, nodes: set[str], before: Topology) -> None:
             elif source in kinds:
                 node.input[i] = f"{source}_float32"
                 if node.input[i] not in kinds:
-                    copy = graph.initializer.add()
-                    copy.CopyFrom(before.initializers[source])
-                    copy.name = node.input[i]
-                    kinds[copy.name] = full
+                    constant = copied(before.initializers[source])
+                    constant.name = node.input[i]
+                    graph.initializer.append(constant)
+                    kinds[constant.name] = full
     while True:
         read = {name for node in graph.node for name in node.input}
         read |= {value.name for value in graph.output}
@@ -89,12 +89,6 @@ def _drop_round_trips(model: Any, nodes: set[str], before: Topology) -> None:
 
 def _norms(topology: Topology) -> set[str]:
     """Arithmetic nodes next to a reduction, a root or a reciprocal."""
-    found = set()
-    for name, node in topology.nodes.items():
-        if node.op_type not in _ARITHMETIC:
-            continue
-        makers = [topology.producer[tensor] for tensor in node.input if tensor in topology.producer]
-        readers = [reader for tensor in node.output for reader in topology.consumers[tensor]]
-        if any(other.op_type in _NORMS for other in (*makers, *readers)):
-            found.add(name)
-    return found
+    norms = {name for name, node in topology.nodes.items() if node.op_type in _NORMS}
+    neighbours = topology.neighbours(norms)
+    return {name for name in neighbours if topology.nodes[name].op_type in _ARITHMETIC}

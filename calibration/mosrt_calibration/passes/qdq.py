@@ -8,14 +8,12 @@ here: it searches lists for every tensor, copies all weights, and quantises chan
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from mosrt_calibration.graph import WEIGHTED_OPS, Topology, copied, rebuilt
+from mosrt_calibration.graph import Topology, attribute, copied, rebuilt
 
 from .qparams import (
     QuantParams,
@@ -68,37 +66,6 @@ def qdq_s8s8(model: Any, ranges: Ranges, nodes: Sequence[str]) -> Any:
     return _Insertion(model, ranges, nodes, symmetric=True).model()
 
 
-@dataclass(frozen=True, slots=True)
-class _Bias:
-    """A bias with the tensors whose scales it depends on, and a factor."""
-
-    name: str
-    source: str
-    weights: str
-    factor: float
-
-
-@dataclass(slots=True)
-class _Plan:
-    """Tensors to quantise.
-
-    Attributes:
-        params: Activations to quantise.
-        shared: Activations that take the parameters of another one, with its name.
-        constants: Constants that are added or multiplied.
-        weights: Output axis of each weight tensor.
-        biases: Biases by node.
-        dropped: Outputs of nodes that clip as the range does, by the tensor that they read.
-    """
-
-    params: dict[str, QuantParams | None] = field(default_factory=dict)
-    shared: dict[str, str] = field(default_factory=dict)
-    constants: dict[str, None] = field(default_factory=dict)
-    weights: dict[str, int] = field(default_factory=dict)
-    biases: dict[str, _Bias] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
-
-
 class _Insertion:
     """Inserts Q/DQ pairs into one graph."""
 
@@ -112,16 +79,25 @@ class _Insertion:
         weight_bits: int = 8,
     ) -> None:
         self._model = model
-        self._ranges = dict(ranges)
+        self._ranges = ranges
         self._wanted = set(nodes)
         self._symmetric = symmetric
         self._weight_bits = weight_bits
         self._topology = Topology(model)
-        self._plan = _Plan()
+        # Activations to quantise, and constants that are added or multiplied.
+        self._activations: dict[str, None] = {}
+        self._small: dict[str, None] = {}
+        # The activation whose parameters another one takes.
+        self._shared: dict[str, str] = {}
+        # Output axis of weights.
+        self._weights: dict[str, int] = {}
+        # The nodes whose biases are quantised.
+        self._biased: dict[str, Any] = {}
+        # Outputs of nodes that clip as the range does, by the tensor that they read.
+        self._dropped: dict[str, str] = {}
+        # What is made: constants, and the tensors that nodes read instead of others.
         self._constants: list[Any] = []
-        # The tensor that nodes read instead of another.
         self._renamed: dict[str, str] = {}
-        # The bias of each node.
         self._bias_of: dict[str, str] = {}
 
     def model(self) -> Any:
@@ -129,37 +105,35 @@ class _Insertion:
         for node in self._model.graph.node:
             if node.name in self._wanted:
                 self._plan_node(node)
-        params = {name: self._params(name) for name in self._plan.params}
-        front = [*self._weights(params), *self._small_constants()]
-        pairs = {name: self._pair(name, self._origin(name)) for name in params}
+        params = {name: self._params(name) for name in self._activations}
+        made = [*self._dequantised_weights(params), *self._dequantised_constants()]
+        pairs = {name: self._pair(name) for name in params}
         for name, one in params.items():
-            if self._origin(name) == name:
+            if name not in self._shared:
                 self._constants += stored_parameters(name, one)
-        made = front
         for value in self._model.graph.input:
             made += pairs.get(value.name, ())
         for node in self._model.graph.node:
-            if node.output and node.output[0] in self._plan.dropped.values():
-                made += pairs.get(node.output[0], ())
-                continue
-            made.append(self._rewired(node))
+            if not node.output or node.output[0] not in self._dropped.values():
+                made.append(self._rewired(node))
             for name in node.output:
                 made += pairs.get(name, ())
         return rebuilt(self._model, made, [*self._model.graph.initializer, *self._constants])
 
     def _plan_node(self, node: Any) -> None:
         """Plans which tensors of a node are quantised."""
-        if node.op_type in WEIGHTED_OPS and node.input[1] in self._topology.initializers:
+        if self._topology.weighted(node):
             self._note(node.input[0])
-            self._plan.weights[node.input[1]] = self._topology.output_axis(node)
+            self._weights[node.input[1]] = self._topology.output_axis(node)
             if not self._symmetric:
                 self._note(node.output[0])
-                self._note_bias(node)
+                if self._has_bias(node):
+                    self._biased[node.name] = node
         elif node.op_type in _MOVES:
-            if node.input[0] in self._plan.params:
+            if node.input[0] in self._activations:
                 for name in node.output:
                     self._note(name)
-                    self._plan.shared[name] = node.input[0]
+                    self._shared[name] = node.input[0]
         elif node.op_type in _CLIPS:
             self._plan_clip(node)
         else:
@@ -169,94 +143,91 @@ class _Insertion:
     def _plan_clip(self, node: Any) -> None:
         """Drops a node that only clips, if the range of its output does the same."""
         before, after = node.input[0], node.output[0]
-        if before not in self._plan.params:
+        if before not in self._activations:
             return
         alone = self._topology.only_reader(before) is not None and before in self._topology.producer
         if alone and not self._symmetric:
-            del self._plan.params[before]
-            self._plan.dropped[before] = after
+            del self._activations[before]
+            self._dropped[before] = after
         self._note(after)
 
     def _note(self, name: str) -> None:
-        if self._topology.is_float_activation(name):
-            self._plan.params.setdefault(name)
-            return
         constant = self._topology.initializers.get(name)
-        if constant is not None and constant.data_type == TensorProto.FLOAT:
-            self._plan.constants[name] = None
+        if self._topology.is_float_activation(name):
+            self._activations[name] = None
+        elif constant is not None and constant.data_type == TensorProto.FLOAT:
+            self._small[name] = None
 
-    def _note_bias(self, node: Any) -> None:
-        """Plans the bias of a node, if it has one value for every output."""
-        bias = node.input[2] if len(node.input) > 2 else ""
-        if bias not in self._topology.initializers:
-            return
-        n_outputs = self._topology.initializers[node.input[1]].dims[
-            self._topology.output_axis(node)
-        ]
-        if list(self._topology.initializers[bias].dims) != [n_outputs]:
-            return
-        factor = next((a.f for a in node.attribute if a.name == "beta"), 1.0)
-        self._plan.biases[node.name] = _Bias(bias, node.input[0], node.input[1], factor)
+    def _has_bias(self, node: Any) -> bool:
+        """Whether a node has a constant bias with one value for every output."""
+        constants = self._topology.initializers
+        if len(node.input) < 3 or node.input[2] not in constants:
+            return False
+        n_outputs = constants[node.input[1]].dims[self._topology.output_axis(node)]
+        return list(constants[node.input[2]].dims) == [n_outputs]
 
     def _origin(self, name: str) -> str:
         """The activation whose parameters a tensor has."""
-        while name in self._plan.shared:
-            name = self._plan.shared[name]
+        while name in self._shared:
+            name = self._shared[name]
         return name
 
     def _params(self, name: str) -> QuantParams:
         low, high = self._ranges[self._origin(name)]
         return quant_params(low, high, symmetric=self._symmetric)
 
-    def _weights(self, params: Mapping[str, QuantParams]) -> Iterator[Any]:
+    def _dequantised_weights(self, params: Mapping[str, QuantParams]) -> Iterator[Any]:
         """Quantises weights and biases; gives the nodes that dequantise them."""
-        scales: dict[str, NDArray[np.float32]] = {}
-        for weights, axis in self._plan.weights.items():
-            scales[weights] = weight_scales(self._topology.value(weights), axis, self._weight_bits)
-        for bias in self._plan.biases.values():
-            wanted = scales_for_bias(self._bias(bias), params[bias.source][0], scales[bias.weights])
-            scales[bias.weights] = np.maximum(scales[bias.weights], wanted)
-        for weights, axis in self._plan.weights.items():
-            value = self._topology.value(weights)
-            self._constants += stored(weights, *rounded_weights(value, axis, scales[weights]))
+        values = {weights: self._topology.value(weights) for weights in self._weights}
+        scales = {
+            weights: weight_scales(values[weights], axis, self._weight_bits)
+            for weights, axis in self._weights.items()
+        }
+        biases = {}
+        for name, node in self._biased.items():
+            factor = attribute(node, "beta", 1.0)
+            biases[name] = (factor * self._topology.value(node.input[2])).astype(np.float32)
+            source, weights = node.input[:2]
+            wanted = scales_for_bias(biases[name], params[source][0], scales[weights])
+            scales[weights] = np.maximum(scales[weights], wanted)
+        for weights, axis in self._weights.items():
+            self._constants += stored(
+                weights, *rounded_weights(values[weights], axis, scales[weights])
+            )
             self._renamed[weights] = f"{weights}{_DEQUANTISED}"
             yield _dequantise(weights, axis=axis)
         taken: set[str] = set()
-        for node, bias in self._plan.biases.items():
-            name = f"{node}_{bias.name}" if bias.name in taken else bias.name
+        for label, node in self._biased.items():
+            source, weights, bias = node.input
+            name = f"{label}_{bias}" if bias in taken else bias
             taken.add(name)
-            found, scale = rounded_bias(
-                self._bias(bias), params[bias.source][0], scales[bias.weights]
-            )
+            found, scale = rounded_bias(biases[label], params[source][0], scales[weights])
             self._constants += stored(name, found, (scale, np.zeros(scale.shape, np.int32)))
-            self._bias_of[node] = f"{name}{_DEQUANTISED}"
+            self._bias_of[label] = f"{name}{_DEQUANTISED}"
             yield _dequantise(name, axis=0)
 
-    def _bias(self, bias: _Bias) -> NDArray[np.float32]:
-        return (bias.factor * self._topology.value(bias.name)).astype(np.float32)
-
-    def _small_constants(self) -> Iterator[Any]:
-        for name in self._plan.constants:
+    def _dequantised_constants(self) -> Iterator[Any]:
+        """Quantises constants that are added or multiplied, as weights are."""
+        for name in self._small:
             found = rounded_constant(self._topology.value(name), symmetric=self._symmetric)
             self._constants += stored(name, *found)
             self._renamed[name] = f"{name}{_DEQUANTISED}"
             yield _dequantise(name)
 
-    def _pair(self, name: str, params_of: str) -> list[Any]:
+    def _pair(self, name: str) -> list[Any]:
         """The pair behind an activation. An output of the graph keeps its name."""
         source, output = name, f"{name}{_DEQUANTISED}"
         if name in self._topology.outputs:
             source, output = f"{name}_QuantizeLinear_Input", name
         self._renamed[name] = output
-        params = [f"{params_of}_scale", f"{params_of}_zero_point"]
+        params = [f"{self._origin(name)}{end}" for end in ("_scale", "_zero_point")]
         between = f"{name}_QuantizeLinear_Output"
         return [
-            helper.make_node(
-                "QuantizeLinear", [source, *params], [between], f"{name}_QuantizeLinear"
-            ),
-            helper.make_node(
-                "DequantizeLinear", [between, *params], [output], f"{name}_DequantizeLinear"
-            ),
+            helper.make_node(op, [read, *params], [made], f"{name}_{op}")
+            for op, read, made in (
+                ("QuantizeLinear", source, between),
+                ("DequantizeLinear", between, output),
+            )
         ]
 
     def _rewired(self, node: Any) -> Any:
@@ -267,14 +238,14 @@ class _Insertion:
         if node.name in self._bias_of:
             made.input[2] = self._bias_of[node.name]
         for i, name in enumerate(node.output):
-            kept = self._plan.dropped.get(name, name)
-            while kept in self._plan.dropped:
-                kept = self._plan.dropped[kept]
-            quantised = kept in self._plan.params and kept in self._topology.outputs
+            kept = self._dropped.get(name, name)
+            while kept in self._dropped:
+                kept = self._dropped[kept]
+            quantised = kept in self._activations and kept in self._topology.outputs
             made.output[i] = f"{kept}_QuantizeLinear_Input" if quantised else kept
-        for attribute in made.attribute:
-            if attribute.name == "beta" and node.name in self._plan.biases:
-                attribute.f = 1.0
+        for one in made.attribute:
+            if one.name == "beta" and node.name in self._biased:
+                one.f = 1.0
         return made
 
 

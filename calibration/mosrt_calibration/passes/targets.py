@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections import Counter
 from collections.abc import Collection
@@ -48,20 +49,16 @@ class Targets:
     def of(cls, topology: Topology) -> Targets:
         """The targets of a graph."""
         left_out = heads(topology) | front_end(topology)
-        weighted = [
+        weighted = tuple(
             name
             for name, node in topology.nodes.items()
             if topology.weighted(node) and name not in left_out
-        ]
+        )
         between = _between(topology, weighted)
         found = blocks(topology)
         part = _of_like_branches({name: found[name] for name in (*weighted, *between)}, weighted)
-        return cls(
-            weighted=tuple(weighted),
-            between=tuple(between),
-            part=part,
-            block=_of_stages(part, weighted),
-        )
+        block = _of_stages(part, weighted)
+        return cls(weighted=weighted, between=between, part=part, block=block)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -96,17 +93,13 @@ class Targets:
             for name in _between(topology, kept)
             if name in self.part and not self.keeps_fp32(name, kept_fp32)
         )
-        return Targets(weighted=kept, between=between, part=self.part, block=self.block)
+        return dataclasses.replace(self, weighted=kept, between=between)
 
     def tensors(self, topology: Topology) -> tuple[str, ...]:
         """The activations that targets read and make, whose ranges are needed."""
-        found: dict[str, None] = {}
-        for name in (*self.weighted, *self.between):
-            node = topology.nodes[name]
-            for tensor in (*node.input, *node.output):
-                if topology.is_float_activation(tensor):
-                    found[tensor] = None
-        return tuple(found)
+        nodes = [topology.nodes[name] for name in (*self.weighted, *self.between)]
+        read_or_made = (tensor for node in nodes for tensor in (*node.input, *node.output))
+        return tuple(dict.fromkeys(filter(topology.is_float_activation, read_or_made)))
 
 
 def front_end(topology: Topology) -> set[str]:
@@ -116,8 +109,8 @@ def front_end(topology: Topology) -> set[str]:
     """
     return {
         name
-        for name in topology.nodes
-        if _scope(topology.nodes[name]).split(".")[0] == FRONT_END_SCOPE
+        for name, node in topology.nodes.items()
+        if _scope(node).split(".")[0] == FRONT_END_SCOPE
     }
 
 
@@ -126,32 +119,27 @@ def heads(topology: Topology) -> set[str]:
 
     They are kept in FP32: they cost next to nothing, and an INT8 score would have 256 levels.
     """
+    weighted = {name for name, node in topology.nodes.items() if topology.weighted(node)}
     return {
         name
-        for name, node in topology.nodes.items()
-        if node.op_type in ("Gemm", "MatMul")
-        and topology.weighted(node)
-        and not any(
-            topology.weighted(topology.nodes[other]) for other in topology.after([name]) - {name}
-        )
+        for name in weighted
+        if topology.nodes[name].op_type in ("Gemm", "MatMul")
+        and topology.after([name]) & weighted == {name}
     }
 
 
-def _between(topology: Topology, weighted: Collection[str]) -> list[str]:
+def _between(topology: Topology, weighted: Collection[str]) -> tuple[str, ...]:
     on_the_way = topology.before(weighted)
-    quantised = set(weighted)
-    found = []
+    quantised = dict.fromkeys(weighted)
     for name, node in topology.nodes.items():  # in topological order
-        if node.op_type not in _BETWEEN or name in quantised:
-            continue
-        if name not in on_the_way and node.op_type not in _FUSED:
+        wanted = name in on_the_way or node.op_type in _FUSED
+        if not wanted or node.op_type not in _BETWEEN or name in quantised:
             continue
         inputs = [tensor for tensor in node.input if topology.is_float_activation(tensor)]
         makers = [topology.producer.get(tensor) for tensor in inputs]
         if inputs and all(maker is not None and maker.name in quantised for maker in makers):
-            quantised.add(name)
-            found.append(name)
-    return found
+            quantised[name] = None
+    return tuple(quantised)[len(weighted) :]
 
 
 def blocks(topology: Topology) -> dict[str, str]:
@@ -223,11 +211,6 @@ def _numbered(scope: str) -> list[str]:
 
 def _block(scope: str, units: Collection[str], large: Collection[str]) -> str:
     numbered = _numbered(scope)
-    for prefix in numbered:
-        if prefix in units:
-            return prefix
+    unit = next((prefix for prefix in numbered if prefix in units), None)
     outer = max((prefix for prefix in numbered if prefix in large), key=len, default="")
-    for prefix in numbered:
-        if len(prefix) > len(outer):
-            return prefix
-    return scope
+    return unit or next((prefix for prefix in numbered if len(prefix) > len(outer)), scope)

@@ -33,39 +33,31 @@ def weight_only_int8(model: Any, nodes: Sequence[str]) -> Any:
     constants: list[Any] = []
     unfolded: dict[str, str] = {}
     for node in model.graph.node:
-        weights = node.input[1] if node.name in wanted else ""
-        if weights and weights not in unfolded:
-            value, axis = topology.value(weights), topology.output_axis(node)
-            if value.size >= _FEWEST:
-                found, (scales, _) = rounded_weights(value, axis, weight_scales(value, axis))
-                along = [1] * value.ndim
-                along[axis] = -1
-                constants += [
-                    numpy_helper.from_array(found, f"{weights}_bytes"),
-                    numpy_helper.from_array(scales.reshape(along), f"{weights}_step"),
-                ]
-                made += _unfolding(weights)
-                unfolded[weights] = f"{weights}_unfolded"
-        made.append(_rewired(node, unfolded) if weights else node)
+        if node.name not in wanted:
+            made.append(node)
+            continue
+        weights = node.input[1]
+        value, axis = topology.value(weights), topology.output_axis(node)
+        if weights not in unfolded and value.size >= _FEWEST:
+            found, (scales, _) = rounded_weights(value, axis, weight_scales(value, axis))
+            along = [1] * value.ndim
+            along[axis] = -1
+            integers, step, whole, result = (
+                f"{weights}_{part}" for part in ("bytes", "step", "whole", "unfolded")
+            )
+            constants += [
+                numpy_helper.from_array(found, integers),
+                numpy_helper.from_array(scales.reshape(along), step),
+            ]
+            cast = f"{weights}/Cast"
+            made += [
+                helper.make_node("Cast", [integers], [whole], cast, to=TensorProto.FLOAT),
+                helper.make_node("Mul", [whole, step], [result], f"{weights}/Mul"),
+            ]
+            unfolded[weights] = result
+        made.append(copied(node))
+        made[-1].input[1] = unfolded.get(weights, weights)
     return rebuilt(model, made, [*model.graph.initializer, *constants])
-
-
-def _unfolding(weights: str) -> list[Any]:
-    whole = f"{weights}_whole"
-    return [
-        helper.make_node(
-            "Cast", [f"{weights}_bytes"], [whole], f"{weights}/Cast", to=TensorProto.FLOAT
-        ),
-        helper.make_node(
-            "Mul", [whole, f"{weights}_step"], [f"{weights}_unfolded"], f"{weights}/Mul"
-        ),
-    ]
-
-
-def _rewired(node: Any, unfolded: dict[str, str]) -> Any:
-    made = copied(node)
-    made.input[1] = unfolded.get(node.input[1], node.input[1])
-    return made
 
 
 def dynamic_matmul(model: Any, nodes: Sequence[str], *, weight_bits: int = 8) -> Any:

@@ -86,17 +86,15 @@ class Outcome:
         lines = []
         if self.ranking:
             width = max(5, *(len(row.block) for row in self.ranking))
-            lines += [f"{'block':{width}} {HEADINGS} {'MACs':>7}"]
-            lines += [
+            rows = [
                 f"{row.block:{width}} {row.drift.line()} {row.share:7.2%}" for row in self.ranking
             ]
-            lines.append("")
+            lines += [f"{'block':{width}} {HEADINGS} {'MACs':>7}", *rows, ""]
         lines.append(f"{'FP32':>5} {'MACs':>7} {MEASUREMENT_HEADINGS}")
         for point in self.points:
             mark = "  <- chosen" if point == self.chosen else ""
-            lines.append(
-                f"{len(point.kept_fp32):5} {point.share:7.2%} {point.measured.line()}{mark}"
-            )
+            start = f"{len(point.kept_fp32):5} {point.share:7.2%}"
+            lines.append(f"{start} {point.measured.line()}{mark}")
         return "\n".join(lines)
 
 
@@ -169,56 +167,45 @@ def search(
         curve: Whether to rank all blocks and measure the whole curve even if it is not needed.
         views: Views of each of `clips`; None for as many as the runtime takes by default.
     """
+    macs = MacCount.of(networks, scheme)
+    points: dict[frozenset[str], Point] = {}
 
     def point(kept_fp32: tuple[str, ...]) -> Point:
-        models = int8_graphs(networks, scheme, kept_fp32)
-        share = macs.share(kept_fp32)
-        label = f"{share:.1%} of MACs in FP32"
-        measured = evaluator.measure(
-            models, clips, label, kind=scheme.kind, views=views, offset_clips=screening
-        )
-        return Point(kept_fp32=kept_fp32, share=share, measured=measured)
+        key = frozenset(kept_fp32)
+        if key not in points:
+            models = int8_graphs(networks, scheme, kept_fp32)
+            share = macs.share(kept_fp32)
+            label = f"{share:.1%} of MACs in FP32"
+            measured = evaluator.measure(
+                models, clips, label, kind=scheme.kind, views=views, offset_clips=screening
+            )
+            points[key] = Point(kept_fp32=kept_fp32, share=share, measured=measured)
+        return points[key]
 
-    macs = MacCount.of(networks, scheme)
-    n_blocks = len(macs.blocks)
-    points = [point(())]
-    chosen = points[0] if budget.holds(points[0].measured.drift) else None
+    chosen = point(()) if budget.holds(point(()).measured.drift) else None
     if chosen is not None and not curve:
-        return Outcome(points=tuple(points), chosen=chosen, ranking=())
+        return Outcome(points=(chosen,), chosen=chosen, ranking=())
     ranking = rank(evaluator, networks, scheme, macs, screening)
     order = [row.block for row in sorted(ranking, key=lambda row: -row.gain)]
-    stride = max(1, n_blocks // _N_POINTS)
-    count = stride
+    count = stride = max(1, len(order) // _N_POINTS)
     # With all blocks in FP32 it would not be an INT8 variant.
-    while count < n_blocks and (chosen is None or curve):
-        points.append(point(tuple(order[:count])))
-        if chosen is None and budget.holds(points[-1].measured.drift):
-            chosen = points[-1]
+    while count < len(order) and (chosen is None or curve):
+        found = point(tuple(order[:count]))
+        if chosen is None and budget.holds(found.measured.drift):
+            chosen = found
         if chosen is not None:  # the following points are only for the curve
             stride *= 2
         count += stride
     if chosen is not None:
-        chosen = _requantised(chosen, points, macs, point, budget)
-    points.sort(key=lambda one: (one.share, len(one.kept_fp32)))
-    return Outcome(points=tuple(points), chosen=chosen, ranking=ranking)
+        chosen = _requantised(chosen, macs, point, budget)
+    by_share = sorted(points.values(), key=lambda one: (one.share, len(one.kept_fp32)))
+    return Outcome(points=tuple(by_share), chosen=chosen, ranking=ranking)
 
 
 def _requantised(
-    chosen: Point,
-    points: list[Point],
-    macs: MacCount,
-    point: Callable[[tuple[str, ...]], Point],
-    budget: Budget,
+    chosen: Point, macs: MacCount, point: Callable[[tuple[str, ...]], Point], budget: Budget
 ) -> Point:
-    """Quantises expensive blocks of the chosen point again, as far as the budget allows.
-
-    Args:
-        chosen: A point within the budget.
-        points: All points so far; new ones are added.
-        macs: MACs of the blocks.
-        point: Measures a point.
-        budget: Limits on the drift.
-    """
+    """Quantises expensive blocks of the chosen point again, as far as the budget allows."""
     average = 1 / len(macs.blocks)
     groups = [parts for parts in macs.parts.values() if macs.share(parts) > average]
     while groups:
@@ -227,15 +214,11 @@ def _requantised(
         rest = macs.without(chosen.kept_fp32, group)
         if rest == chosen.kept_fp32:
             continue
-        found = next((one for one in points if set(one.kept_fp32) == set(rest)), None)
-        if found is None:
-            found = point(rest)
-            points.append(found)
+        found = point(rest)
         if budget.holds(found.measured.drift):
             chosen = found
         elif len(group) > 1:
-            middle = len(group) // 2
-            halves = (group[:middle], group[middle:])
+            halves = group[: len(group) // 2], group[len(group) // 2 :]
             groups += [half for half in halves if macs.share(half) > average]
     return chosen
 

@@ -12,12 +12,10 @@ from typing import Any
 
 from mosrt.bundle.manifest import Member
 from mosrt_calibration.clips import Clip
-from mosrt_calibration.graph import Topology, copied, deduplicate_constants, read_graph
-from mosrt_calibration.passes.bias_correction import correct_biases
-from mosrt_calibration.passes.equalisation import equalise
+from mosrt_calibration.graph import Topology, attribute, copied, deduplicate_constants, read_graph
+from mosrt_calibration.passes.corrections import correct_biases, equalise, smooth
 from mosrt_calibration.passes.fp16 import to_fp16
 from mosrt_calibration.passes.qdq import qdq_s8s8, qdq_u8s8
-from mosrt_calibration.passes.smoothing import smooth
 from mosrt_calibration.passes.targets import Targets
 from mosrt_calibration.passes.weight_only import dynamic_matmul, weight_only_int8
 from mosrt_calibration.ranges.collector import collect
@@ -178,8 +176,7 @@ class Network:
             node = prepared.topology.nodes[name]
             places = prepared.statistics.channels[node.input[0]].count
             if node.op_type == "Conv":  # padding is neglected
-                strides = next((a.ints for a in node.attribute if a.name == "strides"), ())
-                places //= math.prod(strides)
+                places //= math.prod(attribute(node, "strides", ()))
             weights = prepared.topology.initializers[node.input[1]]
             found[prepared.targets.part[name]] += places * math.prod(weights.dims)
         return found

@@ -9,7 +9,7 @@ from onnx import TensorProto, numpy_helper
 
 from mosrt_calibration.clips import Choice
 from mosrt_calibration.graph import Topology, read_graph, write_graph
-from mosrt_calibration.passes.bias_correction import fake_quantised
+from mosrt_calibration.passes.corrections import fake_quantised
 from mosrt_calibration.passes.fp16 import to_fp16
 from mosrt_calibration.scoring import ModelUnderTest
 from mosrt_calibration.search.network import Network, Scheme

@@ -7,7 +7,7 @@ import onnxruntime
 import pytest
 
 from mosrt_calibration.clips import Choice
-from mosrt_calibration.passes.bias_correction import with_offsets
+from mosrt_calibration.passes.corrections import with_offsets
 from mosrt_calibration.scoring import ModelUnderTest
 from mosrt_calibration.search.evaluate import Evaluator, written
 from mosrt_calibration.search.network import Network, Scheme

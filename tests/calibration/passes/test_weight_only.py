@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 
 from mosrt_calibration.graph import Topology
-from mosrt_calibration.passes.bias_correction import fake_quantised
+from mosrt_calibration.passes.corrections import fake_quantised
 from mosrt_calibration.passes.weight_only import weight_only_int8
 from tests.standins.quantizable import transformer
 

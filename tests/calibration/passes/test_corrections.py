@@ -8,9 +8,7 @@ import pytest
 from numpy.typing import NDArray
 
 from mosrt_calibration.graph import Topology, replace_value
-from mosrt_calibration.passes.bias_correction import correct_biases, fake_quantised
-from mosrt_calibration.passes.equalisation import equalise
-from mosrt_calibration.passes.smoothing import smooth
+from mosrt_calibration.passes.corrections import correct_biases, equalise, fake_quantised, smooth
 from mosrt_calibration.ranges.statistics import Channels
 from tests.standins.quantizable import convolutional, relu_chain, transformer
 

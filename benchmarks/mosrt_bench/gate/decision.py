@@ -34,8 +34,12 @@ from .baseline import Baseline, ClipScore
 
 __all__ = ["ClipDelta", "SetDelta", "Tolerances", "Verdict", "gate", "holm"]
 
-
 _RESAMPLES: Final = 4000
+# Default tolerances of the set and of a clip, in MOS, or relative to the mean uncertainty. On the
+# sample clips, white noise 30 dB below the speech raises the uncertainty of `nano-uncertainty` by 1
+# to 3 %, and noise 20 dB below it by 7 to 11 %.
+_MOS_TOLERANCES: Final = (0.05, 0.2)
+_UNCERTAINTY_TOLERANCES: Final = (0.02, 0.05)
 _FEW_CLIPS: Final = 10
 
 STATISTICS: Final[Mapping[str, Callable[[FloatArray], FloatArray]]] = {
@@ -66,23 +70,12 @@ class Tolerances:
         cls, baseline: Baseline, of_set: float | None, of_clip: float | None, alpha: float
     ) -> Tolerances:
         """The tolerances given; None stands for the default of the baseline's kind of scores."""
-        default_set, default_clip = (
-            UNCERTAINTY_TOLERANCES if baseline.of_uncertainty else MOS_TOLERANCES
-        )
+        defaults = _UNCERTAINTY_TOLERANCES if baseline.of_uncertainty else _MOS_TOLERANCES
         return cls(
-            of_set=default_set if of_set is None else of_set,
-            of_clip=default_clip if of_clip is None else of_clip,
+            of_set=defaults[0] if of_set is None else of_set,
+            of_clip=defaults[1] if of_clip is None else of_clip,
             alpha=alpha,
         )
-
-
-MOS_TOLERANCES: Final = (0.05, 0.2)
-"""Default tolerances of the set and of a clip, in MOS."""
-
-UNCERTAINTY_TOLERANCES: Final = (0.02, 0.05)
-"""Default tolerances of the set and of a clip, relative to the mean uncertainty. On the sample
-clips, white noise 30 dB below the speech raises the uncertainty of `nano-uncertainty` by 1 to 3 %,
-and noise 20 dB below it by 7 to 11 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,12 +176,10 @@ def gate(before: Baseline, after: Baseline, tolerances: Tolerances) -> Verdict:
         tolerances: Drops that pass.
     """
     scale, alpha = before.scale, tolerances.alpha
-    names = list(before.clips)
-    old = [before.clips[name] for name in names]
-    new = [after.clips[name] for name in names]
-    changed = [i for i in range(len(names)) if old[i].sha256 != new[i].sha256]
-    adjusted = np.ones(len(names))
-    adjusted[changed] = holm([_p_of_drop(old[i], new[i]) for i in changed])
+    pairs = [(name, was, after.clips[name]) for name, was in before.clips.items()]
+    changed = [i for i, (_, was, now) in enumerate(pairs) if was.sha256 != now.sha256]
+    adjusted = np.ones(len(pairs))
+    adjusted[changed] = holm([_p_of_drop(*pairs[i][1:]) for i in changed])
     clips = [
         ClipDelta(
             clip=name,
@@ -200,7 +191,7 @@ def gate(before: Baseline, after: Baseline, tolerances: Tolerances) -> Verdict:
             same_file=was.sha256 == now.sha256,
             failed=bool(p < alpha and was.score - now.score > tolerances.of_clip * scale),
         )
-        for name, was, now, p in zip(names, old, new, adjusted, strict=True)
+        for (name, was, now), p in zip(pairs, adjusted, strict=True)
     ]
     return Verdict(
         summary=tuple(_summary(clips, tolerances.of_set * scale, alpha)),
@@ -262,25 +253,20 @@ def _summary(clips: Sequence[ClipDelta], tolerance: float, alpha: float) -> list
     errors = np.array([clip.error for clip in clips])
     indices = resample_indices(len(clips), _RESAMPLES, rng=rng)
     noisy = after[indices] + errors[indices] * rng.standard_normal(indices.shape)
-    found, p_values = [], []
-    for name, statistic in STATISTICS.items():
-        drawn = statistic(noisy) - statistic(before[indices])
-        bounds = percentile_interval(drawn) or (math.nan, math.nan)
-        p_values.append(float((1 + (drawn >= 0).sum()) / (1 + _RESAMPLES)))
-        found.append((name, float(statistic(before)), float(statistic(after)), bounds))
-    return [
-        SetDelta(
-            name=name,
-            before=was,
-            after=now,
-            delta=now - was,
-            low=bounds[0],
-            high=bounds[1],
-            p=float(p),
-            failed=bool(p < alpha and was - now > tolerance),
-        )
-        for (name, was, now, bounds), p in zip(found, holm(p_values), strict=True)
-    ]
+    drawn = [statistic(noisy) - statistic(before[indices]) for statistic in STATISTICS.values()]
+    p_values = holm([float((1 + (each >= 0).sum()) / (1 + _RESAMPLES)) for each in drawn])
+    found = []
+    for (name, statistic), each, p in zip(STATISTICS.items(), drawn, p_values, strict=True):
+        was, now = float(statistic(before)), float(statistic(after))
+        low, high = percentile_interval(each) or (math.nan, math.nan)
+        failed = bool(p < alpha and was - now > tolerance)
+        found.append(
+            SetDelta(
+                name=name, before=was, after=now, delta=now - was, low=low, high=high, p=float(p),
+                failed=failed,
+            )
+        )  # fmt: skip
+    return found
 
 
 def _notes(clips: Sequence[ClipDelta], before: Baseline) -> list[str]:

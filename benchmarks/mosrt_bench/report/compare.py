@@ -12,7 +12,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,8 @@ from .sections import interval_cell, number
 __all__ = ["Delta", "compare_reports", "comparison_table", "listener_deltas", "read_report"]
 
 Report = Mapping[str, Any]
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 _RESAMPLES: Final = 1000
 _CORRELATIONS: Final = ("lcc", "srcc", "ktau")
@@ -89,32 +91,16 @@ def compare_reports(before: Report, after: Report, tolerance: float) -> list[Del
         tolerance: Relative increase of time, memory or error, relative loss of throughput, and
             absolute drop of a correlation that still pass.
     """
-    deltas = list(_notes(before, after))
-    deltas += _parity(before, after)
-    deltas += listener_deltas(before, after, tolerance)
-    for key, name_of, samples, higher_is_better in (
-        ("latency", _latency_name, "times_ms", False),
-        ("throughput", _throughput_name, "clips_per_s_all", True),
-    ):
-        old = {name_of(row): row[samples] for row in before.get(key, [])}
-        new = {name_of(row): row[samples] for row in after.get(key, [])}
-        for name in {**old, **new}:
-            deltas.append(
-                _repeated(name, old.get(name), new.get(name), tolerance, higher_is_better)
-            )
-    for key, what in (("peak_mb", "peak, MB"), ("device_peak_mb", "device peak, MB")):
-        peaks = [
-            {
-                f"{row['contestant']} {what}": row[key]
-                for row in report.get("cold_start", [])
-                if row.get(key) is not None
-            }
-            for report in (before, after)
-        ]
-        deltas += [
-            _single(name, peaks[0].get(name), peaks[1].get(name), tolerance)
-            for name in {**peaks[0], **peaks[1]}
-        ]
+    deltas = [
+        *_notes(before, after),
+        *_parity(before, after),
+        *listener_deltas(before, after, tolerance),
+    ]
+    for figures, higher_is_better in ((_latencies, False), (_throughputs, True)):
+        for name, old, new in _pairs(figures(before), figures(after)):
+            deltas.append(_repeated(name, old, new, tolerance, higher_is_better))
+    for name, before_mb, after_mb in _pairs(_peaks(before), _peaks(after)):
+        deltas.append(_single(name, before_mb, after_mb, tolerance))
     return deltas
 
 
@@ -140,52 +126,73 @@ def comparison_table(deltas: Sequence[Delta]) -> str:
     return f"{table(header, rows)}\n{counts or 'nothing to compare'}"
 
 
+def _pairs(
+    old: Mapping[_Key, _Value], new: Mapping[_Key, _Value]
+) -> Iterator[tuple[_Key, _Value | None, _Value | None]]:
+    """Everything that either report has, with its value in both; None where one lacks it."""
+    for key in {**old, **new}:
+        yield key, old.get(key), new.get(key)
+
+
 def _notes(before: Report, after: Report) -> Iterator[Delta]:
     """What makes two reports less comparable."""
-    old, new = before["machine"], after["machine"]
-    for name in ("cpu", "usable_cores", "platform", "python"):
-        if old.get(name) != new.get(name):
-            yield Delta(what=f"{name}: {old.get(name)} -> {new.get(name)}", verdict="note")
-    old, new = old["packages"], new["packages"]
-    for name in sorted({*old, *new}):
-        if old.get(name) != new.get(name):
-            yield Delta(what=f"{name}: {old.get(name)} -> {new.get(name)}", verdict="note")
+    versions = [
+        {name: r["machine"].get(name) for name in ("cpu", "usable_cores", "platform", "python")}
+        | r["machine"]["packages"]
+        for r in (before, after)
+    ]
+    for name, old, new in _pairs(*versions):
+        if old != new:
+            yield Delta(what=f"{name}: {old} -> {new}", verdict="note")
     audio = [{clip["sha256"] for clip in report["audio"]} for report in (before, after)]
     if audio[0] != audio[1]:
         yield Delta(what="the clips differ, so drift does not compare", verdict="note")
     bundles = [{b["name"]: b["sha256"] for b in r["bundles"]} for r in (before, after)]
-    for name in bundles[0]:
-        if name in bundles[1] and bundles[0][name] != bundles[1][name]:
+    for name, old, new in _pairs(*bundles):
+        if None not in {old, new} and old != new:
             yield Delta(what=f"the bundle of {name} has changed", verdict="note")
 
 
 def _parity(before: Report, after: Report) -> Iterator[Delta]:
     """Drift: what passed and now fails is a regression, however small the change."""
-    old = {(r["contestant"], r.get("against")): r for r in before["parity"]}
-    new = {(r["contestant"], r.get("against")): r for r in after["parity"]}
+    rows = [{(r["contestant"], r.get("against")): r for r in x["parity"]} for x in (before, after)]
     # None: the configuration does not run on that machine
     ranks = {True: 2, None: 1, False: 0}
-    for key in {**old, **new}:
-        first, second = old.get(key), new.get(key)
-        if first is None or second is None:
-            verdict = "new" if first is None else "gone"
+    for (name, against), old, new in _pairs(*rows):
+        if old is None or new is None:
+            verdict = "new" if old is None else "gone"
         else:
-            gain = ranks[second["passed"]] - ranks[first["passed"]]
+            gain = ranks[new["passed"]] - ranks[old["passed"]]
             verdict = _verdict(worse=gain < 0, better=gain > 0)
         yield Delta(
-            what=f"{key[0]} against {key[1] or '-'}, max |Δ|",
-            before=None if first is None else first.get("max_abs"),
-            after=None if second is None else second.get("max_abs"),
+            what=f"{name} against {against or '-'}, max |Δ|",
+            before=None if old is None else old.get("max_abs"),
+            after=None if new is None else new.get("max_abs"),
             verdict=verdict,
         )
 
 
-def _latency_name(row: Mapping[str, Any]) -> str:
-    return f"{row['contestant']} p50 of {row['clip_s']:g} s, ms"
+def _latencies(report: Report) -> dict[str, Sequence[float]]:
+    return {
+        f"{row['contestant']} p50 of {row['clip_s']:g} s, ms": row["times_ms"]
+        for row in report.get("latency", [])
+    }
 
 
-def _throughput_name(row: Mapping[str, Any]) -> str:
-    return f"{row['contestant']} clips per s, {row['kind']} {row['count']}"
+def _throughputs(report: Report) -> dict[str, Sequence[float]]:
+    return {
+        f"{row['contestant']} clips per s, {row['kind']} {row['count']}": row["clips_per_s_all"]
+        for row in report.get("throughput", [])
+    }
+
+
+def _peaks(report: Report) -> dict[str, float]:
+    return {
+        f"{row['contestant']} {what}": row[key]
+        for key, what in (("peak_mb", "peak, MB"), ("device_peak_mb", "device peak, MB"))
+        for row in report.get("cold_start", [])
+        if row.get(key) is not None
+    }
 
 
 def _repeated(
@@ -199,11 +206,30 @@ def _repeated(
     if old is None or new is None:
         medians = [None if times is None else float(np.median(times)) for times in (old, new)]
         return _unpaired(name, *medians)
-    a, b = np.asarray(old, np.float64), np.asarray(new, np.float64)
-    ratios = _medians(b) / _medians(a)[::-1]  # reversed, so that the runs are resampled apart
-    interval = percentile_interval(ratios)
-    ratio = float(np.median(b) / np.median(a))
-    verdict = "same"
+    # reversed, so that the runs are resampled apart
+    interval = percentile_interval(_medians(new) / _medians(old)[::-1])
+    was, now = float(np.median(old)), float(np.median(new))
+    return _by_ratio(name, was, now, interval, tolerance, higher_is_better=higher_is_better)
+
+
+def _medians(values: Sequence[float]) -> FloatArray:
+    block = max(1, round(len(values) ** (1 / 3)))
+    indices = resample_indices(len(values), _RESAMPLES, block=block)
+    medians: FloatArray = np.median(np.asarray(values, np.float64)[indices], axis=1)
+    return medians
+
+
+def _by_ratio(
+    name: str,
+    old: float,
+    new: float,
+    interval: tuple[float, float] | None,
+    tolerance: float,
+    *,
+    higher_is_better: bool = False,
+) -> Delta:
+    """A figure whose ratio has an interval; without one it counts as the same."""
+    ratio, verdict = new / old, "same"
     if interval is not None:
         low, high = interval
         verdict = (
@@ -212,20 +238,8 @@ def _repeated(
             else _verdict(worse=ratio > 1 + tolerance and low > 1, better=high < 1)
         )
     return Delta(
-        what=name,
-        before=float(np.median(a)),
-        after=float(np.median(b)),
-        ratio=ratio,
-        interval_95=interval,
-        verdict=verdict,
+        what=name, before=old, after=new, ratio=ratio, interval_95=interval, verdict=verdict
     )
-
-
-def _medians(values: FloatArray) -> FloatArray:
-    block = max(1, round(len(values) ** (1 / 3)))
-    indices = resample_indices(len(values), _RESAMPLES, block=block)
-    medians: FloatArray = np.median(values[indices], axis=1)
-    return medians
 
 
 def _single(name: str, old: float | None, new: float | None, tolerance: float) -> Delta:
@@ -255,9 +269,7 @@ def listener_deltas(before: Report, after: Report, tolerance: float) -> Iterator
         what = "the ratings differ, so agreement with listeners does not compare"
         yield Delta(what=what, verdict="note")
         return
-    predicted = [_predicted(report) for report in (before, after)]
-    for name in {**predicted[0], **predicted[1]}:
-        old, new = (each.get(name) for each in predicted)
+    for name, old, new in _pairs(_predicted(before), _predicted(after)):
         if old is None or new is None:
             verdict = "new" if old is None else "gone"
             yield Delta(what=f"{name}, agreement with listeners", verdict=verdict)
@@ -310,31 +322,23 @@ def _agreement(
         return _unpaired(what, was, now)
     if abs(now - was) < _ROUNDING:
         return Delta(what=what, before=was, after=now)
-    resamples = paired_resamples(predicted[0], predicted[1], rated, metric)
     is_error = metric not in _CORRELATIONS
-    ratio = now / was if is_error and was else None
-    difference = None if is_error else now - was
     interval = None
+    resamples = paired_resamples(predicted[0], predicted[1], rated, metric)
     if resamples is not None:
         a, b = resamples
         with np.errstate(divide="ignore", invalid="ignore"):  # an error of 0 has no ratio
             interval = percentile_interval(b / a if is_error else b - a)
-    verdict = "same"
-    if interval is not None and ratio is not None:
-        verdict = _verdict(worse=ratio > 1 + tolerance and interval[0] > 1, better=interval[1] < 1)
-    elif interval is not None and difference is not None:
-        verdict = _verdict(
-            worse=difference < -tolerance and interval[1] < 0, better=interval[0] > 0
-        )
+    if is_error and was:
+        return _by_ratio(what, was, now, interval, tolerance)
+    difference, verdict = None if is_error else now - was, "same"
+    if interval is not None and difference is not None:
+        low, high = interval
+        verdict = _verdict(worse=difference < -tolerance and high < 0, better=low > 0)
     return Delta(
-        what=what,
-        before=was,
-        after=now,
-        ratio=ratio,
-        difference=difference,
-        interval_95=interval,
+        what=what, before=was, after=now, difference=difference, interval_95=interval,
         verdict=verdict,
-    )
+    )  # fmt: skip
 
 
 def _verdict(*, worse: bool, better: bool) -> str:

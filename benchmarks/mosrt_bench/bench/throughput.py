@@ -136,11 +136,7 @@ def expected_throughput_s(
 ) -> float:
     """About how long one configuration's part of `measure_throughput` takes, in seconds.
 
-    Args:
-        score_s: Time of one clip; callers are taken to gain nothing from running at once.
-        batches: See `measure_throughput`.
-        callers: See there.
-        effort: See there.
+    A clip takes `score_s`; callers are taken to gain nothing from running at once.
     """
     total_s = 0.0
     for count in (*batches, *callers):

@@ -50,12 +50,13 @@ _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 @click.option("--alpha", type=click.FloatRange(min=0, max=0.5, min_open=True), default=0.05,
               show_default=True, metavar="P", help="False-alarm rate: the probability that the "
               "gate fails although nothing changed.")  # fmt: skip
-@click.option("--junit", type=_FILE, metavar="FILE", help="Write the result as JUnit XML.")
+@click.option("--junit", "junit_file", type=_FILE, metavar="FILE",
+              help="Write the result as JUnit XML.")  # fmt: skip
 @click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write the result as JSON.")
 @exit_on_error()
 def gate(
     audio: tuple[Path, ...], file: Path, update: bool, of_set: float | None, of_clip: float | None,
-    alpha: float, junit: Path | None, json_file: Path | None, **options: Any,
+    alpha: float, junit_file: Path | None, json_file: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Compare the scores of AUDIO, files or folders, with a recorded baseline.
 
@@ -73,8 +74,8 @@ def gate(
         from mosrt_bench.gate.baseline import Baseline, score_set  # noqa: PLC0415
         from mosrt_bench.gate.decision import Tolerances  # noqa: PLC0415 - scipy
         from mosrt_bench.gate.decision import gate as decide  # noqa: PLC0415
-        from mosrt_bench.gate.report import gate_text, write_junit  # noqa: PLC0415
-        from mosrt_bench.output import finite, save  # noqa: PLC0415
+        from mosrt_bench.gate.report import gate_text, junit  # noqa: PLC0415
+        from mosrt_bench.output import finite, save, save_text  # noqa: PLC0415
 
     # read first, so that an unusable baseline is reported before minutes of scoring
     before = None if update else Baseline.read(file)
@@ -85,8 +86,8 @@ def gate(
         return
     before.check(after, file)
     verdict = decide(before, after, Tolerances.of(before, of_set, of_clip, alpha))
-    if junit is not None:
-        write_junit(verdict, junit)
+    if junit_file is not None:
+        save_text(junit(verdict), junit_file)
     if json_file is not None:
         save(finite(verdict.to_dict()), json_file)
     click.echo(gate_text(verdict))

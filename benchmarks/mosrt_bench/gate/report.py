@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import math
 import re
-from pathlib import Path
 from typing import Final
 from xml.etree import ElementTree as ET
 
-from mosrt_bench.output import save_text, table
+from mosrt_bench.output import table
 
 from .decision import ClipDelta, SetDelta, Verdict
 
-__all__ = ["gate_text", "junit", "write_junit"]
+__all__ = ["gate_text", "junit"]
 
 _SHOWN: Final = 20
 # Characters that XML 1.0 cannot hold, not even escaped, but file names can.
@@ -78,11 +77,6 @@ def junit(verdict: Verdict) -> str:
                 failure.text = "\n".join(verdict.notes)
     ET.indent(root)
     return ET.tostring(root, encoding="unicode", xml_declaration=True) + "\n"
-
-
-def write_junit(verdict: Verdict, file: Path) -> None:
-    """Writes JUnit XML; the file is complete or absent."""
-    save_text(junit(verdict), file)
 
 
 def _digits(verdict: Verdict) -> int:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final
 
 __all__ = ["Axis", "Series", "chart"]
@@ -64,30 +64,22 @@ class Axis:
     whole: bool = False
 
 
-@dataclass(slots=True)
 class _Scale:
-    """Maps values to positions in the figure."""
+    """Maps values to positions in the figure, from `start` to `end`."""
 
-    axis: Axis
-    values: Sequence[float]
-    start: float
-    end: float
-    low: float = field(init=False)
-    high: float = field(init=False)
-
-    def __post_init__(self) -> None:
-        low, high = min(self.values), max(self.values)
-        if self.axis.log:
+    def __init__(self, axis: Axis, values: Sequence[float], start: float, end: float) -> None:
+        self.axis, self._start, self._end = axis, start, end
+        low, high = min(values), max(values)
+        if axis.log:
             low, high = math.log10(low), math.log10(high)
-        room = 0.06 * (high - low) or (0.3 if self.axis.log else 0.05 * abs(high) or 0.5)
-        self.low, self.high = low - room, high + room
-        if self.axis.zero and not self.axis.log:
-            self.low = 0.0
+        room = 0.06 * (high - low) or (0.3 if axis.log else 0.05 * abs(high) or 0.5)
+        self.low = 0.0 if axis.zero and not axis.log else low - room
+        self.high = high + room
 
     def __call__(self, value: float) -> float:
         """The position of a value."""
         at = math.log10(value) if self.axis.log else value
-        return self.start + (at - self.low) / (self.high - self.low) * (self.end - self.start)
+        return self._start + (at - self.low) / (self.high - self.low) * (self._end - self._start)
 
     def ticks(self) -> list[float]:
         """Round values within the range."""
@@ -134,10 +126,7 @@ def chart(title: str, series: Sequence[Series], x: Axis, y: Axis, *, diagonal: b
     if diagonal:
         low, high = max(across.low, up.low), min(across.high, up.high)
         if low < high:
-            parts.append(
-                f'<line class="diagonal" x1="{across(low):.1f}" y1="{up(low):.1f}" '
-                f'x2="{across(high):.1f}" y2="{up(high):.1f}"/>'
-            )
+            parts.append(_line("diagonal", (across(low), across(high)), (up(low), up(high))))
     shapes = [
         (i if each.place is None else each.place) % len(_SHAPES) for i, each in enumerate(series)
     ]
@@ -145,15 +134,19 @@ def chart(title: str, series: Sequence[Series], x: Axis, y: Axis, *, diagonal: b
         parts.append(_drawn(each, shape, across, up))
     parts.append("</svg>")
     if len(series) > 1 or series[0].name:
-        parts.append('<ul class="legend">')
-        for each, shape in zip(series, shapes, strict=True):
-            parts.append(
-                f'<li><svg class="key" viewBox="-6 -6 12 12" aria-hidden="true">'
-                f'<path class="s{shape}" d="{_SHAPES[shape]}"/></svg>{html.escape(each.name)}</li>'
-            )
-        parts.append("</ul>")
+        keys = (
+            f'<li><svg class="key" viewBox="-6 -6 12 12" aria-hidden="true">'
+            f'<path class="s{shape}" d="{_SHAPES[shape]}"/></svg>{html.escape(each.name)}</li>'
+            for each, shape in zip(series, shapes, strict=True)
+        )
+        parts.append(f'<ul class="legend">{"".join(keys)}</ul>')
     parts.append("</figure>")
     return "".join(parts)
+
+
+def _line(kind: str, x: tuple[float, float], y: tuple[float, float]) -> str:
+    ends = (f'x{i}="{x[i - 1]:.1f}" y{i}="{y[i - 1]:.1f}"' for i in (1, 2))
+    return f'<line class="{kind}" {" ".join(ends)}/>'
 
 
 def _grid(across: _Scale, up: _Scale) -> list[str]:
@@ -161,25 +154,23 @@ def _grid(across: _Scale, up: _Scale) -> list[str]:
     bottom, right = _HEIGHT - _BOTTOM, _WIDTH - _RIGHT
     for value in across.ticks():
         at = across(value)
-        parts.append(f'<line class="grid" x1="{at:.1f}" y1="{_TOP}" x2="{at:.1f}" y2="{bottom}"/>')
+        parts.append(_line("grid", (at, at), (_TOP, bottom)))
         parts.append(
             f'<text x="{at:.1f}" y="{bottom + 15}" text-anchor="middle">{_label(value)}</text>'
         )
     for value in up.ticks():
         at = up(value)
-        parts.append(f'<line class="grid" x1="{_LEFT}" y1="{at:.1f}" x2="{right}" y2="{at:.1f}"/>')
+        parts.append(_line("grid", (_LEFT, right), (at, at)))
         parts.append(
             f'<text x="{_LEFT - 5}" y="{at + 4:.1f}" text-anchor="end">{_label(value)}</text>'
         )
-    parts.append(
-        f'<text class="axis" x="{(_LEFT + right) / 2:.0f}" y="{_HEIGHT - 6}" '
-        f'text-anchor="middle">{html.escape(across.axis.title)}</text>'
+    places = (
+        f'x="{(_LEFT + right) / 2:.0f}" y="{_HEIGHT - 6}"',
+        (f'transform="translate(12,{(_TOP + bottom) / 2:.0f}) rotate(-90)"'),
     )
-    middle = (_TOP + bottom) / 2
-    parts.append(
-        f'<text class="axis" transform="translate(12,{middle:.0f}) rotate(-90)" '
-        f'text-anchor="middle">{html.escape(up.axis.title)}</text>'
-    )
+    for scale, place in zip((across, up), places, strict=True):
+        title = html.escape(scale.axis.title)
+        parts.append(f'<text class="axis" {place} text-anchor="middle">{title}</text>')
     return parts
 
 

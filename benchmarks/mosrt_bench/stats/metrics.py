@@ -19,11 +19,11 @@ from mosrt_bench.errors import MetricError
 
 from .bootstrap import percentile_interval, resample_indices
 
-__all__ = ["CLOSE_MOS", "METRICS", "agreement", "intervals", "paired_resamples", "rank_flips"]
+__all__ = ["METRICS", "agreement", "intervals", "paired_resamples", "rank_flips"]
 
 Metric = Callable[[FloatArray, FloatArray], float | None]
 
-CLOSE_MOS: Final = 0.1
+_CLOSE_MOS: Final = 0.1
 _MIN_CORRELATED: Final = 3
 _MIN_RESAMPLED: Final = 5
 _MAX_FLIP_CLIPS: Final = 4000
@@ -155,9 +155,7 @@ def _ktau_resampled(x: FloatArray, y: FloatArray, indices: IntArray) -> FloatArr
         return np.asarray(agreeing / np.sqrt(of_x * of_y))
 
 
-def rank_flips(
-    predicted: npt.ArrayLike, reference: npt.ArrayLike, *, close: float = CLOSE_MOS
-) -> dict[str, float]:
+def rank_flips(predicted: npt.ArrayLike, reference: npt.ArrayLike) -> dict[str, float]:
     """Counts pairs that change their order; a pair that becomes a tie is not flipped.
 
     Only the first 4 000 clips are counted, since the work grows with the square of their number.
@@ -165,12 +163,12 @@ def rank_flips(
     Args:
         predicted: (n,), finite.
         reference: (n,), finite.
-        close: Reference difference below which a pair counts as close.
 
     Returns:
-        "pairs", those that are close in the reference and no ties, and "flipped", those of them in
-        the opposite order; "all_pairs" and "all_flipped", the same for any difference; "widest",
-        the largest reference difference of a flipped pair, 0 if there is none; and "close".
+        "pairs", those that are less than "close" apart in the reference and no ties, and "flipped",
+        those of them in the opposite order; "all_pairs" and "all_flipped", the same for any
+        difference; and "widest", the largest reference difference of a flipped pair, 0 if there is
+        none.
     """
     x, y = (values[:_MAX_FLIP_CLIPS] for values in _checked(predicted, reference))
     found = {"pairs": 0, "flipped": 0, "all_pairs": 0, "all_flipped": 0}
@@ -178,13 +176,13 @@ def rank_flips(
     for i in range(len(x) - 1):
         gap = y[i + 1 :] - y[i]
         turned = (x[i + 1 :] - x[i]) * gap < 0
-        near = np.abs(gap) < close
+        near = np.abs(gap) < _CLOSE_MOS
         found["pairs"] += int((near & (gap != 0)).sum())
         found["flipped"] += int((near & turned).sum())
         found["all_pairs"] += int((gap != 0).sum())
         found["all_flipped"] += int(turned.sum())
         widest = float(np.abs(gap[turned]).max(initial=widest))
-    return {**found, "widest": widest, "close": close}
+    return {**found, "widest": widest, "close": _CLOSE_MOS}
 
 
 def _checked(predicted: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final
@@ -22,9 +21,9 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.errors import ProviderError
 from mosrt.score import Score
 
-from .protocol import LoadKind
+from .protocol import LoadKind, time_callers
 
-__all__ = ["ENGINE_BATCHES", "MosrtRunner", "nodes_by_provider"]
+__all__ = ["ENGINE_BATCHES", "MosrtRunner"]
 
 ENGINE_BATCHES: Final = (1, 8, 32)
 """Smallest, usual and largest number of views per run of engines that the bench builds."""
@@ -96,16 +95,14 @@ class MosrtRunner:
     def run_many(self, clip: Path, kind: LoadKind, count: int, n_clips: int) -> float:
         """See `Runner.run_many`."""
         data = self._read(clip)
-        if kind == "batch":
-            self._scorer.batch_size = count
-            started = time.perf_counter()
-            self._scorer.score_many([data] * n_clips, **self._options)
-            return time.perf_counter() - started
-        with ThreadPoolExecutor(count) as pool:
-            list(pool.map(lambda _: None, range(count)))  # threads start before the clock does
-            started = time.perf_counter()
-            list(pool.map(lambda _: self._scorer.score_file(data, **self._options), range(n_clips)))
-            return time.perf_counter() - started
+        if kind == "callers":
+            return time_callers(
+                lambda: self._scorer.score_file(data, **self._options), count, n_clips
+            )
+        self._scorer.batch_size = count
+        started = time.perf_counter()
+        self._scorer.score_many([data] * n_clips, **self._options)
+        return time.perf_counter() - started
 
     def nodes(self) -> dict[str, int] | None:
         """Nodes of the first network by provider; None where ONNX Runtime does not tell."""
@@ -116,7 +113,7 @@ class MosrtRunner:
         variant = bundle.variant(self._variant)
         with bundle.extracted(variant) as directory:
             try:
-                counts = nodes_by_provider(directory / variant.members[0].graph.path, full)
+                counts = _nodes_by_provider(directory / variant.members[0].graph.path, full)
             except Exception:  # noqa: BLE001 - ONNX Runtime's exceptions share no other base
                 return None
         names = {long: short for short, long in PROVIDERS.items()}
@@ -132,21 +129,13 @@ class MosrtRunner:
         return self._clips[clip]
 
 
-def nodes_by_provider(
-    graph: Path, provider: str, feeds: dict[str, Any] | None = None
-) -> dict[str, int]:
-    """Runs a graph once under ONNX Runtime's profiler and counts its nodes by provider.
+def _nodes_by_provider(graph: Path, provider: str) -> dict[str, int]:
+    """Runs a graph on ones, under ONNX Runtime's profiler, and counts its nodes by provider.
 
     A provider that cannot run a node leaves it to the CPU without a message, and some providers
     leave every node. A session still lists such a provider first, so only the profiler can tell.
 
-    Args:
-        graph: The ONNX file.
-        provider: ONNX Runtime's name of the provider.
-        feeds: Inputs by name; ones, in a batch of one, if left out.
-
-    Returns:
-        Number of nodes by ONNX Runtime's names of providers.
+    Providers are called by ONNX Runtime's names.
     """
     with TemporaryDirectory(prefix="mosrt-profile-", ignore_cleanup_errors=True) as directory:
         options = onnxruntime.SessionOptions()
@@ -154,7 +143,7 @@ def nodes_by_provider(
         options.profile_file_prefix = str(Path(directory, "profile"))
         options.log_severity_level = 4
         session = onnxruntime.InferenceSession(graph, options, providers=[provider])
-        session.run(None, feeds or {tensor.name: _ones(tensor) for tensor in session.get_inputs()})
+        session.run(None, {tensor.name: _ones(tensor) for tensor in session.get_inputs()})
         events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     nodes = {
         (event["args"].get("node_index"), event["name"]): event["args"]["provider"]

@@ -8,10 +8,13 @@ answer from its standard output: `{"answer": ...}`, or `{"error": TEXT}`. The fi
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
-__all__ = ["ERROR_CHARACTERS", "LoadKind", "Runner"]
+__all__ = ["ERROR_CHARACTERS", "LoadKind", "Runner", "time_callers"]
 
 ERROR_CHARACTERS: Final = 600
 """Longest error text of an answer."""
@@ -71,3 +74,12 @@ class Runner(Protocol):
     def close(self) -> None:
         """Releases the model."""
         ...
+
+
+def time_callers(score: Callable[[], object], count: int, n_clips: int) -> float:
+    """The time in seconds that `count` threads take to score `n_clips` clips, one by one."""
+    with ThreadPoolExecutor(count) as pool:
+        list(pool.map(lambda _: None, range(count)))  # threads start before the clock does
+        started = time.perf_counter()
+        list(pool.map(lambda _: score(), range(n_clips)))
+        return time.perf_counter() - started

@@ -35,7 +35,7 @@ from mosrt_export.utmosv2.config import ModelConfig
 from mosrt_export.utmosv2.fusion import build
 from mosrt_export.utmosv2.parity import Scored
 
-from .protocol import LoadKind
+from .protocol import LoadKind, time_callers
 
 __all__ = ["TorchRunner", "librosa_image", "librosa_views", "torch_resize"]
 
@@ -166,18 +166,16 @@ class TorchRunner:
         """See `Runner.run_many`."""
         torch.set_num_threads(self._threads)
         data = self._read(clip)
-        if kind == "batch":
-            started = time.perf_counter()
-            for first in range(0, n_clips, count):
-                batch = [data] * min(count, n_clips - first)
-                feeds = [view for views in self._pool.map(self._made, batch) for view in views]
-                self._run(self._on_device(feeds))
-            return time.perf_counter() - started
-        with ThreadPoolExecutor(count) as pool:
-            list(pool.map(lambda _: None, range(count)))  # threads start before the clock does
-            started = time.perf_counter()
-            list(pool.map(lambda _: self._run(self._on_device(self._made(data))), range(n_clips)))
-            return time.perf_counter() - started
+        if kind == "callers":
+            return time_callers(
+                lambda: self._run(self._on_device(self._made(data))), count, n_clips
+            )
+        started = time.perf_counter()
+        for first in range(0, n_clips, count):
+            batch = [data] * min(count, n_clips - first)
+            feeds = [view for views in self._pool.map(self._made, batch) for view in views]
+            self._run(self._on_device(feeds))
+        return time.perf_counter() - started
 
     def nodes(self) -> None:
         """None: a torch module runs where it was put."""

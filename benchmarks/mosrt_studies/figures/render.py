@@ -28,19 +28,18 @@ BEGIN: Final = "<!-- results: begin -->"
 END: Final = "<!-- results: end -->"
 _ROOT: Final = Path(__file__).parents[3]
 
-_OLD_MODULE: Final = re.compile(r"mosrt_bench\.(\w+)")
-_VARIANT_LIST: Final = re.compile(r"--variants (\S+)")
-_MODULES: Final = {
-    "ladder": "accuracy.ladder",
-    "listening": "accuracy.listening",
-    "order": "accuracy.order",
-    "uncertainty_ranking": "accuracy.uncertainty_ranking",
-    "distilled": "distilled",
-    "embedded": "speed.embedded",
-    "front_end": "speed.front_end",
-    "long_recording": "speed.long_recording",
-    "uncertainty_speed": "speed.uncertainty",
-}
+# What recorded commands say, and its current name.
+_RENAMED: Final = (
+    (r"mosrt_bench\.(ladder|listening|order|uncertainty_ranking)\b", r"mosrt_studies.accuracy.\1"),
+    (r"mosrt_bench\.(embedded|front_end|long_recording)\b", r"mosrt_studies.speed.\1"),
+    (r"mosrt_bench\.uncertainty_speed\b", "mosrt_studies.speed.uncertainty"),
+    (r"mosrt_bench\.distilled\b", "mosrt_studies.distilled"),
+    (r"(mosrt_studies\S+) --bundle ", r"\1 --model "),
+    (r"mosrt calibrate ", "mosrt quantize "),
+    (r"mosrt bench (?!run )", "mosrt bench run "),
+    (r" --out ", " --output "),
+)
+_LIST: Final = re.compile(r"--(variant|provider|length)s (\S+)")
 # Threads of studies that fix them and do not record them.
 _THREADS: Final = {"embedded": 1, "ladder": 1, "listening": 1, "order": 1, "drift": 1}
 
@@ -80,15 +79,9 @@ def _provenance(name: str, run: Run) -> str:
 
 def _current(command: str) -> str:
     """A recorded command with the current names of modules and options."""
-    command = _OLD_MODULE.sub(
-        lambda m: f"mosrt_studies.{_MODULES[m[1]]}" if m[1] in _MODULES else m[0], command
-    )
-    for old, new in (("mosrt calibrate ", "mosrt quantize "), (" --out ", " --output ")):
-        command = command.replace(old, new)
-    command = _VARIANT_LIST.sub(
-        lambda m: " ".join(f"--variant {name}" for name in m[1].split(",")), command
-    )
-    return command.replace(" --bundle ", " --model ") if "mosrt_studies" in command else command
+    for old, new in _RENAMED:
+        command = re.sub(old, new, command)
+    return _LIST.sub(lambda m: " ".join(f"--{m[1]} {value}" for value in m[2].split(",")), command)
 
 
 def _anchor(title: str) -> str:

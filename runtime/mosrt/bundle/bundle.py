@@ -13,17 +13,19 @@ import json
 import logging
 import os
 import shutil
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import IO, Final
+from typing import Final
 
 from mosrt.errors import BundleError
+from mosrt.host.files import recover_directory
 
+from .container import Container
 from .manifest import File, Manifest, Variant
+from .onnx_header import check_external_data
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -37,6 +39,8 @@ __all__ = [
 MANIFEST_NAME: Final = "manifest.json"
 MODEL_CARD_NAME: Final = "model-card.md"
 _MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
+_MAX_CARD_BYTES: Final = 1024 * 1024
+_MAX_DEPTH: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,23 +66,13 @@ class Bundle:
             BundleError: The bundle, or a file in it, is missing, damaged or too new.
         """
         path = Path(path)
-        if not path.exists():
-            raise BundleError(
-                f"{path}: no such bundle; `mosrt export --help` tells how to make one"
-            )
-        if not path.is_dir() and not zipfile.is_zipfile(path):
-            raise BundleError(f"{path}: neither a bundle directory nor a zip of one")
-        try:
-            with _open_member(path, MANIFEST_NAME) as stream:
-                text = stream.read(_MAX_MANIFEST_BYTES + 1)
-        except OSError as exc:
-            raise BundleError(
-                f"{path}: cannot read {MANIFEST_NAME} ({exc.strerror or exc}); is this a bundle?"
-            ) from exc
-        if len(text) > _MAX_MANIFEST_BYTES:
-            raise BundleError(f"{path / MANIFEST_NAME}: larger than any real manifest")
+        recover_directory(path)
+        text = Container.open(path).read(MANIFEST_NAME, _MAX_MANIFEST_BYTES)
+        if text is None:
+            raise BundleError(f"{path}: has no {MANIFEST_NAME}; is this a bundle?")
         try:
             parsed = json.loads(text)
+            _check_depth(parsed)
         except (ValueError, RecursionError) as exc:
             raise BundleError(
                 f"{path / MANIFEST_NAME}: not valid JSON ({exc}); copy or export the bundle again"
@@ -103,67 +97,126 @@ class Bundle:
             raise BundleError(f"{self.path}: no variant {name!r}; it has: {known}") from None
 
     def model_card(self) -> str:
-        """The text of model-card.md, or an empty string when there is none."""
-        try:
-            with _open_member(self.path, MODEL_CARD_NAME) as stream:
-                return stream.read().decode("utf-8", errors="replace")
-        except OSError:
-            return ""
+        """The text of model-card.md, or an empty string when there is none.
+
+        Raises:
+            BundleError: The file is larger than 1 MiB, or cannot be read.
+        """
+        text = self._container.read(MODEL_CARD_NAME, _MAX_CARD_BYTES)
+        return "" if text is None else text.decode("utf-8", errors="replace")
 
     def verify(self, progress: Callable[[int], None] | None = None) -> None:
-        """Compares the SHA-256 of every file with the manifest.
+        """Compares the SHA-256 of every file with the manifest, and checks what graphs refer to.
 
         Args:
             progress: Called with the number of bytes read since the last call.
 
         Raises:
-            BundleError: The SHA-256 of a file differs.
+            BundleError: The SHA-256 of a file differs, or a graph reads a file that is not its own.
         """
-        for file in self._files():
+        for file in self._files(self.manifest.variants.values()):
             digest = hashlib.sha256()
-            with _open_member(self.path, file.path) as stream:
-                while chunk := stream.read(1 << 20):
-                    digest.update(chunk)
-                    if progress is not None:
-                        progress(len(chunk))
-            if digest.hexdigest() != file.sha256:
-                raise BundleError(
-                    f"{self.path / file.path}: SHA-256 is {digest.hexdigest()}, the manifest says "
-                    f"{file.sha256}; the file is damaged or replaced: copy or export it again"
-                )
+            for chunk in self._container.chunks(file.path):
+                digest.update(chunk)
+                if progress is not None:
+                    progress(len(chunk))
+            self._check_digest(file, digest.hexdigest())
+        for variant in self.manifest.variants.values():
+            with self.extracted(variant) as directory:
+                for member in variant.members:
+                    weights = None if member.weights is None else directory / member.weights.path
+                    check_external_data(directory / member.graph.path, weights)
+
+    @property
+    def _container(self) -> Container:
+        return Container(self.path)
 
     @property
     def n_bytes(self) -> int:
         """Size of all model files in bytes."""
-        return sum(file.bytes for file in self._files())
+        return sum(file.bytes for file in self._files(self.manifest.variants.values()))
 
     @contextmanager
     def extracted(self, variant: Variant) -> Iterator[Path]:
-        """Yields a directory with the files of `variant`: the bundle's own, or a temporary one."""
+        """Yields a directory with the files of `variant`: the bundle's own, or a temporary one.
+
+        The files of a zip are compared with the SHA-256 in the manifest; for those of a directory
+        see `check_files`.
+
+        Raises:
+            BundleError: The zip is damaged, or cannot be unpacked.
+        """
         if self.path.is_dir():
             yield self.path
             return
         # Some systems cannot delete a memory-mapped file; it then stays in the temporary folder.
-        with TemporaryDirectory(prefix="mosrt-", ignore_cleanup_errors=True) as temporary:
-            for file in variant.files:
-                target = Path(temporary, file.path)
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with _open_member(self.path, file.path) as source, target.open("wb") as sink:
-                    shutil.copyfileobj(source, sink, 1 << 20)
-            yield Path(temporary)
+        try:
+            temporary = TemporaryDirectory(prefix="mosrt-", ignore_cleanup_errors=True)
+        except OSError as exc:
+            raise BundleError(f"{self.path}: {_unpacking(exc)}") from exc
+        with temporary as name:
+            for file in self._files([variant]):
+                self._unpack(file, Path(name))
+            yield Path(name)
 
-    def _files(self) -> tuple[File, ...]:
-        files = {f.path: f for variant in self.manifest.variants.values() for f in variant.files}
+    def check_files(self, variant: Variant, sha256_of: Callable[[Path], str]) -> None:
+        """Compares the SHA-256 of a variant's files with the manifest, unless the bundle is a zip.
+
+        Args:
+            variant: The variant.
+            sha256_of: Hashes a file; it may know the hash of a file that has not changed.
+
+        Raises:
+            BundleError: The SHA-256 of a file differs, or the file cannot be read.
+        """
+        if not self.path.is_dir():
+            return
+        for file in self._files([variant]):
+            try:
+                digest = sha256_of(self._container.file(file.path))
+            except OSError as exc:
+                raise BundleError(
+                    f"{self.path / file.path}: cannot be read ({exc.strerror or exc}); copy the "
+                    "bundle again"
+                ) from exc
+            self._check_digest(file, digest)
+
+    def _check_digest(self, file: File, digest: str) -> None:
+        if digest != file.sha256:
+            raise BundleError(
+                f"{self.path / file.path}: SHA-256 is {digest}, the manifest says {file.sha256}; "
+                "the file is damaged or replaced: copy or export it again"
+            )
+
+    def _unpack(self, file: File, directory: Path) -> None:
+        """Extracts a file of a zip, and checks its SHA-256."""
+        target = directory / file.path
+        digest = hashlib.sha256()
+        try:
+            if shutil.disk_usage(directory).free < file.bytes:
+                raise OSError(f"{file.bytes} bytes are needed, and there are fewer")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            with target.open("wb") as sink:
+                for chunk in self._container.chunks(file.path):
+                    digest.update(chunk)
+                    sink.write(chunk)
+        except OSError as exc:
+            raise BundleError(f"{self.path}: {_unpacking(exc)}") from exc
+        self._check_digest(file, digest.hexdigest())
+
+    def _files(self, variants: Iterable[Variant]) -> tuple[File, ...]:
+        files = {file.path: file for variant in variants for file in variant.files}
         return tuple(files.values())
 
     def _check_sizes(self) -> None:
-        for file in self._files():
-            try:
-                size = _member_size(self.path, file.path)
-            except (OSError, KeyError):
+        files = self._files(self.manifest.variants.values())
+        sizes = self._container.sizes([file.path for file in files])
+        for file in files:
+            size = sizes.get(file.path)
+            if size is None:
                 raise BundleError(
                     f"{self.path / file.path}: missing; copy or export the bundle again"
-                ) from None
+                )
             if size != file.bytes:
                 raise BundleError(
                     f"{self.path / file.path}: {size} bytes, the manifest says {file.bytes}; "
@@ -171,35 +224,24 @@ class Bundle:
                 )
 
 
-@contextmanager
-def _open_member(path: Path, name: str) -> Iterator[IO[bytes]]:
-    """Opens file `name` of a bundle; a missing file is an OSError in a directory and in a zip."""
-    if path.is_dir():
-        with _inside(path, name).open("rb") as stream:
-            yield stream
-        return
-    try:
-        with zipfile.ZipFile(path) as archive, archive.open(name) as stream:
-            yield stream
-    except KeyError as exc:
-        raise FileNotFoundError(2, "No such file in the zip", name) from exc
-    except zipfile.BadZipFile as exc:
-        raise BundleError(f"{path}: damaged zip ({exc}); copy the bundle again") from exc
+def _check_depth(value: object) -> None:
+    """Raises ValueError if JSON is nested so deeply that it cannot be copied or written."""
+    level = [value]
+    for _ in range(_MAX_DEPTH):
+        inner = [each for each in level if isinstance(each, (dict, list))]
+        level = [
+            item for each in inner for item in (each.values() if isinstance(each, dict) else each)
+        ]
+        if not level:
+            return
+    raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
 
 
-def _inside(directory: Path, name: str) -> Path:
-    """Resolves file `name` of a bundle directory; BundleError if it is outside of it."""
-    inside = (directory / name).resolve()
-    if not inside.is_relative_to(directory.resolve()):
-        raise BundleError(f"{directory / name}: a link that leaves the bundle; copy the file in")
-    return inside
-
-
-def _member_size(path: Path, name: str) -> int:
-    if path.is_dir():
-        return _inside(path, name).stat().st_size
-    with zipfile.ZipFile(path) as archive:
-        return archive.getinfo(name).file_size
+def _unpacking(exc: OSError) -> str:
+    return (
+        f"cannot be unpacked into the temporary folder ({exc.strerror or exc}); name one with more "
+        "space in TMPDIR, or unpack the zip yourself"
+    )
 
 
 DEFAULT_MODEL: Final = "nano"
@@ -239,14 +281,15 @@ def find_bundle(reference: str | os.PathLike[str] | None = None) -> Path:
         return path
     written_as_path = f".{os.sep}{reference}"
     if reference in models:
-        if (path / MANIFEST_NAME).exists():
+        if (path / MANIFEST_NAME).is_file():
             _LOG.warning(
                 "%s means the embedded model; write %s for the bundle in the working directory",
                 reference,
                 written_as_path,
             )
         return models[reference]
-    if not path.exists():
+    recover_directory(path)
+    if not os.path.lexists(path):
         raise BundleError(
             f"{reference}: no such bundle; embedded models: "
             f"{', '.join(models) or 'none, install mosrt again'}; a bundle of your own is named by "

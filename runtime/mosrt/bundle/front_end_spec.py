@@ -9,14 +9,26 @@ from mosrt.errors import BundleError
 
 from .fields import Fields
 
-__all__ = ["FRONT_ENDS", "FRONT_END_SCOPE", "GridSpec", "MelSpec", "SslSpec"]
+__all__ = ["FRONT_ENDS", "FRONT_END_SCOPE", "MAX_VIEWS", "GridSpec", "MelSpec", "SslSpec"]
 
 FRONT_ENDS: Final = ("numpy", "graph")
 """What computes the networks' inputs from crops of audio: the runtime, or the graphs."""
 FRONT_END_SCOPE: Final = "front_end"
 """Prefix of the names of front-end nodes in a graph; these nodes are kept in FP32."""
+MAX_VIEWS: Final = 10_000
+"""Most views of a recording: of a manifest's grid, and that a caller may ask for."""
 
 _VIEW_EVERY_S: Final = (0.1, 3600.0)
+# Bounds of what a manifest may ask for: far beyond what models need, and within a gigabyte.
+_MAX_CROP_SAMPLES: Final = 4_000_000
+_MAX_CROPS: Final = 64
+_MAX_N_FFT: Final = 65_536
+_MAX_MELS: Final = 1024
+_MAX_COLUMNS: Final = 16_384
+_MAX_WINDOWS: Final = 16
+_MAX_FRAMES: Final = 65_536
+_MAX_FILTER_WEIGHTS: Final = 2**22
+_MAX_PIXELS: Final = 2**26
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,8 +52,8 @@ class SslSpec:
         fields = Fields(value, where)
         return cls(
             tensor=fields.get("tensor", str),
-            crop_samples=fields.positive("crop_samples"),
-            epsilon=fields.get("epsilon", float),
+            crop_samples=fields.positive("crop_samples", _MAX_CROP_SAMPLES),
+            epsilon=fields.number("epsilon", 0.0, 1.0),
         )
 
 
@@ -92,22 +104,33 @@ class MelSpec:
         windows = fields.get("windows", list)
         spec = cls(
             tensor=fields.get("tensor", str),
-            crop_samples=fields.positive("crop_samples"),
-            n_crops=fields.positive("n_crops"),
-            n_fft=fields.positive("n_fft"),
-            hop_length=fields.positive("hop_length"),
-            n_mels=fields.positive("n_mels"),
+            crop_samples=fields.positive("crop_samples", _MAX_CROP_SAMPLES),
+            n_crops=fields.positive("n_crops", _MAX_CROPS),
+            n_fft=fields.positive("n_fft", _MAX_N_FFT),
+            hop_length=fields.positive("hop_length", _MAX_N_FFT),
+            n_mels=fields.positive("n_mels", _MAX_MELS),
             windows=tuple(windows),
-            f_min_hz=fields.get("f_min_hz", float),
-            f_max_hz=fields.get("f_max_hz", float),
-            floor_db=fields.get("floor_db", float),
-            image_height=fields.positive("image_height"),
-            image_width=fields.positive("image_width"),
+            f_min_hz=fields.number("f_min_hz"),
+            f_max_hz=fields.number("f_max_hz"),
+            floor_db=fields.number("floor_db", most=1000.0),
+            image_height=fields.positive("image_height", _MAX_MELS),
+            image_width=fields.positive("image_width", _MAX_COLUMNS),
         )
         if not windows or not all(type(w) is int and 0 < w <= spec.n_fft for w in windows):
             raise BundleError(
                 f"manifest.json: {fields.path('windows')} must be lengths from 1 to n_fft "
                 f"({spec.n_fft}), not {windows}"
+            )
+        images = spec.n_crops * len(windows)
+        if (
+            len(windows) > _MAX_WINDOWS
+            or not 0 < spec.n_frames <= _MAX_FRAMES
+            or spec.n_mels * (spec.n_fft // 2 + 1) > _MAX_FILTER_WEIGHTS
+            or images * spec.n_mels * max(spec.image_width, spec.n_frames) > _MAX_PIXELS
+        ):
+            raise BundleError(
+                f"manifest.json: {where} describes images larger than mosrt makes; "
+                "get the bundle from a source you trust"
             )
         if spec.image_height != spec.n_mels:
             raise BundleError(
@@ -140,16 +163,10 @@ class GridSpec:
         """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
         fields = Fields(value, where)
         spec = cls(
-            view_every_s=fields.get("view_every_s", float),
-            min_views=fields.positive("min_views"),
-            max_views=fields.positive("max_views"),
+            view_every_s=fields.number("view_every_s", *_VIEW_EVERY_S),
+            min_views=fields.positive("min_views", MAX_VIEWS),
+            max_views=fields.positive("max_views", MAX_VIEWS),
         )
-        shortest_s, longest_s = _VIEW_EVERY_S
-        if not shortest_s <= spec.view_every_s <= longest_s:
-            raise BundleError(
-                f"manifest.json: {fields.path('view_every_s')} must be from {shortest_s} to "
-                f"{longest_s}, not {spec.view_every_s}"
-            )
         if spec.max_views < spec.min_views:
             raise BundleError(
                 f"manifest.json: {fields.path('max_views')} is {spec.max_views}, less than "

@@ -31,6 +31,15 @@ __all__ = [
 
 SCHEMA_VERSION: Final = 1
 FAMILIES: Final = ("fusion", "spec", "ssl", *UNCERTAINTY_FAMILIES)
+_SAMPLE_RATES_HZ: Final = (4_000, 192_000)
+_MAX_BYTES: Final = 2**40
+_MAX_MEMBERS: Final = 100
+_MAX_VARIANTS: Final = 100
+_MAX_SIZE: Final = 2**31
+_MAX_AXES: Final = 8
+_MAX_PATH_BYTES: Final = 1024
+_MAX_NAME_BYTES: Final = 255
+_GRAPH_SUFFIX: Final = ".onnx"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,7 +55,9 @@ class TensorSpec:
         """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
         fields = _Fields(value, where)
         shape = fields.get("shape", list)
-        if not all(isinstance(size, str) or (type(size) is int and size > 0) for size in shape):
+        if len(shape) > _MAX_AXES or not all(
+            isinstance(size, str) or (type(size) is int and 0 < size <= _MAX_SIZE) for size in shape
+        ):
             raise BundleError(
                 f"manifest.json: {fields.path('shape')} must hold sizes and names, not {shape}"
             )
@@ -55,7 +66,10 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class File:
-    """A file of the bundle: relative POSIX path, SHA-256 in hex, and size in bytes."""
+    """A file of the bundle: relative POSIX path, SHA-256 in hex, and size in bytes.
+
+    The path has no `.`, `..`, `:` or backslash, and no control characters.
+    """
 
     path: str
     sha256: str
@@ -72,10 +86,20 @@ class File:
                 f"manifest.json: {fields.path('path')} is {path!r}, which leaves the bundle; "
                 "get the bundle from a source you trust"
             )
+        longest = max(len(part.encode()) for part in parts)
+        if (
+            "/".join(parts) != path
+            or len(path.encode()) > _MAX_PATH_BYTES
+            or longest > _MAX_NAME_BYTES
+        ):
+            raise BundleError(
+                f"manifest.json: {fields.path('path')} is no plain path of at most "
+                f"{_MAX_PATH_BYTES} bytes, and {_MAX_NAME_BYTES} bytes a name; export it again"
+            )
         sha256 = fields.get("sha256", str)
         if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
             raise BundleError(f"manifest.json: {fields.path('sha256')} is no SHA-256 in hex")
-        return cls(path=path, sha256=sha256, bytes=fields.positive("bytes"))
+        return cls(path=path, sha256=sha256, bytes=fields.positive("bytes", _MAX_BYTES))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,9 +124,15 @@ class Member:
     def from_dict(cls, value: object, where: str) -> Member:
         """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
         fields = _Fields(value, where)
+        graph = File.from_dict(fields.optional("graph"), fields.path("graph"))
+        if not graph.path.endswith(_GRAPH_SUFFIX):  # engines choose the format by it
+            raise BundleError(
+                f"manifest.json: {fields.path('graph')}.path must end with {_GRAPH_SUFFIX}, "
+                f"not be {graph.path!r}"
+            )
         return cls(
             name=fields.get("name", str),
-            graph=File.from_dict(fields.optional("graph"), fields.path("graph")),
+            graph=graph,
             weights=fields.section("weights", File.from_dict),
         )
 
@@ -145,6 +175,10 @@ class Variant:
         members = fields.get("members", list)
         if not members:
             raise BundleError(f"manifest.json: {fields.path('members')} is empty")
+        if len(members) > _MAX_MEMBERS:
+            raise BundleError(
+                f"manifest.json: {fields.path('members')} are more than {_MAX_MEMBERS}"
+            )
 
         def given(name: str) -> bool:
             return fields.optional(name) is not None
@@ -210,7 +244,7 @@ class Manifest:
             BundleError: A field is missing or wrong, or the schema is newer than this mosrt.
         """
         fields = _Fields(value, "")
-        version = fields.positive("schema_version")
+        version = fields.positive("schema_version", 2**53)
         if version > SCHEMA_VERSION:
             raise BundleError(
                 f"manifest.json: schema version {version} is newer than this mosrt reads "
@@ -223,10 +257,12 @@ class Manifest:
                 f"(known: {', '.join(FAMILIES)}); upgrade with `pip install -U mosrt`"
             )
         variants = _Fields(fields.optional("variants"), "variants")._value
+        if len(variants) > _MAX_VARIANTS:
+            raise BundleError(f"manifest.json: variants are more than {_MAX_VARIANTS}")
         manifest = cls(
             name=fields.get("name", str),
             family=family,
-            sample_rate_hz=fields.positive("sample_rate_hz"),
+            sample_rate_hz=fields.integer("sample_rate_hz", *_SAMPLE_RATES_HZ),
             ssl=fields.section("ssl", SslSpec.from_dict),
             mel=fields.section("mel", MelSpec.from_dict),
             domains=fields.strings("domains"),
@@ -260,6 +296,10 @@ class Manifest:
             )
         if not self.variants:
             raise BundleError("manifest.json: variants is empty")
+        self._check_files()
+        for kind, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
+            if len({tensor.name for tensor in tensors}) != len(tensors):
+                raise BundleError(f"manifest.json: {kind} name a tensor twice")
         if (self.uncertainty is not None) != (self.family in UNCERTAINTY_FAMILIES):
             raise BundleError(f"manifest.json: uncertainty does not fit family {self.family!r}")
         if self.uncertainty is not None:
@@ -270,6 +310,22 @@ class Manifest:
             raise BundleError(
                 "manifest.json: the first output must be the scores, (batch, number of domains)"
             )
+
+    def _check_files(self) -> None:
+        """Raises BundleError if two entries contradict each other about a file or a folder."""
+        files: dict[str, File] = {}
+        for variant in self.variants.values():
+            for file in variant.files:
+                if files.setdefault(file.path, file) != file:
+                    raise BundleError(
+                        f"manifest.json: {file.path!r} has two SHA-256s or sizes; export it again"
+                    )
+        for path in files:
+            for folder in map(str, PurePosixPath(path).parents):
+                if folder in files:
+                    raise BundleError(
+                        f"manifest.json: {folder!r} is both a file and a folder; export it again"
+                    )
 
     def _check_inputs(self) -> None:
         """Raises BundleError unless the graph takes what the front end makes, or the crops."""
@@ -285,6 +341,13 @@ class Manifest:
             images = (mel.n_crops * len(mel.windows), mel.image_height, mel.image_width)
             crops = (mel.n_crops, mel.crop_samples)
             expected[mel.tensor] = crops if self.front_end == "graph" else images
+            if 2 * mel.f_max_hz > self.sample_rate_hz:
+                raise BundleError(
+                    f"manifest.json: mel.f_max_hz is {mel.f_max_hz:g}, more than half of "
+                    f"sample_rate_hz ({self.sample_rate_hz})"
+                )
+            if self.ssl is not None and self.ssl.tensor == mel.tensor:
+                raise BundleError(f"manifest.json: ssl and mel have one tensor, {mel.tensor!r}")
         declared = {tensor.name: tensor.shape[1:] for tensor in self.inputs}
         if declared != expected:
             raise BundleError(

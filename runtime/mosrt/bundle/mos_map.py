@@ -18,6 +18,7 @@ __all__ = ["KINDS", "MosMap"]
 
 KINDS: Final = ("isotonic", "linear")
 MIN_CLIPS: Final = 5
+_LARGEST: Final = 1e300
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +95,7 @@ class MosMap:
             uncertainty=_numbers(fields, "uncertainty"),
             mos=_numbers(fields, "mos"),
             n_clips=fields.positive("n_clips"),
-            loo_rmse=fields.get("loo_rmse", float),
+            loo_rmse=fields.number("loo_rmse"),
             description=fields.get("description", str),
         )
         x, y = np.array(found.uncertainty), np.array(found.mos)
@@ -108,8 +109,10 @@ class MosMap:
 
 def _numbers(fields: Fields, name: str) -> tuple[float, ...]:
     values = fields.get(name, list)
-    if not all(type(value) in (int, float) and np.isfinite(value) for value in values):
-        raise BundleError(f"manifest.json: {fields.path(name)} must hold finite numbers only")
+    if not all(type(value) in (int, float) and abs(value) < _LARGEST for value in values):
+        raise BundleError(
+            f"manifest.json: {fields.path(name)} must hold numbers only, finite and below 1e300"
+        )
     return tuple(map(float, values))
 
 

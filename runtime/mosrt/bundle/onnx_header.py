@@ -6,6 +6,9 @@ must be known before an engine opens a graph are read.
 
 from __future__ import annotations
 
+import mmap
+import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,13 +16,29 @@ from typing import Final
 
 from mosrt.errors import BundleError
 
-__all__ = ["Node", "Tensor", "read_graph"]
+__all__ = ["Node", "Tensor", "check_external_data", "read_graph"]
 
 _VARINT: Final = 0
 _FIXED64: Final = 1
 _BYTES: Final = 2
 _FIXED32: Final = 5
 _EXTERNAL: Final = 1
+
+_MAX_VARINT_BYTES: Final = 10
+# Fields that lead to a tensor, by message; what they are of, by number.
+_CONTENTS: Final = {
+    "model": {7: "graph", 20: "training", 25: "function"},
+    "training": {1: "graph", 2: "graph"},
+    "function": {7: "node", 11: "attribute"},
+    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "node": {5: "attribute"},
+    "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
+    "sparse": {1: "tensor", 2: "tensor"},
+    "tensor": {13: "entry"},
+}
+_LOCATION: Final = b"location"
+# An operator that holds, or names the file of, what an engine has compiled for some hardware.
+_COMPILED: Final = b"EPContext"
 
 Value = int | memoryview
 
@@ -39,7 +58,7 @@ class Tensor:
     @property
     def data_type(self) -> int:
         """The constant's type, a value of `TensorProto.DataType`."""
-        return next((v for n, v in _fields(self.message) if n == 2 and isinstance(v, int)), 0)
+        return next((v for n, v, _ in _fields(self.message) if n == 2 and isinstance(v, int)), 0)
 
     def all_zeros(self) -> bool:
         """Whether all values are zero.
@@ -49,7 +68,7 @@ class Tensor:
         """
         external: dict[str, str] = {}
         is_external = False
-        for number, value in _fields(self.message):
+        for number, value, _ in _fields(self.message):
             if number == 14:
                 is_external = value == _EXTERNAL
             elif number == 13 and isinstance(value, memoryview):
@@ -96,10 +115,96 @@ def read_graph(path: Path) -> tuple[list[Node], dict[str, Tensor]]:
     return nodes, constants
 
 
+def check_external_data(path: Path, weights: Path | None) -> None:
+    """Refuses a graph that reads any other file than its weights.
+
+    Every tensor of the file is looked at: initialisers, also sparse ones, and attributes of nodes,
+    in subgraphs and functions too. Parts without an external location are skipped unread.
+
+    Args:
+        path: The graph.
+        weights: The only file that its tensors may lie in, in or below the graph's directory.
+
+    Raises:
+        BundleError: The graph names another file, or data beyond the end of its weights; or a file
+            cannot be read, or is not an ONNX file.
+    """
+    allowed, n_bytes = None, 0
+    try:
+        if weights is not None:
+            n_bytes = weights.stat().st_size
+            if weights.is_relative_to(path.parent):
+                allowed = weights.relative_to(path.parent).as_posix().encode()
+        for entry in _external_entries(path):
+            places = {value for key, value in entry if key == _LOCATION}
+            if places - {allowed}:
+                place = next(iter(places - {allowed}))[:200].decode(errors="replace")
+                raise BundleError(
+                    f"{path}: its weights are in {place!r}, which the manifest does not list for "
+                    "it; get the bundle from a source you trust"
+                )
+            spans = [int(value) for key, value in entry if key in (b"offset", b"length")]
+            if min(spans, default=0) < 0 or sum(spans) > n_bytes:
+                raise BundleError(
+                    f"{path}: reads {weights} beyond its end; copy or export the bundle again"
+                )
+    except OSError as exc:
+        raise BundleError(f"{path}: cannot be read ({exc}); copy the bundle again") from exc
+    except (IndexError, ValueError) as exc:
+        if isinstance(exc, BundleError):
+            raise
+        raise BundleError(f"{path}: not an ONNX file, or damaged; export it again") from exc
+
+
+def _external_entries(path: Path) -> Iterator[list[tuple[bytes, bytes]]]:
+    """Yields the description of each tensor's external data, keys and values in order."""
+    with path.open("rb") as stream:
+        mapped = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
+    if re.search(_COMPILED, mapped):
+        raise BundleError(
+            f"{path}: holds a graph that is compiled for some hardware; export it again"
+        )
+    # Wherever a location is given, its key is spelt out in the file.
+    marks = [found.start() for found in re.finditer(_LOCATION, mapped)]
+    todo: list[tuple[str, int, memoryview]] = [("model", 0, memoryview(mapped))]
+    while todo:
+        kind, start, message = todo.pop()
+        entries: list[tuple[bytes, bytes]] = []
+        for number, value, position in _fields(message):
+            inner = _CONTENTS[kind].get(number)
+            if inner is None or not isinstance(value, memoryview):
+                continue
+            first = start + position
+            mark = bisect_left(marks, first)
+            if inner == "entry":
+                entries += _entry(value)
+            elif mark < len(marks) and marks[mark] < first + len(value):
+                todo.append((inner, first, value))
+        if entries:
+            yield entries
+
+
+def _entry(message: memoryview) -> list[tuple[bytes, bytes]]:
+    """The key and value of a `StringStringEntryProto`, with each other if either is repeated."""
+    size = len(message)
+    if (
+        # The usual encoding: each once, and shorter than 128 bytes.
+        size > 4
+        and message[0] == 10
+        and (middle := 2 + message[1]) < min(size - 1, 130)
+        and message[middle] == 18
+        and message[middle + 1] == size - middle - 2 < 128
+    ):
+        return [(bytes(message[2:middle]), bytes(message[middle + 2 :]))]
+    keys = [bytes(key) for key in _all(message, 1)] or [b""]
+    texts = [bytes(text) for text in _all(message, 2)] or [b""]
+    return [(key, text) for key in keys for text in texts]
+
+
 def _node(message: memoryview) -> Node:
     integers = {}
     for attribute in _all(message, 5):
-        for number, value in _fields(attribute):
+        for number, value, _ in _fields(attribute):
             if number == 3 and isinstance(value, int):
                 integers[_text(attribute, 1)] = value
     return Node(
@@ -126,7 +231,7 @@ def _outside(directory: Path, entry: dict[str, str]) -> bytes:
 
 def _all(message: memoryview, wanted: int) -> Iterator[memoryview]:
     """Yields the values of a field of messages or strings."""
-    for number, value in _fields(message):
+    for number, value, _ in _fields(message):
         if number == wanted and isinstance(value, memoryview):
             yield value
 
@@ -136,35 +241,45 @@ def _text(message: memoryview, wanted: int) -> str:
     return next((bytes(value).decode() for value in _all(message, wanted)), "")
 
 
-def _fields(message: memoryview) -> Iterator[tuple[int, Value]]:
-    position = 0
-    while position < len(message):
-        tag, position = _varint(message, position)
+def _fields(message: memoryview) -> Iterator[tuple[int, Value, int]]:
+    """Yields number, value and position of each field."""
+    position, end = 0, len(message)
+    while position < end:
+        tag = message[position]
+        if tag < 0x80:
+            position += 1
+        else:
+            tag, position = _varint(message, position)
         kind = tag & 7
         value: Value
         if kind == _VARINT:
             value, position = _varint(message, position)
-        else:
-            if kind == _BYTES:
-                size, position = _varint(message, position)
-            elif kind in (_FIXED32, _FIXED64):
-                size = 4 if kind == _FIXED32 else 8
+            yield tag >> 3, value, position
+            continue
+        if kind == _BYTES:
+            size = message[position]
+            if size < 0x80:
+                position += 1
             else:
-                raise ValueError(f"wire type {kind}")
-            if position + size > len(message):
-                raise ValueError("a field reaches beyond the end")
-            value = message[position : position + size]
-            position += size
-        yield tag >> 3, value
+                size, position = _varint(message, position)
+        elif kind in (_FIXED32, _FIXED64):
+            size = 4 if kind == _FIXED32 else 8
+        else:
+            raise ValueError(f"wire type {kind}")
+        # Other readers keep the last 32 bits of a larger tag, and would see another field.
+        if tag >> 32 or position + size > end:
+            raise ValueError("a field reaches beyond the end")
+        yield tag >> 3, message[position : position + size], position
+        position += size
 
 
 def _varint(message: memoryview, position: int) -> tuple[int, int]:
     """Decodes an integer of seven-bit groups, lowest first; returns it and its end."""
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
         byte = message[position]
         position += 1
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
             return value, position
-        shift += 7
+    raise ValueError("a number without an end")

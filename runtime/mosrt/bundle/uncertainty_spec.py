@@ -49,6 +49,13 @@ LAYOUTS: Final = {
 }
 
 
+# Bounds of what a manifest may ask for: far beyond what models need, and within a gigabyte.
+_MAX_COUNT: Final = 4096
+_MAX_WINDOW_SAMPLES: Final = 16_000_000
+_MAX_FRAMES: Final = 65_536
+_MAX_VALUES: Final = 2**27
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ContrastSpec:
     """wav2vec v1: predictions of future frames against distractors.
@@ -68,9 +75,9 @@ class ContrastSpec:
         """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
         fields = Fields(value, where)
         return cls(
-            n_steps=fields.positive("n_steps"),
+            n_steps=fields.positive("n_steps", _MAX_COUNT),
             first_horizon=fields.positive("first_horizon"),
-            n_negatives=fields.positive("n_negatives"),
+            n_negatives=fields.positive("n_negatives", _MAX_COUNT),
         )
 
 
@@ -103,9 +110,9 @@ class DropoutSpec:
             )
         return cls(
             probability=_fraction(fields, "probability"),
-            n_passes=fields.positive("n_passes"),
-            passes_per_run=fields.positive("passes_per_run"),
-            channels=fields.positive("channels"),
+            n_passes=fields.positive("n_passes", _MAX_COUNT),
+            passes_per_run=fields.positive("passes_per_run", _MAX_COUNT),
+            channels=fields.positive("channels", 16 * _MAX_COUNT),
             dropped_columns=tuple(columns),
         )
 
@@ -133,8 +140,8 @@ class MaskingSpec:
         return cls(
             probability=_fraction(fields, "probability"),
             span_frames=fields.positive("span_frames"),
-            n_negatives=fields.positive("n_negatives"),
-            n_passes=fields.positive("n_passes"),
+            n_negatives=fields.positive("n_negatives", _MAX_COUNT),
+            n_passes=fields.positive("n_passes", _MAX_COUNT),
         )
 
 
@@ -183,13 +190,13 @@ class UncertaintySpec:
             hop_samples=fields.positive("hop_samples"),
             receptive_samples=fields.positive("receptive_samples"),
             min_samples=fields.positive("min_samples"),
-            zero_pad_below_samples=fields.get("zero_pad_below_samples", int),
-            window_samples=fields.positive("window_samples"),
+            zero_pad_below_samples=fields.integer("zero_pad_below_samples", 0, 1_000_000),
+            window_samples=fields.positive("window_samples", _MAX_WINDOW_SAMPLES),
             normalised=fields.get("normalised", bool),
             layouts=fields.strings("layouts"),
             measure=fields.get("measure", str),
-            sign=fields.get("sign", int),
-            seed=fields.get("seed", int),
+            sign=fields.integer("sign", -1, 1),
+            seed=fields.integer("seed", 0, 2**63),
             contrast=fields.section("contrast", ContrastSpec.from_dict),
             dropout=fields.section("dropout", DropoutSpec.from_dict),
             masking=fields.section("masking", MaskingSpec.from_dict),
@@ -201,8 +208,6 @@ class UncertaintySpec:
     def _check(self, fields: Fields) -> None:
         if self.sign not in (-1, 1):
             raise BundleError(f"manifest.json: {fields.path('sign')} must be 1 or -1")
-        if self.seed < 0:
-            raise BundleError(f"manifest.json: {fields.path('seed')} must not be negative")
         layout, _, measure = self.measure.partition(".")
         if layout not in self.layouts or measure not in MEASURES:
             raise BundleError(
@@ -214,6 +219,20 @@ class UncertaintySpec:
             raise BundleError(
                 f"manifest.json: {fields.path('min_samples')} must be at least receptive_samples "
                 "and at most a quarter of window_samples"
+            )
+        # Values that exist at once for each frame of a chunk.
+        per_frame = 1
+        if self.contrast is not None:
+            per_frame = self.contrast.n_steps * (1 + self.contrast.n_negatives)
+        if self.dropout is not None:
+            per_frame = self.dropout.passes_per_run * self.dropout.channels
+        if self.masking is not None:
+            per_frame = self.masking.n_negatives
+        n_frames = self.window_samples // self.hop_samples
+        if n_frames > _MAX_FRAMES or n_frames * per_frame > _MAX_VALUES:
+            raise BundleError(
+                f"manifest.json: {fields.path('window_samples')} or the numbers beside it ask for "
+                "more memory than mosrt uses; get the bundle from a source you trust"
             )
 
     def check_family(self, family: str) -> None:
@@ -250,7 +269,4 @@ def stages_in_use(family: str, layouts: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def _fraction(fields: Fields, name: str) -> float:
-    value = fields.get(name, float)
-    if not 0.0 <= value <= 1.0:
-        raise BundleError(f"manifest.json: {fields.path(name)} must be from 0 to 1, not {value}")
-    return value
+    return fields.number(name, 0.0, 1.0)

@@ -8,10 +8,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from mosrt.errors import OutputError
-from mosrt.host.files import replacing, replacing_directory, sha256_of
+from mosrt.errors import BundleError, OutputError
+from mosrt.host.files import recover_directory, replacing, replacing_directory, sha256_of
 
 from .bundle import MANIFEST_NAME, MODEL_CARD_NAME
+from .container import Container
 from .manifest import File, Manifest
 
 __all__ = [
@@ -41,6 +42,7 @@ def check_target(
     Raises:
         OutputError: `out` exists and `force` is off, or it is not a directory of this kind.
     """
+    recover_directory(out)
     if not (out.exists() or out.is_symlink()):
         return
     if not force:
@@ -82,7 +84,16 @@ def updated_bundle(bundle: Path, out: Path) -> Iterator[Path]:
 
     Raises:
         OutputError: `out` is something else, or cannot be written.
+        BundleError: Something in the bundle's directory is no file, or a link that leaves it.
     """
+    container = Container(bundle)
+    for path in bundle.rglob("*"):
+        if path.is_symlink() or not path.is_dir():
+            try:
+                container.file(path.relative_to(bundle).as_posix())
+            except OSError as exc:
+                raise BundleError(f"{path}: cannot be copied ({exc}); remove it") from exc
+    recover_directory(out)
     in_place = out.resolve() == bundle.resolve()
     if not in_place and (out.exists() or out.is_symlink()):
         raise OutputError(f"{out} exists already; choose another --output, or leave it out")

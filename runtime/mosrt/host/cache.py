@@ -1,22 +1,38 @@
-"""Keeps files on disk that are slow to make from a bundle, such as optimised graphs."""
+"""Keeps files on disk that are slow to make from a bundle, such as optimised graphs.
+
+A cache is used only if nobody else can have written to it. Its entries, and the files that they are
+made of, are known by their SHA-256. A large file is hashed once: the cache then remembers its hash
+for as long as the file is unchanged, by its size, times and inode.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
 import logging
 import os
-import shutil
+import stat
 import sys
-import tempfile
+import threading
+import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
-__all__ = ["Cache", "cache_directory"]
+from .files import replacing, replacing_directory, sha256_of
+
+__all__ = ["Cache", "cache_directory", "distrust"]
 
 _T = TypeVar("_T")
 _ENTRY: Final = "entry.json"
+_HASHES: Final = "hashes"
+# Smaller files are hashed in the time that it takes to look a hash up.
+_WORTH_REMEMBERING_BYTES: Final = 16_000_000
+# A file may change again within one tick of the file system's clock, and its times stay the same.
+_TICK_S: Final = 0.05
+_COARSE_TICK_S: Final = 2.5  # of file systems that keep whole seconds, or even ones
 _LOG = logging.getLogger(__name__)
 
 
@@ -43,12 +59,31 @@ def cache_directory() -> Path | None:
     return parent / ("mosrt/Cache" if sys.platform == "win32" else "mosrt")
 
 
+def distrust(path: Path) -> str | None:
+    """Why a file or directory of a cache cannot be relied on; None if it can, or does not exist.
+
+    It must belong to this user or to root, and nobody else may write to it.
+    """
+    if not hasattr(os, "geteuid"):  # Windows, where the cache is in the user's own folder
+        return None
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    if status.st_uid not in (os.geteuid(), 0):
+        return f"{path} belongs to another user (number {status.st_uid})"
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return f"others can write to {path} (mode {stat.S_IMODE(status.st_mode):o})"
+    return None
+
+
 class Cache:
     """A directory of entries, each a directory of files that can be made again at any time.
 
     Entries are written atomically, so several processes may share a cache. An entry is made again
-    if other versions made it, or if a file's size or modification time has changed; files are not
-    hashed. A cache that fails costs time, but is never an error.
+    if other versions made it, or if its files are not what was written. A directory that belongs
+    to another user, or that others can write to, is not used. A cache that fails costs time, but is
+    never an error.
 
     Args:
         directory: Directory of the entries; it is created with the first entry.
@@ -56,12 +91,15 @@ class Cache:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        self._hashes: dict[Path, tuple[list[int], str]] = {}
+        self._locks: dict[Path, threading.Lock] = {}
 
     def get(
         self,
         identity: Mapping[str, Any],
         versions: Mapping[str, Any],
         *,
+        files: Mapping[Path, str],
         make: Callable[[Path], None],
         load: Callable[[Path], _T],
     ) -> _T | None:
@@ -70,19 +108,27 @@ class Cache:
         Args:
             identity: The entry's key, JSON-ready.
             versions: Versions and settings that made the entry; others make it again.
+            files: What the entry is made of, with the SHA-256 that each file must have. It is
+                a part of the key.
             make: Writes the entry's files into an empty directory.
             load: Loads the files from the entry's directory.
 
         Returns:
             The result of `load`; None if the cache cannot be used, for a reason that is logged.
         """
-        described = {"identity": dict(identity), "versions": dict(versions)}
+        described = {
+            "identity": {**identity, "files": list(files.values())},
+            "versions": dict(versions),
+        }
         text = json.dumps(described["identity"], sort_keys=True)
         entry = self.directory / sha256(text.encode()).hexdigest()[:32]
         for attempt in ("first", "last"):
             try:
-                if not _is_whole(entry, described):
-                    self._replace(entry, described, make)
+                if (reason := self._distrust(entry)) is not None:
+                    _warn_once(reason)
+                    return None
+                if not self._is_whole(entry, described):
+                    self._replace(entry, described, files, make)
             except Exception as exc:  # noqa: BLE001 - engines have exceptions of their own
                 _LOG.info("cache %s cannot be used: %s", self.directory, exc)
                 return None
@@ -90,46 +136,134 @@ class Cache:
                 return load(entry)
             except Exception as exc:  # noqa: BLE001 - engines have exceptions of their own
                 _LOG.info("cache %s, %s attempt: %s", entry, attempt, exc)
-                shutil.rmtree(entry, ignore_errors=True)
+                with suppress(OSError):
+                    (entry / _ENTRY).unlink()
         return None
 
+    def sha256_of(self, path: Path) -> str:
+        """SHA-256 of a file in hex; a large file that has not changed is not read again.
+
+        Raises:
+            OSError: The file cannot be read.
+        """
+        path = path.resolve()
+        with self._locks.setdefault(path, threading.Lock()):
+            stamp = _stamp(path)
+            kept, found = self._hashes.get(path, (None, ""))
+            if kept == stamp:
+                return found
+            note = self.directory / _HASHES / sha256(os.fsencode(path)).hexdigest()[:32]
+            large = stamp[0] >= _WORTH_REMEMBERING_BYTES
+            if large and (found := self._remembered(note, stamp)):
+                return found
+            found = sha256_of(path)
+            if _stamp(path) == stamp and _settled(stamp):
+                self._hashes[path] = (stamp, found)
+                if large:
+                    self._remember(note, stamp, found)
+            return found
+
+    def _remembered(self, note: Path, stamp: list[int]) -> str:
+        """The hash in a note about a file, or "" if the note is not about this state of it."""
+        try:
+            if self._distrust(note.parent) or distrust(note):
+                return ""
+            kept, found, check = json.loads(note.read_bytes())
+        except (OSError, ValueError):
+            return ""
+        return str(found) if kept == stamp and check == _check(stamp, found) else ""
+
+    def _remember(self, note: Path, stamp: list[int], found: str) -> None:
+        with suppress(OSError):
+            if self._distrust(note.parent) is None:
+                self._make_directory()
+                note.parent.mkdir(mode=0o700, exist_ok=True)
+                with replacing(note) as part:
+                    part.write_text(json.dumps([stamp, found, _check(stamp, found)]))
+
+    def _distrust(self, inner: Path) -> str | None:
+        """As `distrust`, for the cache's directory, and for one in it and the files there."""
+        reason = distrust(self.directory) or distrust(inner)
+        if reason is None and inner.name != _HASHES and inner.is_dir():
+            return next(filter(None, map(distrust, inner.iterdir())), None)
+        return reason
+
+    def _make_directory(self) -> None:
+        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
     def _replace(
-        self, entry: Path, described: Mapping[str, Any], make: Callable[[Path], None]
+        self,
+        entry: Path,
+        described: Mapping[str, Any],
+        files: Mapping[Path, str],
+        make: Callable[[Path], None],
     ) -> None:
         """Makes an entry in a temporary directory, which is then moved into place."""
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(
-            prefix=".part-", dir=self.directory, ignore_cleanup_errors=True
-        ) as temporary:
-            part, old = Path(temporary, "new"), Path(temporary, "old")
-            part.mkdir()
+        self._check(files)
+        self._make_directory()
+        with replacing_directory(entry) as part:
+            part.chmod(0o700)
             make(part)
-            text = json.dumps({**described, "files": _stamps(part)}, indent=1)
+            self._check(files)  # they must not have changed meanwhile
+            written = {path.name: _written(path) for path in sorted(part.iterdir())}
+            text = json.dumps({**described, "files": written}, indent=1)
             (part / _ENTRY).write_text(text + "\n", encoding="utf-8")
-            if entry.exists():
-                entry.rename(old)
-            try:
-                part.rename(entry)
-            except OSError:
-                # If another process was first, its entry is used.
-                if not _is_whole(entry, described):
-                    raise
+            for path in part.iterdir():
+                path.chmod(0o600)
+
+    def _check(self, files: Mapping[Path, str]) -> None:
+        """Raises ValueError unless files have the hashes that they should have."""
+        for path, digest in files.items():
+            if self.sha256_of(path) != digest:
+                raise ValueError(f"{path} is not what it should be")
+
+    def _is_whole(self, entry: Path, described: Mapping[str, Any]) -> bool:
+        """Whether an entry exists, was made as `described`, and its files are unchanged."""
+        try:
+            found = json.loads((entry / _ENTRY).read_bytes())
+            written = found.pop("files")
+            names = sorted(path.name for path in entry.iterdir() if path.name != _ENTRY)
+            return (
+                found == described
+                and names == sorted(written)
+                and all(
+                    written[name][0] == (entry / name).stat().st_size
+                    and written[name][1] == self.sha256_of(entry / name)
+                    for name in names
+                )
+            )
+        except (OSError, ValueError, TypeError, LookupError, AttributeError):
+            return False
 
 
-def _is_whole(entry: Path, described: Mapping[str, Any]) -> bool:
-    """Whether an entry exists, was made as `described`, and its files are unchanged."""
-    try:
-        found = json.loads((entry / _ENTRY).read_text(encoding="utf-8"))
-        return bool(found == {**described, "files": _stamps(entry)})
-    except (OSError, ValueError):
-        return False
+@functools.cache
+def _warn_once(reason: str) -> None:
+    _LOG.warning(
+        "the cache is not used, because %s; give it to yourself, or name another with MOSRT_CACHE",
+        reason,
+    )
 
 
-def _stamps(directory: Path) -> dict[str, list[int]]:
-    """Size in bytes and modification time in ns of each file but the description, by name."""
-    found = {}
-    for path in sorted(directory.iterdir()):
-        if path.name != _ENTRY:
-            status = path.stat()
-            found[path.name] = [status.st_size, status.st_mtime_ns]
-    return found
+def _written(path: Path) -> list[int | str]:
+    """Size in bytes and SHA-256 of a file of an entry."""
+    return [path.stat().st_size, sha256_of(path)]
+
+
+def _stamp(path: Path) -> list[int]:
+    """What changes with a file: size in bytes, times of change in ns, device and inode."""
+    status = path.stat()
+    return [
+        status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino,
+    ]  # fmt: skip
+
+
+def _settled(stamp: list[int]) -> bool:
+    """Whether a later change of a file would change its times, too."""
+    newest = max(stamp[1:3])
+    whole_seconds = stamp[2] % 1_000_000_000 == 0
+    return time.time_ns() - newest > 1e9 * (_COARSE_TICK_S if whole_seconds else _TICK_S)
+
+
+def _check(stamp: list[int], found: object) -> str:
+    """Guards a note against damage."""
+    return sha256(f"{stamp} {found}".encode()).hexdigest()

@@ -13,6 +13,7 @@ import click
 
 from mosrt.bundle.bundle import embedded_models, find_bundle
 from mosrt.cli.command import (
+    THREADS,
     CommandError,
     ExitStatus,
     exit_on_error,
@@ -113,7 +114,7 @@ _METHODS: Final = ("min-max", "percentile", "entropy", "mse")
     help="Where activation statistics are kept for later runs. "
     "[default: ~/.cache/mosrt/calibration]",
 )
-@click.option("--threads", type=click.IntRange(min=1), help="Threads to use. [default: all cores]")
+@click.option("--threads", type=THREADS, help="Threads to use. [default: all cores]")
 def quantize(
     model: str, audio: Path, output: Path | None, report: Path | None, **options: Any
 ) -> None:

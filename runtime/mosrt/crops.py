@@ -18,6 +18,7 @@ from ._arrays import Float32Array, FloatArray, IntArray
 from .errors import PlanError
 
 __all__ = [
+    "MAX_VIEWS",
     "CropGeometry",
     "CropPlan",
     "Plan",
@@ -28,6 +29,8 @@ __all__ = [
 ]
 
 
+MAX_VIEWS: Final = 10_000
+"""Most views of a recording: of a manifest's grid, and that a caller may ask for."""
 _KINDS: Final = ("grid", "reference", "paper")
 _PAPER_REPETITIONS: Final = 5
 _MIX_ALPHA: Final = 0.4  # the reference's Beta(0.4, 0.4), design of UTMOSv2 (arXiv 2409.09305)
@@ -159,8 +162,7 @@ class CropPlan:
         if views is None:
             wanted = math.ceil(n_samples / geometry.view_every_samples)
             views = min(max(wanted, geometry.min_views), geometry.max_views)
-        if views < 1:
-            raise PlanError(f"views must be at least 1, not {views}")
+        _check_views(views)
         n_crops = geometry.n_crops
         ssl = _spread(n_samples, geometry.ssl_samples, views)
         spec = _spread(n_samples, geometry.spec_samples, views * n_crops)
@@ -190,8 +192,7 @@ class CropPlan:
         _check_length(n_samples)
         if not 0 <= seed < 2**32:
             raise PlanError(f"seed must be from 0 to 2**32 - 1, not {seed}")
-        if views < 1:
-            raise PlanError(f"views must be at least 1, not {views}")
+        _check_views(views)
         rng = np.random.RandomState(seed)
         shape = (views, geometry.n_crops, geometry.n_windows)
         ssl = np.zeros(views, np.int64)
@@ -293,8 +294,10 @@ class PlanRule:
             raise PlanError("plan reference needs a seed, such as reference:0")
         if kind == "paper" and views is not None:
             raise PlanError("plan paper has 5 views; leave views out")
-        if views is not None and views < 1:
-            raise PlanError(f"views must be at least 1, not {views}")
+        if views is not None:
+            _check_views(views)
+        if len(seed) > 10:
+            raise PlanError("the seed of a plan must be from 0 to 2**32 - 1")
         return cls(kind=kind, seed=int(seed or 0), views=views)
 
     def plan(self, n_samples: int, geometry: CropGeometry) -> CropPlan:
@@ -328,6 +331,11 @@ def resolve_plan(plan: Plan | None, views: int | None = None) -> CropPlan | Plan
             "its own views"
         )
     return PlanRule.parse(plan) if isinstance(plan, str) else plan
+
+
+def _check_views(views: int) -> None:
+    if not 1 <= views <= MAX_VIEWS:
+        raise PlanError(f"views must be from 1 to {MAX_VIEWS}, not {views}")
 
 
 def _check_length(n_samples: int) -> None:

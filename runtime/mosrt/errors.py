@@ -10,6 +10,7 @@
     ├── CalibrationError (ValueError) no map from uncertainty to MOS fits the rated clips
     ├── DomainError (KeyError)        the model does not know the data domain
     ├── ProviderError (RuntimeError)  the execution provider is not available on this machine
+    ├── ClosedError (RuntimeError)    a scorer is used after it was closed
     └── OutputError (OSError)         a bundle or directory cannot be written
 
 Each also derives from the builtin that a caller would catch without knowing mosrt. The packages
@@ -22,6 +23,7 @@ __all__ = [
     "AudioError",
     "BundleError",
     "CalibrationError",
+    "ClosedError",
     "DomainError",
     "MeasureError",
     "MosrtError",
@@ -79,6 +81,10 @@ class DomainError(MosrtError, KeyError):
 
 class ProviderError(MosrtError, RuntimeError):
     """An execution provider that is not available on this machine, or does not run the variant."""
+
+
+class ClosedError(MosrtError, RuntimeError):
+    """A scorer, or what it consists of, that is used after it was closed."""
 
 
 class OutputError(MosrtError, OSError):

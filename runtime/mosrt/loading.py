@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 from .audio.guards import BadAudioPolicy
-from .backends import candidates, open_backend, precision
+from .backends import KEEPING, candidates, open_backend, precision
 from .bundle.bundle import Bundle, embedded_models, find_bundle
 from .bundle.variants import caution, check, fastest, reference
 from .errors import BundleError, ProviderError
 from .host.cache import Cache, cache_directory
-from .host.cpu import CpuFeatures, usable_cores
+from .host.cpu import MAX_THREADS, CpuFeatures, usable_cores
+from .host.files import sha256_of
 
 if TYPE_CHECKING:
     from .bundle.manifest import Manifest
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["available_models", "load"]
 
+_MAX_BATCH: Final = 4096
 _LOG = logging.getLogger(__name__)
 
 
@@ -56,12 +60,12 @@ def load(
             which builds its engines at the first run; "openvino" (an extra; bfloat16 where the
             CPU is fast at it), "openvino-bf16", "openvino-fp32"; or "auto" for the first that
             works of "cuda" and "cpu".
-        threads: Threads that one call may use, front end and model alike; by default all cores
-            that this process may use (affinity mask and container quota respected).
+        threads: Threads that one call may use, front end and model alike; at most 1024; by
+            default all cores that this process may use (affinity mask and container quota).
         batch_size: Recordings that `score_many` and `iter_scores` decode before they run the
             model; by default as many as the provider runs views at once. A GPU's batches are then
-            full even if each recording has few views; a CPU runs view by view. Scores do not
-            depend on it.
+            full even if each recording has few views; a CPU runs view by view. At most 4096.
+            Scores do not depend on it.
         on_bad_audio: What to do about a recording that trips a guard. "warn" logs a warning and
             scores it all the same, or gives nan where no score is possible; "nan" gives nan;
             "error" raises AudioError. The flags in the score name the guards.
@@ -76,9 +80,11 @@ def load(
         ValueError: An option has a value that it does not know.
     """
     opened = Bundle.open(find_bundle(model))
-    for name, value in (("threads", threads), ("batch_size", batch_size)):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} must be at least 1, not {value}")
+    for name, value, most in (
+        ("threads", threads, MAX_THREADS), ("batch_size", batch_size, _MAX_BATCH)
+    ):  # fmt: skip
+        if value is not None and not 1 <= value <= most:
+            raise ValueError(f"{name} must be from 1 to {most}, not {value}")
     if on_bad_audio not in get_args(BadAudioPolicy):
         raise ValueError(f"on_bad_audio must be 'warn', 'nan' or 'error', not {on_bad_audio!r}")
     options: dict[str, Any] = {
@@ -123,15 +129,23 @@ def _load_on(
         "threads": options["threads"],
         "cache": None if (where := cache_directory()) is None or not cache else Cache(where),
     }
-    with opened.extracted(chosen) as directory:
+    kept: Cache | None = engine["cache"]
+    with opened.extracted(chosen, check=False) as directory, ThreadPoolExecutor(2) as beside:
+        # Hashing takes a second per gigabyte, unless the cache knows that a file is unchanged.
+        intact = beside.submit(
+            opened.check_files, chosen, sha256_of if kept is None else kept.sha256_of
+        )
+        if provider in KEEPING:
+            intact.result()
         if manifest.uncertainty is not None:
             from .uncertainty.family import load_stages  # noqa: PLC0415 - other models do without
             from .uncertainty.scorer import UncertaintyScorer  # noqa: PLC0415 - as above
 
-            stages = load_stages(manifest, chosen, directory, **engine)
+            with _unless_damaged(intact):
+                stages = load_stages(manifest, chosen, directory, **engine)
             return UncertaintyScorer(manifest, stages, **common)
         tensors: dict[str, Any] = {"inputs": manifest.inputs, "outputs": manifest.outputs}
-        with ThreadPoolExecutor(1) as beside:
+        with _unless_damaged(intact):
             opening = beside.submit(open_backend, directory, chosen, **tensors, **engine)
             # ONNX Runtime releases the interpreter lock while it loads a graph, which takes longer
             # than these imports.
@@ -140,6 +154,17 @@ def _load_on(
             front_end = FusionFrontEnd(manifest)
             backend = opening.result()
     return FusionScorer(manifest, backend, front_end=front_end, **common)
+
+
+@contextmanager
+def _unless_damaged(intact: Future[None]) -> Iterator[None]:
+    """Raises that a file is damaged, if it is, rather than what came of it."""
+    try:
+        yield
+    except Exception:
+        intact.result()
+        raise
+    intact.result()
 
 
 def _reopen(model: str | os.PathLike[str], *, manifest: Manifest, **options: Any) -> Scorer:

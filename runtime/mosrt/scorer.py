@@ -21,7 +21,7 @@ from .audio.sources import ArraySource, AudioSource, FileSource, audio_error
 from .bundle.manifest import Manifest
 from .crops import CropPlan, Plan, PlanRule, resolve_plan
 from .errors import AudioError, DomainError
-from .host.thread_pool import ThreadPool
+from .host.thread_pool import Calls, ThreadPool
 from .score import Score
 
 __all__ = ["AudioFile", "Item", "Request", "Scorer"]
@@ -69,6 +69,7 @@ class Scorer(ABC):
         self._remove_silence = remove_silence
         self._reopen = reopen
         self._pool = ThreadPool(threads)
+        self._calls = Calls("the scorer", self._release)
 
     @property
     def measures(self) -> tuple[str, ...]:
@@ -99,7 +100,7 @@ class Scorer(ABC):
             sample_rate: Sampling rate in Hz, 4 000 to 192 000; resampled to the model's by soxr HQ.
             domain: Data domain to score for, by default the model's own default. The MOS of every
                 domain is in `Score.domains` whichever this is.
-            views: Number of evenly spaced views, at least 1; by default the model's choice for the
+            views: Number of evenly spaced views, 1 to 10 000; by default the model's choice for the
                 recording's length. More views narrow the interval and take more time.
             plan: Where to look instead: a CropPlan, or a rule that makes one from the recording's
                 length: "grid" (the default), "reference:SEED", "paper", or a PlanRule. A model that
@@ -109,6 +110,8 @@ class Scorer(ABC):
 
         Raises:
             AudioError: A guard refuses the recording, and the policy is "error".
+            BundleError: The model's files turn out to be damaged.
+            ClosedError: The scorer was closed.
             DomainError: The model does not know the domain.
             MeasureError: The model has no uncertainty over time, or no horizons.
             PlanError: The plan does not fit the recording or the model, or `views` the plan.
@@ -190,7 +193,9 @@ class Scorer(ABC):
                 recording's error is raised where its score is due.
         """
         request = Request(resolve_plan(plan, views), frames, horizons)
-        return self._iterate(iter(items), self._checked_domain(domain), request)
+        with self._calls.one():
+            domain = self._checked_domain(domain)
+        return self._iterate(iter(items), domain, request)
 
     @abstractmethod
     def features(
@@ -211,7 +216,15 @@ class Scorer(ABC):
         """
 
     def close(self) -> None:
-        """Releases the model's memory and the threads; the scorer cannot be used afterwards."""
+        """Waits for calls that run, then releases the model's memory and the threads.
+
+        Calls made later raise ClosedError. Within a call, as in a signal handler, it does not wait:
+        the last call to end releases.
+        """
+        self._calls.close()
+
+    def _release(self) -> None:
+        """Releases the model's memory and the threads."""
         self._pool.close()
 
     def __enter__(self) -> Scorer:
@@ -226,19 +239,23 @@ class Scorer(ABC):
         return partial(self._reopen, manifest=self.manifest, batch_size=self.batch_size), ()
 
     def _score_one(self, item: Item, domain: str | None, request: Request) -> Score:
-        domain = self._checked_domain(domain)
-        return self._score([item], (domain,), request)[0][domain]
+        with self._calls.one():
+            domain = self._checked_domain(domain)
+            return self._score([item], (domain,), request)[0][domain]
 
     def _score_domains(
         self, item: Item, domains: tuple[str, ...], request: Request
     ) -> dict[str, Score]:
         """A score for each of `domains`, with the views and the interval of that domain."""
-        return self._score([item], domains, request)[0]
+        with self._calls.one():
+            return self._score([item], domains, request)[0]
 
     def _iterate(self, items: Iterator[Item], domain: str, request: Request) -> Iterator[Score]:
         while group := list(itertools.islice(items, self.batch_size)):
-            for scores in self._score(group, (domain,), request):
-                yield scores[domain]
+            with self._calls.one():
+                scores = self._score(group, (domain,), request)
+            for each in scores:
+                yield each[domain]
 
     def _checked_domain(self, domain: str | None) -> str:
         if domain is None:

@@ -118,7 +118,7 @@ def test_rules() -> None:
             PlanRule.parse(text)
     with pytest.raises(PlanError, match="5 views"):
         PlanRule.parse("paper", 3)
-    with pytest.raises(PlanError, match="at least 1"):
+    with pytest.raises(PlanError, match="from 1 to 10000"):
         PlanRule.parse("grid", 0)
     with pytest.raises(PlanError, match="seed"):
         CropPlan.reference(90_000, 2**32)

@@ -11,7 +11,13 @@ from typing import Any, Final
 import click
 
 from mosrt.bundle.bundle import DEFAULT_MODEL
-from mosrt.cli.command import ExitStatus, exit_on_error, exit_statuses, require_extra
+from mosrt.cli.command import (
+    THREADS,
+    ExitStatus,
+    exit_on_error,
+    exit_statuses,
+    require_extra,
+)
 from mosrt.host.cpu import usable_cores
 
 __all__ = ["bench"]
@@ -87,7 +93,7 @@ def bench() -> None:
 @click.option("--plan", metavar="PLAN", show_default="grid",
               help="Crop plan of MOS models: grid or reference:SEED.")  # fmt: skip
 @click.option("--views", type=_COUNT, metavar="N", help="Views per recording of MOS models.")
-@_repeated("--threads", type=_COUNT, default=lambda: (usable_cores(),), metavar="N",
+@_repeated("--threads", type=THREADS, default=lambda: (usable_cores(),), metavar="N",
            show_default="all cores this process may use", text="Threads of one call.")  # fmt: skip
 @_repeated("--length", "lengths_s", type=_ABOVE_ZERO, default=(1, 3, 5, 10, 30), metavar="S",
            text="Length of clips to time, in seconds, beside 5.")  # fmt: skip

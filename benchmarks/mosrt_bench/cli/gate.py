@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from mosrt.cli.command import (
+    THREADS,
     ExitStatus,
     exit_on_error,
     exit_statuses,
@@ -38,7 +39,7 @@ _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 @click.option("--views", type=click.IntRange(min=2), default=8, show_default=True, metavar="N",
               help="Views per clip; the noise of a score is estimated from their "
               "spread.")  # fmt: skip
-@click.option("--threads", type=click.IntRange(min=1), metavar="N",
+@click.option("--threads", type=THREADS, metavar="N",
               help="Threads. [default: all cores]")  # fmt: skip
 @click.option("--tolerance", "of_set", type=click.FloatRange(min=0), metavar="DROP",
               help="Largest drop of the set's mean, median, 5th or 95th percentile that passes: in "

@@ -183,7 +183,7 @@ def _copy_out(planned: list[PlannedEngine], files: EngineFiles, out: Path) -> No
         path = out / f"{engine.graph.stem}.engine"
         with (
             files.opened(files.path(engine.key)) as (_, content),
-            replacing_in_cache(path) as stream,
+            replacing_in_cache(path, private=False) as stream,
         ):
             stream.write(content)
         click.echo(f"{path}: written")

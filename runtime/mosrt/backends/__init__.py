@@ -15,6 +15,7 @@ from .base import OPENVINO, TENSORRT, Backend
 from .ort import OrtBackend
 
 __all__ = [
+    "KEEPING",
     "PROVIDERS",
     "Backend",
     "OrtBackend",
@@ -24,6 +25,8 @@ __all__ = [
 ]
 
 PROVIDERS: Final = (*ort.PROVIDERS, *OPENVINO, *TENSORRT)
+KEEPING: Final = ("tensorrt-ep",)
+"""Providers that keep files of their own, which must not come from damaged graphs."""
 # OpenVINO must be asked for by name: installing a package must not change scores.
 _AUTO: Final = ("cuda", "cpu")
 

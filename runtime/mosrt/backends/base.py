@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
+
+import numpy as np
 
 from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import TensorSpec
 from mosrt.errors import BundleError
 
-__all__ = ["OPENVINO", "TENSORRT", "Backend", "check_tensors"]
+__all__ = ["OPENVINO", "TENSORRT", "Backend", "check_tensors", "reason", "stacked"]
 
 # Providers that need packages of their own. Their names stand here, so that only the backend in use
 # is imported.
@@ -38,11 +40,16 @@ class Backend(Protocol):
 
         Returns:
             Output tensors by name, (networks, batch_size, ...), which the caller may change.
+
+        Raises:
+            ClosedError: `close` was called before.
+            BundleError: A graph fails, or its outputs are not those of the manifest.
+            ProviderError: A provider other than the CPU failed.
         """
         ...
 
     def close(self) -> None:
-        """Releases the backend's memory; no other method may be called afterwards."""
+        """Waits for calls that run, then releases the backend's memory."""
         ...
 
 
@@ -65,8 +72,47 @@ def check_tensors(
             )
 
 
+def stacked(
+    wanted: Sequence[TensorSpec], results: Sequence[Mapping[str, Any]], outputs: Sequence[str]
+) -> dict[str, Float32Array]:
+    """The outputs of all networks, (networks, ...) by name, copied.
+
+    Args:
+        wanted: The manifest's outputs.
+        results: Outputs by name of each network.
+        outputs: Names of the outputs wanted.
+
+    Raises:
+        BundleError: An output is not what the manifest says, whatever the graph declared.
+    """
+    specs = {tensor.name: tensor for tensor in wanted}
+    for name in outputs:
+        spec = specs[name]
+        first = results[0][name]
+        for array in (result[name] for result in results):
+            fits = isinstance(array, np.ndarray) and array.dtype.name == spec.dtype
+            if not fits or array.shape != first.shape or not _sizes_fit(array.shape, spec.shape):
+                found = f"{getattr(array, 'dtype', type(array))} {getattr(array, 'shape', '')}"
+                raise BundleError(
+                    f"the graph's output {name!r} is {found}, but the manifest says {spec.dtype} "
+                    f"{spec.shape}; copy or export the bundle again"
+                )
+    return {name: np.stack([result[name] for result in results]) for name in outputs}
+
+
+def reason(exc: Exception) -> str:
+    """What an engine says went wrong, in one line of a bearable length."""
+    return " ".join(str(exc).split())[:400]
+
+
 def _fits(found: tuple[int | str, ...], wanted: tuple[int | str, ...]) -> bool:
     if len(found) != len(wanted):
         return False
     pairs = zip(found, wanted, strict=True)
     return all(a == b or (a == "" and isinstance(b, str)) for a, b in pairs)
+
+
+def _sizes_fit(found: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:
+    return len(found) == len(wanted) and all(
+        a == b or isinstance(b, str) for a, b in zip(found, wanted, strict=True)
+    )

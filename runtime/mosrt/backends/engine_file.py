@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from mosrt.errors import ProviderError
-from mosrt.host.cache import cache_directory
+from mosrt.host.cache import cache_directory, distrust, private_directory
 from mosrt.host.files import replacing
 
 __all__ = [
@@ -171,6 +171,8 @@ class EngineFiles:
             key=lambda path: (path.stat().st_mtime_ns, path.name),
         )
         if found:
+            if (doubt := distrust(self.directory) or distrust(found[-1])) is not None:
+                raise ProviderError(f"the engine is not used, because {doubt}")
             return found[-1]
         others = sorted(path.name for path in self.directory.glob(f"{graph[:16]}-*.engine"))
         hint = f" (there are {', '.join(others)})" if others else ""
@@ -242,13 +244,19 @@ class EngineFiles:
 
 
 @contextmanager
-def replacing_in_cache(path: Path) -> Iterator[Any]:
+def replacing_in_cache(path: Path, *, private: bool = True) -> Iterator[Any]:
     """Yields a stream whose content replaces `path` if the block succeeds; makes its folder.
+
+    Args:
+        path: The file.
+        private: Whether its folder is for this user alone, as a cache is.
 
     Raises:
         ProviderError: The file cannot be written.
     """
     try:
+        if private:
+            private_directory(path.parent, path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part, part.open("wb") as stream:
             yield stream

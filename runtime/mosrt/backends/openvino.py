@@ -14,11 +14,13 @@ import numpy as np
 
 from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import Member, TensorSpec, Variant
+from mosrt.bundle.onnx_header import check_external_data
 from mosrt.errors import BundleError, ProviderError, missing_extra
 from mosrt.host.cache import Cache
 from mosrt.host.cpu import CpuFeatures
+from mosrt.host.thread_pool import Calls
 
-from .base import OPENVINO, check_tensors
+from .base import OPENVINO, check_tensors, reason, stacked
 
 __all__ = ["OpenVinoBackend", "present_providers"]
 
@@ -82,24 +84,35 @@ class OpenVinoBackend:
         self._requests = [model.create_infer_request() for model in models]
         self._mapped = compiler.mapped
         self._lock = threading.Lock()
+        self._outputs = outputs
+        self._calls = Calls("the backend", self._release)
         self.provider = provider
         self.batch_size = 1
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
         """Runs a batch; see `mosrt.backends.Backend`. All outputs are computed."""
-        with self._lock:
-            results = [
-                request.infer(dict(feeds), share_inputs=True, share_outputs=True)
-                for request in self._requests
-            ]
-            # np.stack copies out of the requests' buffers, which the next call overwrites.
-            return {name: np.stack([result[name] for result in results]) for name in outputs}
+        with self._calls.one(), self._lock:
+            try:
+                results = [
+                    request.infer(dict(feeds), share_inputs=True, share_outputs=True)
+                    for request in self._requests
+                ]
+            except RuntimeError as exc:
+                raise BundleError(
+                    f"OpenVINO cannot run the graph ({reason(exc)}); verify the bundle with `mosrt "
+                    "info --verify`, choose another variant, or provider 'cpu'"
+                ) from exc
+            # Copied out of the requests' buffers, which the next call overwrites.
+            named = [{name: result[name] for name in outputs} for result in results]
+            return stacked(self._outputs, named, outputs)
 
     def close(self) -> None:
-        """Releases the compiled models."""
-        with self._lock:
-            self._requests.clear()
-            self._mapped.clear()
+        """Waits for calls that run, then releases the compiled models."""
+        self._calls.close()
+
+    def _release(self) -> None:
+        self._requests.clear()
+        self._mapped.clear()
 
 
 def present_providers() -> tuple[str, ...]:
@@ -147,23 +160,25 @@ class _Compiler:
             BundleError: OpenVINO cannot read or compile the graph.
         """
         graph = directory / member.graph.path
+        weights = None if member.weights is None else directory / member.weights.path
         if self._cache is not None:
             model = self._cache.get(
                 {
                     "engine": "openvino",
-                    "files": [file.sha256 for file in member.files],
                     "cpu": self._cpu.to_dict(),
                     "precision": self._options["INFERENCE_PRECISION_HINT"],
                 },
                 {"openvino": self._openvino.get_version()},
-                make=lambda entry: self._export(graph, inputs, entry),
+                files={directory / file.path: file.sha256 for file in member.files},
+                make=lambda entry: self._export(graph, weights, inputs, entry),
                 load=self._import,
             )
             if model is not None:
                 return model
-        return self._compile(graph, inputs)
+        return self._compile(graph, weights, inputs)
 
-    def _compile(self, graph: Path, inputs: Sequence[TensorSpec]) -> Any:
+    def _compile(self, graph: Path, weights: Path | None, inputs: Sequence[TensorSpec]) -> Any:
+        check_external_data(graph, weights)
         try:
             model = self._core.read_model(graph)
             if all(isinstance(size, int) for tensor in inputs for size in tensor.shape[1:]):
@@ -172,13 +187,16 @@ class _Compiler:
             return self._core.compile_model(model, "CPU", self._options)
         except RuntimeError as exc:
             raise BundleError(
-                f"{graph}: OpenVINO {self._openvino.get_version()} cannot load it ({exc}); verify "
-                "the bundle with `mosrt info --verify`, choose another variant, or provider 'cpu'"
+                f"{graph}: OpenVINO {self._openvino.get_version()} cannot load it ({reason(exc)}); "
+                "verify the bundle with `mosrt info --verify`, or choose another variant or "
+                "provider 'cpu'"
             ) from exc
 
-    def _export(self, graph: Path, inputs: Sequence[TensorSpec], entry: Path) -> None:
+    def _export(
+        self, graph: Path, weights: Path | None, inputs: Sequence[TensorSpec], entry: Path
+    ) -> None:
         stream = io.BytesIO()
-        self._compile(graph, inputs).export_model(stream)
+        self._compile(graph, weights, inputs).export_model(stream)
         (entry / _BLOB).write_bytes(stream.getbuffer())
 
     def _import(self, entry: Path) -> Any:

@@ -8,16 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import onnxruntime
 
 from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import Member, TensorSpec, Variant
+from mosrt.bundle.onnx_header import check_external_data
 from mosrt.errors import BundleError, ProviderError
-from mosrt.host.cache import Cache, cache_directory
+from mosrt.host.cache import Cache, cache_directory, private_directory
 from mosrt.host.cpu import CpuFeatures
+from mosrt.host.thread_pool import Calls
 
-from .base import check_tensors
+from .base import check_tensors, reason, stacked
 from .ort_cuda import BoundSession, load_cuda_libraries
 from .precision import may_use_tf32
 
@@ -103,18 +104,32 @@ class OrtBackend:
             ):
                 check_tensors(kind, wanted, {tensor.name: tensor.shape for tensor in present})
         self._sessions: list[Any] = sessions
+        self._outputs = outputs
+        self._calls = Calls("the backend", self._sessions.clear)
         self.provider = provider
         # A single view already keeps a CPU busy.
         self.batch_size = 1 if provider == "cpu" else _GPU_BATCH
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
         """Runs a batch; see `mosrt.backends.Backend`."""
-        results = [session.run(list(outputs), dict(feeds)) for session in self._sessions]
-        return {name: np.stack([result[i] for result in results]) for i, name in enumerate(outputs)}
+        with self._calls.one():
+            try:
+                results = [session.run(list(outputs), dict(feeds)) for session in self._sessions]
+            except Exception as exc:  # ONNX Runtime's own exceptions share no base but Exception
+                if self.provider != "cpu":
+                    raise ProviderError(
+                        f"provider {self.provider!r} failed: {reason(exc)}"
+                    ) from exc
+                raise BundleError(
+                    f"ONNX Runtime {onnxruntime.__version__} cannot run the graph ({reason(exc)}); "
+                    "verify the bundle with `mosrt info --verify`, or upgrade onnxruntime"
+                ) from exc
+        named = [dict(zip(outputs, result, strict=True)) for result in results]
+        return stacked(self._outputs, named, outputs)
 
     def close(self) -> None:
-        """Releases the sessions."""
-        self._sessions.clear()
+        """Waits for calls that run, then releases the sessions."""
+        self._calls.close()
 
 
 def present_providers() -> tuple[str, ...]:
@@ -151,23 +166,25 @@ class _Sessions:
     def open(self, directory: Path, member: Member) -> Any:
         """Opens a network's session, from the cached optimised graph if there is one."""
         graph, digest = directory / member.graph.path, member.sha256
+        weights = None if member.weights is None else directory / member.weights.path
         size = sum(file.bytes for file in member.files)
         if self.cache is not None and self.provider == "cpu" and size >= _WORTH_CACHING_BYTES:
             session = self.cache.get(
                 {
                     "engine": "onnxruntime",
-                    "files": [file.sha256 for file in member.files],
                     "cpu": CpuFeatures.read().to_dict(),
                 },
                 {
                     "onnxruntime": onnxruntime.__version__,
                     "options": {**_OPTIMISED_ENTRIES, **self.entries},
                 },
-                make=lambda entry: self._optimise(graph, digest, entry),
+                files={directory / file.path: file.sha256 for file in member.files},
+                make=lambda entry: self._optimise(graph, weights, digest, entry),
                 load=lambda entry: self._load_optimised(entry, digest),
             )
             if session is not None:
                 return session
+        check_external_data(graph, weights)
         return _session(graph, self._options(), self.provider, digest)
 
     def _options(self) -> Any:
@@ -175,6 +192,8 @@ class _Sessions:
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # By default a file's name may say that it is of another format.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         # Memory patterns take a sixth more memory and save no time on these graphs.
         options.enable_mem_pattern = False
         # Threads that wait for the next node spin, which saves a tenth of the time. They spin for
@@ -187,14 +206,17 @@ class _Sessions:
             options.add_session_config_entry(name, value)
         return options
 
-    def _optimise(self, graph: Path, digest: str, entry: Path) -> None:
+    def _optimise(self, graph: Path, weights: Path | None, digest: str, entry: Path) -> None:
         """Writes the graph as ONNX Runtime optimises it for this CPU."""
+        check_external_data(graph, weights)
         options = self._options()
         options.intra_op_num_threads = 1
         options.optimized_model_filepath = str(entry / _OPTIMISED)
         for name, value in _OPTIMISED_ENTRIES.items():
             options.add_session_config_entry(name, value)
         _session(graph, options, "cpu", digest)
+        written = entry / f"{_OPTIMISED}.data"
+        check_external_data(entry / _OPTIMISED, written if written.exists() else None)
 
     def _load_optimised(self, entry: Path, digest: str) -> Any:
         options = self._options()
@@ -220,7 +242,7 @@ def _with_options(provider: str, digest: str) -> list[Any]:
         if (cache := cache_directory()) is not None:
             directory = cache / "tensorrt-ep" / onnxruntime.__version__ / name
             try:
-                directory.mkdir(parents=True, exist_ok=True)
+                private_directory(cache, directory)
                 kept = {
                     "trt_engine_cache_enable": "1",
                     "trt_engine_cache_path": str(directory),
@@ -253,9 +275,9 @@ def _session(graph: Path, options: Any, provider: str, digest: str) -> Any:
         )
     except Exception as exc:  # ONNX Runtime's own exceptions share no base but Exception
         if provider != "cpu":
-            raise ProviderError(f"provider {provider!r} failed to start: {exc}") from exc
+            raise ProviderError(f"provider {provider!r} failed to start: {reason(exc)}") from exc
         raise BundleError(
-            f"{graph}: ONNX Runtime {onnxruntime.__version__} cannot load it ({exc}); "
+            f"{graph}: ONNX Runtime {onnxruntime.__version__} cannot load it ({reason(exc)}); "
             "verify the bundle with `mosrt info --verify`, or upgrade onnxruntime"
         ) from exc
     # ONNX Runtime silently replaces a provider that cannot start by the CPU.

@@ -18,6 +18,7 @@ import numpy as np
 from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import TensorSpec, Variant
 from mosrt.errors import BundleError, ProviderError
+from mosrt.host.thread_pool import Calls
 
 from .base import TENSORRT
 from .cuda import Cuda
@@ -74,6 +75,7 @@ class TrtBackend:
         )
         files = EngineFiles() if files is None else files
         self._networks: list[_Network] = []
+        self._calls = Calls("the backend", self._release)
         try:
             for member in variant.members:
                 graph = member.sha256
@@ -113,6 +115,10 @@ class TrtBackend:
         Raises:
             ProviderError: A shape is outside the engine's profile, or CUDA or TensorRT failed.
         """
+        with self._calls.one():
+            return self._run(feeds, outputs)
+
+    def _run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
         parts = self._parts(feeds) if self._batched else [(feeds, None)]
         done: list[dict[str, Array]] = []
         for part, n_wanted in parts:
@@ -130,6 +136,9 @@ class TrtBackend:
 
     def close(self) -> None:
         """Waits for running calls, then releases the execution contexts and the engines."""
+        self._calls.close()
+
+    def _release(self) -> None:
         for network in self._networks:
             network.close()
 

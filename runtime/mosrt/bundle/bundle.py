@@ -21,7 +21,7 @@ from tempfile import TemporaryDirectory
 from typing import Final
 
 from mosrt.errors import BundleError
-from mosrt.host.files import recover_directory
+from mosrt.host.files import recover_directory, sha256_of
 
 from .container import Container
 from .manifest import File, Manifest, Variant
@@ -122,10 +122,8 @@ class Bundle:
                     progress(len(chunk))
             self._check_digest(file, digest.hexdigest())
         for variant in self.manifest.variants.values():
-            with self.extracted(variant) as directory:
-                for member in variant.members:
-                    weights = None if member.weights is None else directory / member.weights.path
-                    check_external_data(directory / member.graph.path, weights)
+            with self.extracted(variant, check=False) as directory:
+                _check_graphs(variant, directory)
 
     @property
     def _container(self) -> Container:
@@ -137,16 +135,23 @@ class Bundle:
         return sum(file.bytes for file in self._files(self.manifest.variants.values()))
 
     @contextmanager
-    def extracted(self, variant: Variant) -> Iterator[Path]:
+    def extracted(self, variant: Variant, *, check: bool = True) -> Iterator[Path]:
         """Yields a directory with the files of `variant`: the bundle's own, or a temporary one.
 
-        The files of a zip are compared with the SHA-256 in the manifest; for those of a directory
-        see `check_files`.
+        Args:
+            variant: The variant.
+            check: Whether to compare the files of a directory with their SHA-256, and to check that
+                graphs read no other files; those of a zip are always compared. Without it the
+                caller must use `check_files`, and `check_external_data` before a graph is opened.
 
         Raises:
-            BundleError: The zip is damaged, or cannot be unpacked.
+            BundleError: A file is damaged, a graph reads another file, or the zip cannot be
+                unpacked.
         """
         if self.path.is_dir():
+            if check:
+                self.check_files(variant, sha256_of)
+                _check_graphs(variant, self.path)
             yield self.path
             return
         # Some systems cannot delete a memory-mapped file; it then stays in the temporary folder.
@@ -157,14 +162,16 @@ class Bundle:
         with temporary as name:
             for file in self._files([variant]):
                 self._unpack(file, Path(name))
+            if check:
+                _check_graphs(variant, Path(name))
             yield Path(name)
 
-    def check_files(self, variant: Variant, sha256_of: Callable[[Path], str]) -> None:
+    def check_files(self, variant: Variant, hashed: Callable[[Path], str]) -> None:
         """Compares the SHA-256 of a variant's files with the manifest, unless the bundle is a zip.
 
         Args:
             variant: The variant.
-            sha256_of: Hashes a file; it may know the hash of a file that has not changed.
+            hashed: Gives the SHA-256 of a file, which it may remember from an earlier time.
 
         Raises:
             BundleError: The SHA-256 of a file differs, or the file cannot be read.
@@ -173,7 +180,7 @@ class Bundle:
             return
         for file in self._files([variant]):
             try:
-                digest = sha256_of(self._container.file(file.path))
+                digest = hashed(self._container.file(file.path))
             except OSError as exc:
                 raise BundleError(
                     f"{self.path / file.path}: cannot be read ({exc.strerror or exc}); copy the "
@@ -222,6 +229,12 @@ class Bundle:
                     f"{self.path / file.path}: {size} bytes, the manifest says {file.bytes}; "
                     "the copy is incomplete: copy or export the bundle again"
                 )
+
+
+def _check_graphs(variant: Variant, directory: Path) -> None:
+    for member in variant.members:
+        weights = None if member.weights is None else directory / member.weights.path
+        check_external_data(directory / member.graph.path, weights)
 
 
 def _check_depth(value: object) -> None:

@@ -5,19 +5,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from mosrt.crops import MAX_VIEWS
 from mosrt.errors import BundleError
 
 from .fields import Fields
 
-__all__ = ["FRONT_ENDS", "FRONT_END_SCOPE", "MAX_VIEWS", "GridSpec", "MelSpec", "SslSpec"]
+__all__ = ["FRONT_ENDS", "FRONT_END_SCOPE", "GridSpec", "MelSpec", "SslSpec"]
 
 FRONT_ENDS: Final = ("numpy", "graph")
 """What computes the networks' inputs from crops of audio: the runtime, or the graphs."""
 FRONT_END_SCOPE: Final = "front_end"
 """Prefix of the names of front-end nodes in a graph; these nodes are kept in FP32."""
-MAX_VIEWS: Final = 10_000
-"""Most views of a recording: of a manifest's grid, and that a caller may ask for."""
-
 _VIEW_EVERY_S: Final = (0.1, 3600.0)
 # Bounds of what a manifest may ask for: far beyond what models need, and within a gigabyte.
 _MAX_CROP_SAMPLES: Final = 4_000_000

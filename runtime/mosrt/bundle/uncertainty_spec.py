@@ -196,7 +196,7 @@ class UncertaintySpec:
             layouts=fields.strings("layouts"),
             measure=fields.get("measure", str),
             sign=fields.integer("sign", -1, 1),
-            seed=fields.integer("seed", 0, 2**63),
+            seed=fields.integer("seed", 0, 2**63 - 1),
             contrast=fields.section("contrast", ContrastSpec.from_dict),
             dropout=fields.section("dropout", DropoutSpec.from_dict),
             masking=fields.section("masking", MaskingSpec.from_dict),

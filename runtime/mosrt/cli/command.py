@@ -19,9 +19,11 @@ from mosrt.errors import (
     PlanError,
     missing_extra,
 )
+from mosrt.host.cpu import MAX_THREADS
 
 __all__ = [
     "EXTRAS",
+    "THREADS",
     "CommandError",
     "ExitStatus",
     "exit_on_error",
@@ -45,6 +47,10 @@ EXTRAS: Final = {
     "train": _EXPORT | {"librosa", "pesq", "pkg_resources", "pyworld", "scipy"},
 }
 """Top-level modules that each extra installs."""
+
+
+THREADS: Final = click.IntRange(1, MAX_THREADS)
+"""The type of an option that gives a number of threads."""
 
 
 class ExitStatus(IntEnum):

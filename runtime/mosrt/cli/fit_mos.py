@@ -18,7 +18,7 @@ from mosrt.bundle.writer import updated_bundle, write_manifest
 from mosrt.errors import BundleError
 from mosrt.loading import load
 
-from .command import CommandError, exit_statuses, model_option, output_option
+from .command import THREADS, CommandError, exit_statuses, model_option, output_option
 
 __all__ = ["fit_mos"]
 
@@ -43,7 +43,7 @@ __all__ = ["fit_mos"]
     help="Any falling map, or a straight line. Take the line for fewer than about 50 recordings.",
 )
 @click.option("--description", help="What the recordings are. [default: the file's name]")
-@click.option("--threads", type=click.IntRange(min=1), help="Threads to use. [default: all cores]")
+@click.option("--threads", type=THREADS, help="Threads to use. [default: all cores]")
 def fit_mos(
     ratings: Path,
     model: str,

@@ -14,7 +14,7 @@ import click
 from mosrt.audio.guards import BadAudioPolicy
 from mosrt.audio.sources import AUDIO_SUFFIXES
 from mosrt.backends import PROVIDERS
-from mosrt.crops import PlanRule
+from mosrt.crops import MAX_VIEWS, PlanRule
 from mosrt.errors import AudioError, DomainError
 from mosrt.host.files import replacing
 from mosrt.loading import load
@@ -22,6 +22,7 @@ from mosrt.score import Score
 from mosrt.scorer import Request, Scorer
 
 from .command import (
+    THREADS,
     CommandError,
     ExitStatus,
     exit_statuses,
@@ -52,7 +53,7 @@ ALL_DOMAINS: Final = "all"
 )
 @click.option(
     "--views",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MAX_VIEWS),
     help="Views per recording. More views narrow the interval and take more time. "
     "[default: by length, as `mosrt info` says]",
 )
@@ -74,7 +75,7 @@ ALL_DOMAINS: Final = "all"
 )
 @click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=THREADS,
     help="Threads to use. [default: all cores this process may use]",
 )
 @click.option(

@@ -11,6 +11,7 @@ import functools
 import json
 import logging
 import os
+import shutil
 import stat
 import sys
 import threading
@@ -23,7 +24,7 @@ from typing import Any, Final, TypeVar
 
 from .files import replacing, replacing_directory, sha256_of
 
-__all__ = ["Cache", "cache_directory", "distrust"]
+__all__ = ["Cache", "cache_directory", "distrust", "private_directory"]
 
 _T = TypeVar("_T")
 _ENTRY: Final = "entry.json"
@@ -75,6 +76,19 @@ def distrust(path: Path) -> str | None:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"others can write to {path} (mode {stat.S_IMODE(status.st_mode):o})"
     return None
+
+
+def private_directory(cache: Path, directory: Path) -> None:
+    """Makes a directory in a cache directory, which is made too, for this user alone.
+
+    Raises:
+        OSError: It cannot be made, or others can write to it.
+    """
+    missing = [path for path in (directory, *directory.parents) if not path.exists()]
+    for path in reversed(missing):
+        path.mkdir(mode=0o700, exist_ok=True)
+    if (reason := distrust(cache) or distrust(directory)) is not None:
+        raise PermissionError(reason)
 
 
 class Cache:
@@ -136,8 +150,7 @@ class Cache:
                 return load(entry)
             except Exception as exc:  # noqa: BLE001 - engines have exceptions of their own
                 _LOG.info("cache %s, %s attempt: %s", entry, attempt, exc)
-                with suppress(OSError):
-                    (entry / _ENTRY).unlink()
+                shutil.rmtree(entry, ignore_errors=True)
         return None
 
     def sha256_of(self, path: Path) -> str:
@@ -149,19 +162,24 @@ class Cache:
         path = path.resolve()
         with self._locks.setdefault(path, threading.Lock()):
             stamp = _stamp(path)
+            settled = _settled(stamp)
             kept, found = self._hashes.get(path, (None, ""))
             if kept == stamp:
                 return found
-            note = self.directory / _HASHES / sha256(os.fsencode(path)).hexdigest()[:32]
+            note = self._note(path)
             large = stamp[0] >= _WORTH_REMEMBERING_BYTES
             if large and (found := self._remembered(note, stamp)):
                 return found
             found = sha256_of(path)
-            if _stamp(path) == stamp and _settled(stamp):
+            if settled and _stamp(path) == stamp:
                 self._hashes[path] = (stamp, found)
                 if large:
                     self._remember(note, stamp, found)
             return found
+
+    def _note(self, path: Path) -> Path:
+        """The file in which the hash of another is remembered."""
+        return self.directory / _HASHES / sha256(os.fsencode(path.resolve())).hexdigest()[:32]
 
     def _remembered(self, note: Path, stamp: list[int]) -> str:
         """The hash in a note about a file, or "" if the note is not about this state of it."""
@@ -176,8 +194,7 @@ class Cache:
     def _remember(self, note: Path, stamp: list[int], found: str) -> None:
         with suppress(OSError):
             if self._distrust(note.parent) is None:
-                self._make_directory()
-                note.parent.mkdir(mode=0o700, exist_ok=True)
+                private_directory(self.directory, note.parent)
                 with replacing(note) as part:
                     part.write_text(json.dumps([stamp, found, _check(stamp, found)]))
 
@@ -188,9 +205,6 @@ class Cache:
             return next(filter(None, map(distrust, inner.iterdir())), None)
         return reason
 
-    def _make_directory(self) -> None:
-        self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-
     def _replace(
         self,
         entry: Path,
@@ -200,16 +214,20 @@ class Cache:
     ) -> None:
         """Makes an entry in a temporary directory, which is then moved into place."""
         self._check(files)
-        self._make_directory()
+        private_directory(self.directory, self.directory)
         with replacing_directory(entry) as part:
             part.chmod(0o700)
             make(part)
             self._check(files)  # they must not have changed meanwhile
+            for path in part.iterdir():
+                path.chmod(0o600)
+            stamps = {path.name: _stamp(path) for path in part.iterdir()}
             written = {path.name: _written(path) for path in sorted(part.iterdir())}
             text = json.dumps({**described, "files": written}, indent=1)
             (part / _ENTRY).write_text(text + "\n", encoding="utf-8")
-            for path in part.iterdir():
-                path.chmod(0o600)
+        for name, stamp in stamps.items():
+            if stamp[0] >= _WORTH_REMEMBERING_BYTES:
+                self._remember(self._note(entry / name), stamp, str(written[name][1]))
 
     def _check(self, files: Mapping[Path, str]) -> None:
         """Raises ValueError unless files have the hashes that they should have."""

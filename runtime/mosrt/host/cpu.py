@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-__all__ = ["CpuFeatures", "usable_cores"]
+__all__ = ["MAX_THREADS", "CpuFeatures", "usable_cores"]
+
+MAX_THREADS: Final = 1024
+"""Most threads that a caller may ask for."""
 
 _CPUINFO: Final = Path("/proc/cpuinfo")
 _CGROUP_MOUNT: Final = Path("/sys/fs/cgroup")

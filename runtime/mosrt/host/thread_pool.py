@@ -1,16 +1,89 @@
-"""Maps functions over items with a fixed number of threads, the caller's among them."""
+"""Maps functions over items with several threads, and closes what several threads use."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+import os
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
-__all__ = ["ThreadPool"]
+from mosrt.errors import ClosedError
+
+__all__ = ["Calls", "ThreadPool"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+
+class Calls:
+    """Counts the calls that use something, so that it is released only when none does.
+
+    Args:
+        what: What is used, for messages: "the scorer".
+        release: Releases it; called once.
+    """
+
+    def __init__(self, what: str, release: Callable[[], None]) -> None:
+        self._what = what
+        self._release = release
+        self._closed = self._released = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
+        self._running: Counter[int] = Counter()  # calls by thread
+        self._changed = threading.Condition()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Marks a call for as long as the block takes.
+
+        Raises:
+            ClosedError: `close` was called before.
+        """
+        if os.getpid() != self._process:  # the threads of a parent process are not here
+            self._reset()
+        thread = threading.get_ident()
+        with self._changed:
+            # A call that was let in may make others.
+            if self._closed and not self._running[thread]:
+                raise ClosedError(f"{self._what} is closed; load the model again")
+            self._running[thread] += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._running[thread] -= 1
+                self._running += Counter()  # drops what is zero
+                self._changed.notify_all()
+                last = self._closed and not self._running
+            if last:
+                self._finish()
+
+    def close(self) -> None:
+        """Lets no further call in, waits for those that run, then releases.
+
+        Within a call, as in a signal handler, it does not wait: the last call to end releases.
+        """
+        if os.getpid() != self._process:
+            self._reset()
+        with self._changed:
+            self._closed = True
+            if self._running[threading.get_ident()]:
+                return
+            self._changed.wait_for(lambda: not self._running)
+        self._finish()
+
+    def _finish(self) -> None:
+        with self._changed:
+            if self._released:
+                return
+            self._released = True
+        self._release()
 
 
 class ThreadPool:

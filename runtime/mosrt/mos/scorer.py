@@ -16,7 +16,7 @@ from mosrt.backends import Backend
 from mosrt.bundle.front_end_spec import MelSpec
 from mosrt.bundle.manifest import Manifest
 from mosrt.crops import CropGeometry, CropPlan, Plan, PlanRule, normalised, resolve_plan
-from mosrt.errors import AudioError, MeasureError
+from mosrt.errors import AudioError, BundleError, MeasureError
 from mosrt.host.thread_pool import ThreadPool
 from mosrt.mel.front_end import MelFrontEnd
 from mosrt.score import Score, interval_95
@@ -205,17 +205,17 @@ class FusionScorer(Scorer):
         self, waveform: npt.ArrayLike, sample_rate: float, *, plan: Plan | None = None
     ) -> dict[str, Float32Array]:
         """All outputs of the model; see `Scorer.features`."""
-        clip = self._open_clip((waveform, sample_rate), resolve_plan(plan))
-        if isinstance(clip, AudioError):
-            raise clip
         names = [tensor.name for tensor in self.manifest.outputs]
-        self._run([clip], names)
+        with self._calls.one():
+            clip = self._open_clip((waveform, sample_rate), resolve_plan(plan))
+            if isinstance(clip, AudioError):
+                raise clip
+            self._run([clip], names)
         return {name: np.stack([out[name] for out in clip.outputs], axis=1) for name in names}
 
-    def close(self) -> None:
-        """Releases the model's memory and the threads; the scorer cannot be used afterwards."""
+    def _release(self) -> None:
         self._backend.close()
-        super().close()
+        super()._release()
 
     def _score(
         self, items: Sequence[Item], domains: tuple[str, ...], request: Request
@@ -271,6 +271,12 @@ class FusionScorer(Scorer):
         views += [views[-1]] * (self._backend.batch_size - len(views))
         feeds = {name: np.stack([view[name] for view in views]) for name in views[0]}
         results = self._backend.run(feeds, outputs)
+        for name, result in results.items():
+            if result.shape[1] != len(views):
+                raise BundleError(
+                    f"the graph's output {name!r} is about {result.shape[1]} views of "
+                    f"{len(views)}; copy or export the bundle again"
+                )
         elapsed_ms = 1e3 * (time.perf_counter() - started)
         for i, (clip, _) in enumerate(pending):
             clip.outputs.append({name: result[:, i] for name, result in results.items()})

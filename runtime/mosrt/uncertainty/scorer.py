@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +18,7 @@ from mosrt.audio.sources import AudioSource
 from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.uncertainty_spec import MEASURES
 from mosrt.crops import CropPlan, Plan, PlanRule, resolve_plan
-from mosrt.errors import AudioError, BundleError, MeasureError, PlanError
+from mosrt.errors import AudioError, BundleError, MeasureError, MosrtError, PlanError
 from mosrt.score import Score
 from mosrt.scorer import Item, Request, Scorer
 
@@ -68,7 +69,11 @@ class UncertaintyScorer(Scorer):
             MeasureError: The recording is too long to be read in one chunk.
         """
         self._check_plan(resolve_plan(plan))
-        recording = self._open((waveform, sample_rate))
+        with self._calls.one():
+            return self._features((waveform, sample_rate))
+
+    def _features(self, item: Item) -> dict[str, Float32Array]:
+        recording = self._open(item)
         if isinstance(recording, AudioError):
             raise recording
         bounds = self._bounds(recording)
@@ -81,11 +86,10 @@ class UncertaintyScorer(Scorer):
         chunk, _ = zero_padded(next(recording.chunks(bounds)), self._spec.zero_pad_below_samples)
         return self._family.features(chunk)
 
-    def close(self) -> None:
-        """Releases the model's memory and the threads; the scorer cannot be used afterwards."""
+    def _release(self) -> None:
         for stage in self._stages.values():
             stage.close()
-        super().close()
+        super()._release()
 
     def _make_family(self) -> ModelFamily:
         spec, stages = self._spec, self._stages
@@ -154,7 +158,8 @@ class UncertaintyScorer(Scorer):
         started = time.perf_counter()
         for number, chunk in enumerate(recording.chunks(bounds)):
             samples, padded = zero_padded(chunk, self._spec.zero_pad_below_samples)
-            rows = self._family.measure(samples, number)
+            with _fitting():
+                rows = self._family.measure(samples, number)
             totals.add(rows)
             if request.frames:
                 n_frames = self._n_frames(len(samples))
@@ -206,6 +211,19 @@ class UncertaintyScorer(Scorer):
             f"{self.manifest.name} gives only the layout {layout!r}, whose rows are not about "
             "single frames; leave frames out, or export with more layouts"
         )
+
+
+@contextmanager
+def _fitting() -> Iterator[None]:
+    """Raises BundleError if the outputs of the graphs do not fit together."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
+        if isinstance(exc, MosrtError):
+            raise
+        raise BundleError(
+            f"the graphs do not fit together ({exc}); copy or export the bundle again"
+        ) from exc
 
 
 @dataclass(slots=True)

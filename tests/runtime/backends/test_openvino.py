@@ -10,6 +10,7 @@ import pytest
 import mosrt
 from mosrt.host.cpu import CpuFeatures
 from tests.conftest import STANDINS
+from tests.standins.resealed import resealed
 from tests.standins.variants import with_int8
 
 Waveform = npt.NDArray[np.float32]
@@ -156,4 +157,4 @@ def test_a_damaged_graph_is_named(tiny: Path, tmp_path: Path) -> None:
     model = copy / "model.fold0.fp32.onnx"
     model.write_bytes(bytes(model.stat().st_size))
     with pytest.raises(mosrt.BundleError, match="fold0.fp32.onnx: OpenVINO .* cannot load it"):
-        mosrt.load(copy, provider="openvino-fp32")
+        mosrt.load(resealed(copy), provider="openvino-fp32")

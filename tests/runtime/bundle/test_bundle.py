@@ -11,6 +11,7 @@ from mosrt import BundleError, load
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.front_end_spec import GridSpec
 from mosrt.bundle.manifest import Manifest
+from tests.standins.resealed import resealed
 
 Change = Callable[[dict[str, Any]], None]
 
@@ -148,9 +149,11 @@ def test_damage_is_found(copy: Path, tmp_path: Path) -> None:
     bundle = Bundle.open(copy)  # sizes are right
     with pytest.raises(BundleError, match="SHA-256"):
         bundle.verify()
+    with pytest.raises(BundleError, match="SHA-256"):
+        load(copy)
     model.write_bytes(b"\0" * len(data))
     with pytest.raises(BundleError, match="cannot load it"):
-        load(copy)
+        load(resealed(copy))
     archive = zipped(copy, tmp_path / "cut.zip")
     archive.write_bytes(archive.read_bytes()[:-200])
     with pytest.raises(BundleError, match="neither|damaged zip"):

@@ -18,7 +18,7 @@ class Engine:
 
     def get(self, name: str = "graph") -> bytes | None:
         return self.cache.get(
-            {"name": name}, {"version": self.version}, make=self._make, load=self._load
+            {"name": name}, {"version": self.version}, files={}, make=self._make, load=self._load
         )
 
     def _make(self, entry: Path) -> None:
@@ -67,9 +67,10 @@ def test_damaged_is_replaced(engine: Engine, damage: str) -> None:
     (blob,) = blobs(engine)
     if damage == "truncated":
         blob.write_bytes(b"")
-    elif damage == "changed":  # in place, later
+    elif damage == "changed":  # in place, with the size and the time that it had
+        status = blob.stat()
         blob.write_bytes(b"X")
-        os.utime(blob, ns=(0, blob.stat().st_mtime_ns + 1_000_000))
+        os.utime(blob, ns=(status.st_atime_ns, status.st_mtime_ns))
     elif damage == "gone":
         blob.unlink()
     elif damage == "more":
@@ -93,7 +94,7 @@ def test_a_failing_engine_leaves_nothing(engine: Engine) -> None:
     def full_disk(_: Path) -> None:
         raise RuntimeError("no space left")
 
-    assert engine.cache.get({}, {}, make=full_disk, load=Path.read_bytes) is None
+    assert engine.cache.get({}, {}, files={}, make=full_disk, load=Path.read_bytes) is None
     assert list(engine.cache.directory.iterdir()) == []
 
 
@@ -109,7 +110,7 @@ def test_a_read_only_cache_still_serves(engine: Engine, monkeypatch: pytest.Monk
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Read-only file system")
 
-    monkeypatch.setattr("tempfile.TemporaryDirectory", refuse)
+    monkeypatch.setattr(Path, "mkdir", refuse)
     assert engine.get() == b"1"
     assert engine.made == 1
     assert engine.get("other") is None

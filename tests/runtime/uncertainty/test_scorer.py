@@ -110,7 +110,7 @@ def test_what_does_not_go_together(scorer: mosrt.Scorer, tiny: Path) -> None:
         ({"layouts": ["paper"], "measure": "paper.mean"}, "must have the graphs encoder, contrast"),
         ({"contrast": None}, "does not fit family 'wav2vec'"),
         ({"window_samples": 2_000}, "at most a quarter"),
-        ({"seed": -1}, "must not be negative"),
+        ({"seed": -1}, "seed must be from 0"),
     ],
 )
 def test_contradictions_in_a_manifest(

@@ -25,17 +25,18 @@ from .configurations import Configuration
 __all__ = ["ColdStarts"]
 
 _PROGRAM: Final = """
-import sys, time
+import json, sys, time
+from pathlib import Path
 begun = time.perf_counter()
 {imports}
 imported = time.perf_counter()
+options, clip = json.loads(sys.argv[1]), Path(sys.argv[2])
 {load}
 loaded = time.perf_counter()
 score()
 first = time.perf_counter()
 score()
 second = time.perf_counter()
-import json
 from mosrt_bench.worker.worker import peak_mb
 print(json.dumps({{"import_ms": 1e3 * (imported - begun), "load_ms": 1e3 * (loaded - imported),
     "first_score_ms": 1e3 * (first - loaded), "second_score_ms": 1e3 * (second - first),
@@ -44,25 +45,20 @@ print(json.dumps({{"import_ms": 1e3 * (imported - begun), "load_ms": 1e3 * (load
 _OF_MOSRT: Final = _PROGRAM.format(
     imports="import mosrt",
     load="""
-path, variant, provider, threads, clip, *plan = sys.argv[1:]
-from pathlib import Path
-scorer = mosrt.load(Path(path), variant=variant, provider=provider, threads=int(threads))
-options = {}
-if plan:
-    options = {"plan": plan[0], "views": int(plan[1]) if plan[1] else None}
+plan, views = options["plan"], options["views"]
+plan = {} if plan is None and views is None else {"plan": plan or "grid", "views": views}
+names = "variant", "provider", "threads"
+scorer = mosrt.load(Path(options["bundle"]), **{name: options[name] for name in names})
 def score():
-    scorer.score_file(clip, **options)
+    scorer.score_file(clip, **plan)
 """,
 )
 _OF_TORCH: Final = _PROGRAM.format(
     imports="from mosrt_bench.worker.worker import open_runner\nimport torch, librosa",
     load="""
-import json
-from pathlib import Path
-options, clip = sys.argv[1:]
-runner = open_runner(json.loads(options))
+runner = open_runner(options)
 def score():
-    runner.time(Path(clip))
+    runner.time(clip)
 """,
 )
 
@@ -98,11 +94,13 @@ class ColdStarts:
         """
         limit_s = None if self._limit_s is None else self._limit_s()
         used_bytes = self._used_bytes if configuration.on_nvidia else None
+        program = _OF_TORCH if configuration.is_torch else _OF_MOSRT
+        options = json.dumps(configuration.options())
         with nullcontext() if used_bytes is None else MemoryPeak(used_bytes) as watch:
             started = time.perf_counter()
             try:
                 done = subprocess.run(
-                    _command(configuration, self._clip),
+                    [sys.executable, "-c", program, options, str(self._clip)],
                     capture_output=True,
                     text=True,
                     check=False,
@@ -133,22 +131,6 @@ class ColdStarts:
             use before (None without an NVIDIA GPU, and where nothing tells).
         """
         return [_row(name, answers) for name, answers in self._answers.items()]
-
-
-def _command(configuration: Configuration, clip: Path) -> list[str]:
-    if configuration.is_torch:
-        options = json.dumps(configuration.options())
-        return [sys.executable, "-c", _OF_TORCH, options, str(clip)]
-    arguments = [
-        configuration.bundle.path,
-        configuration.variant,
-        configuration.provider,
-        configuration.threads,
-        clip,
-    ]
-    if configuration.plan is not None or configuration.views is not None:
-        arguments += [configuration.plan or "grid", configuration.views or ""]
-    return [sys.executable, "-c", _OF_MOSRT, *map(str, arguments)]
 
 
 def _row(name: str, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -34,21 +34,16 @@ _TORCH: Final = (
 )  # fmt: skip
 
 
-class _Duration(click.ParamType):  # type: ignore[type-arg]  # generic since click 8.4
-    """A duration such as 90s or 8m, in seconds."""
-
-    name = "duration"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """The seconds."""
-        with require_extra(*_EXTRAS):
-            from mosrt_bench.bench.request import parse_duration  # noqa: PLC0415
-        try:
-            return parse_duration(str(value))
-        except ValueError as exc:
-            self.fail(str(exc), param, ctx)
+def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
+    """The seconds of a duration such as 90s or 8m."""
+    if text is None:
+        return None
+    with require_extra(*_EXTRAS):
+        from mosrt_bench.bench.request import parse_duration  # noqa: PLC0415
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise click.BadParameter(str(exc), context, option) from exc
 
 
 def _repeated(*names: str, text: str, **options: Any) -> Callable[[Any], Any]:
@@ -113,9 +108,9 @@ def bench() -> None:
               help="Run each configuration in a process of its own. One that hangs, crashes or "
               "runs out of memory is named in the report, and the others are "
               "measured.")  # fmt: skip
-@click.option("--budget", "budget_s", type=_Duration(), metavar="DURATION", show_default="no limit",
-              help="Time for the whole run, such as 90s or 8m. Timings are shortened to fit; the "
-              "report names what found no time.")  # fmt: skip
+@click.option("--budget", "budget_s", callback=_seconds, metavar="DURATION",
+              show_default="no limit", help="Time for the whole run, such as 90s or 8m. Timings "
+              "are shortened to fit; the report names what found no time.")  # fmt: skip
 @click.option("--view-study", is_flag=True, help="Also study how many views are enough.")
 @click.option("--half-width", type=_ABOVE_ZERO, default=0.1, show_default=True, metavar="MOS",
               help="Half-width of a score's interval that the view study looks for.")  # fmt: skip

@@ -25,9 +25,10 @@ import scipy.stats
 from mosrt._arrays import Float32Array, FloatArray
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt_bench.machine import describe
-from mosrt_bench.output import save, table
+from mosrt_bench.output import save
 from mosrt_export.nano.data.degradations import DEGRADATIONS, Degradation
 from mosrt_export.nano.data.resyntheses import RESYNTHESES
+from mosrt_studies.figures.tables import section
 
 from .heldout import Speech, clips_in, levelled, recorded_clips, speech_option, unseen_clips
 from .peers import Peers, ScoreClip, models_option, score_clips, teachers_option
@@ -184,22 +185,7 @@ def main(
         },
     }
     save(run, output)
-    for group, by_kind in kinds.items():
-        click.echo(f"\n{group}, {clips} clips: SRCC / share below clean")
-        rows = [
-            [
-                name + (" *" if name in peers.defaults else ""),
-                _cell(mean),
-                f"{mean['srcc_pooled']:.2f}",
-                *(_cell(by_name[name]) for by_name in by_kind.values()),
-            ]
-            for name, mean in means[group].items()
-        ]
-        click.echo(table(["model", "all kinds", "pooled SRCC", *by_kind], rows))
-
-
-def _cell(row: Mapping[str, Any]) -> str:
-    return f"{row['srcc']:.2f}/{row['below_clean']:.2f}"
+    click.echo(section("ladder", run))
 
 
 if __name__ == "__main__":

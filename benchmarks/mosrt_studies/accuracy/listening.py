@@ -29,9 +29,9 @@ from mosrt._arrays import Float32Array, FloatArray
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt.errors import MosrtError
 from mosrt_bench.machine import describe
-from mosrt_bench.output import save, table
-from mosrt_bench.report.sections import interval_cell, number
+from mosrt_bench.output import save
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
+from mosrt_studies.figures.tables import section
 
 from .peers import Peers, ScoreClip, models_option, score_clips, teachers_option
 
@@ -220,24 +220,7 @@ def main(
         },
     }
     save(run, output)
-    tests = list(dict.fromkeys(system.test for system in systems))
-    pairs = next(iter(agreements.values()))["pairs"]
-    rows = [
-        [
-            name + (" *" if name in peers.defaults else ""),
-            f"{a['concordance']:.3f}",
-            interval_cell(a["interval_95"]),
-            number(a["concordance_wide"]),
-            *(
-                f"{number(a['tests'][test]['concordance'])} ({number(a['tests'][test]['srcc'])})"
-                for test in tests
-            ),
-        ]
-        for name, a in agreements.items()
-    ]
-    header = ["model", "concordance", "95 %", "wide", *(f"{test} (SRCC)" for test in tests)]
-    click.echo(table(header, rows))
-    click.echo(f"{len(systems)} systems, {pairs} pairs; * default; looks so far: {looks}")
+    click.echo(section("listening", run))
 
 
 if __name__ == "__main__":

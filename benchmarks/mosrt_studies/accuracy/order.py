@@ -22,10 +22,11 @@ import numpy.typing as npt
 from mosrt._arrays import FloatArray
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt_bench.machine import describe
-from mosrt_bench.output import save, table
+from mosrt_bench.output import save
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
 from mosrt_export.nano.data.sentences import sentences
 from mosrt_export.nano.data.voices import VoiceError, missing_programs, speak, synthetic_voices
+from mosrt_studies.figures.tables import section
 
 from .heldout import Speech, levelled, speech_option, utterances
 from .peers import Peers, ScoreClip, models_option, score_clips, teachers_option
@@ -158,15 +159,7 @@ def main(
         },
     }
     save(run, output)
-    rows = [
-        [
-            name + (" *" if name in peers.defaults else ""),
-            *(f"{figure['mean']:.2f}" for figure in by_reader.values()),
-            f"{sum(v['holds'] for v in order[name].values())} of {len(ORDER)}",
-        ]
-        for name, by_reader in means.items()
-    ]
-    click.echo(table(["model", RECORDINGS, *READERS, "hold"], rows))
+    click.echo(section("order", run))
     for name, by_pair in order.items():
         for pair, figure in by_pair.items():
             if not figure["clear"]:

@@ -29,7 +29,7 @@ from mosrt.cli.command import exit_on_error, model_option, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_export.nano.data.voices import held_out_file
-from mosrt_studies.figures.tables import ranking_table
+from mosrt_studies.figures.tables import section
 
 __all__ = ["DEGRADATIONS", "correlations", "ladder"]
 
@@ -172,7 +172,7 @@ def main(
                 bar.update(1)
             result["degradations"][name] = correlations(values)
     save(result, output)
-    click.echo(ranking_table(result))
+    click.echo(section("uncertainty_ranking", result))
 
 
 def _clips(speech: Path, n: int, seconds: float, *, held_out: bool) -> list[Waveform]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Final
@@ -13,7 +13,7 @@ import numpy as np
 from mosrt_bench.report.sections import interval_cell, number
 from mosrt_bench.report.writer import markdown_table
 
-__all__ = ["SECTIONS", "WEIGHTS", "bench_section", "drift_cell", "milliseconds", "ranking_table"]
+__all__ = ["SECTIONS", "WEIGHTS", "drift_cell", "milliseconds", "section"]
 
 Run = Mapping[str, Any]
 """A result as its JSON file has it, or a part of one."""
@@ -41,8 +41,15 @@ def _captions() -> dict[str, str]:
     return {name: caption.strip() for name, caption in zip(parts[::2], parts[1::2], strict=True)}
 
 
-def _captioned(name: str, run: Run, **values: Any) -> str:
-    return _captions()[name].format(run=run, **values)
+def _captioned(
+    name: str,
+    run: Run,
+    header: Sequence[str] = (),
+    rows: Sequence[Sequence[str]] = (),
+    **values: Any,
+) -> str:
+    """A table with its caption, which shows the run's values and those given."""
+    return _captions()[name].format(run=run, table=markdown_table(header, rows), **values)
 
 
 def _listening(run: Run) -> str:
@@ -54,8 +61,8 @@ def _listening(run: Run) -> str:
     ]  # fmt: skip
     header = ("model, domain", "pairs in order", "95 % interval", "pairs 0.40 MOS apart")
     return _captioned(
-        "listening", run, systems=len(run["systems"]), tests=len(first["tests"]),
-        pairs=first["pairs"], table=markdown_table(header, rows),
+        "listening", run, header, rows, systems=len(run["systems"]), tests=len(first["tests"]),
+        pairs=first["pairs"],
     )  # fmt: skip
 
 
@@ -67,8 +74,7 @@ def _ladder(run: Run) -> str:
         for name in next(iter(overall.values()))
     ]  # fmt: skip
     kinds = ", ".join(next(iter(run["kinds"].values())))
-    table = markdown_table(("model, domain", *overall), rows)
-    return _captioned("ladder", run, kinds=kinds, table=table)
+    return _captioned("ladder", run, ("model, domain", *overall), rows, kinds=kinds)
 
 
 def _order(run: Run) -> str:
@@ -79,24 +85,19 @@ def _order(run: Run) -> str:
         rows.append((_bold_default(name, run), *scores, f"{sum(held)} of {len(held)}"))
     readers, pairs = (next(iter(run[key].values())) for key in ("means", "order"))
     return _captioned(
-        "order", run, sentences=len(run["sentences"]), pairs="; ".join(pairs),
-        table=markdown_table(("model, domain", *readers, "right"), rows),
+        "order", run, ("model, domain", *readers, "right"), rows, pairs="; ".join(pairs),
+        sentences=len(run["sentences"]),
     )  # fmt: skip
 
 
 def _ranking(run: Run) -> str:
-    return _captioned("uncertainty_ranking", run, table=ranking_table(run))
-
-
-def ranking_table(run: Run) -> str:
-    """A Markdown table: a row per measure, a column per degradation, and the mean."""
     kinds = run["degradations"]
     rows = []
     for measure in next(iter(kinds.values())):
         found = [by_measure[measure] for by_measure in kinds.values()]
         cells = (f"{f['per_clip']:.2f}{'*' * f['mean_is_monotone']}" for f in found)
         rows.append((measure, *cells, f"{np.mean([f['per_clip'] for f in found]):.2f}"))
-    return markdown_table(("measure", *kinds, "mean"), rows)
+    return _captioned("uncertainty_ranking", run, ("measure", *kinds, "mean"), rows)
 
 
 def _bold_default(name: str, run: Run) -> str:
@@ -114,7 +115,7 @@ def _drift(run: Run) -> str:
     header = ("model", "variant", "size", "mean drift", "p95", "largest", "SRCC", "clips",
               "mean by kind of speech")  # fmt: skip
     weights = WEIGHTS[run["bundles"][0]["name"]]
-    return _captioned("drift", run, weights=weights, table=markdown_table(header, rows))
+    return _captioned("drift", run, header, rows, weights=weights)
 
 
 def _drift_cells(drift: Run) -> tuple[str, ...]:
@@ -165,12 +166,12 @@ def _trade_off(run: Run, variant: str, found: Run) -> str:
     )
     header = ("blocks in FP32", "MACs in FP32", "mean drift", "largest", "SRCC", "size")
     return _captioned(
-        "mixed_precision", run, variant=variant, blocks=len(found["sensitivity"]), worst=worst,
-        clips=len(run["evaluation_clips"]), table=markdown_table(header, rows),
+        "mixed_precision", run, header, rows, variant=variant, worst=worst,
+        blocks=len(found["sensitivity"]), clips=len(run["evaluation_clips"]),
     )  # fmt: skip
 
 
-def bench_section(run: Run) -> str:
+def _bench(run: Run) -> str:
     """A report of `mosrt bench`: drift, latency, throughput, start and memory by configuration."""
     latency = run.get("latency", [])
     many = len(run["settings"]["threads"]) > 1 or len(run["bundles"]) > 1
@@ -199,7 +200,7 @@ def bench_section(run: Run) -> str:
               *["speed-up over torch"] * has_torch, "clips/s", "fresh process, two scores",
               "peak memory")  # fmt: skip
     shown = _captioned(
-        "bench", run, clips=len(run["audio"]), table=markdown_table(header, rows),
+        "bench", run, header, rows, clips=len(run["audio"]),
         weights=WEIGHTS.get(run["bundles"][0]["name"], _STANDIN_WEIGHTS),
     )  # fmt: skip
     return "\n\n".join([shown, *_not_measured(run)])
@@ -271,10 +272,8 @@ def _embedded(run: Run) -> str:
          f"{interval_cell(times['interval_95_ms'], 1)} ms")
         for name, times in timings.items()
     ]  # fmt: skip
-    return _captioned(
-        "embedded", run, process_s=process["median_ms"] / 1e3,
-        table=markdown_table(("model", "median CPU time", "95 % interval"), rows),
-    )  # fmt: skip
+    header = ("model", "median CPU time", "95 % interval")
+    return _captioned("embedded", run, header, rows, process_s=process["median_ms"] / 1e3)
 
 
 def _front_end(run: Run) -> str:
@@ -284,8 +283,8 @@ def _front_end(run: Run) -> str:
          _speed_up(faster[name]) if name in faster else "1")
         for name, times in run["timings"].items()
     ]  # fmt: skip
-    table = markdown_table(("front end", "median", "95 % interval", "speed-up"), rows)
-    return _captioned("front_end", run, table=table)
+    header = ("front end", "median", "95 % interval", "speed-up")
+    return _captioned("front_end", run, header, rows)
 
 
 def _uncertainty(run: Run) -> str:
@@ -300,8 +299,7 @@ def _uncertainty(run: Run) -> str:
     header = ("clip", "eager torch", "mosrt", "speed-up", "peak memory, torch",
               "peak memory, mosrt")  # fmt: skip
     layouts = " and ".join(run["layouts"])
-    table = markdown_table(header, rows)
-    return _captioned("uncertainty_speed", run, layouts=layouts, table=table)
+    return _captioned("uncertainty_speed", run, header, rows, layouts=layouts)
 
 
 def _long_recording(run: Run) -> str:
@@ -309,8 +307,7 @@ def _long_recording(run: Run) -> str:
         (f"`{name}`", ", ".join(model["layouts"]), f"{model['peak_mb']:.0f} MB")
         for name, model in run["models"].items()
     ]
-    table = markdown_table(("model", "layouts", "peak memory"), rows)
-    return _captioned("long_recording", run, table=table)
+    return _captioned("long_recording", run, ("model", "layouts", "peak memory"), rows)
 
 
 def _architectures(run: Run) -> str:
@@ -324,7 +321,7 @@ def _architectures(run: Run) -> str:
     ]  # fmt: skip
     header = ("processor", "model", "variant", "repeats", "mean drift from FP32 there",
               "largest difference from x86-64", "`--variant auto`")  # fmt: skip
-    return _captioned("architectures", run, table=markdown_table(header, rows))
+    return _captioned("architectures", run, header, rows)
 
 
 def _speed_up(figure: Run | None) -> str:
@@ -352,7 +349,7 @@ SECTIONS: Final[tuple[tuple[str, str, Callable[[Run], str]], ...]] = (
     ("bench_utmosv2", "Drift of the variants of utmosv2-distilled", _drift),
     ("calibration_utmosv2", "Mixed precision of int8-cpu", _mixed_precision),
     ("calibration_utmosv2_trt", "Mixed precision of int8-trt", _mixed_precision),
-    ("bench_*", "Speed of the variants of {models}", bench_section),
+    ("bench_*", "Speed of the variants of {models}", _bench),
     ("embedded", "CPU time of a short clip", _embedded),
     ("front_end", "NumPy front end against librosa", _front_end),
     ("uncertainty_speed", "wav2vec v1 against torch, by length", _uncertainty),
@@ -360,3 +357,13 @@ SECTIONS: Final[tuple[tuple[str, str, Callable[[Run], str]], ...]] = (
     ("architectures", "Scores on other processors", _architectures),
 )
 """Name or pattern of the JSON files, heading, and what renders them, in the order of the page."""
+
+
+def section(name: str, run: Run) -> str:
+    """The text that RESULTS.md has for a result, without its heading.
+
+    Args:
+        name: What `SECTIONS` calls the JSON file.
+        run: The result.
+    """
+    return {pattern: text_of for pattern, _, text_of in SECTIONS}[name](run)

@@ -31,6 +31,7 @@ from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_export.nano.data.voices import read
 from mosrt_studies.accuracy.peers import TEACHERS, PeerError
+from mosrt_studies.figures.tables import section
 
 from .timing import interleave, ratio, timed, timing
 
@@ -170,10 +171,7 @@ def main(
         "peak_mb": round(peak, 1),
     }
     save(run, output)
-    for configuration, times in run["timings"].items():
-        click.echo(f"{configuration}: {times['median_ms']:.1f} ms {times['interval_95_ms']}")
-    click.echo(f"{faster['ratio']:.2f} times as fast as DNSMOS P.808 {faster['interval_95']}")
-    click.echo(f"peak memory of mosrt score: {peak:.0f} MB")
+    click.echo(section("embedded", run))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from mosrt.mel.front_end import MelFrontEnd
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_bench.worker.torch_runner import librosa_image, torch_resize
+from mosrt_studies.figures.tables import section
 
 from .timing import interleave, ratio, timed, timing
 
@@ -85,9 +86,7 @@ def main(model: str, audio: str, rounds: int, output: Path) -> None:
     by_mosrt()
     peak_bytes = tracemalloc.get_traced_memory()[1]
     librosa_ms = times_ms["librosa, 1 thread"]
-    timings = {name: timing(times) for name, times in times_ms.items()}
-    faster = {name: ratio(librosa_ms, times) for name, times in times_ms.items()}
-    del faster["librosa, 1 thread"]
+    faster = {n: ratio(librosa_ms, t) for n, t in times_ms.items() if not n.startswith("librosa")}
     result = {
         "question": "one view's images, dB and resize included",
         "images": spec.n_crops * len(spec.windows),
@@ -96,15 +95,11 @@ def main(model: str, audio: str, rounds: int, output: Path) -> None:
         "machine": describe(),
         "largest_difference": float(difference),
         "mosrt_peak_extra_memory_mb": round(peak_bytes / 1e6, 1),
-        "timings": timings,
+        "timings": {name: timing(times) for name, times in times_ms.items()},
         "faster_than_librosa": faster,
     }
     save(result, output)
-    for name, times in timings.items():
-        click.echo(f"{name}: {times['median_ms']:.1f} ms {times['interval_95_ms']}")
-    for name, figure in faster.items():
-        click.echo(f"{name}: {figure['ratio']:.2f} times as fast {figure['interval_95']}")
-    click.echo(f"largest difference {difference:.1e}, peak extra memory {peak_bytes / 1e6:.1f} MB")
+    click.echo(section("front_end", result))
 
 
 if __name__ == "__main__":

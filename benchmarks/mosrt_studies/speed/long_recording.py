@@ -28,6 +28,7 @@ from mosrt.bundle.bundle import Bundle, find_bundle
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
+from mosrt_studies.figures.tables import section
 
 LIMIT_MB: Final = 1500
 _RATE_HZ: Final = 16_000
@@ -77,7 +78,6 @@ def main(
                 "model_mb": round(sum(f.bytes for f in bundle.variant("fp32").files) / 1e6, 1),
                 **{name: round(value, 4) for name, value in found.items()},
             }
-            click.echo(f"{bundle.manifest.name}: {json.dumps(models[bundle.manifest.name])}")
     result = {
         "question": "peak memory of scoring one long recording from a file, FP32",
         "command": "python -m mosrt_studies.speed.long_recording --model … --speech … "
@@ -89,6 +89,7 @@ def main(
         "models": models,
     }
     save(result, output)
+    click.echo(section("long_recording", result))
 
 
 def write_recording(clips: Sequence[Path], file: Path, *, n_samples: int) -> None:

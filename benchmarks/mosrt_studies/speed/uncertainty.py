@@ -31,6 +31,7 @@ from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_bench.worker.process import WorkerProcess
 from mosrt_bench.worker.worker import peak_mb, serve
+from mosrt_studies.figures.tables import section
 
 from .timing import interleave, ratio, timing
 
@@ -126,7 +127,6 @@ def main(
         }  # fmt: skip
         names = ("torch", "mosrt") if length_s <= torch_up_to else ("mosrt",)
         lengths[str(length_s)] = _at_length(names, options, max(3, min(rounds, 600 // length_s)))
-        click.echo(f"{length_s} s: {json.dumps(lengths[str(length_s)]['summary'])}")
     seconds = np.array(_LENGTHS_S, np.float64)
     costs = [lengths[str(s)]["timings"]["mosrt"]["median_ms"] for s in _LENGTHS_S]
     result = {
@@ -142,7 +142,7 @@ def main(
         "growth_exponent": round(float(np.polyfit(np.log(seconds), np.log(costs), 1)[0]), 3),
     }
     save(result, output)
-    click.echo(f"time grows with length to the power of {result['growth_exponent']}")
+    click.echo(section("uncertainty_speed", result))
 
 
 def _at_length(names: tuple[str, ...], options: dict[str, Any], rounds: int) -> dict[str, Any]:
@@ -169,11 +169,6 @@ def _at_length(names: tuple[str, ...], options: dict[str, Any], rounds: int) -> 
     }
     if "torch" in names:
         found["faster"] = ratio(times_ms["torch"], times_ms["mosrt"])
-    found["summary"] = {
-        "ms": {name: found["timings"][name]["median_ms"] for name in names},
-        "peak_mb": found["peak_mb"],
-        "faster": found.get("faster", {}).get("ratio"),
-    }
     return found
 
 

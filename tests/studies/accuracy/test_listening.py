@@ -176,7 +176,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     command = ["--systems", str(tmp_path), "--looks", "3", "--output", str(out)]
     result = CliRunner().invoke(listening.main, command, catch_exceptions=False)
     assert result.exit_code == 0
-    assert "5 systems, 4 pairs; * default; looks so far: 3" in result.output
+    assert "5 systems of 2 listening tests, 4 pairs" in result.output
     run = json.loads(out.read_text(encoding="utf-8"))
     assert run["looks"] == 3
     assert run["machine"]["packages"]["onnxruntime"]

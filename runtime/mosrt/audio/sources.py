@@ -16,6 +16,7 @@ import soundfile
 
 from mosrt._arrays import Float32Array
 from mosrt.errors import AudioError
+from mosrt.host.fork import fork_waits
 
 from .guards import FLAGS, MAX_RATE_HZ, MIN_RATE_HZ
 
@@ -117,6 +118,14 @@ class _Sound(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
     samples would differ from those of a single read. soundfile does not seek in a file that is not
     seekable.
     """
+
+    def __init__(self, file: Any) -> None:
+        with fork_waits():  # libsndfile has locks
+            super().__init__(file)
+
+    def read(self, *args: Any, **options: Any) -> Any:
+        with fork_waits():
+            return super().read(*args, **options)
 
     def seekable(self) -> bool:
         return False

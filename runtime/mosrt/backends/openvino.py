@@ -18,6 +18,7 @@ from mosrt.bundle.onnx_header import check_external_data
 from mosrt.errors import BundleError, ProviderError, missing_extra
 from mosrt.host.cache import Cache
 from mosrt.host.cpu import CpuFeatures
+from mosrt.host.fork import fork_waits, keep_in_children
 from mosrt.host.thread_pool import Calls
 
 from .base import OPENVINO, check_tensors, reason, stacked
@@ -74,7 +75,8 @@ class OpenVinoBackend:
                 "'openvino-fp32'"
             )
         compiler = _Compiler(_PRECISIONS[provider], threads, cpu, cache)
-        models = [compiler.compiled(directory, member, inputs) for member in variant.members]
+        with fork_waits():
+            models = [compiler.compiled(directory, member, inputs) for member in variant.members]
         for model in models:
             for kind, wanted, present in (
                 ("input", inputs, model.inputs),
@@ -82,6 +84,7 @@ class OpenVinoBackend:
             ):
                 check_tensors(kind, wanted, {name: _shape(t) for t in present for name in t.names})
         self._requests = [model.create_infer_request() for model in models]
+        keep_in_children(*models, *self._requests)
         self._mapped = compiler.mapped
         self._lock = threading.Lock()
         self._outputs = outputs
@@ -91,7 +94,7 @@ class OpenVinoBackend:
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
         """Runs a batch; see `mosrt.backends.Backend`. All outputs are computed."""
-        with self._calls.one(), self._lock:
+        with self._calls.one(), fork_waits(), self._lock:
             try:
                 results = [
                     request.infer(dict(feeds), share_inputs=True, share_outputs=True)
@@ -141,6 +144,7 @@ class _Compiler:
             raise ProviderError(message) from exc
         self._openvino: Any = openvino
         self._core = openvino.Core()
+        keep_in_children(self._core)
         self.mapped: list[Any] = []
         self._cpu = cpu
         self._cache = cache

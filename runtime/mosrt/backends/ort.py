@@ -16,6 +16,7 @@ from mosrt.bundle.onnx_header import check_external_data
 from mosrt.errors import BundleError, ProviderError
 from mosrt.host.cache import Cache, cache_directory, private_directory
 from mosrt.host.cpu import CpuFeatures
+from mosrt.host.fork import fork_waits, keep_in_children
 from mosrt.host.thread_pool import Calls
 
 from .base import check_tensors, reason, stacked
@@ -112,7 +113,7 @@ class OrtBackend:
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
         """Runs a batch; see `mosrt.backends.Backend`."""
-        with self._calls.one():
+        with self._calls.one(), fork_waits():
             try:
                 results = [session.run(list(outputs), dict(feeds)) for session in self._sessions]
             except Exception as exc:  # ONNX Runtime's own exceptions share no base but Exception
@@ -270,9 +271,11 @@ def _needs(provider: str) -> str:
 
 def _session(graph: Path, options: Any, provider: str, digest: str) -> Any:
     try:
-        session = onnxruntime.InferenceSession(
-            graph, options, providers=_with_options(provider, digest)
-        )
+        with fork_waits():
+            session = onnxruntime.InferenceSession(
+                graph, options, providers=_with_options(provider, digest)
+            )
+        keep_in_children(session)
     except Exception as exc:  # ONNX Runtime's own exceptions share no base but Exception
         if provider != "cpu":
             raise ProviderError(f"provider {provider!r} failed to start: {reason(exc)}") from exc

@@ -55,7 +55,7 @@ def cache_directory() -> Path | None:
         parent = Path(usual).expanduser()
     except RuntimeError:
         return None
-    if not parent.is_absolute() or os.environ.get("HOME") == "":
+    if not parent.is_absolute() or (usual[0] == "~" and os.environ.get("HOME") == ""):
         return None
     return parent / ("mosrt/Cache" if sys.platform == "win32" else "mosrt")
 

@@ -9,7 +9,8 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Final, TypeVar
+from weakref import WeakSet
 
 from mosrt.errors import ClosedError
 
@@ -17,6 +18,9 @@ __all__ = ["Calls", "ThreadPool"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
+
+
+_POOLS: Final[WeakSet[ThreadPool]] = WeakSet()
 
 
 class Calls:
@@ -34,9 +38,9 @@ class Calls:
         self._reset()
 
     def _reset(self) -> None:
-        self._process = os.getpid()
         self._running: Counter[int] = Counter()  # calls by thread
         self._changed = threading.Condition()
+        self._process = os.getpid()
 
     @contextmanager
     def one(self) -> Iterator[None]:
@@ -98,6 +102,10 @@ class ThreadPool:
 
     def __init__(self, threads: int) -> None:
         self._n_workers = threads - 1
+        self._start()
+        _POOLS.add(self)
+
+    def _start(self) -> None:
         self._executor = ThreadPoolExecutor(self._n_workers, "mosrt") if self._n_workers else None
 
     def map(self, function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
@@ -133,3 +141,13 @@ class ThreadPool:
         """Ends the threads; `map` must not be called afterwards."""
         if self._executor is not None:
             self._executor.shutdown()
+
+
+def _restart_all() -> None:
+    """Gives each pool threads of its own in a forked process, which has none of its parent's."""
+    for pool in _POOLS:
+        pool._start()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_restart_all)

@@ -142,20 +142,17 @@ class Rapl:
     def __init__(self, zone: Path) -> None:
         self.name = f"RAPL {(zone / 'name').read_text(encoding='ascii').strip()}"
         self._file = zone / "energy_uj"
-        self._range_uj = int((zone / "max_energy_range_uj").read_text(encoding="ascii"))
-        self._last_uj = self._read()
+        self._range_uj = _number(zone / "max_energy_range_uj")
+        self._last_uj = _number(self._file)
         self._wrapped_uj = 0
 
     def joules(self) -> float:
         """Energy so far, corrected for overflows of the counter."""
-        value = self._read()
+        value = _number(self._file)
         if value < self._last_uj:
             self._wrapped_uj += self._range_uj
         self._last_uj = value
         return (value + self._wrapped_uj) / 1e6
-
-    def _read(self) -> int:
-        return int(self._file.read_text(encoding="ascii"))
 
 
 class GpuEnergy:

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
+from mosrt._arrays import FloatArray
 from mosrt.crops import PlanRule
 from mosrt.score import t_95
 from mosrt.scorer import Scorer
@@ -21,10 +21,6 @@ from mosrt_bench.clips import AudioFile
 from mosrt_bench.errors import BenchError
 
 __all__ = ["study_views"]
-
-FloatArray = npt.NDArray[np.float64]
-
-_NO_CLIP: Final = "no clip of the set can be scored"
 
 
 def study_views(
@@ -62,7 +58,7 @@ def study_views(
         drawn.append(_by_view(score.views, seeds))
         used.append(clip)
     if not used:
-        raise BenchError(_NO_CLIP)
+        raise BenchError("no clip of the set can be scored")
     draws = np.array(drawn)
     targets = draws.mean(axis=1)
     rows = []
@@ -70,23 +66,18 @@ def study_views(
         started = time.perf_counter()
         found = [scorer.score_file(c.path, plan=PlanRule(views=views)) for c in used]
         elapsed_ms = 1e3 * (time.perf_counter() - started)
-        per_view = [_by_view(score.views, views) for score in found]
-        difference = np.array([values.mean() for values in per_view]) - targets
-        half = float(np.median([_half_width(values) for values in per_view]))
+        per_view = np.array([_by_view(score.views, views) for score in found])
+        difference = per_view.mean(axis=1) - targets
         rows.append(
             {
                 "views": views,
                 "bias": float(difference.mean()),
                 "sd": float(difference.std(ddof=1)) if len(used) > 1 else None,
-                "half_width": half if np.isfinite(half) else None,
+                "half_width": _median_half_width(per_view),
                 "ms": elapsed_ms / len(used),
             }
         )
-    enough = [
-        row["views"]
-        for row in rows
-        if row["half_width"] is not None and row["half_width"] <= wanted
-    ]
+    enough = (r["views"] for r in rows if r["half_width"] is not None and r["half_width"] <= wanted)
     spread = draws.std(axis=1, ddof=1)
     return {
         "model": scorer.manifest.name,
@@ -101,7 +92,7 @@ def study_views(
             "ms": 1e3 * reference_s / (len(used) * seeds),
         },
         "grid": rows,
-        "recommended_views": enough[0] if enough else None,
+        "recommended_views": next(enough, None),
     }
 
 
@@ -111,7 +102,10 @@ def _by_view(values: Sequence[float], views: int) -> FloatArray:
     return means
 
 
-def _half_width(values: FloatArray) -> float:
-    if len(values) < 2:
-        return float("nan")
-    return float(t_95(len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+def _median_half_width(values: FloatArray) -> float | None:
+    """Median over clips of the intervals' half-widths, from (clips, views); None for one view."""
+    n_views = values.shape[1]
+    if n_views < 2:
+        return None
+    deviations = np.median(values.std(axis=1, ddof=1))
+    return float(t_95(n_views - 1) * deviations / np.sqrt(n_views))

@@ -24,27 +24,24 @@ _NOT_XML: Final = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U001
 def gate_text(verdict: Verdict) -> str:
     """The statistics of the set, and the clips to listen to."""
     digits = _digits(verdict)
+
+    def scores(delta: ClipDelta | SetDelta) -> list[str]:
+        change = f"{delta.delta:+.{digits}f}"
+        return [f"{delta.before:.{digits}f}", f"{delta.after:.{digits}f}", change]
+
     rows = [
-        [
-            delta.name,
-            f"{delta.before:.{digits}f}",
-            f"{delta.after:.{digits}f}",
-            f"{delta.delta:+.{digits}f}",
-            f"{delta.low:+.{digits}f} to {delta.high:+.{digits}f}",
-            f"{delta.p:.3f}",
-            "FAIL" if delta.failed else "ok",
-        ]
+        [delta.name, *scores(delta), f"{delta.low:+.{digits}f} to {delta.high:+.{digits}f}",
+         f"{delta.p:.3f}", "FAIL" if delta.failed else "ok"]
         for delta in verdict.summary
-    ]
+    ]  # fmt: skip
     lines = [table(["set", "before", "after", "delta", "95 %", "p", ""], rows)]
     failed = [delta for delta in verdict.clips if delta.failed]
     if failed:
         lines += ["", "listen to:"]
         rows = [
-            [c.clip, f"{c.before:.{digits}f}", f"{c.after:.{digits}f}", f"{c.delta:+.{digits}f}",
-             f"{c.error:.{digits}f}", f"{c.p:.4f}"]
-            for c in failed[:_SHOWN]
-        ]  # fmt: skip
+            [delta.clip, *scores(delta), f"{delta.error:.{digits}f}", f"{delta.p:.4f}"]
+            for delta in failed[:_SHOWN]
+        ]
         lines.append(table(["clip", "before", "after", "delta", "error", "p"], rows))
         if len(failed) > _SHOWN:
             lines.append(f"and {len(failed) - _SHOWN} more")

@@ -14,8 +14,8 @@ __all__ = ["Section", "interval_cell", "number", "sections", "view_study_title"]
 Row = Mapping[str, Any]
 """A report, or an object of one."""
 Columns = Mapping[str, str | tuple[str, int] | Callable[[Row], str]]
-"""What a row has for each column: the value of a key, with a number of decimals or the usual three,
-or what a function makes of the row."""
+"""What a row has for each column: the value of a key, "a.b" for one within another, with a number
+of decimals or the usual three, or what a function makes of the row."""
 
 _STAGES: Final = ("decode", "resample", "front_end", "model", "rest")
 # Providers that copy the audio to another device.
@@ -86,8 +86,11 @@ def _section(
     def text(row: Row, made_of: str | tuple[str, int] | Callable[[Row], str]) -> str:
         if callable(made_of):
             return made_of(row)
-        name, *digits = (made_of,) if isinstance(made_of, str) else made_of
-        return _cell(row.get(name), *digits)
+        keys, *digits = (made_of,) if isinstance(made_of, str) else made_of
+        value: Any = row
+        for name in keys.split("."):
+            value = value.get(name)
+        return _cell(value, *digits)
 
     return Section(
         key=key,
@@ -189,10 +192,6 @@ def _headlines(report: Row) -> list[Row]:
     return [row for row in report.get("latency", []) if row["clip_s"] == 5.0]
 
 
-def _quantile(name: str) -> Callable[[Row], str]:
-    return lambda row: number(row["quantiles"][name]["ms"], 2)
-
-
 def _latency(report: Row) -> Section:
     """The headline figures, for clips of 5 s."""
 
@@ -201,9 +200,9 @@ def _latency(report: Row) -> Section:
 
     rows = _headlines(report)
     columns: Columns = {
-        "configuration": "contestant", "p50": _quantile("p50"),
-        "95 %": lambda row: interval_cell(row["quantiles"]["p50"]["interval_95"], 2),
-        "p90": _quantile("p90"), "p95": _quantile("p95"), "p99": _quantile("p99"),
+        "configuration": "contestant", "p50": ("quantiles.p50.ms", 2),
+        "95 %": ("quantiles.p50.interval_95", 2), "p90": ("quantiles.p90.ms", 2),
+        "p95": ("quantiles.p95.ms", 2), "p99": ("quantiles.p99.ms", 2),
         "relative to the first (95 %)": beside_first, **_beside_torch(rows), "runs": "runs",
     }  # fmt: skip
     notes = [
@@ -217,12 +216,9 @@ def _latency(report: Row) -> Section:
 
 
 def _stages(report: Row) -> Section:
-    def stage(name: str) -> Callable[[Row], str]:
-        return lambda row: number(row["stages_ms"].get(name), 2)
-
     rows = _headlines(report)
     copying = any(row["contestant"].rsplit(" ", 2)[1] in _COPYING for row in rows)
-    columns = {name.replace("_", " "): stage(name) for name in _STAGES}
+    columns = {name.replace("_", " "): (f"stages_ms.{name}", 2) for name in _STAGES}
     notes = ["on a GPU, model includes the copies to it and back"] * copying
     title = "Stages of a clip of 5 s, medians in ms"
     return _section("stages", title, rows, {"configuration": "contestant", **columns}, notes)
@@ -231,7 +227,7 @@ def _stages(report: Row) -> Section:
 def _by_length(report: Row) -> Section:
     columns: Columns = {
         "configuration": "contestant", "clip, s": lambda row: f"{row['clip_s']:g}",
-        "p50, ms": _quantile("p50"), "p95, ms": _quantile("p95"),
+        "p50, ms": ("quantiles.p50.ms", 2), "p95, ms": ("quantiles.p95.ms", 2),
         "real-time factor": ("real_time_factor", 4), "95 %": ("real_time_factor_95", 4),
         "runs": "runs",
     }  # fmt: skip

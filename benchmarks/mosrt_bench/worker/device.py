@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import threading
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any, Final, TypeVar
 
 __all__ = ["MemoryPeak", "Nvml", "Polling", "UsedBytes", "describe_gpu", "device_memory"]
@@ -132,12 +131,7 @@ class Polling:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._ended.set()
         self._thread.join()
 

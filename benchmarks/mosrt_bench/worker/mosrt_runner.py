@@ -28,14 +28,6 @@ __all__ = ["ENGINE_BATCHES", "MosrtRunner"]
 ENGINE_BATCHES: Final = (1, 8, 32)
 """Smallest, usual and largest number of views per run of engines that the bench builds."""
 
-_DTYPES: Final = {
-    "tensor(float)": np.float32,
-    "tensor(float16)": np.float16,
-    "tensor(double)": np.float64,
-    "tensor(int64)": np.int64,
-    "tensor(int32)": np.int32,
-    "tensor(bool)": np.bool_,
-}
 # Half a second of audio, which every speech model takes.
 _FREE_SAMPLES: Final = 8_000
 
@@ -163,7 +155,8 @@ def _compared(score: Score) -> dict[str, float]:
 def _ones(tensor: Any) -> np.ndarray[Any, Any]:
     shape = [size if isinstance(size, int) else _FREE_SAMPLES for size in tensor.shape]
     shape[0] = 1
-    return np.ones(shape, _DTYPES[tensor.type])
+    kind = tensor.type.removeprefix("tensor(").removesuffix(")")
+    return np.ones(shape, "float32" if kind == "float" else kind)
 
 
 def _build_missing(bundle: Bundle, variant: str) -> dict[str, Any]:

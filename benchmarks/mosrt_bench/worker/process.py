@@ -131,13 +131,11 @@ class IsolatedRunner:
 
     def score(self, clip: Path) -> dict[str, Any]:
         """See `Runner.score`."""
-        found: dict[str, Any] = self._ask("score", clip=str(clip))
-        return found
+        return dict(self._ask("score", clip=str(clip)))
 
     def time(self, clip: Path) -> dict[str, float]:
         """See `Runner.time`."""
-        found: dict[str, float] = self._ask("time", clip=str(clip))
-        return found
+        return dict(self._ask("time", clip=str(clip)))
 
     def run_many(self, clip: Path, kind: LoadKind, count: int, n_clips: int) -> float:
         """See `Runner.run_many`."""

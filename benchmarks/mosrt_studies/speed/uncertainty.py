@@ -125,6 +125,7 @@ def main(
             "model": model, "checkpoint": checkpoint, "audio": audio, "threads": threads,
             "length_s": length_s,
         }  # fmt: skip
+        click.echo(f"{length_s} s …", err=True)
         names = ("torch", "mosrt") if length_s <= torch_up_to else ("mosrt",)
         lengths[str(length_s)] = _at_length(names, options, max(3, min(rounds, 600 // length_s)))
     seconds = np.array(_LENGTHS_S, np.float64)

@@ -84,9 +84,8 @@ class Configuration:
     @property
     def is_reference(self) -> bool:
         """Whether the others of its bundle are compared with its scores."""
-        return self.provider == REFERENCE_PROVIDER and self.variant == reference_variant(
-            self.bundle
-        )
+        is_variant = self.variant == reference_variant(self.bundle)
+        return is_variant and self.provider == REFERENCE_PROVIDER
 
     @property
     def on_nvidia(self) -> bool:
@@ -101,24 +100,17 @@ class Configuration:
 
     def options(self, **changes: Any) -> dict[str, Any]:
         """What `open_runner` needs, JSON-ready."""
-        common: dict[str, Any] = {
+        options: dict[str, Any] = {
             "bundle": str(self.bundle.path),
+            "variant": self.variant,
+            "provider": self.provider,
             "threads": self.threads,
             "plan": self.plan,
             "views": self.views,
         }
-        if not self.is_torch:
-            return {"engine": "mosrt", "variant": self.variant, "provider": self.provider, **common}
-        _, device, *compiled = self.provider.split("-")
-        return {
-            "engine": _TORCH,
-            "checkpoints": [str(path) for path in self.checkpoints],
-            "device": device,
-            "precision": self.variant,
-            "compiled": bool(compiled),
-            **common,
-            **changes,
-        }
+        if self.is_torch:
+            options |= {"checkpoints": [str(path) for path in self.checkpoints], **changes}
+        return options
 
     def open(self, limit_s: Callable[[], float] | None = None, **changes: Any) -> Runner:
         """Loads it; the caller closes the runner.
@@ -132,9 +124,7 @@ class Configuration:
             MosrtError: It cannot be run on this machine.
         """
         options = self.options(**changes)
-        if limit_s is not None:
-            return IsolatedRunner(options, limit_s)
-        return open_runner(options)
+        return open_runner(options) if limit_s is None else IsolatedRunner(options, limit_s)
 
 
 def configured(

@@ -53,10 +53,10 @@ class TorchRunner:
 
     Args:
         bundle: Path of a bundle, whose manifest describes the model and its inputs.
+        variant: "fp32", without TF32, or "fp16".
+        provider: "torch-cpu" or "torch-cuda", with "-compiled" after it where torch compiles the
+            model.
         checkpoints: One per network of the bundle; scores are the mean over them.
-        device: "cpu" or "cuda".
-        precision: "fp32", without TF32, or "fp16".
-        compiled: Whether torch compiles the model.
         front_end: Who makes the model's inputs.
         threads: Threads of torch on the CPU, and of the front end of a batch.
         plan: Crop plan, such as "reference:0"; the model's default grid if left out.
@@ -71,16 +71,16 @@ class TorchRunner:
     def __init__(
         self,
         bundle: str,
+        variant: str,
+        provider: str,
         checkpoints: Sequence[str],
         *,
-        device: str = "cpu",
-        precision: str = "fp32",
-        compiled: bool = False,
         front_end: FrontEnd = "librosa",
         threads: int,
         plan: str | None = None,
         views: int | None = None,
     ) -> None:
+        _, device, *compiled = provider.split("-")
         if device == "cuda" and not torch.cuda.is_available():
             raise ProviderError(f"torch {torch.__version__} finds no GPU that it can use")
         opened = Bundle.open(Path(bundle))
@@ -102,7 +102,7 @@ class TorchRunner:
         self._by_librosa = front_end == "librosa"
         self._rule = PlanRule.parse(plan or "grid", views)
         self._device = torch.device(device)
-        self._dtype = torch.float16 if precision == "fp16" else torch.float32
+        self._dtype = torch.float16 if variant == "fp16" else torch.float32
         modules: list[Any] = [
             _load(Path(path), manifest).to(self._device, self._dtype) for path in checkpoints
         ]
@@ -110,7 +110,7 @@ class TorchRunner:
         self._compiled: list[Any] = [torch.compile(module) for module in modules if compiled]
         self._pool = ThreadPoolExecutor(threads)
         self._clips: dict[Path, bytes] = {}
-        self.provider = f"torch-{device}{'-compiled' if compiled else ''}"
+        self.provider = provider
         self.facts: dict[str, Any] = {
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name(0) if device == "cuda" else "CPU",
@@ -130,11 +130,8 @@ class TorchRunner:
         found = []
         with torch.inference_mode():
             for model in self._models:
-                features = model.features(inputs)
-                found += [
-                    [float(value) for value in model.score(row, every)]
-                    for row in _rows(features, len(domains))
-                ]
+                rows = _rows(model.features(inputs), len(domains))
+                found += [[float(value) for value in model.score(row, every)] for row in rows]
         means = dict(zip(domains, np.mean(np.asarray(found, np.float64), axis=0), strict=True))
         if self._compiled:  # what is timed computes the default domain only
             means[self._manifest.default_domain] = np.mean(self._run(inputs))

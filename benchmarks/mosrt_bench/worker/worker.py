@@ -26,19 +26,19 @@ def open_runner(options: Mapping[str, Any]) -> Runner:
     """Loads a configuration.
 
     Args:
-        options: "engine", "mosrt" or "torch", and the arguments of its runner.
+        options: The arguments of `MosrtRunner`, or, where "provider" begins with "torch-", of
+            `TorchRunner`.
 
     Raises:
         MosrtError: It cannot be run on this machine.
     """
-    arguments = dict(options)
-    if arguments.pop("engine") == "torch":
+    if options["provider"].startswith("torch-"):
         from .torch_runner import TorchRunner  # noqa: PLC0415 - each process imports its own engine
 
-        return TorchRunner(**arguments)
+        return TorchRunner(**options)
     from .mosrt_runner import MosrtRunner  # noqa: PLC0415
 
-    return MosrtRunner(**arguments)
+    return MosrtRunner(**options)
 
 
 def serve(handle: Handler) -> None:

@@ -23,7 +23,7 @@ from tests.conftest import DATA
 
 CLIP = DATA / "flite_kal_8k_mono.wav"
 NANO = {
-    "engine": "mosrt", "bundle": str(find_bundle("nano")), "variant": "fp32", "provider": "cpu",
+    "bundle": str(find_bundle("nano")), "variant": "fp32", "provider": "cpu",
     "threads": 1,
 }  # fmt: skip
 
@@ -118,8 +118,8 @@ def test_memory_is_watched_over_what_was_in_use() -> None:
 
 
 def torch_options(fusion: Fusion, **changes: Any) -> dict[str, Any]:
-    options = {"engine": "torch", "bundle": str(fusion.bundle), "threads": 1}
-    return {**options, "checkpoints": [str(fusion.checkpoint)], **changes}
+    options = {"bundle": str(fusion.bundle), "variant": "fp32", "provider": "torch-cpu"}
+    return {**options, "threads": 1, "checkpoints": [str(fusion.checkpoint)], **changes}
 
 
 def scores(options: dict[str, Any], clip: Path) -> dict[str, float]:
@@ -163,8 +163,7 @@ def test_torch_is_timed_alone_and_in_batches(
         return model
 
     monkeypatch.setattr(torch, "compile", uncompiled)
-    options = torch_options(fusion, checkpoints=[str(fusion.checkpoint)], compiled=True)
-    runner = open_runner(options)
+    runner = open_runner(torch_options(fusion, provider="torch-cpu-compiled"))
     assert runner.provider == "torch-cpu-compiled"
     assert len(compiled) == 1
     stages = {"decode", "resample", "front_end", "model", "rest", "total"}
@@ -189,7 +188,7 @@ def test_what_torch_cannot_run_is_told(fusion: Fusion) -> None:
 
     if not torch.cuda.is_available():
         with pytest.raises(ProviderError, match="finds no GPU"):
-            open_runner(torch_options(fusion, device="cuda"))
+            open_runner(torch_options(fusion, provider="torch-cuda"))
     with pytest.raises(BenchError, match="1 networks and 2 checkpoints"):
         open_runner(torch_options(fusion, checkpoints=[str(fusion.checkpoint)] * 2))
     with pytest.raises(BenchError, match="nano is no fusion bundle"):

@@ -34,7 +34,7 @@ __all__ = [
 ALL: Final = "all"
 REFERENCE_VARIANT: Final = "fp32"
 REFERENCE_PROVIDER: Final = "cpu"
-_TORCH: Final = "torch"
+_TORCH: Final = "torch-"
 _ON_NVIDIA: Final = ("cuda", "tensorrt", "tensorrt-ep")
 
 
@@ -79,7 +79,7 @@ class Configuration:
     @property
     def is_torch(self) -> bool:
         """Whether torch runs it instead of mosrt."""
-        return self.provider.startswith(f"{_TORCH}-")
+        return self.provider.startswith(_TORCH)
 
     @property
     def is_reference(self) -> bool:

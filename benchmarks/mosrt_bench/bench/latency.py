@@ -151,13 +151,7 @@ def _warm_up(
 
 
 def expected_latency_s(round_s: float, n_configurations: int, effort: Effort) -> float:
-    """About how long `take_turns` takes, in seconds.
-
-    Args:
-        round_s: Time of one round of all configurations.
-        n_configurations: How many there are.
-        effort: When it is enough.
-    """
+    """About how long `take_turns` takes if a round of all configurations takes `round_s`, in s."""
     if round_s <= 0:
         return 0.0
     rounds = effort.seconds * n_configurations / round_s

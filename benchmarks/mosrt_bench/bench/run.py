@@ -147,11 +147,15 @@ class Bench:
     def _compare_with_ratings(self) -> None:
         report, rated = self._report, self._rated
         predictions = _predictions(self._bundles, self._parity.scores, report.get("peers", []))
-        report["labels"] = _labels(self._ratings, rated, self._bundles, predictions)
+        report["labels"] = []
+        for name, (scores, on_scale) in predictions.items():
+            predicted = {path: scores[clip.name] for path, clip in rated.items()}
+            rows = protocol(self._ratings, predicted, on_scale=on_scale)
+            report["labels"] += [{"contestant": name, **row} for row in rows]
         report["ratings"] = []
         for rating in self._ratings:
             clip = rated[rating.path].name
-            predicted = _brief({name: scores[clip] for name, scores in predictions.items()})
+            predicted = _brief({name: scores[clip] for name, (scores, _) in predictions.items()})
             report["ratings"].append({**asdict(rating), "clip": clip, "predicted": predicted})
 
     def _study_views(self) -> Iterator[dict[str, Any]]:
@@ -226,47 +230,27 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _predictions(
-    bundles: Sequence[Bundle],
-    scores: Mapping[str, Scores],
-    peers: Sequence[Mapping[str, Any]],
-) -> dict[str, dict[str, float]]:
-    """What to compare with listeners, by configuration and clip: larger means better."""
+    bundles: Sequence[Bundle], scores: Mapping[str, Scores], peers: Sequence[Mapping[str, Any]]
+) -> dict[str, tuple[dict[str, float], bool]]:
+    """What to compare with listeners, by configuration, and whether it is on the MOS scale.
+
+    It is a number by clip, and larger means better.
+    """
     manifests = {bundle.manifest.name: bundle.manifest for bundle in bundles}
 
     def predicted(manifest: Manifest, of_domain: Mapping[str, float]) -> float:
-        uncertainty = manifest.uncertainty
-        if uncertainty is None:
+        if manifest.uncertainty is None:
             return of_domain[manifest.default_domain]
-        value = of_domain["uncertainty"]
-        return -value if uncertainty.mos_map is None else uncertainty.mos_map(value)
+        value, mos_map = of_domain["uncertainty"], manifest.uncertainty.mos_map
+        return -value if mos_map is None else mos_map(value)
 
     columns = {}
     for name, by_clip in scores.items():
         manifest = manifests[name.rsplit(" ", 2)[0]]
-        columns[name] = {clip: predicted(manifest, each) for clip, each in by_clip.items()}
-    return {**columns, **{peer["peer"]: dict(peer["scores"]) for peer in peers}}
-
-
-def _labels(
-    ratings: Sequence[Rating],
-    rated: Mapping[str, AudioFile],
-    bundles: Sequence[Bundle],
-    predictions: Mapping[str, Mapping[str, float]],
-) -> list[dict[str, Any]]:
-    """The VoiceMOS table of every configuration and of the peers."""
-    unmapped = {
-        bundle.manifest.name
-        for bundle in bundles
-        if bundle.manifest.uncertainty is not None and bundle.manifest.uncertainty.mos_map is None
-    }
-    rows = []
-    for name, scores in predictions.items():
-        predicted = {path: scores[clip.name] for path, clip in rated.items()}
-        on_scale = name.rsplit(" ", 2)[0] not in unmapped
-        rows += [
-            {"contestant": name, **row} for row in protocol(ratings, predicted, on_scale=on_scale)
-        ]
-    return rows
+        on_scale = manifest.uncertainty is None or manifest.uncertainty.mos_map is not None
+        column = {clip: predicted(manifest, of_domain) for clip, of_domain in by_clip.items()}
+        columns[name] = column, on_scale
+    return {**columns, **{peer["peer"]: (dict(peer["scores"]), True) for peer in peers}}
 
 
 def _scored_by_all(clips: Sequence[AudioFile], scores: Mapping[str, Scores]) -> AudioFile:

@@ -19,6 +19,8 @@ from mosrt.cli.command import (
     require_extra,
 )
 from mosrt.host.cpu import usable_cores
+from mosrt_bench.bench.latency import Effort
+from mosrt_bench.bench.request import TORCH, Request, parse_duration, shown
 
 __all__ = ["bench"]
 
@@ -28,18 +30,12 @@ _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
 _COUNT: Final = click.IntRange(min=1)
 _COUNT_OR_NONE: Final = click.IntRange(min=0)
 _ABOVE_ZERO: Final = click.FloatRange(min=0, min_open=True)
-# As `mosrt_bench.bench.request.TORCH`, which needs an extra.
-_TORCH: Final = (
-    "cpu", "cpu-compiled", "cuda", "cuda-fp16", "cuda-compiled", "cuda-fp16-compiled",
-)  # fmt: skip
 
 
 def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
     """The seconds of a duration such as 90s or 8m."""
     if text is None:
         return None
-    with require_extra(*_EXTRAS):
-        from mosrt_bench.bench.request import parse_duration  # noqa: PLC0415
     try:
         return parse_duration(text)
     except ValueError as exc:
@@ -77,7 +73,7 @@ def bench() -> None:
 @_repeated("--reference", "references", type=_FILE, metavar="CHECKPOINT",
            text="Torch checkpoint that the only model came from, one for each network of an "
            "ensemble: adds torch's scores to the parity table, and times torch.")  # fmt: skip
-@_repeated("--torch", type=click.Choice(["auto", "none", *_TORCH]), default=("auto",),
+@_repeated("--torch", type=click.Choice(["auto", "none", *TORCH]), default=("auto",),
            text="How torch is timed, with librosa's front end: auto is eager, on the GPU if a "
            "provider for NVIDIA is asked for, else on the CPU.")  # fmt: skip
 @click.option("--labels", type=_FILE, metavar="FILE.csv",
@@ -148,8 +144,6 @@ def run(
     if not audio and labels is None:
         raise click.UsageError("no recordings: pass --audio a folder or a file")
     with require_extra(*_EXTRAS):
-        from mosrt_bench.bench.latency import Effort  # noqa: PLC0415
-        from mosrt_bench.bench.request import Request, shown  # noqa: PLC0415
         from mosrt_bench.bench.run import Bench  # noqa: PLC0415 - scipy and psutil
         from mosrt_bench.output import save  # noqa: PLC0415
         from mosrt_bench.peers import parse_peer  # noqa: PLC0415

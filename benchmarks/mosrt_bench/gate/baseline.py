@@ -227,11 +227,11 @@ def score_set(
 
 def _clip_score(clip: AudioFile, score: Score, views: int) -> ClipScore:
     if "uncertainty" in score.measures:
-        return ClipScore(
-            sha256=clip.sha256, score=-score.measures["uncertainty"], error=0.0, n_views=0
-        )
-    # The networks of an ensemble differ by a constant offset, which is not noise of this clip. The
-    # spread that counts is the one over views.
-    by_view = np.asarray(score.views).reshape(-1, views).mean(axis=0)
-    error = float(by_view.std(ddof=1) / math.sqrt(views)) if views > 1 else 0.0
-    return ClipScore(sha256=clip.sha256, score=float(by_view.mean()), error=error, n_views=views)
+        value, error, n_views = -score.measures["uncertainty"], 0.0, 0
+    else:
+        # The networks of an ensemble differ by a constant offset, which is not noise of this clip.
+        # The spread that counts is the one over views.
+        by_view = np.asarray(score.views).reshape(-1, views).mean(axis=0)
+        value, n_views = float(by_view.mean()), views
+        error = float(by_view.std(ddof=1) / math.sqrt(views)) if views > 1 else 0.0
+    return ClipScore(sha256=clip.sha256, score=value, error=error, n_views=n_views)

@@ -21,7 +21,7 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.errors import ProviderError
 from mosrt.score import Score
 
-from .protocol import LoadKind, time_callers
+from .protocol import Clips, LoadKind, time_callers
 
 __all__ = ["ENGINE_BATCHES", "MosrtRunner"]
 
@@ -67,7 +67,7 @@ class MosrtRunner:
         self._options: dict[str, Any] = {}
         if plan is not None or views is not None:
             self._options = {"plan": plan or "grid", "views": views}
-        self._clips: dict[Path, bytes] = {}
+        self._clips = Clips()
 
     def score(self, clip: Path) -> dict[str, Any]:
         """See `Runner.score`."""
@@ -76,7 +76,7 @@ class MosrtRunner:
 
     def time(self, clip: Path) -> dict[str, float]:
         """See `Runner.time`."""
-        data = self._read(clip)
+        data = self._clips[clip]
         started = time.perf_counter()
         score = self._scorer.score_file(data, **self._options)
         total_ms = 1e3 * (time.perf_counter() - started)
@@ -86,7 +86,7 @@ class MosrtRunner:
 
     def run_many(self, clip: Path, kind: LoadKind, count: int, n_clips: int) -> float:
         """See `Runner.run_many`."""
-        data = self._read(clip)
+        data = self._clips[clip]
         if kind == "callers":
             return time_callers(
                 lambda: self._scorer.score_file(data, **self._options), count, n_clips
@@ -114,11 +114,6 @@ class MosrtRunner:
     def close(self) -> None:
         """See `Runner.close`."""
         self._scorer.close()
-
-    def _read(self, clip: Path) -> bytes:
-        if clip not in self._clips:
-            self._clips[clip] = clip.read_bytes()
-        return self._clips[clip]
 
 
 def _nodes_by_provider(graph: Path, provider: str) -> dict[str, int]:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
-__all__ = ["ERROR_CHARACTERS", "LoadKind", "Runner", "time_callers"]
+__all__ = ["ERROR_CHARACTERS", "Clips", "LoadKind", "Runner", "time_callers"]
 
 ERROR_CHARACTERS: Final = 600
 """Longest error text of an answer."""
@@ -74,6 +74,14 @@ class Runner(Protocol):
     def close(self) -> None:
         """Releases the model."""
         ...
+
+
+class Clips(dict[Path, bytes]):
+    """The bytes of clips, each read when it is first asked for."""
+
+    def __missing__(self, clip: Path) -> bytes:
+        self[clip] = clip.read_bytes()
+        return self[clip]
 
 
 def time_callers(score: Callable[[], object], count: int, n_clips: int) -> float:

@@ -35,7 +35,7 @@ from mosrt_export.utmosv2.config import ModelConfig
 from mosrt_export.utmosv2.fusion import build
 from mosrt_export.utmosv2.parity import Scored
 
-from .protocol import LoadKind, time_callers
+from .protocol import Clips, LoadKind, time_callers
 
 __all__ = ["TorchRunner", "librosa_image", "librosa_views", "torch_resize"]
 
@@ -109,7 +109,7 @@ class TorchRunner:
         self._models: list[Scored] = modules
         self._compiled: list[Any] = [torch.compile(module) for module in modules if compiled]
         self._pool = ThreadPoolExecutor(threads)
-        self._clips: dict[Path, bytes] = {}
+        self._clips = Clips()
         self.provider = provider
         self.facts: dict[str, Any] = {
             "torch": torch.__version__,
@@ -143,7 +143,7 @@ class TorchRunner:
     def time(self, clip: Path) -> dict[str, float]:
         """See `Runner.time`."""
         torch.set_num_threads(self._threads)
-        data = self._read(clip)
+        data = self._clips[clip]
         started = time.perf_counter()
         recording = self._open(data)
         opened = time.perf_counter()
@@ -162,7 +162,7 @@ class TorchRunner:
     def run_many(self, clip: Path, kind: LoadKind, count: int, n_clips: int) -> float:
         """See `Runner.run_many`."""
         torch.set_num_threads(self._threads)
-        data = self._read(clip)
+        data = self._clips[clip]
         if kind == "callers":
             return time_callers(
                 lambda: self._run(self._on_device(self._made(data))), count, n_clips
@@ -181,11 +181,6 @@ class TorchRunner:
         """See `Runner.close`."""
         self._pool.shutdown()
         self._models, self._compiled = [], []
-
-    def _read(self, clip: Path) -> bytes:
-        if clip not in self._clips:
-            self._clips[clip] = clip.read_bytes()
-        return self._clips[clip]
 
     def _open(self, clip: Path | bytes) -> Recording:
         return Recording(FileSource(clip), self._manifest.sample_rate_hz)

@@ -77,24 +77,24 @@ def peak_mb() -> float | None:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-class _Session:
-    """Requests to one runner, which the request "open" loads."""
+def _session(options: Mapping[str, Any]) -> Handler:
+    """Answers requests to one runner, which the request "open" loads."""
+    runner: Runner | None = None
 
-    def __init__(self, options: Mapping[str, Any]) -> None:
-        self._options = options
-        self._runner: Runner | None = None
-
-    def __call__(self, request: Mapping[str, Any]) -> Any:
+    def answer(request: Mapping[str, Any]) -> Any:
+        nonlocal runner
         arguments = dict(request)
         do = arguments.pop("do")
         if do == "open":
-            self._runner = open_runner(self._options)
-            return {"provider": self._runner.provider, "facts": self._runner.facts}
-        if self._runner is None:
+            runner = open_runner(options)
+            return {"provider": runner.provider, "facts": runner.facts}
+        if runner is None:
             raise RuntimeError("the first request must be 'open'")
         if "clip" in arguments:
             arguments["clip"] = Path(arguments["clip"])
-        return getattr(self._runner, do)(**arguments)
+        return getattr(runner, do)(**arguments)
+
+    return answer
 
 
 def _reason(exc: Exception) -> str:
@@ -106,4 +106,4 @@ def _reason(exc: Exception) -> str:
 
 
 if __name__ == "__main__":
-    serve(_Session(json.loads(sys.argv[2])))
+    serve(_session(json.loads(sys.argv[2])))

@@ -72,8 +72,7 @@ class Peers:
         teachers: Folder of the published models; None for none of them.
 
     Attributes:
-        names: "MODEL DOMAIN" for every domain of every model, then the published models.
-        defaults: The names that stand for the default domain of a model.
+        defaults: "MODEL DOMAIN" of the default domain of each model.
 
     Raises:
         PeerError: A published model is missing, or two models have the same name.
@@ -86,10 +85,6 @@ class Peers:
         found = [scorer.manifest.name for scorer in self._scorers]
         if len(set(found)) < len(found):
             raise PeerError(f"models of the same name cannot be told apart: {', '.join(found)}")
-        self.names = (
-            *(f"{s.manifest.name} {domain}" for s in self._scorers for domain in s.domains),
-            *self._teachers,
-        )
         self.defaults = tuple(
             f"{s.manifest.name} {s.manifest.default_domain}" for s in self._scorers
         )
@@ -99,7 +94,8 @@ class Peers:
     def __call__(self, waveform: Float32Array, rate_hz: int) -> dict[str, float]:
         """Scores a waveform (samples,) with every model; higher is better.
 
-        An uncertainty model without a map to MOS gives minus its uncertainty.
+        Scores are called "MODEL DOMAIN", and those of published models by their names. An
+        uncertainty model without a map to MOS gives minus its uncertainty.
 
         Raises:
             PeerError: A model gives no score.

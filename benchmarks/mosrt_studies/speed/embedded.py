@@ -21,7 +21,6 @@ from typing import Any, Final
 import click
 import librosa
 import numpy as np
-import onnxruntime
 
 import mosrt
 from mosrt._arrays import Float32Array
@@ -29,6 +28,7 @@ from mosrt.bundle.bundle import DEFAULT_MODEL
 from mosrt.cli.command import exit_on_error, model_option, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
+from mosrt_export.nano.data.dnsmos import DnsmosP808
 from mosrt_export.nano.data.voices import read
 from mosrt_studies.accuracy.peers import TEACHERS, PeerError
 from mosrt_studies.figures.tables import section
@@ -57,11 +57,7 @@ class P808:
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise PeerError(f"{path} is missing; pass --teachers its folder")
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        self._session = onnxruntime.InferenceSession(
-            str(path), options, providers=["CPUExecutionProvider"]
-        )
+        self._session = DnsmosP808(path).session
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, waveform: Float32Array) -> float:

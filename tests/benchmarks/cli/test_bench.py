@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from mosrt.bundle.bundle import find_bundle
 from mosrt_bench.bench.latency import Effort
-from mosrt_bench.bench.request import TORCH, Request, shown
+from mosrt_bench.bench.request import Request, shown
 from mosrt_bench.cli.bench import bench
 from mosrt_bench.clips import AudioFile, audio_files
 from mosrt_bench.errors import BenchError
@@ -369,11 +369,6 @@ def test_help_of_both_commands() -> None:
     assert "--provider tensorrt" in told
     assert "--tolerance" in runner.invoke(bench, ["compare", "--help"]).output
     assert {"run", "compare"} <= set(runner.invoke(bench, ["--help"]).output.split())
-
-
-def test_names_of_torch_are_those_of_the_request() -> None:
-    (option,) = (each for each in bench.commands["run"].params if each.name == "torch")
-    assert {"auto", "none", *TORCH} == set(getattr(option.type, "choices", ()))
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,10 +14,9 @@ Float32Array = npt.NDArray[np.float32]
 
 def test_every_domain_of_a_model_is_scored(tiny: Path, speech: Float32Array) -> None:
     peers = Peers([str(tiny)], None)
-    assert peers.names == ("tiny north", "tiny south", "tiny east")
     assert peers.defaults == ("tiny south",)
     found = peers(speech, 16_000)
-    assert tuple(found) == peers.names
+    assert tuple(found) == ("tiny north", "tiny south", "tiny east")
     with mosrt.load(tiny, threads=1) as scorer:
         for domain in scorer.domains:
             assert found[f"tiny {domain}"] == scorer.score(speech, 16_000, domain=domain).mos
@@ -54,8 +53,9 @@ def test_teachers_score_at_16_khz(
 ) -> None:
     peers = Peers([str(tiny)], tmp_path)
     waveform = 0.1 * np.sin(np.arange(48_000) / 20).astype(np.float32)
-    assert peers(waveform, 48_000)["fake"] == 3.0
-    assert peers.names[-1] == "fake"
+    found = peers(waveform, 48_000)
+    assert found["fake"] == 3.0
+    assert tuple(found)[-1] == "fake"
     ((n_samples, rms),) = teachers
     assert n_samples == 16_000
     assert rms == pytest.approx(0.1 / np.sqrt(2), rel=1e-2)

@@ -24,8 +24,13 @@ from mosrt.cli.command import exit_on_error, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
-from mosrt_export.nano.data.sentences import sentences
-from mosrt_export.nano.data.voices import VoiceError, missing_programs, speak, synthetic_voices
+from mosrt_export.nano.data.voices import (
+    VoiceError,
+    missing_programs,
+    sentences,
+    speak,
+    synthetic_voices,
+)
 from mosrt_studies.figures.tables import section
 
 from .heldout import Speech, levelled, speech_option, utterances

@@ -49,22 +49,16 @@ def run_generate(
         raise VoiceError(f"{name} is missing: {cure}")
     recipe = Recipe(seed=seed, teachers=teachers, reduced=reduced)
     record_recipe(recipe, output)
-    with (
-        concurrent.futures.ThreadPoolExecutor(workers) as executor,
-        click.progressbar(length=len(voices), label="voices") as bar,
-    ):
-        futures = [executor.submit(build_pool, voice, seed, output / "voices") for voice in voices]
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                bar.update(1)
-        finally:  # the first failure ends the command at once
-            executor.shutdown(cancel_futures=True)
-        pools = [future.result() for future in futures]
+    with concurrent.futures.ThreadPoolExecutor(workers) as executor:
+        built = executor.map(lambda voice: build_pool(voice, seed, output / "voices"), voices)
+        with click.progressbar(built, label="voices", length=len(voices)) as bar:
+            pools = list(bar)
     chunks, ladders = _chunks(hours), _chunks(ladder_hours)
-    with click.progressbar(length=len(chunks) + len(ladders), label="clips", show_eta=True) as bar:
-        for _ in generate(voices, pools, recipe, chunks, ladders, output, workers):
-            bar.update(1)
+    made = generate(voices, pools, recipe, chunks, ladders, output, workers)
+    n_chunks = len(chunks) + len(ladders)
+    with click.progressbar(made, label="clips", length=n_chunks, show_eta=True) as bar:
+        for _ in bar:
+            pass
 
 
 def _chunks(hours: float) -> range:
@@ -113,11 +107,11 @@ def run_train(
     """Runs `train`."""
     _check_folder(output)
     where = _device(device)
-    progress = compute_images(data, workers)
-    with click.progressbar(length=next(progress), label="images") as bar:
-        for count in progress:
-            bar.update(count)
     dataset = Dataset(data)
+    n_chunks = len(dataset) // CHUNK_CLIPS
+    with click.progressbar(compute_images(data, workers), label="images", length=n_chunks) as bar:
+        for _ in bar:
+            pass
     images = [np.load(path, mmap_mode="r") for path in image_paths(data)]
     hours = round(len(dataset) * _CLIP_S / 3600, 1)
     click.echo(f"{len(dataset)} clips ({hours} h)")

@@ -105,8 +105,7 @@ def test_held_out_voices_are_never_trained_on(
     used: list[Voice] = []
     asked: dict[str, Any] = {}
 
-    def build_pool(voice: Voice, seed: int, out: Path, *, held_out: bool = False) -> Path:
-        assert not held_out
+    def build_pool(voice: Voice, seed: int, out: Path) -> Path:
         assert seed == 5
         used.append(voice)
         return out / voice.name
@@ -133,7 +132,6 @@ def test_held_out_voices_are_never_trained_on(
     assert [path.name for path in asked["pools"]] == [voice.name for voice in asked["voices"]]
     # One hour is 720 clips of 5 s.
     assert (asked["chunks"], asked["ladders"]) == (range(8), range(4))
-    assert not asked["recipe"].held_out
     assert asked["recipe"].seed == 5
 
 

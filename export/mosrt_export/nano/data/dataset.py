@@ -12,7 +12,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ _BVCC: Final = "dnsmospro_bvcc.pt"
 _P808: Final = "dnsmos_p808.onnx"
 
 
-class DatasetError(MosrtError):
+class DatasetError(MosrtError, ValueError):
     """A data set cannot be generated or read."""
 
 
@@ -62,26 +62,25 @@ class Recipe:
         seed: Seed of all random choices.
         teachers: Folder of the teachers' published files.
         reduced: Whether the teachers run in bfloat16.
-        held_out: Whether it is made of the voices and recordings that are kept for evaluation.
     """
 
     seed: int
     teachers: Path
     reduced: bool = False
-    held_out: bool = False
 
 
-def build_pool(voice: Voice, seed: int, out: Path, *, held_out: bool = False) -> Path:
+def build_pool(voice: Voice, seed: int, out: Path) -> Path:
     """Writes a voice's utterances to a file in `out`, unless it exists, and returns its path.
 
     Raises:
         VoiceError: The voice cannot be synthesised, or has no usable utterance.
     """
-    path = out / f"{hashlib.sha256(voice.name.encode()).hexdigest()[:16]}.npz"
+    digest = hashlib.sha256(voice.name.encode())
+    path = out / f"{digest.hexdigest()[:16]}.npz"
     if not path.exists():
-        rng = np.random.default_rng([seed, *hashlib.sha256(voice.name.encode()).digest()])
+        rng = np.random.default_rng([seed, *digest.digest()])
         if voice.engine == "recorded":
-            speech = list(recorded(voice, held_out=held_out))
+            speech = list(recorded(voice, held_out=False))
         else:
             speech = synthesise(voice, _UTTERANCES[voice.engine], rng)
         # The output is short or silent where an engine cannot read the text.
@@ -91,10 +90,11 @@ def build_pool(voice: Voice, seed: int, out: Path, *, held_out: bool = False) ->
                 f"{voice.name} has no usable utterance: all of {len(speech)} are too short or "
                 "silent; repair the voice, or leave it out"
             )
-        scaled = [
-            np.round(part * (0.25 / np.abs(part).max()) * 32767).astype(np.int16) for part in usable
-        ]
-        save_arrays(path, **{f"utterance{i:05d}": part for i, part in enumerate(scaled)})
+        scaled = {
+            f"utterance{i:05d}": np.round(part * (0.25 / np.abs(part).max()) * 32767)
+            for i, part in enumerate(usable)
+        }
+        save_arrays(path, **{name: part.astype(np.int16) for name, part in scaled.items()})
     return path
 
 
@@ -111,7 +111,7 @@ def record_recipe(recipe: Recipe, out: Path) -> None:
             )
     facts = {
         "seed": recipe.seed,
-        "held_out": recipe.held_out,
+        "held_out": False,  # voices and recordings that are kept for evaluation are left out
         "reduced": recipe.reduced,
         "teachers": {name: sha256_of(recipe.teachers / name) for name in (_BVCC, _P808)},
     }
@@ -169,31 +169,21 @@ def generate(
     """
     out.mkdir(parents=True, exist_ok=True)
     missing = []
-    for make, numbers in ((make_chunk, chunks), (make_ladder_chunk, ladders)):
+    for with_ladders, numbers in ((False, chunks), (True, ladders)):
         for number in numbers:
-            path = chunk_path(out, number, ladders=make is make_ladder_chunk)
+            path = chunk_path(out, number, ladders=with_ladders)
             if path.exists():
                 yield path
             else:
-                missing.append((make, number, path))
-    if not missing:
-        return
-    with concurrent.futures.ProcessPoolExecutor(
-        workers,
-        mp_context=multiprocessing.get_context("spawn"),
-        initializer=_start_worker,
-        initargs=(voices, pools, recipe),
-    ) as executor:
-        futures = {
-            executor.submit(_in_worker, make, number, recipe, path): path
-            for make, number, path in missing
-        }
-        try:
-            for future in concurrent.futures.as_completed(futures):
-                future.result()
-                yield futures[future]
-        finally:
-            executor.shutdown(cancel_futures=True)
+                missing.append((number, recipe, path, with_ladders))
+    if missing:
+        with concurrent.futures.ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(voices, pools, recipe),
+        ) as executor:
+            yield from executor.map(_make_in_worker, missing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +220,6 @@ class Labeller:
 
 
 _labeller: Labeller | None = None
-_Make: TypeAlias = Callable[[Labeller, int, Recipe, Path], None]
 
 
 def _start_worker(voices: list[Voice], pools: list[Path], recipe: Recipe) -> None:
@@ -240,45 +229,32 @@ def _start_worker(voices: list[Voice], pools: list[Path], recipe: Recipe) -> Non
     _labeller = Labeller(load_pool(voices, pools), bvcc, DnsmosP808(recipe.teachers / _P808))
 
 
-def _in_worker(make: _Make, number: int, recipe: Recipe, path: Path) -> None:
+def _make_in_worker(chunk: tuple[int, Recipe, Path, bool]) -> Path:
+    number, recipe, path, ladders = chunk
     if _labeller is None:
         raise RuntimeError("the worker was not started")
-    make(_labeller, number, recipe, path)
+    make_chunk(_labeller, number, recipe, path, ladders=ladders)
+    return path
 
 
-def make_chunk(labeller: Labeller, chunk: int, recipe: Recipe, path: Path) -> None:
-    """Makes and labels CHUNK_CLIPS single clips and writes them to `path`."""
-
-    def clips() -> Iterator[tuple[Clip, list[int], bool]]:
-        for number in range(chunk * CHUNK_CLIPS, (chunk + 1) * CHUNK_CLIPS):
-            clip = make_clip(labeller.pool, recipe.seed, number, labeller.bvcc)
-            yield clip, [recipe.seed, number, 1], is_measured(clip, number)
-
-    _save_chunk(path, labeller, clips())
-
-
-def make_ladder_chunk(labeller: Labeller, chunk: int, recipe: Recipe, path: Path) -> None:
-    """Makes and labels the ladders of a chunk, CHUNK_CLIPS clips, and writes them to `path`."""
-
-    def clips() -> Iterator[tuple[Clip, list[int], bool]]:
-        n_ladders = CHUNK_CLIPS // RUNGS
-        for number in range(chunk * n_ladders, (chunk + 1) * n_ladders):
-            ladder = make_ladder(labeller.pool, recipe.seed, number, labeller.bvcc)
-            for rung, clip in enumerate(ladder):
-                yield clip, [recipe.seed, number, 3, rung], True
-
-    _save_chunk(path, labeller, clips())
-
-
-def _save_chunk(
-    path: Path, labeller: Labeller, clips: Iterator[tuple[Clip, list[int], bool]]
+def make_chunk(
+    labeller: Labeller, chunk: int, recipe: Recipe, path: Path, *, ladders: bool = False
 ) -> None:
-    """Labels and writes clips, each with the seed of its level and whether fidelity is measured."""
+    """Makes and labels CHUNK_CLIPS clips, single ones or ladders, and writes them to `path`."""
+    seed, pool = recipe.seed, labeller.pool
     waveforms, labels, notes = [], [], []
-    for clip, seed, measured in clips:
-        waveforms.append(at_random_level(clip.waveform, seed))
-        labels.append(labeller.labels(clip, waveforms[-1], measured=measured))
-        notes.append(f"{clip.voice}|{clip.treatment}|{clip.severity:.3f}")
+    size = CHUNK_CLIPS // RUNGS if ladders else CHUNK_CLIPS
+    for number in range(chunk * size, (chunk + 1) * size):
+        if ladders:
+            clips = make_ladder(pool, seed, number, labeller.bvcc)
+        else:
+            clips = [make_clip(pool, seed, number, labeller.bvcc)]
+        for rung, clip in enumerate(clips):
+            level_seed = [seed, number, 3, rung] if ladders else [seed, number, 1]
+            waveforms.append(at_random_level(clip.waveform, level_seed))
+            measured = ladders or is_measured(clip, number)
+            labels.append(labeller.labels(clip, waveforms[-1], measured=measured))
+            notes.append(f"{clip.voice}|{clip.treatment}|{clip.severity:.3f}")
     rows = np.array(labels, np.float32)
     save_arrays(path, waveforms=np.stack(waveforms), labels=rows, notes=np.array(notes))
 
@@ -336,20 +312,18 @@ class Dataset:
         if not paths:
             raise DatasetError(f"{folder}: there are no chunks of clips; run `generate` first")
         self.waveforms = np.empty((len(paths) * CHUNK_CLIPS, CLIP_SAMPLES), np.int16)
-        labels, notes = [], []
+        labels: list[Float32Array] = []
+        self.notes: list[str] = []
         for i, path in enumerate(paths):
             with np.load(path) as arrays:
                 self.waveforms[i * CHUNK_CLIPS : (i + 1) * CHUNK_CLIPS] = arrays["waveforms"]
                 labels.append(arrays["labels"])
-                notes += [str(note) for note in arrays["notes"]]
+                self.notes += arrays["notes"].tolist()
         self.labels: Float32Array = np.concatenate(labels)
-        self.notes = notes
         n_single = CHUNK_CLIPS * sum(path.name.startswith("chunk-") for path in paths)
         self.ladders: IntArray = np.arange(n_single, len(self.waveforms)).reshape(-1, RUNGS)
         recipe = folder / _RECIPE
-        self.recipe: dict[str, Any] = (
-            json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
-        )
+        self.recipe = json.loads(recipe.read_text(encoding="utf-8")) if recipe.exists() else {}
 
     def __len__(self) -> int:
         return len(self.waveforms)

@@ -49,22 +49,21 @@ def image_paths(folder: Path) -> list[Path]:
     return [_image_path(chunk) for chunk in chunk_paths(folder)]
 
 
-def compute_images(folder: Path, workers: int) -> Iterator[int]:
+def compute_images(folder: Path, workers: int) -> Iterator[Path]:
     """Computes the images of every chunk in `folder` that has none yet.
 
     A file is an array (clips, windows, mels, frames) of float16 from 0 to 1, over a range of 100 dB
     with a resolution of 0.05 dB.
 
     Yields:
-        The number of chunks to do; then 1 for each chunk that is done.
+        The file of each chunk, as soon as it exists.
     """
-    missing = [path for path in chunk_paths(folder) if not _image_path(path).exists()]
-    yield len(missing)
+    missing = [chunk for chunk in chunk_paths(folder) if not _image_path(chunk).exists()]
+    yield from (path for path in image_paths(folder) if path.exists())
     with concurrent.futures.ProcessPoolExecutor(
         workers, mp_context=multiprocessing.get_context("spawn")
     ) as executor:
-        for _ in executor.map(write_images, missing):
-            yield 1
+        yield from executor.map(write_images, missing)
 
 
 def _image_path(chunk: Path) -> Path:
@@ -76,8 +75,8 @@ def _front_end() -> MelFrontEnd:
     return MelFrontEnd(MEL, SAMPLE_RATE_HZ)
 
 
-def write_images(chunk: Path) -> None:
-    """Computes the images of one chunk and writes them beside it."""
+def write_images(chunk: Path) -> Path:
+    """Computes the images of one chunk, writes them beside it, and returns their file."""
     with np.load(chunk) as arrays:
         waveforms: NDArray[np.int16] = arrays["waveforms"]
     shape = (len(waveforms), len(MEL.windows), MEL.image_height, MEL.image_width)
@@ -88,6 +87,7 @@ def write_images(chunk: Path) -> None:
     path = _image_path(chunk)
     with replacing(path) as part, part.open("wb") as file:
         np.save(file, images)
+    return path
 
 
 def vary_response(images: torch.Tensor, groups: IntArray, rng: np.random.Generator) -> torch.Tensor:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 import numpy as np
 import soundfile as sf
@@ -19,15 +21,15 @@ import soxr
 from mosrt._arrays import Float32Array
 from mosrt.errors import MosrtError
 
-from .sentences import sentences
-
 __all__ = [
+    "LANGUAGES",
     "SAMPLE_RATE_HZ",
     "Voice",
     "VoiceError",
     "missing_programs",
     "recorded",
     "recorded_voices",
+    "sentences",
     "synthesise",
     "synthetic_voices",
 ]
@@ -36,55 +38,26 @@ Engine = Literal["recorded", "flite", "festival", "espeak-ng"]
 
 SAMPLE_RATE_HZ: Final = 16_000
 HELD_OUT_SHARE: Final = 0.1
-
-# Expected MOS of clean speech from each kind of engine. Only the order is common knowledge:
-# recordings, then statistical synthesis (flite's slt, awb and rms, festival's HTS voices), diphones
-# at 16 kHz, diphones at 8 kHz, formants. The values are ours.
-_ANCHORS: Final[Mapping[str, float]] = {
-    "recorded": 4.6,
-    "statistical": 3.2,
-    "diphone": 2.4,
-    "diphone 8 kHz": 1.9,
-    "formant": 1.6,
-}
-
-_FLITE: Final = {
-    "slt": "statistical",
-    "rms": "statistical",
-    "awb": "statistical",
-    "kal16": "diphone",
-    "kal": "diphone 8 kHz",
-}
-_FESTIVAL: Final = {
-    "cmu_us_slt_arctic_hts": ("en", "statistical"),
-    "upc_ca_ona_hts": ("ca", "statistical"),
-    "ked_diphone": ("en", "diphone"),
-    "kal_diphone": ("en", "diphone"),
-    "czech_dita": ("cs", "diphone"),
-    "czech_krb": ("cs", "diphone"),
-    "czech_machac": ("cs", "diphone"),
-    "czech_ph": ("cs", "diphone"),
-    "hy_fi_mv_diphone": ("fi", "diphone"),
-    "suo_fi_lj_diphone": ("fi", "diphone"),
-    "lp_diphone": ("it", "diphone"),
-    "pc_diphone": ("it", "diphone"),
-}
-_ESPEAK_LANGUAGES: Final = ("en-us", "en-gb", "de", "fr", "es", "it", "cs", "fi", "ca", "ru", "pt",
-                            "pl")  # fmt: skip
-_ESPEAK_VARIANTS: Final = ("", "f2", "f5", "m3", "m7", "Annie", "klatt2", "steph", "david",
-                           "belinda")  # fmt: skip
-_HELD_OUT_VOICES: Final = ("flite awb", "festival suo_fi_lj_diphone", "festival pc_diphone")
-_HELD_OUT_VARIANT: Final = "belinda"
-_PROGRAMS: Final = {
-    "flite": "flite",
-    "text2wave": "festival",
-    "espeak-ng": "espeak-ng",
-    "c2enc": "codec2",
-}
 _FESTIVAL_VOICES_PATH: Final = Path("/usr/share/festival/voices")
 
 
-class VoiceError(MosrtError):
+def _table(name: str) -> dict[str, Any]:
+    text = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+    found: dict[str, Any] = json.loads(text)
+    return found
+
+
+# By language, the parts of a sentence in order, each with alternatives that combine freely.
+_GRAMMARS: Final[dict[str, list[list[str]]]] = _table("sentences.json")
+# "anchors": expected MOS of clean speech from each kind of engine. Only the order is common
+# knowledge: recordings, then statistical synthesis, diphones at 16 kHz, diphones at 8 kHz,
+# formants. The values are ours. "programs": the system package of each program.
+_VOICES: Final = _table("voices.json")
+
+LANGUAGES: Final = tuple(_GRAMMARS)
+
+
+class VoiceError(MosrtError, RuntimeError):
     """A voice cannot be used, because a program, folder or file is missing or broken."""
 
 
@@ -121,7 +94,7 @@ def recorded_voices(folder: Path) -> list[Voice]:
             engine="recorded",
             language="",
             selector=str(path),
-            anchor=_ANCHORS["recorded"],
+            anchor=_VOICES["anchors"]["recorded"],
         )
         for path in sorted(folder.iterdir() if folder.is_dir() else ())
         if path.is_dir() and any(path.glob("*.flac"))
@@ -133,25 +106,17 @@ def recorded_voices(folder: Path) -> list[Voice]:
 
 def synthetic_voices() -> list[Voice]:
     """Returns all synthetic voices of the recipe, also held-out and uninstalled ones."""
-    found: list[tuple[Engine, str, str, str]] = [
-        *(("flite", "en", name, kind) for name, kind in _FLITE.items()),
-        *(("festival", language, name, kind) for name, (language, kind) in _FESTIVAL.items()),
-    ]
-    for language in _ESPEAK_LANGUAGES:
-        for variant in _ESPEAK_VARIANTS:
-            selector = f"{language}+{variant}" if variant else language
-            found.append(("espeak-ng", language.partition("-")[0], selector, "formant"))
     return [
         Voice(
-            name=f"{engine} {selector}",
-            engine=engine,
-            language=language,
+            name=f"{group['engine']} {selector}",
+            engine=group["engine"],
+            language=group["language"],
             selector=selector,
-            anchor=_ANCHORS[kind],
-            held_out=f"{engine} {selector}" in _HELD_OUT_VOICES
-            or selector.endswith(f"+{_HELD_OUT_VARIANT}"),
+            anchor=_VOICES["anchors"][group["kind"]],
+            held_out=selector in group["held_out"],
         )
-        for engine, language, selector, kind in found
+        for group in _VOICES["groups"]
+        for selector in group["voices"]
     ]
 
 
@@ -159,7 +124,7 @@ def missing_programs(voices: list[Voice]) -> dict[str, str]:
     """Returns the programs and festival voices that are not installed, and how to install each."""
     missing = {}
     needed = {"codec2", *(voice.engine for voice in voices)}
-    for program, package in _PROGRAMS.items():
+    for program, package in _VOICES["programs"].items():
         if package in needed and shutil.which(program) is None:
             missing[program] = f"install the system package {package!r}"
     for voice in voices:
@@ -189,6 +154,21 @@ def read(source: Path | io.BytesIO) -> Float32Array:
     if rate_hz != SAMPLE_RATE_HZ:
         mono = soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ)
     return np.ascontiguousarray(mono, np.float32)
+
+
+def sentences(language: str, count: int, rng: np.random.Generator) -> list[str]:
+    """Returns `count` random sentences.
+
+    Args:
+        language: One of `LANGUAGES`.
+        count: Number of sentences.
+        rng: Source of the choices.
+
+    Raises:
+        KeyError: There are no sentences in this language.
+    """
+    parts = _GRAMMARS[language]
+    return [" ".join(str(rng.choice(part)) for part in parts) for _ in range(count)]
 
 
 def synthesise(voice: Voice, count: int, rng: np.random.Generator) -> list[Float32Array]:
@@ -224,20 +204,19 @@ def speak(voice: Voice, text: str, *, pace: float = 1.0, pitch: float = 1.0) -> 
         VoiceError: The engine is missing or failed.
     """
     with tempfile.TemporaryDirectory() as folder:
-        out = Path(folder) / "speech.wav"
-        text_file = Path(folder) / "text.txt"
-        # festival reads Latin-1 or the voice's own encoding; other characters are left out.
-        encoding = {"cs": "iso-8859-2"}.get(voice.language, "iso-8859-15")
-        if voice.engine != "festival":
-            encoding = "utf-8"
+        out, text_file = Path(folder) / "speech.wav", Path(folder) / "text.txt"
+        encoding = "utf-8"
+        if voice.engine == "festival":
+            # It reads Latin-1 or the voice's own encoding; other characters are left out.
+            encoding = "iso-8859-2" if voice.language == "cs" else "iso-8859-15"
         text_file.write_bytes(text.encode(encoding, errors="ignore"))
+        stretch = f"{1 / pace:.3f}"
         if voice.engine == "flite":
             command = ["flite", "-voice", voice.selector, "-f", str(text_file), "-o", str(out),
-                       "--setf", f"duration_stretch={1 / pace:.3f}"]  # fmt: skip
+                       "--setf", f"duration_stretch={stretch}"]  # fmt: skip
         elif voice.engine == "festival":
-            command = ["text2wave", "-o", str(out),
-                       "-eval", f"(voice_{voice.selector})",
-                       "-eval", f"(Parameter.set 'Duration_Stretch {1 / pace:.3f})",
+            command = ["text2wave", "-o", str(out), "-eval", f"(voice_{voice.selector})",
+                       "-eval", f"(Parameter.set 'Duration_Stretch {stretch})",
                        str(text_file)]  # fmt: skip
         else:
             command = ["espeak-ng", "-v", voice.selector, "-s", str(round(165 * pace)),

@@ -22,7 +22,6 @@ from mosrt_export.nano.data.dataset import (
     generate,
     load_pool,
     make_chunk,
-    make_ladder_chunk,
     record_recipe,
 )
 from mosrt_export.nano.data.degradations import DEGRADATIONS
@@ -157,7 +156,8 @@ def test_ladders_come_last(
     recipe = Recipe(seed=5, teachers=tmp_path)
     digests = []
     for folder in (tmp_path / "a", tmp_path / "b"):
-        make_ladder_chunk(labeller, 1, recipe, dataset.chunk_path(folder, 1, ladders=True))
+        path = dataset.chunk_path(folder, 1, ladders=True)
+        make_chunk(labeller, 1, recipe, path, ladders=True)
         digests.append(Dataset(folder).digest())
     assert digests[0] == digests[1]
     np.testing.assert_array_equal(Dataset(tmp_path / "a").ladders, [[0, 1, 2, 3], [4, 5, 6, 7]])
@@ -253,9 +253,7 @@ def test_a_recorded_pool(tmp_path: Path) -> None:
     for part in utterances:
         assert part.dtype == np.int16
         assert np.abs(part).max() == pytest.approx(0.25 * 32_767, abs=1)
-    # Held-out recordings make another pool; an existing pool is not made again.
-    (held,) = load_pool([anna], [build_pool(anna, 0, tmp_path / "held", held_out=True)]).utterances
-    assert {len(part) for part in held} == set(range(9000, 9030)) - {9000 + i for i in kept}
+    # An existing pool is not made again.
     stamp = path.stat().st_mtime_ns
     assert build_pool(anna, 0, tmp_path / "pools") == path
     assert path.stat().st_mtime_ns == stamp

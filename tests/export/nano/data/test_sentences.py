@@ -3,8 +3,7 @@
 import numpy as np
 import pytest
 
-from mosrt_export.nano.data.sentences import LANGUAGES, sentences
-from mosrt_export.nano.data.voices import synthetic_voices
+from mosrt_export.nano.data.voices import LANGUAGES, sentences, synthetic_voices
 
 
 @pytest.mark.parametrize("language", LANGUAGES)

@@ -11,13 +11,13 @@ import pyworld
 import soundfile as sf
 
 from mosrt_export.nano.data import voices
-from mosrt_export.nano.data.sentences import sentences
 from mosrt_export.nano.data.voices import (
     Voice,
     VoiceError,
     missing_programs,
     recorded,
     recorded_voices,
+    sentences,
     synthesise,
     synthetic_voices,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -60,14 +59,12 @@ def value_of(tensor: Any) -> Array:
     if not external_data_helper.uses_external_data(tensor):
         found: Array = numpy_helper.to_array(tensor)
         return found
-    entries = {entry.key: entry.value for entry in tensor.external_data}
+    info = external_data_helper.ExternalDataInfo(tensor)
     kind = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)
     shape = tuple(tensor.dims)
     if 0 in shape:
         return np.zeros(shape, kind)
-    offset = int(entries.get("offset", 0))
-    mapped = np.memmap(entries["location"], kind, "r", offset, (math.prod(shape),))
-    return np.asarray(mapped).reshape(shape)
+    return np.asarray(np.memmap(info.location, kind, "r", info.offset or 0, shape))
 
 
 def copied(message: Any) -> Any:

@@ -307,14 +307,17 @@ def _load(path: Path, manifest: Manifest) -> Any:
     try:
         checkpoint = read_checkpoint(path)
     except MosrtError as not_fusion:
-        from mosrt_export.nano.train.exporting import default_score  # noqa: PLC0415 - extra `train`
-        from mosrt_export.nano.train.model import NanoError, NanoGraph, load_nano  # noqa: PLC0415
+        from mosrt_export.nano.train.model import (  # noqa: PLC0415 - extra `train`
+            NanoError,
+            NanoGraph,
+            load_nano,
+        )
 
         try:
             nano, standard, _ = load_nano(path)
         except NanoError:
             raise not_fusion from None
-        model: Any = NanoGraph(nano, standard, default_score(standard))
+        model: Any = NanoGraph(nano, standard)
     else:
         config = manifest.provenance.get("config")
         model = build(

@@ -46,29 +46,34 @@ def fixed_batch(tested: ModelUnderTest, variant: Variant, clips: Sequence[Clip])
     if tested.is_uncertainty:
         with tested.scorer(variant) as scorer:
             once, twice = (scorer.score_file(clips[0].path).measures for _ in range(2))
-        _check_repeats(once == twice)
-        return None
-    views = [_view(tested, clip) for clip in clips[:_BATCH]]
-    views += [views[-1]] * (_BATCH - len(views))
-    backend = tested.backend(variant)
-    output = tested.manifest.outputs[0].name
-    try:
-        alone = np.concatenate([backend.run(view, [output])[output] for view in views], axis=1)
-        again = backend.run(views[0], [output])[output]
-        batch = {name: np.concatenate([view[name] for view in views]) for name in views[0]}
-        together = backend.run(batch, [output])[output]
-    finally:
-        backend.close()
-    _check_repeats(np.array_equal(alone[:, :1], again))
-    return None if np.array_equal(alone, together) else 1
-
-
-def _check_repeats(same: bool) -> None:
-    if not same:
+        repeats, invariant = once == twice, True
+    else:
+        repeats, invariant = _compare_views(tested, variant, clips)
+    if not repeats:
         raise BatchInvarianceError(
             "the same clip gives two scores; nothing was written. Try --threads 1 or another "
             "version of onnxruntime"
         )
+    return None if invariant else 1
+
+
+def _compare_views(
+    tested: ModelUnderTest, variant: Variant, clips: Sequence[Clip]
+) -> tuple[bool, bool]:
+    """Whether a view gives the same results twice, and views alone those of a batch."""
+    views = [_view(tested, clip) for clip in clips[:_BATCH]]
+    views += [views[-1]] * (_BATCH - len(views))
+    batch = {name: np.concatenate([view[name] for view in views]) for name in views[0]}
+    output = tested.manifest.outputs[0].name
+    backend = tested.backend(variant)
+    try:
+        alone, again, together = (
+            np.concatenate([backend.run(feeds, [output])[output] for feeds in runs], axis=1)
+            for runs in (views, views[:1], [batch])
+        )
+    finally:
+        backend.close()
+    return np.array_equal(alone[:, :1], again), np.array_equal(alone, together)
 
 
 def _view(tested: ModelUnderTest, clip: Clip) -> dict[str, Float32Array]:

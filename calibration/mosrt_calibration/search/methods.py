@@ -90,15 +90,15 @@ def compare(
     bits = 8 if symmetric else 7
     schemes = [Scheme(method=name, weight_bits=bits, symmetric=symmetric) for name in methods]
     best = least_drift(*[measured(scheme) for scheme in schemes])
-    for name in ("equalise", "smooth", "correct_biases"):
+    for name in ("equalised", "smoothed", "biases_corrected"):
         change: dict[str, Any] = {name: True}
         alone = dataclasses.replace(schemes[0], **change)
-        if name == "correct_biases" or any(network.changes(alone) for network in networks):
+        if name == "biases_corrected" or any(network.changes(alone) for network in networks):
             best = least_drift(best, measured(best[0], **change))
     if symmetric:
         return Comparison(results=tuple(results), winner=best[0])
     if any(network.has_matmul for network in networks):
-        other = measured(best[0], dynamic=True)
+        other = measured(best[0], dynamic_matmul=True)
         if all(budget.holds(row[1].drift) for row in (best, other)):
             best = max(best, other, key=lambda row: row[1].times_as_fast)
         else:

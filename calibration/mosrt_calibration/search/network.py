@@ -32,28 +32,28 @@ class Scheme:
 
     Attributes:
         method: How ranges are chosen; one of `mosrt_calibration.ranges.ranges.METHODS`.
-        equalise: Whether neighbouring layers are equalised.
-        correct_biases: Whether biases are corrected for the mean error of quantised weights.
-        smooth: Whether outlier channels of MatMul inputs are moved into the weights.
-        dynamic: Whether MatMul is quantised dynamically.
+        equalised: Whether neighbouring layers are equalised.
+        biases_corrected: Whether biases are corrected for the mean error of quantised weights.
+        smoothed: Whether outlier channels of MatMul inputs are moved into the weights.
+        dynamic_matmul: Whether MatMul is quantised dynamically.
         weight_bits: Bits of the weights, 8 or 7. Graphs for TensorRT have 8.
         symmetric: S8S8 for TensorRT instead of U8S8 for CPUs.
     """
 
     method: str
-    equalise: bool = False
-    correct_biases: bool = False
-    smooth: bool = False
-    dynamic: bool = False
+    equalised: bool = False
+    biases_corrected: bool = False
+    smoothed: bool = False
+    dynamic_matmul: bool = False
     weight_bits: int = 8
     symmetric: bool = False
 
     def __str__(self) -> str:
         words = {
-            "equalised": self.equalise,
-            "smoothed": self.smooth,
-            "biases corrected": self.correct_biases,
-            "dynamic MatMul": self.dynamic,
+            "equalised": self.equalised,
+            "smoothed": self.smoothed,
+            "biases corrected": self.biases_corrected,
+            "dynamic MatMul": self.dynamic_matmul,
             "7-bit weights": self.weight_bits == 7,
         }
         return ", ".join([self.method, *(word for word, applies in words.items() if applies)])
@@ -63,18 +63,13 @@ class Scheme:
         """Numeric precision of the graphs, as the manifest names it."""
         if self.symmetric:
             return "qdq-s8s8"
-        return f"qdq-u8s{self.weight_bits}{'+dynamic' if self.dynamic else ''}"
+        return f"qdq-u8s{self.weight_bits}{'+dynamic' if self.dynamic_matmul else ''}"
 
     def to_dict(self) -> dict[str, Any]:
-        """The entries for the manifest."""
-        return {
-            "method": self.method,
-            "equalised": self.equalise,
-            "biases_corrected": self.correct_biases,
-            "smoothed": self.smooth,
-            "dynamic_matmul": self.dynamic,
-            "weight_bits": self.weight_bits,
-        }
+        """The entries for the manifest, whose `kind` tells the target."""
+        entries = dataclasses.asdict(self)
+        del entries["symmetric"]
+        return entries
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,12 +144,12 @@ class Network:
         prepared = self._prepare(scheme)
         topology, targets, bits = prepared.topology, prepared.targets, scheme.weight_bits
         wanted = [name for name in targets.weighted if not targets.keeps_fp32(name, kept_fp32)]
-        dynamic = [
-            name for name in wanted if scheme.dynamic and topology.nodes[name].op_type == "MatMul"
-        ]
+        dynamic = []
+        if scheme.dynamic_matmul:
+            dynamic = [name for name in wanted if topology.nodes[name].op_type == "MatMul"]
         chosen = targets.only(topology, set(wanted) - set(dynamic), kept_fp32)
         model = prepared.model
-        if scheme.correct_biases:
+        if scheme.biases_corrected:
             model = copied(model)
             channels = prepared.statistics.channels
             correct_biases(model, channels, chosen.weighted, weight_bits=bits)
@@ -187,16 +182,16 @@ class Network:
 
     def _prepare(self, scheme: Scheme) -> _Prepared:
         """Only activations that equalisation or smoothing changes are collected again."""
-        key = (scheme.equalise, scheme.smooth)
+        key = (scheme.equalised, scheme.smoothed)
         if key not in self._prepared:
             model, changed, plain = copied(self._model), frozenset[str](), Statistics()
             if any(key):
-                unchanged = dataclasses.replace(scheme, equalise=False, smooth=False)
+                unchanged = dataclasses.replace(scheme, equalised=False, smoothed=False)
                 plain = self._prepare(unchanged).statistics
-            if scheme.equalise:
+            if scheme.equalised:
                 changed |= equalise(model)
-            if scheme.smooth:
-                before = self._prepare(dataclasses.replace(scheme, smooth=False))
+            if scheme.smoothed:
+                before = self._prepare(dataclasses.replace(scheme, smoothed=False))
                 changed |= smooth(model, before.statistics.channels)
             topology = Topology(model)
             targets = Targets.of(topology)

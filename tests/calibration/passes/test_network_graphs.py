@@ -102,7 +102,7 @@ def test_matmul_is_static_or_dynamic(
     feed = np.random.default_rng(0).standard_normal((2, 4000)).astype(np.float32)
     expected = _run(onnx.load(transformer_model.directory / "model.fold0.fp32.onnx"), feed)
     for dynamic in (False, True):
-        scheme = Scheme(method="min-max", dynamic=dynamic)
+        scheme = Scheme(method="min-max", dynamic_matmul=dynamic)
         model = network.int8(scheme, ())
         ops = [node.op_type for node in model.graph.node]
         assert ops.count("MatMulInteger") == (6 if dynamic else 0)
@@ -117,7 +117,7 @@ def test_blocks_kept_in_fp32_keep_their_weights(
     transformer_model: ModelUnderTest, choice: Choice, tmp_path: Path
 ) -> None:
     network = _network(transformer_model, choice, tmp_path)
-    scheme = Scheme(method="min-max", dynamic=True)
+    scheme = Scheme(method="min-max", dynamic_matmul=True)
     model = network.int8(scheme, ["net.layers.0"])
     quantised = {t.name for t in model.graph.initializer if t.name.endswith("_quantized")}
     assert quantised == {"net.frames.weight_quantized"}

@@ -15,7 +15,7 @@ def _variant(tested: ModelUnderTest, choice: Choice, tmp_path: Path, *, dynamic:
     """An INT8 variant of a model with one network."""
     (member,) = tested.reference.members
     network = Network(tested, member, choice.calibration, cache=tmp_path / "cache")
-    models = {member.name: network.int8(Scheme(method="min-max", dynamic=dynamic), ())}
+    models = {member.name: network.int8(Scheme(method="min-max", dynamic_matmul=dynamic), ())}
     return written(tested, models, tested.directory, "int8", None)
 
 

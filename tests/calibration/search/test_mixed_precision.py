@@ -214,7 +214,7 @@ def test_equalisation_wins_where_channels_are_uneven(choice: Choice, tmp_path: P
     comparison = _compared(tested, choice, tmp_path, Budget(), ("min-max", "percentile"))
     names = [str(scheme) for scheme, _ in comparison.results]
     assert names[:2] == ["min-max, 7-bit weights", "percentile, 7-bit weights"]
-    assert comparison.winner.equalise
+    assert comparison.winner.equalised
     drifts = {scheme: measured.drift.mean_abs for scheme, measured in comparison.results}
     assert drifts[comparison.winner] == min(drifts.values())
     assert comparison.table().count("<- chosen") == 1
@@ -236,6 +236,6 @@ def test_transformers_are_tried_static_smoothed_and_dynamic(
 ) -> None:
     comparison = _compared(transformer_model, choice, tmp_path, Budget(), ("min-max",))
     schemes = [scheme for scheme, _ in comparison.results]
-    assert any(scheme.smooth for scheme in schemes)
-    assert any(scheme.dynamic for scheme in schemes)
-    assert not any(scheme.equalise for scheme in schemes)  # there is nothing to equalise
+    assert any(scheme.smoothed for scheme in schemes)
+    assert any(scheme.dynamic_matmul for scheme in schemes)
+    assert not any(scheme.equalised for scheme in schemes)  # there is nothing to equalise

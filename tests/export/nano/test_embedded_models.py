@@ -11,7 +11,6 @@ from mosrt.bundle.bundle import Bundle, find_bundle
 from mosrt.host.files import sha256_of
 from mosrt.uncertainty.family import load_stages
 from mosrt_export.clips import parity_clips
-from mosrt_export.nano.train.exporting import default_score
 from mosrt_export.nano.train.model import NanoGraph, load_nano
 from mosrt_export.uncertainty.bundle import TOLERANCE, differences
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
@@ -36,7 +35,7 @@ def test_nano_equals_torch() -> None:
     path = find_bundle("nano")
     manifest = Bundle.open(path).manifest
     model, standard, training = load_nano(CHECKPOINTS["nano"])
-    faithful = NanoGraph(model, standard, default_score(standard))
+    faithful = NanoGraph(model, standard)
     assert manifest.domains == faithful.domains
     assert manifest.provenance["training"] == training
     views = make_views(manifest, parity_clips())

@@ -35,25 +35,23 @@ _LADDER_RECORDED_SHARE: Final = 0.35
 _LADDER_WEIGHTS: Final = {**_WEIGHTS, "MP3": 4.0, "Opus": 4.0, "low-pass": 2.0, "Griffin-Lim": 2.0}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Clip:
     """One clip and how it was made.
 
     Attributes:
         waveform: (CLIP_SAMPLES,) float32 at 16 kHz.
         reference: The same speech before any treatment, aligned.
-        voice: Name of the voice.
-        anchor: Expected MOS of the voice's engine, 1 to 5.
+        voice: The voice.
         treatment: Names of the treatments, joined by " + ", or "clean".
         severity: Severity of the treatment, 0 to 1.
     """
 
     waveform: Float32Array
     reference: Float32Array
-    voice: str
-    anchor: float
-    treatment: str
-    severity: float
+    voice: Voice
+    treatment: str = "clean"
+    severity: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,22 +71,18 @@ class Pool:
     ) -> tuple[Voice, Float32Array]:
         """Returns a random voice and `n_samples` of its utterances, joined with pauses."""
         index = self.choose(rng, recorded_share)
+        utterances = self.utterances[index]
         parts: list[Float32Array] = []
-        length = 0
-        offset = -1
-        while length < n_samples:
-            utterances = self.utterances[index]
+        while sum(map(len, parts)) < n_samples:
             stored = utterances[int(rng.integers(len(utterances)))]
             part: Float32Array = stored.astype(np.float32) / np.float32(32768)
-            if offset < 0:
-                offset = int(rng.integers(max(1, len(part) - SAMPLE_RATE_HZ)))
-                part = part[offset:]
+            if not parts:
+                part = part[int(rng.integers(max(1, len(part) - SAMPLE_RATE_HZ))) :]
             pause = np.zeros(int(rng.uniform(0.05, 0.4) * SAMPLE_RATE_HZ), np.float32)
             if rng.random() < 0.7:  # most recordings have noise between sentences
                 quiet = float(np.quantile(np.abs(part), 0.05)) + 1e-5
                 pause += rng.normal(0, quiet, len(pause)).astype(np.float32)
             parts += [part, pause]
-            length += len(part) + len(pause)
         return self.voices[index], np.concatenate(parts)[:n_samples]
 
     def choose(self, rng: np.random.Generator, recorded_share: float) -> int:
@@ -121,21 +115,20 @@ def make_clip(pool: Pool, seed: int, number: int, rate: Callable[[Float32Array],
         speech = _best_take(speech, rng, rate)
     if draw < CLEAN_SHARE:
         waveform = speech if studio else vary_studio(speech, rng)
-        return _clip(waveform, speech, voice, "clean", 0.0)
-    kinds: list[str] = []
-    treated = speech
+        return Clip(waveform, speech, voice)
     tables = [RESYNTHESES, DEGRADATIONS]
     if draw < CLEAN_SHARE + _RESYNTHESIS_SHARE:
         tables = [RESYNTHESES]
     elif draw < CLEAN_SHARE + _RESYNTHESIS_SHARE + _DEGRADATION_SHARE:
         tables = [DEGRADATIONS]
+    kinds: list[str] = []
+    treated = speech
     for table in tables:
-        kind = _choose_kind(list(table), rng, _WEIGHTS)
-        treated = table[kind](treated, severity, rng)
-        kinds.append(kind)
+        kinds.append(_choose_kind(list(table), rng, _WEIGHTS))
+        treated = table[kinds[-1]](treated, severity, rng)
     if not studio and rng.random() < 0.5:
         treated = vary_studio(treated, rng)
-    return _clip(treated, speech, voice, " + ".join(kinds), severity)
+    return Clip(treated, speech, voice, " + ".join(kinds), severity)
 
 
 def make_ladder(
@@ -162,11 +155,11 @@ def make_ladder(
     table = {**RESYNTHESES, **DEGRADATIONS}
     kind = _choose_kind(list(table), rng, _LADDER_WEIGHTS)
     state = int(rng.integers(2**32))
-    ladder = [_clip(clean, clean, voice, "clean", 0.0)]
+    ladder = [Clip(clean, clean, voice)]
     for step in range(RUNGS - 1):
         severity = (step + float(rng.random())) / (RUNGS - 1)
         treated = table[kind](clean, severity, np.random.default_rng(state))
-        ladder.append(_clip(treated, clean, voice, kind, severity))
+        ladder.append(Clip(treated, clean, voice, kind, severity))
     return ladder
 
 
@@ -260,15 +253,3 @@ def gate_pauses(speech: Float32Array, rng: np.random.Generator) -> Float32Array:
     gate = np.where(level > threshold, 1.0, floor)
     gate = scipy.signal.fftconvolve(gate, np.hanning(322)[1:-1] / np.hanning(322).sum(), "same")
     return np.asarray(speech * gate, np.float32)
-
-
-def _clip(waveform: Float32Array, reference: Float32Array, voice: Voice, treatment: str,
-          severity: float) -> Clip:  # fmt: skip
-    return Clip(
-        waveform=np.ascontiguousarray(waveform, np.float32),
-        reference=reference,
-        voice=voice.name,
-        anchor=voice.anchor,
-        treatment=treatment,
-        severity=severity,
-    )

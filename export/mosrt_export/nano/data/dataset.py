@@ -215,7 +215,7 @@ class Labeller:
         elif measured:
             quality = fidelity(clip.reference, clip.waveform)
         # The anchor above the bottom of the scale falls by the share of fidelity that is lost.
-        anchor = 1 + (clip.anchor - 1) * (quality - 1) / 4
+        anchor = 1 + (clip.voice.anchor - 1) * (quality - 1) / 4
         return [self.bvcc(waveform), self.p808(waveform), quality, anchor]
 
 
@@ -254,7 +254,7 @@ def make_chunk(
             waveforms.append(at_random_level(clip.waveform, level_seed))
             measured = ladders or is_measured(clip, number)
             labels.append(labeller.labels(clip, waveforms[-1], measured=measured))
-            notes.append(f"{clip.voice}|{clip.treatment}|{clip.severity:.3f}")
+            notes.append(f"{clip.voice.name}|{clip.treatment}|{clip.severity:.3f}")
     rows = np.array(labels, np.float32)
     save_arrays(path, waveforms=np.stack(waveforms), labels=rows, notes=np.array(notes))
 

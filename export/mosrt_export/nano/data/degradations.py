@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import subprocess
-import tempfile
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -34,7 +32,7 @@ Degradation: TypeAlias = Callable[[Float32Array, float, np.random.Generator], Fl
 of the same length."""
 
 
-class DegradationError(MosrtError):
+class DegradationError(MosrtError, RuntimeError):
     """A program that a degradation needs is not installed or failed."""
 
 
@@ -213,18 +211,16 @@ def _telephone(speech: Float32Array, severity: float, _rng: np.random.Generator)
 def _codec2(speech: Float32Array, severity: float, _rng: np.random.Generator) -> Float32Array:
     mode = ("3200", "2400", "1600", "1300", "1200", "700C")[min(int(severity * 6), 5)]
     narrow = soxr.resample(speech, SAMPLE_RATE_HZ, 8_000)
-    pcm = (np.clip(narrow, -1, 1) * 32767).astype("<i2").tobytes()
-    with tempfile.TemporaryDirectory() as folder:
-        raw, bits, back = (str(Path(folder) / name) for name in ("a.raw", "a.c2", "b.raw"))
-        Path(raw).write_bytes(pcm)
-        try:
-            for command in (["c2enc", mode, raw, bits], ["c2dec", mode, bits, back]):
-                subprocess.run(command, capture_output=True, check=True, timeout=60)  # noqa: S603
-        except (OSError, subprocess.SubprocessError) as exc:
-            raise DegradationError(
-                f"codec2 failed ({exc}); install the system package codec2"
-            ) from exc
-        decoded = np.frombuffer(Path(back).read_bytes(), "<i2").astype(np.float32) / 32768
+    coded = (np.clip(narrow, -1, 1) * 32767).astype("<i2").tobytes()
+    try:
+        for program in ("c2enc", "c2dec"):
+            command = [program, mode, "-", "-"]
+            coded = subprocess.run(  # noqa: S603
+                command, input=coded, capture_output=True, check=True, timeout=60
+            ).stdout
+    except (OSError, subprocess.SubprocessError) as exc:
+        raise DegradationError(f"codec2 failed ({exc}); install the system package codec2") from exc
+    decoded = np.frombuffer(coded, "<i2").astype(np.float32) / 32768
     return _aligned(speech, soxr.resample(decoded, 8_000, SAMPLE_RATE_HZ))
 
 

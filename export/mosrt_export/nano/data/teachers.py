@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 
-class TeacherError(MosrtError):
+class TeacherError(MosrtError, ValueError):
     """A teacher's file cannot be used."""
 
 

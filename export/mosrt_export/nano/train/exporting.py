@@ -23,25 +23,15 @@ from mosrt_export.graphs.graph import OPSET, OnnxModule, write_graph
 from mosrt_export.graphs.rewrites import fold_batch_norm
 from mosrt_export.markdown import refilled
 from mosrt_export.nano.data.clips import CLIP_SAMPLES
-from mosrt_export.nano.data.dataset import LABELS
 from mosrt_export.nano.data.images import MEL
 from mosrt_export.nano.data.voices import SAMPLE_RATE_HZ
 from mosrt_export.parity import Drift, publish
 from mosrt_export.utmosv2.parity import compare, drift_of, make_views
 
-from .model import OVERALL, Combination, NanoGraph, load_nano
+from .model import OVERALL, NanoGraph, load_nano
 from .stages import ablation_table
-from .training import Standardisation
 
-__all__ = ["default_score", "export_nano", "folded", "nano_card"]
-
-# The domains of both teachers count the same. Fidelity and anchor only lower the score of clips
-# that are clearly degraded or come from an old engine. Above their thresholds they say nothing
-# about how natural modern synthetic speech sounds.
-_AVERAGED: Final = ("p808", "bvcc")
-_PENALTIES: Final = {"fidelity": (3.0, 0.4), "anchor": (2.8, 0.5)}
-_OFFSET: Final = 3.4
-_SCALE: Final = 0.6
+__all__ = ["export_nano", "folded", "nano_card"]
 
 _LICENCE: Final = "MIT"
 _MEMBER: Final = "nano"
@@ -76,8 +66,7 @@ def export_nano(
         ParityError: Graph and torch module disagree; nothing was written.
     """
     model, standard, training = load_nano(checkpoint)
-    combination = default_score(standard)
-    reference = NanoGraph(model, standard, combination)
+    reference = NanoGraph(model, standard)
     graph: OnnxModule = folded(reference)
     waveform = SslSpec(tensor="waveform", crop_samples=CLIP_SAMPLES, epsilon=1e-7)
     ssl = None if model.ssl is None else waveform
@@ -99,7 +88,16 @@ def export_nano(
         ),
         variants={},
         grid=GridSpec(view_every_s=CLIP_SAMPLES / SAMPLE_RATE_HZ, min_views=1, max_views=12),
-        provenance=_provenance(checkpoint, training, combination, evaluation),
+        provenance={
+            "checkpoints": [
+                {"member": _MEMBER, "file": checkpoint.name, "sha256": sha256_of(checkpoint)}
+            ],
+            "licence": _LICENCE,
+            "training": training,
+            "combination": {"of": OVERALL, **reference.combination},
+            "evaluation": dict(evaluation),
+            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        },
     )
     if front_end == "graph":
         graph = AudioGraph(graph, ssl=ssl, mel=MEL, sample_rate_hz=SAMPLE_RATE_HZ)
@@ -118,43 +116,11 @@ def export_nano(
     return drift
 
 
-def default_score(standard: Standardisation) -> Combination:
-    """Returns the default score, whose z-scores are relative to the training data.
-
-    Numbers are rounded, so that the model card can give the exact formula.
-    """
-    averaged = {}
-    for name in _AVERAGED:
-        mean, deviation = (
-            float(values[LABELS.index(name)]) for values in (standard.mean, standard.deviation)
-        )
-        averaged[name] = (round(mean, 3), round(deviation, 3))
-    return Combination(averaged=averaged, penalties=_PENALTIES, offset=_OFFSET, scale=_SCALE)
-
-
 def folded(model: NanoGraph) -> NanoGraph:
     """Returns a copy whose batch norms are folded into the convolutions before them."""
     graph = copy.deepcopy(model)
     fold_batch_norm(graph.model.mel, torch.zeros(1, *graph.input_shapes["images"]))
     return graph.eval().requires_grad_(False)
-
-
-def _provenance(
-    checkpoint: Path,
-    training: dict[str, Any],
-    combination: Combination,
-    evaluation: Mapping[str, str],
-) -> dict[str, Any]:
-    return {
-        "checkpoints": [
-            {"member": _MEMBER, "file": checkpoint.name, "sha256": sha256_of(checkpoint)}
-        ],
-        "licence": _LICENCE,
-        "training": training,
-        "combination": {"of": OVERALL, **combination.to_dict()},
-        "evaluation": dict(evaluation),
-        "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
-    }
 
 
 def nano_card(manifest: Manifest) -> str:

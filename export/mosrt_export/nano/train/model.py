@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -25,20 +24,31 @@ from .training import Standardisation
 
 __all__ = [
     "OVERALL",
-    "Combination",
     "Nano",
     "NanoError",
     "NanoGraph",
     "NanoHead",
+    "combined",
+    "default_score",
     "load_nano",
     "save_nano",
 ]
 
 OVERALL: Final = "overall"
 _FORMAT: Final = "mosrt-nano-1"
+# The domains of both teachers count the same. Fidelity and anchor only lower the score of clips
+# that are clearly degraded or come from an old engine. Above their thresholds they say nothing
+# about how natural modern synthetic speech sounds.
+_AVERAGED: Final = ("p808", "bvcc")
+_PENALTIES: Final = {
+    "fidelity": {"threshold": 3.0, "slope": 0.4},
+    "anchor": {"threshold": 2.8, "slope": 0.5},
+}
+_OFFSET: Final = 3.4
+_SCALE: Final = 0.6
 
 
-class NanoError(MosrtError):
+class NanoError(MosrtError, ValueError):
     """A checkpoint of the recipe cannot be used."""
 
 
@@ -214,45 +224,39 @@ class Nano(nn.Module):
         return scores
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Combination:
-    """Computes the default score from the scores of the domains.
+def default_score(standard: Standardisation) -> dict[str, Any]:
+    """Returns how the default score is computed from the scores of the domains, as JSON values.
 
-    score = offset + scale · (mean of the z-scores of `averaged`
-            - Σ slope · max(0, threshold - domain) over `penalties`)
+    score = offset + scale · (mean of the z-scores of "averaged"
+            - Σ slope · max(0, threshold - domain) over "penalties")
 
-    Attributes:
-        averaged: Mean and standard deviation for the z-score, by domain.
-        penalties: Threshold and slope, by domain.
-        offset: Score of an average clip.
-        scale: Factor of the z-scores and penalties.
+    Z-scores are relative to the training data. Numbers are rounded, so that the model card can give
+    the exact formula.
     """
+    averaged = {}
+    for name in _AVERAGED:
+        mean, deviation = (
+            round(float(values[LABELS.index(name)]), 3)
+            for values in (standard.mean, standard.deviation)
+        )
+        averaged[name] = {"mean": mean, "deviation": deviation}
+    return {"averaged": averaged, "penalties": _PENALTIES, "offset": _OFFSET, "scale": _SCALE}
 
-    averaged: Mapping[str, tuple[float, float]]
-    penalties: Mapping[str, tuple[float, float]]
-    offset: float
-    scale: float
 
-    def __call__(self, scores: torch.Tensor, domains: Sequence[str]) -> torch.Tensor:
-        """Maps scores (batch, domains) to the default score (batch, 1)."""
-        total = torch.zeros_like(scores[:, :1])
-        for name, (mean, deviation) in self.averaged.items():
-            column = domains.index(name)
-            weight = 1 / (deviation * len(self.averaged))
-            total = total + (scores[:, column : column + 1] - mean) * weight
-        for name, (threshold, slope) in self.penalties.items():
-            column = domains.index(name)
-            total = total - slope * torch.relu(threshold - scores[:, column : column + 1])
-        return self.offset + self.scale * total
+def combined(scores: torch.Tensor, domains: Sequence[str], rule: Mapping[str, Any]) -> torch.Tensor:
+    """Maps scores (batch, domains) to the default score (batch, 1); see `default_score`."""
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns plain JSON values."""
-        return {
-            "averaged": {k: {"mean": m, "deviation": d} for k, (m, d) in self.averaged.items()},
-            "penalties": {k: {"threshold": t, "slope": s} for k, (t, s) in self.penalties.items()},
-            "offset": self.offset,
-            "scale": self.scale,
-        }
+    def of(name: str) -> torch.Tensor:
+        column = domains.index(name)
+        return scores[:, column : column + 1]
+
+    total = torch.zeros_like(scores[:, :1])
+    for name, z in rule["averaged"].items():
+        total = total + (of(name) - z["mean"]) * (1 / (z["deviation"] * len(rule["averaged"])))
+    for name, penalty in rule["penalties"].items():
+        total = total - penalty["slope"] * torch.relu(penalty["threshold"] - of(name))
+    overall: torch.Tensor = rule["offset"] + rule["scale"] * total
+    return overall
 
 
 class NanoGraph(OnnxModule):
@@ -261,9 +265,9 @@ class NanoGraph(OnnxModule):
     Args:
         model: The trained model, whose tensors are shared.
         standard: Mean and standard deviation of the labels.
-        combination: Computes the default score.
 
     Attributes:
+        combination: How the default score is computed; see `default_score`.
         kind: "fusion", or "spec" without the waveform branch.
         n_domains: Number of scores.
         domains: Names of the scores.
@@ -272,10 +276,10 @@ class NanoGraph(OnnxModule):
         output_sizes: Size per clip of each output, in order, "mos" first.
     """
 
-    def __init__(self, model: Nano, standard: Standardisation, combination: Combination) -> None:
+    def __init__(self, model: Nano, standard: Standardisation) -> None:
         super().__init__()
         self.model = model
-        self.combination = combination
+        self.combination = default_score(standard)
         self.kind = model.kind
         self.domains = (OVERALL, *LABELS)
         self.n_domains = len(self.domains)
@@ -303,7 +307,7 @@ class NanoGraph(OnnxModule):
         """Returns scores (batch, n_domains)."""
         standardised = self.model.head(torch.cat(list(features.values()), dim=1))
         scores = standardised * self.deviation + self.mean
-        return torch.cat([self.combination(scores, LABELS), scores], dim=1)
+        return torch.cat([combined(scores, LABELS, self.combination), scores], dim=1)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Maps the tensors of `input_names` to those of `output_sizes`."""

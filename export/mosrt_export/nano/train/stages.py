@@ -245,22 +245,27 @@ def _spectrogram_branch(
     plain = TrainingConfig(
         epochs=plan.mel_epochs, batch=plan.batch, seed=plan.seed, reduced=plan.reduced
     )
-    tuning = TrainingConfig(
-        epochs=plan.tuning_epochs, batch=plan.batch, seed=plan.seed + 1, reduced=plan.reduced,
-        rate=plan.tuning_rate, ladders=plan.tuning_ladders, climbing=plan.tuning_climbing,
+    tuning = dataclasses.replace(
+        plain, epochs=plan.tuning_epochs, seed=plan.seed + 1, rate=plan.tuning_rate,
+        ladders=plan.tuning_ladders, climbing=plan.tuning_climbing,
     )  # fmt: skip
-    so_far = []
+    # Other data has other labels, which are far fewer bytes than the samples.
+    digest = hashlib.sha256(clips.labels.tobytes()).hexdigest()
+    stages: list[dict[str, Any]] = []
     for name, path, inputs, config in (
         ("mel", resume, rolled, plain),
         ("mel, tuned", resume.with_name(f"{resume.name}.tuned"), varied, tuning),
     ):
-        so_far.append(config)
-        if (saved := _saved(path, so_far, clips.labels)) is not None:
-            mel.load_state_dict(saved)
+        stages.append(dataclasses.asdict(config))
+        key = {"stages": stages, "labels_sha256": digest}
+        saved = torch.load(path, map_location="cpu", weights_only=True) if path.exists() else {}
+        if saved.get("key") == key:
+            mel.load_state_dict(saved["state"])
             validate(name, mel, unchanged)
         else:
             fit(name, mel, inputs, unchanged, config)
-            _save(path, mel, so_far, clips.labels)
+            with replacing(path) as part:
+                torch.save({"key": key, "state": mel.state_dict()}, part)
     return mel
 
 
@@ -282,31 +287,6 @@ def _embed(model: Nano, clips: Clips, device: torch.device, plan: Plan,
         rows.append(torch.cat([part.float() for part in features.values()], dim=1).cpu().numpy())
         progress("embedding", (start + len(numbers)) / n, float("nan"))
     return np.concatenate(rows)
-
-
-def _key(stages: list[TrainingConfig], labels: Float32Array) -> dict[str, Any]:
-    """Returns what identifies a saved branch: the settings of its stages, and the labels."""
-    return {
-        "stages": [dataclasses.asdict(config) for config in stages],
-        # Other data has other labels, which are far fewer bytes than the samples.
-        "labels_sha256": hashlib.sha256(labels.tobytes()).hexdigest(),
-    }
-
-
-def _save(path: Path, mel: Nano, stages: list[TrainingConfig], labels: Float32Array) -> None:
-    with replacing(path) as part:
-        torch.save({"key": _key(stages, labels), "state": mel.state_dict()}, part)
-
-
-def _saved(
-    path: Path, stages: list[TrainingConfig], labels: Float32Array
-) -> dict[str, torch.Tensor] | None:
-    """Returns the saved state of a branch with the same settings and labels, if there is one."""
-    if not path.exists():
-        return None
-    saved = torch.load(path, map_location="cpu", weights_only=True)
-    state: dict[str, torch.Tensor] = saved["state"]
-    return state if saved["key"] == _key(stages, labels) else None
 
 
 def _mean(row: dict[str, tuple[float, float]]) -> float:

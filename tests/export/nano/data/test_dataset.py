@@ -175,10 +175,7 @@ def a_clip(treatment: str) -> Clip:
     clean = np.resize(speech(4), CLIP_SAMPLES)
     rng = np.random.default_rng(0)
     damaged = clean + rng.normal(0, 0.01, CLIP_SAMPLES).astype(np.float32)
-    return Clip(
-        waveform=damaged, reference=clean, voice="flite slt", anchor=3.2, treatment=treatment,
-        severity=0.5,
-    )  # fmt: skip
+    return Clip(damaged, clean, voice("flite slt", anchor=3.2), treatment, 0.5)
 
 
 def test_labels(labeller: Labeller) -> None:

@@ -30,8 +30,8 @@ from mosrt_export.nano.data.degradations import DEGRADATIONS
 from mosrt_export.nano.data.images import MEL
 from mosrt_export.nano.data.resyntheses import RESYNTHESES
 from mosrt_export.nano.train import exporting
-from mosrt_export.nano.train.exporting import default_score, export_nano, folded, nano_card
-from mosrt_export.nano.train.model import OVERALL, NanoGraph, save_nano
+from mosrt_export.nano.train.exporting import export_nano, folded, nano_card
+from mosrt_export.nano.train.model import OVERALL, NanoGraph, default_score, save_nano
 from mosrt_export.parity import Drift
 from mosrt_export.utmosv2.parity import TOLERANCE_MOS
 from tests.conftest import DATA
@@ -62,7 +62,7 @@ def exported(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     bundle = folder / "small"
     sources = [FileSource(path, name=path.name) for path in CLIPS]
     drift = export_nano(checkpoint, bundle, clips=sources, evaluation=FIGURES)
-    return Exported(NanoGraph(model, STANDARD, COMBINATION), checkpoint, bundle, drift)
+    return Exported(NanoGraph(model, STANDARD), checkpoint, bundle, drift)
 
 
 def read(path: Path) -> tuple[NDArray[np.float32], int]:
@@ -103,7 +103,7 @@ def test_the_manifest_has_the_provenance(exported: Exported) -> None:
     assert (manifest.domains, manifest.default_domain) == ((OVERALL, *LABELS), OVERALL)
     notes = manifest.provenance
     assert notes["training"] == provenance()
-    assert notes["combination"] == {"of": OVERALL, **COMBINATION.to_dict()}
+    assert notes["combination"] == {"of": OVERALL, **COMBINATION}
     assert notes["evaluation"] == FIGURES
     (source,) = notes["checkpoints"]
     assert source["sha256"] == sha256_of(exported.checkpoint)
@@ -146,7 +146,7 @@ def test_info_shows_the_card(exported: Exported) -> None:
         "Ladder, SRCC: 0.97",
         "Seed 11",
         "| fusion | 0.910 / 0.870 |",
-        str(COMBINATION.offset),
+        str(COMBINATION["offset"]),
     ):
         assert words in shown, words
 
@@ -157,7 +157,7 @@ def test_the_card_counts_the_treatments(exported: Exported) -> None:
     assert "{" not in card
     for name in (OVERALL, *LABELS):
         assert f"- `{name}`" in card
-    for name in (*COMBINATION.averaged, *COMBINATION.penalties):
+    for name in (*COMBINATION["averaged"], *COMBINATION["penalties"]):
         assert name in LABELS
 
 
@@ -214,6 +214,6 @@ def test_a_parity_failure_writes_nothing(monkeypatch: pytest.MonkeyPatch, tmp_pa
 def test_the_card_has_the_formula(exported: Exported) -> None:
     """A point below a threshold costs the slope times the scale."""
     card = " ".join(nano_card(Bundle.open(exported.bundle).manifest).split())
-    for name, (threshold, slope) in COMBINATION.penalties.items():
-        cost = f"{slope * COMBINATION.scale:g}"
-        assert f"less {cost} for every point of `{name}` below {threshold}" in card
+    for name, penalty in COMBINATION["penalties"].items():
+        cost = f"{penalty['slope'] * COMBINATION['scale']:g}"
+        assert f"less {cost} for every point of `{name}` below {penalty['threshold']}" in card

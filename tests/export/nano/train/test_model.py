@@ -12,15 +12,15 @@ from torch import nn
 
 from mosrt_export.nano.data.dataset import LABELS
 from mosrt_export.nano.data.images import MEL
-from mosrt_export.nano.train.exporting import default_score
 from mosrt_export.nano.train.model import (
     OVERALL,
-    Combination,
     MelBranch,
     NanoError,
     NanoGraph,
     NanoHead,
     SslBranch,
+    combined,
+    default_score,
     load_nano,
     save_nano,
 )
@@ -47,7 +47,7 @@ def feeds(names: tuple[str, ...], seed: int = 0) -> list[torch.Tensor]:
 @pytest.mark.parametrize("with_ssl", [False, True])
 @torch.inference_mode()
 def test_all_domains_are_scored_at_once(with_ssl: bool) -> None:
-    graph = NanoGraph(random_nano(with_ssl=with_ssl), STANDARD, COMBINATION)
+    graph = NanoGraph(random_nano(with_ssl=with_ssl), STANDARD)
     assert graph.kind == ("fusion" if with_ssl else "spec")
     assert graph.domains == (OVERALL, *LABELS)
     assert graph.input_names == (("waveform", "images") if with_ssl else ("images",))
@@ -67,18 +67,23 @@ def test_all_domains_are_scored_at_once(with_ssl: bool) -> None:
 def test_scores_are_on_the_scales_of_their_labels() -> None:
     """Standardised scores times deviation plus mean; the first column combines the others."""
     model = random_nano(with_ssl=True)
-    graph = NanoGraph(model, STANDARD, COMBINATION)
+    graph = NanoGraph(model, STANDARD)
     given = feeds(graph.input_names)
     mos, *_ = graph(*given)
     wanted = model(*given).numpy() * STANDARD.deviation + STANDARD.mean
     np.testing.assert_allclose(mos[:, 1:].numpy(), wanted, rtol=1e-5)
     for row in mos.double().numpy():
         scores = dict(zip(LABELS, row[1:], strict=True))
-        z = [(scores[name] - m) / d for name, (m, d) in COMBINATION.averaged.items()]
-        total = sum(z) / len(z)
-        for name, (threshold, slope) in COMBINATION.penalties.items():
-            total -= slope * max(0.0, threshold - scores[name])
-        assert row[0] == pytest.approx(COMBINATION.offset + COMBINATION.scale * total, abs=1e-4)
+        z_scores = [
+            (scores[name] - z["mean"]) / z["deviation"]
+            for name, z in COMBINATION["averaged"].items()
+        ]
+        total = sum(z_scores) / len(z_scores)
+        for name, penalty in COMBINATION["penalties"].items():
+            total -= penalty["slope"] * max(0.0, penalty["threshold"] - scores[name])
+        assert row[0] == pytest.approx(
+            COMBINATION["offset"] + COMBINATION["scale"] * total, abs=1e-4
+        )
 
 
 @pytest.mark.parametrize("with_ssl", [False, True])
@@ -238,15 +243,17 @@ def test_the_head_is_conditioned_on_the_domain() -> None:
 
 
 def test_the_combination_is_its_formula() -> None:
-    combination = Combination(
-        averaged={"a": (3.5, 0.4), "c": (2.5, 0.8)},
-        penalties={"b": (3.0, 0.5), "c": (2.0, 0.25)},
-        offset=3.25,
-        scale=0.6,
-    )
-    domains = ("c", "b", "a")
+    rule = {
+        "averaged": {"a": {"mean": 3.5, "deviation": 0.4}, "c": {"mean": 2.5, "deviation": 0.8}},
+        "penalties": {
+            "b": {"threshold": 3.0, "slope": 0.5},
+            "c": {"threshold": 2.0, "slope": 0.25},
+        },
+        "offset": 3.25,
+        "scale": 0.6,
+    }
     rows = [[2.5, 4.0, 3.5], [1.0, 2.0, 4.3], [4.1, 3.0, 2.9], [2.0, 1.5, 3.1]]
-    found = combination(torch.tensor(rows), domains)
+    found = combined(torch.tensor(rows), "cba", rule)
     assert found.shape == (4, 1)
     for row, score in zip(rows, found[:, 0].tolist(), strict=True):
         c, b, a = row
@@ -254,5 +261,3 @@ def test_the_combination_is_its_formula() -> None:
         total -= 0.5 * max(0.0, 3.0 - b) + 0.25 * max(0.0, 2.0 - c)
         assert score == pytest.approx(3.25 + 0.6 * total, abs=1e-5)
     assert found[0].item() == pytest.approx(3.25)  # average in both, no penalty
-    with pytest.raises(ValueError, match="not in tuple"):
-        combination(torch.tensor(rows), ("a", "b", "d"))

@@ -14,7 +14,7 @@ from mosrt.bundle.manifest import Manifest
 
 from .markdown import rendered
 
-__all__ = ["mos_card", "provenance", "uncertainty_card"]
+__all__ = ["distillmos_card", "mos_card", "provenance", "uncertainty_card"]
 
 _UNKNOWN: Final = "unknown; whoever exported the model did not say"
 
@@ -71,6 +71,16 @@ def mos_card(manifest: Manifest) -> str:
         encoder=encoder,
         backbone=config["spectrogram"]["backbone"],
     )
+
+
+def distillmos_card(manifest: Manifest) -> str:
+    """The model card of Distill-MOS, as Markdown.
+
+    Args:
+        manifest: A complete manifest with provenance and the measured drift of "fp32".
+    """
+    drift = manifest.variants["fp32"].drift
+    return _card("distillmos-card.md", manifest, {}, drift=drift.get("mos_max_abs", "not measured"))
 
 
 def uncertainty_card(manifest: Manifest) -> str:

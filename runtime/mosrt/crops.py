@@ -51,6 +51,9 @@ class CropGeometry:
         min_views: Smallest number of views of a grid; an interval needs two.
         max_views: Largest number of views of a grid.
         can_mix: Whether images of two crops can be mixed; False if the graph makes the images.
+        segment_hop_samples: If not 0, the views of a grid are overlapping segments from the first
+            to the last sample, which start at most so many samples apart, and zeros follow a
+            shorter recording, which is not repeated.
     """
 
     ssl_samples: int = 48_000
@@ -61,6 +64,21 @@ class CropGeometry:
     min_views: int = 2
     max_views: int = 8
     can_mix: bool = True
+    segment_hop_samples: int = 0
+
+    def grid_views(self, n_samples: int) -> int:
+        """Number of views of a grid for a recording of `n_samples`, unless the caller gives it."""
+        if self.segment_hop_samples:
+            later = max(n_samples - self.ssl_samples, 0)
+            return 1 + math.ceil(later / self.segment_hop_samples)
+        wanted = math.ceil(n_samples / self.view_every_samples)
+        return min(max(wanted, self.min_views), self.max_views)
+
+    def last_start(self, n_samples: int, crop_samples: int) -> int:
+        """The last sample at which a crop can start, once a recording is long enough for it."""
+        if self.segment_hop_samples:
+            return max(n_samples - crop_samples, 0)
+        return tiled_length(n_samples, crop_samples) - crop_samples
 
 
 UTMOSV2_GEOMETRY: Final = CropGeometry()
@@ -160,10 +178,15 @@ class CropPlan:
         """
         _check_length(n_samples)
         if views is None:
-            wanted = math.ceil(n_samples / geometry.view_every_samples)
-            views = min(max(wanted, geometry.min_views), geometry.max_views)
-        _check_views(views)
+            views = geometry.grid_views(n_samples)
+        else:
+            _check_views(views)
         n_crops = geometry.n_crops
+        if geometry.segment_hop_samples:
+            # Rounded down, as Distill-MOS does it.
+            places = np.linspace(0, 1, views)
+            starts = places * geometry.last_start(n_samples, geometry.ssl_samples)
+            return cls(starts.astype(np.int64), np.zeros((views, 0), np.int64))
         ssl = _spread(n_samples, geometry.ssl_samples, views)
         spec = _spread(n_samples, geometry.spec_samples, views * n_crops)
         return cls(ssl, spec.reshape(n_crops, views).T)
@@ -190,6 +213,8 @@ class CropPlan:
             geometry: Crop lengths and counts of the model.
         """
         _check_length(n_samples)
+        if geometry.segment_hop_samples:
+            raise PlanError("a model that reads segments has no random crops; choose plan grid")
         if not 0 <= seed < 2**32:
             raise PlanError(f"seed must be from 0 to 2**32 - 1, not {seed}")
         _check_views(views)
@@ -256,7 +281,7 @@ class CropPlan:
         ):
             if starts is None or not starts.size or not crop_samples:
                 continue
-            last = tiled_length(n_samples, crop_samples) - crop_samples
+            last = geometry.last_start(n_samples, crop_samples)
             if starts.max() > last:
                 raise PlanError(
                     f"{name} has {starts.max()}, but in this recording of {n_samples} samples a "

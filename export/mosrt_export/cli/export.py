@@ -135,6 +135,37 @@ def utmosv2(
         _export(checkpoints, folds, revision, output, **options)
 
 
+@export.command(epilog=exit_statuses("graph and torch disagree and nothing is written"))
+@output_option("Bundle directory to write.", metavar="DIR", directory=True, required=True)
+@click.option("--force", is_flag=True, help="Replace an older bundle at --output.")
+@click.option("--name", default="distillmos", show_default=True, help="Name of the model.")
+@click.option(
+    "--parity-audio",
+    type=_PATH,
+    metavar="PATH",
+    help="Audio file or directory on which graph and torch are compared. [default: five clips that "
+    "come with mosrt]",
+)
+def distillmos(output: Path, force: bool, name: str, parity_audio: Path | None) -> None:
+    """Export Distill-MOS, a small published model, to an FP32 bundle.
+
+    The weights come from the package distillmos. The bundle's scores are compared with the
+    package's before it is written; a difference over 0.0001 MOS ends the export.
+
+    \b
+      mosrt export distillmos --output distillmos
+      mosrt score clips/ --model distillmos
+    """  # noqa: D301 - click reads the backspace
+    with exporting():
+        from mosrt_export.distillmos import N_STEPS, export_distillmos  # noqa: PLC0415 - torch
+        from mosrt_export.parity import audio_sources  # noqa: PLC0415
+
+        clips = audio_sources(parity_audio)
+        drift = export_distillmos(output, clips=clips, step=steps(N_STEPS), name=name, force=force)
+    click.echo(drift.table(), err=True)
+    click.echo(f"{output}: written; largest difference {drift.values['mos_max_abs']:g} MOS")
+
+
 def _export(
     paths: tuple[Path, ...],
     folds: tuple[int, ...],

@@ -38,11 +38,14 @@ class SslSpec:
             front end is in the graph.
         crop_samples: Length of one crop in samples.
         epsilon: Added to the variance in `(x - mean) / sqrt(var + epsilon)`.
+        segment_hop_samples: Only of family "segments": the largest distance between the starts of
+            two crops, which cover the whole recording. 0 in the other families.
     """
 
     tensor: str
     crop_samples: int
     epsilon: float
+    segment_hop_samples: int = 0
 
     @classmethod
     def from_dict(cls, value: object, where: str) -> SslSpec:
@@ -52,6 +55,11 @@ class SslSpec:
             tensor=fields.get("tensor", str),
             crop_samples=fields.positive("crop_samples", _MAX_CROP_SAMPLES),
             epsilon=fields.number("epsilon", 0.0, 1.0),
+            segment_hop_samples=(
+                fields.positive("segment_hop_samples", _MAX_CROP_SAMPLES)
+                if fields.optional("segment_hop_samples") is not None
+                else 0
+            ),
         )
 
 

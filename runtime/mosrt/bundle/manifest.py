@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 SCHEMA_VERSION: Final = 1
-FAMILIES: Final = ("fusion", "spec", "ssl", *UNCERTAINTY_FAMILIES)
+FAMILIES: Final = ("fusion", "spec", "ssl", "segments", *UNCERTAINTY_FAMILIES)
 _SAMPLE_RATES_HZ: Final = (4_000, 192_000)
 _MAX_BYTES: Final = 2**40
 _MAX_MEMBERS: Final = 100
@@ -284,8 +284,16 @@ class Manifest:
 
     def _check(self) -> None:
         """Raises BundleError when fields that are each well formed contradict one another."""
-        if (self.ssl is not None) != (self.family in ("fusion", "ssl")):
+        if (self.ssl is not None) != (self.family in ("fusion", "ssl", "segments")):
             raise BundleError(f"manifest.json: ssl does not fit family {self.family!r}")
+        hop_samples = self.ssl.segment_hop_samples if self.ssl is not None else 0
+        if (hop_samples > 0) != (self.family == "segments") or hop_samples < 0:
+            raise BundleError(
+                f"manifest.json: ssl.segment_hop_samples ({hop_samples}) does not fit family "
+                f"{self.family!r}"
+            )
+        if self.family == "segments" and self.front_end != "graph":
+            raise BundleError("manifest.json: family 'segments' needs front_end 'graph'")
         if (self.mel is not None) != (self.family in ("fusion", "spec")):
             raise BundleError(f"manifest.json: mel does not fit family {self.family!r}")
         if not self.domains or len(set(self.domains)) != len(self.domains):
@@ -380,6 +388,8 @@ class Manifest:
             del plain["uncertainty"]
         if self.front_end == "numpy":
             del plain["front_end"]
+        if self.ssl is not None and not self.ssl.segment_hop_samples:
+            del plain["ssl"]["segment_hop_samples"]
         for variant in plain["variants"].values():
             for name in ("kind", "calibration", "fixed_batch"):
                 if variant[name] is None:

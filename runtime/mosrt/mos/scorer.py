@@ -34,7 +34,7 @@ class FusionFrontEnd:
     If the front end is in the model's graph, the inputs are the crops themselves.
 
     Args:
-        manifest: Manifest of a bundle of family "fusion", "spec" or "ssl".
+        manifest: Manifest of a bundle of family "fusion", "spec", "ssl" or "segments".
 
     Attributes:
         geometry: Crop lengths and counts that a plan must have, and the density of a grid.
@@ -57,6 +57,7 @@ class FusionFrontEnd:
             min_views=manifest.grid.min_views,
             max_views=manifest.grid.max_views,
             can_mix=not self._in_graph,
+            segment_hop_samples=0 if ssl is None else ssl.segment_hop_samples,
         )
 
     def views(
@@ -76,8 +77,12 @@ class FusionFrontEnd:
         pool = pool or ThreadPool(1)
         for rows in _blocks(range(plan.n_views), _VIEWS_READ):
             requests: list[tuple[IntArray, int]] = []
+            missing = 0  # samples of zeros that follow the recording
             if self._ssl is not None:
-                requests.append((plan.ssl_starts[rows], self._ssl.crop_samples))
+                length = self._ssl.crop_samples
+                if self._ssl.segment_hop_samples:
+                    missing = max(length - recording.n_samples, 0)
+                requests.append((plan.ssl_starts[rows], length - missing))
             if self._mel is not None:
                 starts = list(_windows_by_start(plan, rows, self._mel))
                 requests.append((np.array(starts, np.int64), self._mel.crop_samples))
@@ -91,7 +96,7 @@ class FusionFrontEnd:
                 for row in some:
                     feeds = {}
                     if self._ssl is not None:
-                        crop = read[0][row - rows[0]]
+                        crop = np.pad(read[0][row - rows[0]], (0, missing))
                         feeds[self._ssl.tensor] = (
                             crop if self._in_graph else normalised(crop, self._ssl.epsilon)
                         )
@@ -173,7 +178,7 @@ def _blocks(rows: range, length: int) -> Iterator[range]:
 
 
 class FusionScorer(Scorer):
-    """Scores with a model of family "fusion", "spec" or "ssl"; see `Scorer`.
+    """Scores with a model of family "fusion", "spec", "ssl" or "segments"; see `Scorer`.
 
     Args:
         manifest: What the model is.

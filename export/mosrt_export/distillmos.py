@@ -1,0 +1,259 @@
+"""Exports Distill-MOS, a published model of 4 million parameters, from its package `distillmos`.
+
+B. Stahl and H. Gamper, "Distillation and Pruning for Scalable Self-Supervised
+Representation-Based Speech Quality Assessment" (arXiv 2502.05356). The graph reads segments of
+audio: it scales them to their peak, computes the compressed complex spectrogram, and runs the
+published convolutions and transformer. The short-time Fourier transform is one convolution.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import io
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional
+
+from mosrt.audio.recording import Recording
+from mosrt.audio.sources import ArraySource, AudioSource
+from mosrt.backends import OrtBackend
+from mosrt.bundle.front_end_spec import FRONT_END_SCOPE, SslSpec
+from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
+from mosrt.bundle.writer import bundle_file, check_target, new_directory
+from mosrt.crops import PlanRule
+from mosrt.host.cpu import usable_cores
+from mosrt.mos.scorer import FusionFrontEnd
+
+from .errors import CheckpointError
+from .graphs.canonical import BATCH
+from .graphs.graph import OPSET, OnnxModule, write_graph
+from .model_card import distillmos_card, provenance
+from .parity import Drift, Step, publish, rounded
+
+__all__ = ["N_STEPS", "TOLERANCE_MOS", "DistillMos", "export_distillmos", "published_model"]
+
+N_STEPS: Final = 4
+TOLERANCE_MOS: Final = 1e-4
+_SAMPLE_RATE_HZ: Final = 16_000
+_SEGMENT_SAMPLES: Final = 122_880
+_HOP_SAMPLES: Final = 16_000  # largest distance between segments
+_FFT: Final = 320
+_FRAME_HOP: Final = 160
+_EXPONENT: Final = 0.3
+_DOMAIN: Final = "overall"
+_LIBRARIES: Final = ("mosrt", "torch", "distillmos", "onnx", "onnxscript")
+
+
+class _ComplexSpectrogram(nn.Module):
+    """Segments (batch, samples) to (batch, 2, bins, frames), magnitudes to the power 0.3."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        turns = np.outer(np.arange(_FFT // 2 + 1), np.arange(_FFT)) % _FFT / _FFT
+        # The package's window, in single precision. Its rounding counts: bins 120 dB below the
+        # loudest ones are raised by the exponent, and an exact window moves scores by 5e-4 MOS.
+        hann = torch.hann_window(_FFT).double().numpy()
+        phasors = np.exp(-2j * np.pi * turns) * hann
+        rows = np.concatenate([phasors.real, phasors.imag])[:, None]
+        self.register_buffer("rows", torch.from_numpy(rows.astype(np.float32)))
+
+    def forward(self, segments: torch.Tensor) -> torch.Tensor:
+        """Compressed real and imaginary parts; a segment's level has no effect."""
+        peak = segments.abs().amax(dim=1, keepdim=True)
+        margin = (_FFT - _FRAME_HOP) // 2
+        padded = functional.pad((segments / (peak + 1e-8))[:, None], (margin, margin), "reflect")
+        spectra = functional.conv1d(padded, self.get_buffer("rows"), stride=_FRAME_HOP)
+        spectra = spectra.reshape(spectra.shape[0], 2, _FFT // 2 + 1, -1)
+        magnitude = spectra.square().sum(1, keepdim=True).sqrt().clip(min=1e-12)
+        compressed: torch.Tensor = magnitude ** (_EXPONENT - 1) * spectra
+        return compressed
+
+
+class DistillMos(OnnxModule):
+    """The published model from segments of audio to MOS.
+
+    Args:
+        published: The package's model.
+    """
+
+    def __init__(self, published: nn.Module) -> None:
+        super().__init__()
+        self.input_names = ("waveform",)
+        self.output_sizes = {"mos": 1}
+        self.add_module(FRONT_END_SCOPE, _ComplexSpectrogram())
+        self.cnn = published.get_submodule("cnn.cnn")
+        self.head = published.get_submodule("transformer_pool_attn")
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        """MOS (batch, 1) of segments (batch, 122880) in [-1, 1]."""
+        (waveform,) = inputs
+        features = self.cnn(self.get_submodule(FRONT_END_SCOPE)(waveform))
+        quality = self.head(features.flatten(1, -2).transpose(1, 2))
+        mos: torch.Tensor = 1 + 4 * quality.unsqueeze(1)
+        return mos
+
+
+def published_model() -> nn.Module:
+    """The package's model with its weights, which takes recordings of any length at 16 kHz.
+
+    Raises:
+        ModuleNotFoundError: The package `distillmos` is not installed.
+        CheckpointError: Its weights do not fit.
+    """
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        from distillmos import ConvTransformerSQAModel  # noqa: PLC0415 - of an extra
+
+        try:
+            model: nn.Module = ConvTransformerSQAModel()
+        except (OSError, RuntimeError, KeyError) as exc:
+            raise CheckpointError(f"the weights of the package distillmos: {exc}") from exc
+    return model.eval()
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    clip: str
+    duration_s: float
+    torch_mos: float
+    graph_mos: float
+
+    @property
+    def difference(self) -> float:
+        return abs(self.torch_mos - self.graph_mos)
+
+    @property
+    def line(self) -> str:
+        return (
+            f"{self.clip[:28]:28} {self.duration_s:6.1f} {self.torch_mos:9.5f} "
+            f"{self.graph_mos:9.5f} {self.difference:9.1e}"
+        )
+
+
+def export_distillmos(
+    out: Path,
+    *,
+    clips: Sequence[AudioSource],
+    step: Step,
+    name: str = "distillmos",
+    force: bool = False,
+) -> Drift:
+    """Exports a bundle with one FP32 graph, after comparing its scores with the package's.
+
+    Args:
+        out: Directory of the bundle to write.
+        clips: Audio to compare on; all clips one after the other are compared, too, since only
+            recordings of more than 7.7 s have several segments.
+        step: Announces progress.
+        name: Name of the model.
+        force: Whether an older bundle at `out` is replaced.
+
+    Returns:
+        The measured differences, which are also in the manifest.
+
+    Raises:
+        AudioError: A clip cannot be scored.
+        CheckpointError: The package's weights do not fit.
+        ModuleNotFoundError: The package is not installed.
+        OutputError: `out` must not or cannot be written.
+        ParityError: The graph and the package disagree; nothing was written.
+    """
+    check_target(out, force=force)
+    with step("loading the package distillmos"):
+        published = published_model()
+    with new_directory(out, force=force) as directory:
+        with step("exporting"):
+            graph, weights = write_graph(
+                DistillMos(published).eval(),
+                {"waveform": (_SEGMENT_SAMPLES,)},
+                directory / "model.fp32.onnx",
+            )
+            member = Member(name="network", graph=bundle_file(graph), weights=bundle_file(weights))
+            manifest = _manifest(name, Variant(opset=OPSET, members=(member,)))
+        with step(f"comparing with torch on {len(clips)} clips and all of them as one"):
+            drift = _compared(directory, manifest, published, clips)
+            drift.check()
+        with step(f"writing {out.name}"):
+            publish(directory, manifest, drift, card=distillmos_card)
+    return drift
+
+
+def _manifest(name: str, variant: Variant) -> Manifest:
+    return Manifest(
+        name=name,
+        family="segments",
+        sample_rate_hz=_SAMPLE_RATE_HZ,
+        ssl=SslSpec(
+            tensor="waveform",
+            crop_samples=_SEGMENT_SAMPLES,
+            epsilon=0.0,
+            segment_hop_samples=_HOP_SAMPLES,
+        ),
+        mel=None,
+        domains=(_DOMAIN,),
+        default_domain=_DOMAIN,
+        inputs=(TensorSpec(name="waveform", dtype="float32", shape=(BATCH, _SEGMENT_SAMPLES)),),
+        outputs=(TensorSpec(name="mos", dtype="float32", shape=(BATCH, 1)),),
+        variants={"fp32": variant},
+        front_end="graph",
+        provenance=provenance(
+            [{"file": f"distillmos {importlib.metadata.version('distillmos')}"}],
+            config={},
+            licence="MIT, Copyright (c) Microsoft Corporation",
+            training_data=None,
+            libraries=_LIBRARIES,
+        ),
+    )
+
+
+def _compared(
+    directory: Path, manifest: Manifest, published: nn.Module, clips: Sequence[AudioSource]
+) -> Drift:
+    """Compares the runtime's scores of whole recordings with the package's."""
+    recordings = [Recording(clip, _SAMPLE_RATE_HZ) for clip in clips]
+    waveforms = [next(each.chunks([(0, each.n_samples)])) for each in recordings]
+    names = [clip.name for clip in clips]
+    if len(waveforms) > 1:
+        waveforms.append(np.concatenate(waveforms))
+        names.append("all clips as one")
+    front_end = FusionFrontEnd(manifest)
+    rows = []
+    backend = OrtBackend(
+        directory,
+        manifest.variants["fp32"],
+        inputs=manifest.inputs,
+        outputs=manifest.outputs,
+        threads=usable_cores(),
+    )
+    with contextlib.closing(backend):
+        for clip, waveform in zip(names, waveforms, strict=True):
+            recording = Recording(ArraySource(waveform, _SAMPLE_RATE_HZ), _SAMPLE_RATE_HZ)
+            plan = PlanRule(kind="grid").plan(recording.n_samples, front_end.geometry)
+            scores = [
+                float(backend.run({"waveform": view["waveform"][None]}, ["mos"])["mos"][0, 0, 0])
+                for view in front_end.views(recording, plan)
+            ]
+            with torch.inference_mode():
+                expected = float(published(torch.from_numpy(waveform)[None])[0, 0])
+            duration_s = waveform.size / _SAMPLE_RATE_HZ
+            rows.append(_Row(clip, duration_s, expected, float(np.mean(scores))))
+    differences = [row.difference for row in rows]
+    return Drift(
+        values={
+            "mos_max_abs": rounded(max(differences)),
+            "mos_mean_abs": rounded(float(np.mean(differences))),
+            "n_clips": len(rows),
+            "against": f"distillmos {importlib.metadata.version('distillmos')}, torch fp32",
+        },
+        limit=f"{TOLERANCE_MOS:g} MOS",
+        rows=[(row.line, row.difference <= TOLERANCE_MOS) for row in rows],
+        header=f"{'clip':28} {'s':>6} {'torch':>9} {'onnx':>9} {'|d|':>9}",
+    )

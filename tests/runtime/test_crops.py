@@ -64,6 +64,26 @@ def test_grid_density_is_the_models() -> None:
     assert CropPlan.grid(10_000_000, 20, geometry=geometry).n_views == 20
 
 
+def test_segments_cover_the_recording() -> None:
+    """As many segments as Distill-MOS reads, and where it reads them."""
+    geometry = CropGeometry(
+        ssl_samples=122_880, spec_samples=0, n_crops=0, n_windows=0, segment_hop_samples=16_000
+    )
+    for n_samples in (1_600, 122_880, 122_881, 138_880, 138_881, 500_000):
+        over = max(n_samples - 122_880, 0)
+        n_hops = int(np.ceil(over / 16_000)) + 1
+        expected = [int(place * over) for place in np.linspace(0, 1, n_hops)]
+        plan = CropPlan.grid(n_samples, geometry=geometry)
+        assert plan.ssl_starts.tolist() == expected
+        plan.check(n_samples, geometry)
+    assert CropPlan.grid(500_000, 3, geometry=geometry).ssl_starts.tolist() == [0, 188_560, 377_120]
+    with pytest.raises(PlanError, match="no random crops"):
+        CropPlan.reference(500_000, 0, geometry=geometry)
+    late = CropPlan(np.array([1]), np.zeros((1, 0), np.int64))
+    with pytest.raises(PlanError, match="can start at 0 at the latest"):
+        late.check(1_600, geometry)
+
+
 def test_grid_without_a_branch() -> None:
     plan = CropPlan.grid(80_000, geometry=CropGeometry(spec_samples=0, n_crops=0, n_windows=0))
     assert plan.spec_starts.shape == (plan.n_views, 0)

@@ -287,7 +287,7 @@ class Manifest:
         if (self.ssl is not None) != (self.family in ("fusion", "ssl", "segments")):
             raise BundleError(f"manifest.json: ssl does not fit family {self.family!r}")
         hop_samples = self.ssl.segment_hop_samples if self.ssl is not None else 0
-        if (hop_samples > 0) != (self.family == "segments") or hop_samples < 0:
+        if (hop_samples > 0) != (self.family == "segments"):
             raise BundleError(
                 f"manifest.json: ssl.segment_hop_samples ({hop_samples}) does not fit family "
                 f"{self.family!r}"

@@ -36,7 +36,8 @@ __all__ = [
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _EXPORT: Final = frozenset({
-    "huggingface_hub", "onnx", "onnx_ir", "onnxscript", "timm", "tomli", "torch", "transformers",
+    "distillmos", "huggingface_hub", "onnx", "onnx_ir", "onnxscript", "timm", "tomli", "torch",
+    "transformers",
 })  # fmt: skip
 EXTRAS: Final = {
     "bench": frozenset({"librosa", "psutil", "scipy", "threadpoolctl"}),

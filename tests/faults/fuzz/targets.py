@@ -189,7 +189,7 @@ class Zips:
         path.write_bytes(data)
         try:
             bundle = Bundle.open(path)
-            assert bundle.model_card is not None
+            bundle.model_card()
             bundle.verify()
             variant = next(iter(bundle.manifest.variants.values()))
             with bundle.extracted(variant):

@@ -1,0 +1,79 @@
+"""Distill-MOS as a bundle, held to the package that publishes it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from click.testing import CliRunner
+
+import mosrt
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.manifest import Manifest
+from mosrt.errors import BundleError
+from mosrt_export.cli.export import export
+from tests.conftest import DATA, made_once
+
+pytest.importorskip("distillmos", reason="needs the package distillmos, of the extra export")
+from mosrt_export.distillmos import published_model
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    def make(folder: Path) -> None:
+        options = ["distillmos", "--output", str(folder / "bundle")]
+        result = CliRunner().invoke(export, options, catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+        assert "written; largest difference" in result.stdout
+
+    return made_once(tmp_path_factory, "distillmos", make) / "bundle"
+
+
+def test_scores_equal_the_packages(bundle: Path) -> None:
+    """Short recordings and long ones, at the rate of the model so that resampling has no part."""
+    parts = [soundfile.read(DATA / name, dtype="float32")[0] for name in _AT_16_KHZ]
+    mono = [part.mean(axis=1) if part.ndim == 2 else part for part in parts]
+    whole = np.concatenate(mono)
+    lengths = (8_000, 122_881, 200_000)
+    recordings = [*mono, *(np.resize(whole, length) for length in lengths)]
+    model = published_model()
+    with mosrt.load(bundle, threads=2) as scorer, torch.inference_mode():
+        for recording in recordings:
+            score = scorer.score(recording, 16_000)
+            expected = float(model(torch.from_numpy(recording.astype(np.float32))[None])[0, 0])
+            assert score.mos == pytest.approx(expected, abs=1e-4)  # rounding of quiet bins
+            assert score.windows[0][0] == 0
+            assert score.windows[-1][1] == pytest.approx(len(recording) / 16_000)
+
+
+_AT_16_KHZ = ("flite_slt_16k_mono.wav", "espeak_fr_16k_stereo.ogg")
+
+
+def test_one_segment_has_no_interval(bundle: Path) -> None:
+    rng = np.random.default_rng(0)
+    with mosrt.load(bundle) as scorer:
+        short = scorer.score(rng.normal(0, 0.1, 16_000).astype(np.float32), 16_000)
+        long = scorer.score(rng.normal(0, 0.1, 200_000).astype(np.float32), 16_000)
+    assert np.isnan(short.low)
+    assert long.n_views == 6
+    assert long.low < long.mos < long.high
+
+
+def test_the_card_keeps_the_notice(bundle: Path) -> None:
+    card = Bundle.open(bundle).model_card()
+    assert "Copyright (c) Microsoft Corporation." in card
+    assert "shall be included in all" in card
+    assert "arXiv 2502.05356" in card
+
+
+def test_segments_are_of_their_family(bundle: Path) -> None:
+    manifest = Bundle.open(bundle).manifest
+    plain = json.loads(json.dumps(manifest.to_dict()))
+    assert Manifest.from_dict(plain) == manifest
+    with pytest.raises(BundleError, match="does not fit family 'ssl'"):
+        Manifest.from_dict({**plain, "family": "ssl"})
+    del plain["ssl"]["segment_hop_samples"]
+    with pytest.raises(BundleError, match="does not fit family 'segments'"):
+        Manifest.from_dict(plain)

@@ -2,25 +2,39 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
-import re
-from collections.abc import Iterator
-from contextlib import contextmanager
+import select
+import stat
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, BinaryIO, Final, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
+import soxr
 
 from mosrt._arrays import Float32Array
 from mosrt.errors import AudioError
 from mosrt.host.fork import fork_waits
 
+from .containers import Part, View, find_parts, recognised
 from .guards import FLAGS, MAX_RATE_HZ, MIN_RATE_HZ
 
-__all__ = ["AUDIO_SUFFIXES", "ArraySource", "AudioSource", "FileSource"]
+__all__ = [
+    "AUDIO_SUFFIXES",
+    "ArraySource",
+    "AudioSource",
+    "FileSource",
+    "audio_error",
+    "file_chunks",
+    "frame_samples",
+    "spooled",
+]
 
 
 AUDIO_SUFFIXES: Final = frozenset({
@@ -32,11 +46,17 @@ AUDIO_SUFFIXES: Final = frozenset({
 _BLOCK_S: Final = 2.0
 _MAX_CHANNELS: Final = 64
 _INTEGER_SCALE: Final = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
-# How libsndfile logs a header that gives more data than the file has. Programs that write WAV to a
-# pipe cannot know the length and leave a number near the largest one there.
-_SHORT_DATA = re.compile(r"^data : (\d+) \(should be (\d+)\)", re.MULTILINE)
-_UNKNOWN_SIZES: Final = range(0x7FFF_0000, 0x1_0000_0000)
+# Values in a block, all channels: 2 s of up to 41 channels at 48 kHz.
+_BLOCK_VALUES: Final = 1 << 22
 _SHORT_OGG: Final = "lacks an end-of-stream bit"
+# A pipe is read into memory up to this, and refused earlier if it does not begin as audio.
+_LARGEST_PIPE_BYTES: Final = 1 << 30
+_HEAD_BYTES: Final = 1 << 18
+_PIPE_WAIT_S: Final = 10.0
+_ANY_FORMAT: Final = (
+    "convert it to WAV or FLAC if it plays elsewhere, or allow any format (any_format=True, "
+    "--any-format)"
+)
 
 
 class AudioSource(Protocol):
@@ -46,11 +66,13 @@ class AudioSource(Protocol):
         name: Name for messages.
         sample_rate_hz: Sampling rate.
         truncated: Whether the file ends before the length in its header, as far as is known yet.
+        unread: Whether the file has more audio than is read, as far as is known yet.
     """
 
     name: str
     sample_rate_hz: int
     truncated: bool
+    unread: bool
 
     def blocks(self) -> Iterator[Float32Array]:
         """Yields the recording in blocks (samples, channels) float32 of about 2 s.
@@ -83,11 +105,14 @@ class ArraySource:
         self, waveform: npt.ArrayLike, sample_rate_hz: float, *, name: str = "waveform"
     ) -> None:
         self.name = name
-        self.truncated = False
+        self.truncated = self.unread = False
         self.sample_rate_hz = _checked_rate(sample_rate_hz, name)
+        if np.ma.is_masked(waveform):
+            cure = "drop its masked samples with .compressed(), or set them with .filled(0)"
+            raise audio_error(name, "bad-array", f"its masked samples are no audio; {cure}")
         try:
             array = np.asarray(waveform)
-        except ValueError as exc:
+        except (ValueError, TypeError, RuntimeError) as exc:
             raise audio_error(name, "bad-array", str(exc)) from exc
         if array.dtype not in (np.float32, np.float64, *_INTEGER_SCALE):
             raise audio_error(name, "bad-array", f"its dtype is {array.dtype}")
@@ -100,7 +125,7 @@ class ArraySource:
 
     def blocks(self) -> Iterator[Float32Array]:
         """Yields the recording in blocks (samples, channels) float32 of about 2 s."""
-        step = _block_samples(self.sample_rate_hz)
+        step = _block_samples(self.sample_rate_hz, len(self._samples))
         scale = _INTEGER_SCALE.get(self._samples.dtype)
         for start in range(0, self._samples.shape[1], step):
             block = self._samples[:, start : start + step].T
@@ -132,77 +157,203 @@ class _Sound(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
 
 
 class FileSource:
-    """An audio file in a format that libsndfile reads, such as WAV, FLAC, OGG, Opus or MP3.
+    """An audio file: WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg (Vorbis, Opus), MP3 or NIST SPHERE.
+
+    The contents decide, not the name. Recordings that are joined end to end, or chained as in Ogg,
+    are read one after the other, at the sampling rate of the first.
 
     Args:
-        file: A path, or the whole of a file as bytes.
+        file: A path, or the whole of a file as bytes. What is no regular file, such as a pipe, is
+            read once and into memory, up to 1 GiB.
         name: Name for messages; by default the path.
+        any_format: Whether to leave other contents to libsndfile, which goes by the name as well.
 
     Raises:
         AudioError: With flag "unreadable" or "bad-rate".
     """
 
-    def __init__(self, file: str | os.PathLike[str] | bytes, *, name: str | None = None) -> None:
+    def __init__(
+        self,
+        file: str | os.PathLike[str] | bytes,
+        *,
+        name: str | None = None,
+        any_format: bool = False,
+    ) -> None:
         self.name = name or ("audio" if isinstance(file, bytes) else os.fspath(file))
-        self._file = file
-        self.truncated = False
-        with self._open() as sound:
+        self._file: Path | bytes
+        with self._reading():
+            self._file = file if isinstance(file, bytes) else _file(Path(file), any_format)
+            with self._opened() as opened:
+                size = opened.seek(0, os.SEEK_END)
+                self._parts, self.unread = find_parts(opened, size)
+        if not self._parts:
+            if not any_format:
+                raise audio_error(self.name, "unreadable", _unknown(size))
+            self._parts = [Part(pieces=(range(size),), end=size)]
+        self._whole = self._parts[0].pieces == (range(size),) and not self._parts[0].padding
+        self.truncated = any(part.cut for part in self._parts)
+        with self._open(self._parts[0]) as sound:
             self.sample_rate_hz = _checked_rate(sound.samplerate, self.name)
-            log = sound.extra_info
-            self.truncated = _SHORT_OGG in log or any(
-                int(promised) > int(present) and int(promised) not in _UNKNOWN_SIZES
-                for promised, present in _SHORT_DATA.findall(log)
-            )
+            self.truncated = self.truncated or _SHORT_OGG in sound.extra_info
 
     def blocks(self) -> Iterator[Float32Array]:
         """Yields the recording in blocks (samples, channels) float32 of about 2 s.
 
         A damaged file is read as far as possible, and `truncated` is then set.
         """
-        step = _block_samples(self.sample_rate_hz)
-        with self._open() as sound:
-            n_read = 0
-            while True:
-                try:
-                    block = sound.read(step, dtype="float32", always_2d=True)
-                except (soundfile.LibsndfileError, RuntimeError) as exc:
-                    if not n_read:
-                        raise audio_error(self.name, "unreadable", str(exc)) from exc
-                    self.truncated = True
-                    return
-                if not len(block):
-                    break
-                n_read += len(block)
-                yield block
-            self.truncated = self.truncated or n_read < sound.frames
+        for part in self._parts:
+            try:
+                with self._open(part) as sound:
+                    if sound.samplerate == self.sample_rate_hz:
+                        yield from self._part_blocks(part, sound)
+                    else:
+                        _checked_rate(sound.samplerate, self.name)
+                        resampler = soxr.ResampleStream(
+                            sound.samplerate,
+                            self.sample_rate_hz,
+                            sound.channels,
+                            dtype="float32",
+                            quality="HQ",
+                        )
+                        for block in self._part_blocks(part, sound):
+                            yield resampler.resample_chunk(block).reshape(-1, sound.channels)
+                        rest = np.zeros((0, sound.channels), np.float32)
+                        yield resampler.resample_chunk(rest, last=True).reshape(-1, sound.channels)
+            except AudioError:
+                if part is self._parts[0]:
+                    raise
+                self.unread = True
+
+    def _part_blocks(self, part: Part, sound: _Sound) -> Iterator[Float32Array]:
+        step = _block_samples(sound.samplerate, sound.channels)
+        length = part.n_samples or sound.frames
+        n_read = 0
+        while n_read < length:
+            try:
+                # No more than there is: behind it there may be something else.
+                block = sound.read(min(step, length - n_read), dtype="float32", always_2d=True)
+            except (soundfile.LibsndfileError, RuntimeError) as exc:
+                if not n_read:
+                    raise audio_error(self.name, "unreadable", str(exc)) from exc
+                self.truncated = True
+                return
+            if not len(block):
+                break
+            n_read += len(block)
+            yield block
+        self.truncated = (
+            self.truncated
+            or (part.counted and n_read < length)
+            or (part is not self._parts[0] and _SHORT_OGG in sound.extra_info)
+        )
 
     @contextmanager
-    def _open(self) -> Iterator[Any]:
-        """Opens the file for reading; every failure becomes an AudioError."""
+    def _open(self, part: Part) -> Iterator[Any]:
+        """Opens a part for reading; every failure becomes an AudioError."""
+        with ExitStack() as stack:
+            with self._reading():
+                if self._whole and isinstance(self._file, Path):
+                    path = os.fspath(self._file)
+                    # soundfile encodes names strictly.
+                    sound = _Sound(path if os.name == "nt" else os.fsencode(path))
+                else:
+                    file = stack.enter_context(self._opened())
+                    sound = _Sound(file if self._whole else View(file, part))
+                stack.enter_context(sound)
+            yield sound
+
+    def _opened(self) -> BinaryIO:
+        return io.BytesIO(self._file) if isinstance(self._file, bytes) else self._file.open("rb")
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        """Makes AudioErrors of what goes wrong in opening a file."""
         try:
-            if isinstance(self._file, bytes):
-                sound = _Sound(io.BytesIO(self._file))
-            else:
-                # The system tells why a file cannot be opened; libsndfile does not.
-                Path(self._file).open("rb").close()
-                sound = _Sound(os.fspath(self._file))
+            yield
         except soundfile.LibsndfileError as exc:
             cure = "convert it to WAV or FLAC if it plays elsewhere"
             detail = f"{exc.error_string.rstrip('.')}; {cure}"
             raise audio_error(self.name, "unreadable", detail) from exc
+        except AudioError:
+            raise
         except (OSError, ValueError) as exc:
             detail = getattr(exc, "strerror", None) or str(exc)
             raise audio_error(self.name, "unreadable", detail) from exc
         except TypeError as exc:  # soundfile needs the format of a .raw file
             detail = "raw samples without a header; convert them to WAV"
             raise audio_error(self.name, "unreadable", detail) from exc
-        with sound:
-            yield sound
 
 
-def _block_samples(sample_rate_hz: int) -> int:
+def spooled(chunks: Iterable[bytes], *, bounded: bool, any_format: bool) -> bytes:
+    """All bytes of a stream; OSError if it is no audio or, when `bounded`, does not end."""
+    data, checked = io.BytesIO(), any_format
+    for chunk in chunks:
+        data.write(chunk)
+        if not checked and data.tell() >= _HEAD_BYTES:
+            checked = True
+            if not recognised(data, data.tell()):
+                raise OSError(errno.EINVAL, _unknown(1))
+            data.seek(0, os.SEEK_END)
+        if bounded and data.tell() > _LARGEST_PIPE_BYTES:
+            raise OSError(errno.EFBIG, "it does not end within 1 GiB; write it to a file first")
+    return data.getvalue()
+
+
+def file_chunks(file: BinaryIO) -> Iterator[bytes]:
+    """The rest of a binary file object."""
+    while chunk := file.read(_HEAD_BYTES):
+        if not isinstance(chunk, bytes | bytearray | memoryview):
+            raise TypeError(f"{file!r} is open as text; open it in binary mode")
+        yield bytes(chunk)
+    if chunk is None:
+        raise OSError(errno.EAGAIN, "it has no data yet; open it in blocking mode")
+
+
+def _file(path: Path, any_format: bool) -> Path | bytes:
+    """The path of a regular file; or what comes from a pipe."""
+    mode = path.stat().st_mode
+    if stat.S_ISFIFO(mode):
+        return spooled(_pipe_chunks(path), bounded=True, any_format=any_format)
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise OSError(errno.ENODEV, "it is a device; give a file or a pipe")
+    return path
+
+
+def _pipe_chunks(path: Path) -> Iterator[bytes]:
+    """What a named pipe gives, read once; OSError if nobody opens it for writing."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        began, deadline = False, time.monotonic() + _PIPE_WAIT_S
+        while True:
+            select.select([descriptor], [], [], 0.1)
+            try:
+                chunk = os.read(descriptor, _HEAD_BYTES)
+            except BlockingIOError:  # somebody writes, but nothing yet
+                began = True
+                continue
+            if chunk:
+                began = True
+                yield chunk
+            elif began:
+                return
+            elif time.monotonic() > deadline:
+                raise OSError(errno.EPIPE, f"nothing writes to this pipe for {_PIPE_WAIT_S:g} s")
+            else:
+                time.sleep(0.02)
+    finally:
+        os.close(descriptor)
+
+
+def _unknown(size: int) -> str:
+    """Why bytes are in no known container."""
+    what = "it begins like no known audio file, maybe samples without a header" if size else "empty"
+    return f"{what}; {_ANY_FORMAT}"
+
+
+def _block_samples(sample_rate_hz: int, channels: int) -> int:
     """Samples per block: a multiple of the 20 ms frames in which guards measure silence."""
-    return frame_samples(sample_rate_hz) * round(_BLOCK_S / 0.02)
+    frame = frame_samples(sample_rate_hz)
+    return frame * max(1, min(round(_BLOCK_S / 0.02), _BLOCK_VALUES // (frame * channels)))
 
 
 def frame_samples(sample_rate_hz: int) -> int:

@@ -1,0 +1,453 @@
+"""Finds the recordings in a file by its bytes, and gives each a header that tells the truth.
+
+libsndfile believes the lengths in a header. Programs that write to a pipe cannot know them, files
+are cut or joined, and tags stand before and behind the audio. So a file is divided into `Part`s
+here, and libsndfile reads each through a `View`, which replaces what is wrong.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from bisect import bisect_right
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import BinaryIO, Final
+
+from . import mp3
+
+__all__ = ["Part", "View", "find_parts", "recognised"]
+
+# A 32-bit length from here on that the file does not have means "unknown": programs write
+# 2 000 000 000, 0x7FFFF000, 0x80000000 or 0xFFFFFFFF when they write to a pipe.
+_UNKNOWN_FROM: Final = 2_000_000_000
+_UNKNOWN_FROM_64: Final = 1 << 62
+_LARGEST_32: Final = 0xFFFF_FFFF
+_LARGEST_HEADER: Final = 1 << 24
+_READ_BYTES: Final = 1 << 18
+_MP3_IN_WAV: Final = 0x55
+# Bytes behind the audio that may be a tag of a kind not known here; more are reported as unread.
+_IGNORED_BYTES: Final = 4_096
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """One recording of a file; a file may hold several, one behind the other.
+
+    Attributes:
+        pieces: What libsndfile reads: ranges of the file, and bytes in place of a wrong header.
+        end: Where the part ends in the file.
+        cut: Whether the file ends before the length in the part's header.
+        counted: Whether it is damaged if it has fewer samples than libsndfile finds in its header.
+        n_samples: Samples per channel, if libsndfile has to guess them.
+        padding: Bytes that the view claims to have beyond its pieces, so that the guess is not
+            too low.
+        unread: Whether there is audio in it that is not read.
+    """
+
+    pieces: tuple[bytes | range, ...]
+    end: int
+    cut: bool = False
+    counted: bool = True
+    n_samples: int | None = None
+    padding: int = 0
+    unread: bool = False
+
+
+class View:
+    """A part as a seekable binary file for soundfile.
+
+    An error of the system ends the file and stays in `error`: soundfile's callbacks cannot raise.
+
+    Args:
+        file: The file.
+        part: What of it to read, and what instead.
+    """
+
+    def __init__(self, file: BinaryIO, part: Part) -> None:
+        self._file = file
+        self._pieces = part.pieces
+        self._starts = [0, *accumulate(len(piece) for piece in part.pieces)]
+        self._size = self._starts[-1] + part.padding
+        self._position = 0
+        self.error: OSError | None = None
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Moves to a position as other files do."""
+        self._position = max(0, offset + (0, self._position, self._size)[whence])
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def readinto(self, buffer: bytearray) -> int:
+        """Fills a buffer as far as there are bytes; their number."""
+        into = memoryview(buffer).cast("B")
+        done = 0
+        try:
+            while done < len(into) and (chunk := self._next(len(into) - done)):
+                into[done : done + len(chunk)] = chunk
+                done += len(chunk)
+                self._position += len(chunk)
+        except OSError as exc:
+            self.error = exc
+        return done
+
+    def _next(self, count: int) -> bytes:
+        number = bisect_right(self._starts, self._position) - 1
+        if number >= len(self._pieces):
+            # libmpg123 looks for a tag in the last 128 bytes; elsewhere the file ends.
+            return bytes(count if self._position == self._size - 128 else 0)
+        piece, offset = self._pieces[number], self._position - self._starts[number]
+        if isinstance(piece, bytes):
+            return piece[offset : offset + count]
+        return _read(self._file, piece.start + offset, min(count, len(piece) - offset))
+
+
+def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
+    """The recordings of a file, and whether it has more behind them that is not read.
+
+    Args:
+        file: A seekable file.
+        size: Its length in bytes.
+
+    Returns:
+        No recordings if the file is in no container that is known here.
+    """
+    parts: list[Part] = []
+    start = _behind_tags(file, 0)
+    while start < size:
+        reader = _reader(file, start)
+        found = _mp3(file, start, size) if reader is None else reader(file, start, size)
+        if not found:
+            break
+        parts += found
+        start = _behind_tags(file, found[-1].end)
+    rest = _read(file, start, max(0, min(_trimmed(file, size) - start, _READ_BYTES)))
+    unread = len(rest.strip(b"\0")) > _IGNORED_BYTES or any(part.unread for part in parts)
+    return parts, unread
+
+
+def recognised(head: BinaryIO, size: int) -> bool:
+    """Whether a file that begins with the `size` bytes in `head` may be in a known container."""
+    start = _behind_tags(head, 0)
+    return start >= size or _reader(head, start) is not None or bool(_mp3(head, start, size))
+
+
+def _read(file: BinaryIO, start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
+
+
+def _behind_tags(file: BinaryIO, start: int) -> int:
+    """Where the file goes on behind the tags at `start` and the zeros that follow them."""
+    while length := mp3.tag_length(_read(file, start, 32)):
+        start += length
+        while zeros := _read(file, start, 4_096):
+            start += (skipped := len(zeros) - len(zeros.lstrip(b"\0")))
+            if skipped < len(zeros):
+                break
+    return start
+
+
+def _trimmed(file: BinaryIO, size: int) -> int:
+    """Length of a file without the tags at its end."""
+    while length := mp3.end_tag_length(_read(file, max(0, size - 128), min(size, 128))):
+        size = max(0, size - length)
+    return size
+
+
+_Reader = Callable[[BinaryIO, int, int], list[Part]]
+
+
+def _reader(file: BinaryIO, start: int) -> _Reader | None:
+    """What reads the container that begins at `start`; None for MP3 and what is not known."""
+    head = _read(file, start, 40)
+    for layout in _LAYOUTS:
+        if re.match(layout.magic, head, re.DOTALL):
+            return layout.parts
+    known: dict[bytes, _Reader] = {
+        b"fLaC": _flac, b"OggS": _ogg, b".snd": _au, b"dns.": _au, b"NIST": _nist,
+    }  # fmt: skip
+    return known.get(head[:4])
+
+
+def _mp3(file: BinaryIO, start: int, size: int) -> list[Part]:
+    return [
+        Part(
+            pieces=stream.pieces,
+            end=stream.end,
+            cut=stream.cut,
+            counted=False,  # `cut` says it
+            n_samples=stream.n_samples,
+            padding=stream.padding,
+        )
+        for stream in mp3.streams(file, start, _trimmed(file, size))
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Layout:
+    """How a container of chunks is laid out.
+
+    Attributes:
+        magic: Regular expression for its first bytes.
+        first: Position of the first chunk.
+        name: Length of a chunk's name.
+        length: Format of a chunk's length for `struct`.
+        whole: Whether that counts name and length as well.
+        align: Chunks begin at multiples of this.
+        data: First four bytes of the name of the chunk with the samples.
+        skip: Bytes in that chunk before the samples.
+        total: Position of the length of the whole; None if there is none.
+    """
+
+    magic: bytes
+    first: int
+    name: int = 4
+    length: str
+    whole: bool = False
+    align: int
+    data: bytes = b"data"
+    skip: int = 0
+    total: int | None
+
+    def next_chunk(self, file: BinaryIO, start: int, at: int) -> tuple[bytes, int, int]:
+        """Name of the chunk at `at`, start and length of its contents; b"" if there is none."""
+        header = self.name + struct.calcsize(self.length)
+        raw = _read(file, at, header)
+        if len(raw) < header or not re.match(rb"[ -~]{4}", raw):
+            return b"", at, 0
+        if at > start + self.first and _reader(file, at) is not None:
+            return b"", at, 0  # another recording
+        (length,) = struct.unpack(self.length, raw[self.name :])
+        return raw[:4], at + header, length - header if self.whole else length
+
+    def behind(self, start: int, body: int, length: int) -> int:
+        """Where the chunk behind another begins."""
+        return body + length + -(body + length - start) % self.align
+
+    def ends_well(self, file: BinaryIO, start: int, at: int, size: int) -> bool:
+        """Whether nothing but whole chunks follows."""
+        while at < size:
+            name, body, length = self.next_chunk(file, start, at)
+            if not name or length < 0 or body + length > size:
+                return False
+            at = self.behind(start, body, length)
+        return True
+
+    def parts(self, file: BinaryIO, start: int, size: int) -> list[Part]:
+        """The recording; as it is if it has no chunk with samples."""
+        at, data, fields = start + self.first, None, _Fields()
+        cut = unknown = unread = False
+        while at < size:
+            name, body, length = self.next_chunk(file, start, at)
+            if not name:
+                break
+            if name == self.data:
+                unread = data is not None
+                if fields.ds64 is not None and length == _LARGEST_32:
+                    length = fields.data_bytes
+                body, length = body + self.skip, length - self.skip
+                present = max(0, size - body)
+                if length > present:
+                    wide = fields.ds64 is not None or struct.calcsize(self.length) == 8
+                    unknown = length >= (_UNKNOWN_FROM_64 if wide else _UNKNOWN_FROM)
+                    cut = not unknown and length - present >= fields.block
+                elif length <= 0:
+                    length = 0
+                    unknown = present > 0 and not self.ends_well(
+                        file, start, self.behind(start, body, 0), size
+                    )
+                data = (body, length)
+                if unknown or cut:
+                    break
+            elif length < 0:
+                break
+            else:
+                fields.read(name, file, body, length)
+            at = self.behind(start, body, length)
+        if data is None:
+            return [Part(pieces=(range(start, size),), end=size)]
+        body, length = data
+        end = min(at, size)
+        if unknown or cut:
+            end = _trimmed(file, size) if unknown else size
+            length = end - body
+        if fields.mp3:
+            streams = _mp3(file, body, body + length)
+            return [*streams[:-1], replace(streams[-1], end=end)] if streams else []
+        pieces: tuple[bytes | range, ...] = (range(start, end),)
+        wide_wav = _read(file, start, 4) == b"BW64"
+        # libsndfile itself reads a WAV file to its end that claims to have more than it has.
+        plain = self.length == "<I" and fields.ds64 is None and not unread
+        if (unknown or cut or wide_wav) and not (plain and data[1] > 0 and length < _LARGEST_32):
+            header = _read(file, start, min(body - start, _LARGEST_HEADER))
+            if len(header) == body - start:
+                true = self.header(header, fields, start, length)
+                pieces = (true, range(body, end))
+        return [Part(pieces=pieces, end=end, cut=cut, unread=unread)]
+
+    def header(self, header: bytes, fields: _Fields, start: int, length: int) -> bytes:
+        """A header, all before the samples, with the length of the samples that are there."""
+        true = bytearray(header)
+        whole = len(header) + length
+        field = struct.calcsize(self.length)
+        if fields.ds64 is not None:
+            true[:4] = b"RF64"
+            sizes = (whole - 8, length, length // fields.block)
+            struct.pack_into("<QQQ", true, fields.ds64 - start, *sizes)
+            struct.pack_into("<I", true, len(true) - 4, _LARGEST_32)
+            return bytes(true)
+        if header[:4] == b"RIFF" and whole >= _LARGEST_32:
+            ds64 = struct.pack(
+                "<4sIQQQI", b"ds64", 28, whole + 28, length, length // fields.block, 0
+            )
+            return b"RF64\xff\xff\xff\xffWAVE" + ds64 + header[12:-4] + b"\xff\xff\xff\xff"
+        largest = _LARGEST_32 if field == 4 else (1 << 63) - 1
+        if self.total is not None:
+            struct.pack_into(
+                self.length, true, self.total, min(largest, whole if self.whole else whole - 8)
+            )
+        data = length + self.skip + (self.name + field if self.whole else 0)
+        struct.pack_into(self.length, true, len(true) - self.skip - field, min(largest, data))
+        if fields.comm is not None and fields.comm - start < len(true):
+            frames = min(_LARGEST_32, length // fields.block)
+            struct.pack_into(">I", true, fields.comm - start + 2, frames)
+        return bytes(true)
+
+
+@dataclass(slots=True)
+class _Fields:
+    """What the chunks before the samples say.
+
+    Attributes:
+        block: Bytes of a frame, all channels, or of a block of several frames.
+        mp3: Whether a WAV file holds MP3.
+        ds64: Position of the contents of the chunk with 64-bit lengths.
+        data_bytes: Length of the samples in that chunk.
+        comm: Position of the contents of AIFF's chunk COMM.
+    """
+
+    block: int = 1
+    mp3: bool = False
+    ds64: int | None = None
+    data_bytes: int = 0
+    comm: int | None = None
+
+    def read(self, name: bytes, file: BinaryIO, body: int, length: int) -> None:
+        """Takes what is wanted from a chunk."""
+        if name not in (b"fmt ", b"COMM", b"desc", b"ds64"):
+            return
+        raw = _read(file, body, min(length, 64)).ljust(64, b"\0")
+        if name == b"fmt ":
+            self.block = max(1, *struct.unpack_from("<H", raw, 12))
+            self.mp3 = raw[:2] == struct.pack("<H", _MP3_IN_WAV)
+        elif name == b"desc":
+            self.block = max(1, *struct.unpack_from(">I", raw, 16))
+        elif name == b"ds64":
+            self.ds64 = body
+            (self.data_bytes,) = struct.unpack_from("<q", raw, 8)
+        else:
+            channels, _, bits = struct.unpack_from(">HIH", raw)
+            coding = raw[18:22] if length >= 22 else b"NONE"
+            if coding.upper() in (b"ULAW", b"ALAW"):
+                bits = 8
+            self.block = max(1, channels * -(-bits // 8))
+            self.comm = body
+
+
+_W64: Final = rb"riff.\x91\xcf\x11\xa5\xd6.{14}wave"
+_LAYOUTS: Final = (
+    _Layout(magic=rb"(RIFF|RF64|BW64)....WAVE", first=12, length="<I", align=2, total=4),
+    _Layout(magic=rb"RIFX....WAVE", first=12, length=">I", align=2, total=4),
+    _Layout(magic=_W64, first=40, name=16, length="<q", whole=True, align=8, total=16),
+    _Layout(
+        magic=rb"FORM....AIF[FC]", first=12, length=">I", align=2, data=b"SSND", skip=8, total=4
+    ),
+    _Layout(magic=rb"caff\x00\x01", first=8, length=">q", align=1, skip=4, total=None),
+)
+
+
+def _au(file: BinaryIO, start: int, size: int) -> list[Part]:
+    """Sun's and NeXT's format, with a header of six numbers."""
+    head = _read(file, start, 24)
+    order = ">" if head[:4] == b".snd" else "<"
+    if len(head) < 24:
+        return [Part(pieces=(range(start, size),), end=size)]
+    offset, length, coding, _, channels = struct.unpack(order + "5I", head[4:])
+    sample = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(coding, 1)
+    present = max(0, size - start - offset)
+    if length == 0 or (length > present and length >= _UNKNOWN_FROM):
+        true = min(_trimmed(file, size) - start - offset, _LARGEST_32)
+        patched = head[:8] + struct.pack(order + "I", max(0, true)) + head[12:]
+        end = max(start + offset, start + offset + true)
+        return [Part(pieces=(patched, range(start + 24, end)), end=end)]
+    end = min(size, start + offset + length)
+    cut = length - present >= max(1, sample * channels)
+    return [Part(pieces=(range(start, end),), end=end, cut=cut)]
+
+
+def _nist(file: BinaryIO, start: int, size: int) -> list[Part]:
+    """NIST SPHERE, with a header of lines such as "sample_count -i 52640"."""
+    head = _read(file, start, 1024)
+
+    def number(name: bytes) -> int:
+        found = re.search(rb"^" + name + rb" -i (\d{1,15})\b", head, re.MULTILINE)
+        return int(found[1]) if found else 0
+
+    block = max(1, number(b"channel_count")) * max(1, number(b"sample_n_bytes"))
+    missing = number(b"sample_count") * block - (size - start - len(head))
+    compressed = re.search(rb"^sample_coding .*(shorten|shortpack|wavpack)", head, re.MULTILINE)
+    return [Part(pieces=(range(start, size),), end=size, cut=not compressed and missing >= block)]
+
+
+def _flac(file: BinaryIO, start: int, size: int) -> list[Part]:
+    """FLAC; the next one behind it is found by its first bytes."""
+    at, last = start + 4, False
+    while not last and at < size:
+        head = _read(file, at, 4)
+        last = len(head) < 4 or head[0] >= 0x80
+        at += 4 + int.from_bytes(head[1:], "big")
+    info = int.from_bytes(_read(file, start + 18, 8), "big")
+    counted = info & 0xF_FFFF_FFFF != 0  # 0 samples means an unknown number
+    size = _trimmed(file, size) if not counted else size
+    end = _find(file, rb"fLaC[\x00\x80]\x00\x00\x22", min(at, size), size)
+    return [Part(pieces=(range(start, end),), end=end, counted=counted)]
+
+
+def _find(file: BinaryIO, pattern: bytes, start: int, size: int) -> int:
+    """Where eight bytes that match `pattern` begin; `size` if nowhere."""
+    expression, fixed = re.compile(pattern), pattern[:4]
+    while start < size:
+        chunk = _read(file, start, _READ_BYTES)
+        at = chunk.find(fixed)
+        while at >= 0:
+            if expression.match(_read(file, start + at, 8)):
+                return start + at
+            at = chunk.find(fixed, at + 1)
+        start += max(1, len(chunk) - 3)
+        if len(chunk) < 4:
+            break
+    return size
+
+
+def _ogg(file: BinaryIO, start: int, size: int) -> list[Part]:
+    """A chain of Ogg streams; libsndfile reads the first one of what it is given."""
+    links, at, in_headers = [start], start, True
+    while at < size:
+        head = _read(file, at, 27 + 255)
+        if head[:4] != b"OggS" or len(head) < 27:
+            at = _find(file, rb"OggS\x00[\x00-\x07]", at + 1, size)
+            continue
+        first = bool(head[5] & 2)
+        if first and not in_headers:
+            links.append(at)
+        in_headers = first
+        at += 27 + head[26] + sum(head[27 : 27 + head[26]])
+    ends = [*links[1:], size]
+    return [
+        Part(pieces=(range(first, end),), end=end) for first, end in zip(links, ends, strict=True)
+    ]

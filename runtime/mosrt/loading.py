@@ -43,6 +43,7 @@ def load(
     batch_size: int | None = None,
     on_bad_audio: BadAudioPolicy = "warn",
     remove_silence: bool = False,
+    any_format: bool = False,
     cache: bool = True,
 ) -> Scorer:
     """Opens a model as a scorer.
@@ -71,6 +72,8 @@ def load(
             "error" raises AudioError. The flags in the score name the guards.
         remove_silence: Cut long quiet runs before scoring, as the reference implementation of
             UTMOSv2 does by default.
+        any_format: Also read files in other formats than those of `Scorer.score_file`, which
+            libsndfile recognises by little, or by their names alone.
         cache: Keep what engines make of large graphs on disk (see
             `mosrt.host.cache.cache_directory`), so that the next start is quicker.
 
@@ -92,6 +95,7 @@ def load(
         "batch_size": batch_size,
         "on_bad_audio": on_bad_audio,
         "remove_silence": remove_silence,
+        "any_format": any_format,
     }
     refused: ProviderError | None = None
     for candidate in candidates(provider):

@@ -15,18 +15,18 @@ from typing import Any, BinaryIO
 import numpy.typing as npt
 
 from ._arrays import Float32Array
-from .audio.guards import FLAGS, BadAudioPolicy
+from .audio.guards import FLAGS, TOO_LOUD, BadAudioPolicy
 from .audio.recording import Recording
-from .audio.sources import ArraySource, AudioSource, FileSource, audio_error
+from .audio.sources import ArraySource, AudioSource, FileSource, audio_error, file_chunks, spooled
 from .bundle.manifest import Manifest
 from .crops import CropPlan, Plan, PlanRule, resolve_plan
-from .errors import AudioError, DomainError
+from .errors import AudioError, BundleError, DomainError
 from .host.thread_pool import Calls, ThreadPool
 from .score import Score
 
 __all__ = ["AudioFile", "Item", "Request", "Scorer"]
 
-AudioFile = str | os.PathLike[str] | bytes | BinaryIO
+AudioFile = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
 Item = AudioFile | tuple[npt.ArrayLike, float]
 
 _LOG = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class Scorer(ABC):
         batch_size: int,
         on_bad_audio: BadAudioPolicy,
         remove_silence: bool,
+        any_format: bool = False,
         reopen: Callable[..., Scorer] | None = None,
     ) -> None:
         self.manifest = manifest
@@ -67,6 +68,7 @@ class Scorer(ABC):
         self.batch_size = batch_size
         self._on_bad_audio = on_bad_audio
         self._remove_silence = remove_silence
+        self._any_format = any_format
         self._reopen = reopen
         self._pool = ThreadPool(threads)
         self._calls = Calls("the scorer", self._release)
@@ -129,7 +131,7 @@ class Scorer(ABC):
         frames: bool = False,
         horizons: bool = False,
     ) -> Score:
-        """Scores an audio file of any format that libsndfile reads.
+        """Scores an audio file: WAV, FLAC, Ogg, Opus, MP3, AIFF and others.
 
         Args:
             file: A path, the bytes of a whole file, or a binary file object, which is read into
@@ -299,7 +301,7 @@ class Scorer(ABC):
     def _open(self, item: Item) -> Recording | AudioError:
         """Decodes and checks a recording; gives an error that the policy lets pass."""
         try:
-            recording = self._recording(_source(item))
+            recording = self._recording(_source(item, any_format=self._any_format))
         except AudioError as exc:
             if self._on_bad_audio == "error":
                 raise
@@ -316,6 +318,29 @@ class Scorer(ABC):
             _LOG.warning("%s; its score may mean little", error)
         return recording
 
+    def _not_finite(self, recording: Recording) -> AudioError:
+        """What to do about a recording that the model gives nan or infinity for.
+
+        Raises:
+            AudioError: The recording's level is the reason, and the policy is "error".
+            BundleError: It is not.
+        """
+        if TOO_LOUD not in recording.flags:
+            raise BundleError(
+                f"{self.manifest.name}: its output is not finite for {recording.name}, so its "
+                "weights are damaged; check them with `mosrt info --verify`, or export it again"
+            )
+        error = AudioError(
+            f"{recording.name}: cannot be scored: {FLAGS[TOO_LOUD]}, and the model gives nothing "
+            "finite for it",
+            flags=recording.flags,
+        )
+        if self._on_bad_audio == "error":
+            raise error
+        if self._on_bad_audio == "warn":
+            _LOG.warning("%s", error)
+        return error
+
     def _recording(self, source: AudioSource) -> Recording:
         """A recording at the model's rate; AudioError if a guard refuses it."""
         return Recording(source, self.manifest.sample_rate_hz, remove_silence=self._remove_silence)
@@ -330,16 +355,26 @@ class Request:
     horizons: bool = False
 
 
-def _source(item: Item) -> AudioSource:
+def _source(item: Item, *, any_format: bool) -> AudioSource:
     if isinstance(item, tuple):
         return ArraySource(*item)
     if isinstance(item, str | os.PathLike | bytes):
-        return FileSource(item)
+        return FileSource(item, any_format=any_format)
+    if isinstance(item, bytearray | memoryview):
+        return FileSource(bytes(item), any_format=any_format)
     name = getattr(item, "name", None)
     name = name if isinstance(name, str) else "audio"
     if hasattr(item, "encoding"):
         raise TypeError(f"{name} is open as text; open it in binary mode")
+    if not hasattr(item, "read"):
+        raise TypeError(
+            f"{type(item).__name__} is no recording; give a path, the bytes of a file, a binary "
+            "file object or a tuple (waveform, sample_rate)"
+        )
     try:
-        return FileSource(item.read(), name=name)
-    except OSError as exc:
-        raise audio_error(name, "unreadable", exc.strerror or str(exc)) from exc
+        # What cannot be sought in may never end.
+        seekable = getattr(item, "seekable", bool)()
+        data = spooled(file_chunks(item), bounded=not seekable, any_format=any_format)
+    except (OSError, ValueError) as exc:
+        raise audio_error(name, "unreadable", getattr(exc, "strerror", None) or str(exc)) from exc
+    return FileSource(data, name=name, any_format=any_format)

@@ -2,22 +2,20 @@
 
 libsndfile believes the lengths in a header. Programs that write to a pipe cannot know them, files
 are cut or joined, and tags stand before and behind the audio. So a file is divided into `Part`s
-here, and libsndfile reads each through a `View`, which replaces what is wrong.
+here, whose wrong headers are replaced.
 """
 
 from __future__ import annotations
 
 import re
 import struct
-from bisect import bisect_right
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import BinaryIO, Final
 
 from . import mp3
 
-__all__ = ["Part", "View", "find_parts", "recognised"]
+__all__ = ["Part", "find_parts", "recognised"]
 
 # A 32-bit length from here on that the file does not have means "unknown": programs write
 # 2 000 000 000, 0x7FFFF000, 0x80000000 or 0xFFFFFFFF when they write to a pipe.
@@ -53,57 +51,6 @@ class Part:
     n_samples: int | None = None
     padding: int = 0
     unread: bool = False
-
-
-class View:
-    """A part as a seekable binary file for soundfile.
-
-    An error of the system ends the file and stays in `error`: soundfile's callbacks cannot raise.
-
-    Args:
-        file: The file.
-        part: What of it to read, and what instead.
-    """
-
-    def __init__(self, file: BinaryIO, part: Part) -> None:
-        self._file = file
-        self._pieces = part.pieces
-        self._starts = [0, *accumulate(len(piece) for piece in part.pieces)]
-        self._size = self._starts[-1] + part.padding
-        self._position = 0
-        self.error: OSError | None = None
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Moves to a position as other files do."""
-        self._position = max(0, offset + (0, self._position, self._size)[whence])
-        return self._position
-
-    def tell(self) -> int:
-        """The position."""
-        return self._position
-
-    def readinto(self, buffer: bytearray) -> int:
-        """Fills a buffer as far as there are bytes; their number."""
-        into = memoryview(buffer).cast("B")
-        done = 0
-        try:
-            while done < len(into) and (chunk := self._next(len(into) - done)):
-                into[done : done + len(chunk)] = chunk
-                done += len(chunk)
-                self._position += len(chunk)
-        except OSError as exc:
-            self.error = exc
-        return done
-
-    def _next(self, count: int) -> bytes:
-        number = bisect_right(self._starts, self._position) - 1
-        if number >= len(self._pieces):
-            # libmpg123 looks for a tag in the last 128 bytes; elsewhere the file ends.
-            return bytes(count if self._position == self._size - 128 else 0)
-        piece, offset = self._pieces[number], self._position - self._starts[number]
-        if isinstance(piece, bytes):
-            return piece[offset : offset + count]
-        return _read(self._file, piece.start + offset, min(count, len(piece) - offset))
 
 
 def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
@@ -238,6 +185,17 @@ class _Layout:
             at = self.behind(start, body, length)
         return True
 
+    def is_unknown(
+        self, file: BinaryIO, fields: _Fields, start: int, data: tuple[int, int], size: int
+    ) -> bool:
+        """Whether the length of the samples is none that a program has counted."""
+        body, length = data
+        if length > size - body:
+            wide = fields.ds64 is not None or struct.calcsize(self.length) == 8
+            return length >= (_UNKNOWN_FROM_64 if wide else _UNKNOWN_FROM)
+        after = self.behind(start, body, 0)
+        return length <= 0 and body < size and not self.ends_well(file, start, after, size)
+
     def parts(self, file: BinaryIO, start: int, size: int) -> list[Part]:
         """The recording; as it is if it has no chunk with samples."""
         at, data, fields = start + self.first, None, _Fields()
@@ -250,20 +208,13 @@ class _Layout:
                 unread = data is not None
                 if fields.ds64 is not None and length == _LARGEST_32:
                     length = fields.data_bytes
-                body, length = body + self.skip, length - self.skip
+                data = body, length = body + self.skip, length - self.skip
                 present = max(0, size - body)
-                if length > present:
-                    wide = fields.ds64 is not None or struct.calcsize(self.length) == 8
-                    unknown = length >= (_UNKNOWN_FROM_64 if wide else _UNKNOWN_FROM)
-                    cut = not unknown and length - present >= fields.block
-                elif length <= 0:
-                    length = 0
-                    unknown = present > 0 and not self.ends_well(
-                        file, start, self.behind(start, body, 0), size
-                    )
-                data = (body, length)
+                unknown = self.is_unknown(file, fields, start, (body, length), size)
+                cut = not unknown and length - present >= fields.block
                 if unknown or cut:
                     break
+                length = max(0, length)
             elif length < 0:
                 break
             else:

@@ -18,8 +18,8 @@ import soxr
 from mosrt._arrays import Float32Array, IntArray
 from mosrt.crops import tiled_length
 
-from .guards import FATAL_FLAGS, MIN_DURATION_S, LevelMeter
-from .sources import AudioSource, audio_error, frame_samples
+from .guards import FATAL_FLAGS, MIN_DURATION_S, LevelMeter, frame_samples
+from .sources import AudioSource, audio_error
 
 __all__ = ["Recording"]
 
@@ -85,6 +85,8 @@ class Recording:
                 raise audio_error(source.name, flag)
         if source.truncated:
             flags += ("truncated",)
+        if source.unread:
+            flags += ("unread",)
         if remove_silence and not cuts.found_loud:
             flags += ("quiet",)
         self.flags = flags
@@ -188,7 +190,7 @@ class Recording:
                 mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
             if meter is not None:
                 meter.add(block, mono, frame_samples(source))
-                if not meter.finite:
+                if not meter.usable:
                     return
             started = self._lap("decode", started)
             if resampler is None:

@@ -8,8 +8,10 @@ import os
 import select
 import stat
 import time
+from bisect import bisect_right
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, BinaryIO, Final, Protocol
 
@@ -22,8 +24,8 @@ from mosrt._arrays import Float32Array
 from mosrt.errors import AudioError
 from mosrt.host.fork import fork_waits
 
-from .containers import Part, View, find_parts, recognised
-from .guards import FLAGS, MAX_RATE_HZ, MIN_RATE_HZ
+from .containers import Part, find_parts, recognised
+from .guards import FLAGS, MAX_RATE_HZ, MIN_RATE_HZ, frame_samples
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -156,6 +158,58 @@ class _Sound(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
         return False
 
 
+class _View:
+    """A part as a seekable binary file for soundfile.
+
+    An error of the system ends the file and stays in `error`: soundfile's callbacks cannot raise.
+
+    Args:
+        file: The file.
+        part: What of it to read, and what instead.
+    """
+
+    def __init__(self, file: BinaryIO, part: Part) -> None:
+        self._file = file
+        self._pieces = part.pieces
+        self._starts = [0, *accumulate(len(piece) for piece in part.pieces)]
+        self._size = self._starts[-1] + part.padding
+        self._position = 0
+        self.error: OSError | None = None
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Moves to a position as other files do."""
+        self._position = max(0, offset + (0, self._position, self._size)[whence])
+        return self._position
+
+    def tell(self) -> int:
+        """The position."""
+        return self._position
+
+    def readinto(self, buffer: bytearray) -> int:
+        """Fills a buffer as far as there are bytes; their number."""
+        into = memoryview(buffer).cast("B")
+        done = 0
+        try:
+            while done < len(into) and (chunk := self._next(len(into) - done)):
+                into[done : done + len(chunk)] = chunk
+                done += len(chunk)
+                self._position += len(chunk)
+        except OSError as exc:
+            self.error = exc
+        return done
+
+    def _next(self, count: int) -> bytes:
+        number = bisect_right(self._starts, self._position) - 1
+        if number >= len(self._pieces):
+            # libmpg123 looks for a tag in the last 128 bytes; elsewhere the file ends.
+            return bytes(count if self._position == self._size - 128 else 0)
+        piece, offset = self._pieces[number], self._position - self._starts[number]
+        if isinstance(piece, bytes):
+            return piece[offset : offset + count]
+        self._file.seek(piece.start + offset)
+        return self._file.read(min(count, len(piece) - offset))
+
+
 class FileSource:
     """An audio file: WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg (Vorbis, Opus), MP3 or NIST SPHERE.
 
@@ -258,7 +312,7 @@ class FileSource:
                     sound = _Sound(path if os.name == "nt" else os.fsencode(path))
                 else:
                     file = stack.enter_context(self._opened())
-                    sound = _Sound(file if self._whole else View(file, part))
+                    sound = _Sound(file if self._whole else _View(file, part))
                 stack.enter_context(sound)
             yield sound
 
@@ -354,11 +408,6 @@ def _block_samples(sample_rate_hz: int, channels: int) -> int:
     """Samples per block: a multiple of the 20 ms frames in which guards measure silence."""
     frame = frame_samples(sample_rate_hz)
     return frame * max(1, min(round(_BLOCK_S / 0.02), _BLOCK_VALUES // (frame * channels)))
-
-
-def frame_samples(sample_rate_hz: int) -> int:
-    """Samples in 20 ms."""
-    return max(1, sample_rate_hz // 50)
 
 
 def _checked_rate(sample_rate_hz: float, name: str) -> int:

@@ -107,6 +107,11 @@ ALL_DOMAINS: Final = "all"
     is_flag=True,
     help="Cut long quiet runs first, as the public UTMOSv2 does.",
 )
+@click.option(
+    "--any-format",
+    is_flag=True,
+    help="Also read files that are recognised by little, or by their names alone.",
+)
 @click.option("--frames", is_flag=True, help="Add the uncertainty over time to JSON.")
 @click.option("--horizons", is_flag=True, help="Add every measure per prediction horizon to JSON.")
 @click.option(
@@ -121,6 +126,7 @@ def score(
     views: int | None, plan_text: str, provider: str, threads: int | None, recursive: bool,
     kind: str, output: Path | None, on_bad_audio: BadAudioPolicy, remove_silence: bool,
     timings: bool, frames: bool, horizons: bool, plot: Path | None, cache: bool,
+    any_format: bool,
 ) -> None:  # fmt: skip
     """Score audio files: WAV, FLAC, OGG, Opus, MP3, AIFF and more, of any rate and length.
 
@@ -149,6 +155,7 @@ def score(
         threads=threads,
         on_bad_audio=on_bad_audio,
         remove_silence=remove_silence,
+        any_format=any_format,
         cache=cache,
     ) as scorer:
         domains = _domains(scorer, domain)

@@ -216,6 +216,8 @@ class FusionScorer(Scorer):
             if isinstance(clip, AudioError):
                 raise clip
             self._run([clip], names)
+        if not all(np.isfinite(out[name]).all() for out in clip.outputs for name in names):
+            raise self._not_finite(clip.recording)
         return {name: np.stack([out[name] for out in clip.outputs], axis=1) for name in names}
 
     def _release(self) -> None:
@@ -293,6 +295,8 @@ class FusionScorer(Scorer):
         output = self.manifest.outputs[0].name
         # (networks, views, domains): all views of the first network, then of the second, ...
         values = np.stack([out[output] for out in clip.outputs], axis=1).astype(np.float64)
+        if not np.isfinite(values).all():
+            return self._to_scores(self._not_finite(clip.recording), domains)
         views = {name: values[:, :, i].ravel() for i, name in enumerate(self.domains)}
         mos = {name: float(each.mean()) for name, each in views.items()}
         recording = clip.recording

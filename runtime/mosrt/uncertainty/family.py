@@ -79,20 +79,21 @@ def row_measures(logits: npt.NDArray[np.floating[Any]]) -> FloatArray:
     Returns:
         (4, rows) float64.
     """
-    values = logits.astype(np.float64)
-    lowest = np.isneginf(values)
-    if lowest.any():
-        values[lowest] = values[~lowest].min()
-    mean = values.mean(axis=1)
-    centred = values - mean[:, np.newaxis]
-    std = np.sqrt(np.square(centred).sum(axis=1) / (values.shape[1] - 1))
-    largest = values.max(axis=1)
-    np.subtract(values, largest[:, np.newaxis], out=values)
-    weights = np.exp(values, out=centred)
-    total = weights.sum(axis=1)
-    # With x = logits - max and w = exp(x): entropy = log Σw - Σwx / Σw.
-    entropy = np.log(total) - np.einsum("rk,rk->r", weights, values) / total
-    return np.stack([mean, std, largest, entropy])
+    with np.errstate(all="ignore"):  # the scorer reports what is not finite
+        values = logits.astype(np.float64)
+        lowest = np.isneginf(values)
+        if not lowest.all() and lowest.any():
+            values[lowest] = values[~lowest].min()
+        mean = values.mean(axis=1)
+        centred = values - mean[:, np.newaxis]
+        std = np.sqrt(np.square(centred).sum(axis=1) / (values.shape[1] - 1))
+        largest = values.max(axis=1)
+        np.subtract(values, largest[:, np.newaxis], out=values)
+        weights = np.exp(values, out=centred)
+        total = weights.sum(axis=1)
+        # With x = logits - max and w = exp(x): entropy = log Σw - Σwx / Σw.
+        entropy = np.log(total) - np.einsum("rk,rk->r", weights, values) / total
+        return np.stack([mean, std, largest, entropy])
 
 
 def load_stages(

@@ -84,7 +84,10 @@ class UncertaintyScorer(Scorer):
                 f"which are given for one chunk; cut it to {limit_s:g} s"
             )
         chunk, _ = zero_padded(next(recording.chunks(bounds)), self._spec.zero_pad_below_samples)
-        return self._family.features(chunk)
+        features = self._family.features(chunk)
+        if not all(np.isfinite(each).all() for each in features.values()):
+            raise self._not_finite(recording)
+        return features
 
     def _release(self) -> None:
         for stage in self._stages.values():
@@ -170,6 +173,9 @@ class UncertaintyScorer(Scorer):
         model_ms = 1e3 * (time.perf_counter() - started)
         measures = totals.means(per_horizon=request.horizons)
         uncertainty = self._spec.sign * measures[self._spec.measure]
+        if not np.isfinite(list(measures.values())).all():
+            error = self._not_finite(recording)
+            return self._failed_score(error, domain, () if mos_map is None else self.domains)
         rate_hz = self.manifest.sample_rate_hz
         mos = math.nan if mos_map is None else mos_map(uncertainty)
         end_s = recording.duration_s  # resampling may have rounded the number of samples up
@@ -242,7 +248,9 @@ class _Totals:
                     self._add((layout, horizon), rows.values[:, rows.horizons == horizon])
 
     def _add(self, key: tuple[str, int | None], values: FloatArray) -> None:
-        self.sums[key] = self.sums.get(key, np.zeros(len(MEASURES))) + values.sum(axis=1)
+        with np.errstate(invalid="ignore", over="ignore"):  # the scorer reports it
+            sums = self.sums.get(key, np.zeros(len(MEASURES))) + values.sum(axis=1)
+        self.sums[key] = sums
         self.counts[key] = self.counts.get(key, 0) + values.shape[1]
 
     def means(self, *, per_horizon: bool) -> dict[str, float]:

@@ -44,8 +44,9 @@ class DropoutFamily:
             shape = (n, features.shape[1], dropout.channels)
             logits = self.logits(features, sampler.keep(dropout.probability, shape))
             # Pass by pass, so that the sum does not depend on how passes are grouped.
-            for one in logits:
-                total = total + one
+            with np.errstate(invalid="ignore", over="ignore"):  # the scorer reports it
+                for one in logits:
+                    total = total + one
             done += n
         mean = np.delete(total / done, dropout.dropped_columns, axis=1)
         return {"ctc": Rows(values=row_measures(mean), frames=np.arange(len(mean)))}
@@ -142,10 +143,11 @@ def collapsed(logits: Float32Array) -> FloatArray:
     A distractor whose quantised features are the frame's own has a logit of minus infinity.
     """
     values = logits.astype(np.float64)
-    largest = values.max(axis=1)
-    weights = np.exp(values - largest[:, np.newaxis])
-    others = weights[:, 1:].sum(axis=1)
-    total = weights[:, 0] + others
-    with np.errstate(divide="ignore"):  # every distractor may be the frame's own code
+    # Every distractor may be the frame's own code, and the scorer reports what is not finite.
+    with np.errstate(all="ignore"):
+        largest = values.max(axis=1)
+        weights = np.exp(values - largest[:, np.newaxis])
+        others = weights[:, 1:].sum(axis=1)
+        total = weights[:, 0] + others
         found: FloatArray = np.log(np.stack([weights[:, 0] / total, others / total], axis=1))
     return found

@@ -124,7 +124,7 @@ class Endless:
 
     name = "two hours"
     sample_rate_hz = 48_000
-    truncated = False
+    truncated = unread = False
 
     def blocks(self) -> Iterator[Waveform]:
         block = np.stack([noise(2, 48_000), noise(2, 48_000)], axis=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -102,33 +103,38 @@ class LevelMeter:
             frame_samples: Length in samples of the frames that are judged silent or not.
         """
         self.n_samples += len(mono)
-        # Checked before the downmix, where sums may overflow and infinities may cancel.
-        self.finite = self.finite and bool(np.isfinite(block).all())
-        if not self.finite or not len(mono):
+        if not len(mono):
             return
-        magnitudes = np.abs(block)
-        self.peak = max(self.peak, float(magnitudes.max()))
+        # Of the channels, not of the downmix, where sums may overflow and infinities may cancel.
+        lowest, highest = float(block.min()), float(block.max())  # nan if any sample is
+        self.finite = self.finite and math.isfinite(lowest) and math.isfinite(highest)
+        peak = max(-lowest, highest)
+        self.peak = max(self.peak, peak)
         if not self.usable:
             return
-        self._lowest = min(self._lowest, float(mono.min()))
-        self._highest = max(self._highest, float(mono.max()))
         self._n_values += block.size
-        self._n_full_scale += int(np.count_nonzero(magnitudes >= _FULL_SCALE))
+        if peak >= _FULL_SCALE:
+            self._n_full_scale += int(np.count_nonzero(np.abs(block) >= _FULL_SCALE))
         squares = np.square(mono, dtype=np.float64)
         energy = float(squares.sum())
         self._energy += energy
-        self._sum += float(mono.sum(dtype=np.float64))
         if (n_channels := block.shape[1]) > 1:
             energy = float(np.square(block, dtype=np.float64).sum()) / n_channels
+            lowest, highest = float(mono.min()), float(mono.max())
         self._channel_energy += energy
         self._independent_energy += energy / n_channels
+        self._lowest = min(self._lowest, lowest)
+        self._highest = max(self._highest, highest)
         whole = len(mono) // frame_samples * frame_samples
         if whole:
             power = squares[:whole].reshape(-1, frame_samples).mean(axis=1)
             self._n_frames += len(power)
             self._n_silent_frames += int(np.count_nonzero(power < _SILENCE_POWER))
-            means = mono[:whole].reshape(-1, frame_samples).mean(axis=1, dtype=np.float64)
+            sums = np.add.reduceat(mono[:whole], np.arange(0, whole, frame_samples))
+            self._sum += float(sums.sum(dtype=np.float64))
+            means = sums.astype(np.float64) / frame_samples
             self._add_still(power - np.square(means) < _SILENCE_POWER)
+        self._sum += float(mono[whole:].sum())
 
     def _add_still(self, still: npt.NDArray[np.bool_]) -> None:
         """Counts frames without sound, whatever their mean, and their longest run."""
@@ -175,10 +181,10 @@ class LevelMeter:
             flags.insert(0, "constant")
         if self._n_full_scale > _CLIPPED_FRACTION * self._n_values:
             flags.append("clipped")
+        elif offset:  # clipping alone gives speech a mean
+            flags.append("dc-offset")
         if self.peak > _LOUDEST:
             flags.append(TOO_LOUD)
-        if offset:
-            flags.append("dc-offset")
         return tuple(flags)
 
     def _long_silence(self, frame_s: float) -> bool:

@@ -30,14 +30,11 @@ __all__ = ["Parity", "Scores", "compare_scores", "provider_problem", "run_parity
 Scores = Mapping[str, Mapping[str, float]]
 """Scores by clip, then by domain; nan where there is none."""
 
-_TOLERANCES_MOS: Final[Mapping[str, float]] = {
-    "fp32": 1e-3, "fp16": 0.02, "bf16": 0.1, "int8": 0.25,
-}  # fmt: skip
 # Largest |ΔMOS| that passes, by what a variant's name begins with; other variants as FP16. FP32 on
 # another provider differs by rounding. FP16 has 11 bits, of which a deep network loses a few. INT8
 # trades accuracy for speed, which the bundle's manifest declares; more than a quarter of a MOS step
 # is a defect.
-
+_TOLERANCES_MOS: Final = {"fp32": 1e-3, "fp16": 0.02, "bf16": 0.1, "int8": 0.25}
 _WORST: Final = 10
 _SWAP_GAIN: Final = 4.0
 
@@ -240,25 +237,24 @@ def compare_scores(
         "passed".
     """
     problems: list[str] = []
-    lost = [clip for clip in wanted if _scored(wanted[clip]) and not _scored(found.get(clip, {}))]
-    if lost:
+    ours, theirs = ({c for c in each if _scored(each[c])} for each in (found, wanted))
+    if lost := [clip for clip in wanted if clip in theirs - ours]:
         problems.append(f"no score for {len(lost)} clips that the reference scores: {lost[0]}, …")
-    gained = [clip for clip in found if _scored(found[clip]) and not _scored(wanted.get(clip, {}))]
-    if gained:
+    if gained := [clip for clip in found if clip in ours - theirs]:
         problems.append(f"a score for {len(gained)} clips that the reference refuses: {gained[0]}")
-    clips = [clip for clip in wanted if _scored(wanted[clip]) and _scored(found.get(clip, {}))]
+    clips = [clip for clip in wanted if clip in ours & theirs]
     if not clips:
         return {"passed": False, "problems": [*problems, "no clip that both score"]}
     domains = [name for name in wanted[clips[0]] if name in found[clips[0]]]
-    ours, reference = (
-        {name: np.array([scores[clip][name] for clip in clips]) for name in domains}
-        for scores in (found, wanted)
+    scores, reference = (
+        {name: np.array([each[clip][name] for clip in clips]) for name in domains}
+        for each in (found, wanted)
     )
     headline = default_domain if default_domain in domains else domains[0]
     # uncertainties have a scale of their own
     scale = float(np.abs(reference[headline]).mean()) if headline == "uncertainty" else 1.0
     tolerance = tolerance_mos(variant, provider) * scale
-    drifts = {name: ours[name] - reference[name] for name in domains}
+    drifts = {name: scores[name] - reference[name] for name in domains}
     largest = {name: float(np.abs(drift).max()) for name, drift in drifts.items()}
     worst = max(
         (name for name in domains if largest[name] > tolerance),
@@ -269,10 +265,10 @@ def compare_scores(
         problems.append(
             f"drifts by {largest[worst]:.3g} in domain {worst}; the limit is {tolerance:.3g}"
         )
-    if swapped := _swapped_domains(ours, reference):
+    if swapped := _swapped_domains(scores, reference):
         pairs = ", ".join(f"{a} has the scores of {b}" for a, b in swapped.items())
         problems.append(f"domains look swapped: {pairs}")
-    x, y = ours[headline], reference[headline]
+    x, y = scores[headline], reference[headline]
     return {
         "domain": headline,
         **agreement(x, y),
@@ -282,7 +278,7 @@ def compare_scores(
             name: {"mae": float(np.abs(drift).mean()), "max_abs": largest[name]}
             for name, drift in drifts.items()
         },
-        "worst": _worst(clips, ours, reference),
+        "worst": _worst(clips, scores, reference),
         "scale": scale,
         "tolerance": tolerance,
         "problems": problems,

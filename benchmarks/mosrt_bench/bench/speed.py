@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
@@ -240,10 +241,7 @@ class SpeedRun:
         self._report["not_measured"].append({"contestant": name, "what": step, "reason": reason})
 
     def _calls(self, clip: Path) -> dict[str, Callable[[], Mapping[str, float]]]:
-        def timed(runner: Runner) -> Callable[[], Mapping[str, float]]:
-            return lambda: runner.time(clip)
-
-        return {name: timed(self._runners[name]) for name in self._configurations}
+        return {name: partial(self._runners[name].time, clip) for name in self._configurations}
 
     def _latency(self, clip: Path, length_s: float, effort: Effort) -> None:
         taken: dict[str, Timings] = {}

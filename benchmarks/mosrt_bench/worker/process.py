@@ -10,7 +10,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import IO, Any, Final, cast
 
 from mosrt_bench.errors import WorkerError, WorkerTimeoutError
 
@@ -40,6 +40,9 @@ class WorkerProcess:
             stderr=self._log,
             text=True,
         )
+        # both are pipes
+        self._requests = cast(IO[str], self._process.stdin)
+        self._lines = cast(IO[str], self._process.stdout)
         self._answers: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
@@ -55,14 +58,12 @@ class WorkerProcess:
             WorkerError: The request failed, or the process has ended.
             WorkerTimeoutError: There was no answer in time. The process is killed.
         """
-        if self._process.stdin is None:
-            raise RuntimeError("the worker has no pipes")
         try:
             if limit_s is not None and limit_s <= 0:
                 self._process.kill()
                 raise WorkerTimeoutError("no time left")
-            self._process.stdin.write(json.dumps(dict(request)) + "\n")
-            self._process.stdin.flush()
+            self._requests.write(json.dumps(dict(request)) + "\n")
+            self._requests.flush()
             line = self._answers.get(timeout=limit_s)
         except queue.Empty:
             self._process.kill()
@@ -84,21 +85,18 @@ class WorkerProcess:
     def close(self) -> None:
         """Ends the process, by force if it does not end by itself."""
         try:
-            if self._process.stdin is not None:
-                self._process.stdin.close()
+            self._requests.close()
             self._process.wait(_CLOSE_S)
         except (OSError, subprocess.TimeoutExpired):
             self._process.kill()
             self._process.wait()
         self._reader.join()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._lines.close()
         self._log.close()
 
     def _read(self) -> None:
-        if self._process.stdout is not None:
-            for line in self._process.stdout:
-                self._answers.put(line)
+        for line in self._lines:
+            self._answers.put(line)
         self._answers.put("")
 
     def _tail(self) -> str:

@@ -127,9 +127,7 @@ def clips_in(folders: Sequence[Path], count: int) -> list[Speech]:
 def unseen_clips(count: int, seed: int) -> list[Speech]:
     """Clips of 5 s of the synthetic voices kept for evaluation, alternating between engines.
 
-    Args:
-        count: Number of clips.
-        seed: Seed of text, speaking rates and pitches.
+    The seed is that of text, speaking rates and pitches.
 
     Raises:
         VoiceError: A voice is not installed, or produces no speech.

@@ -21,12 +21,7 @@ Run = Mapping[str, Any]
 
 
 def claims(results: Path, model: str) -> dict[str, str]:
-    """Claims of a model card and their figures, from those results that are in a folder.
-
-    Args:
-        results: Folder of the raw results.
-        model: Name of the model.
-    """
+    """Claims of a model's card and their figures, from those results that are in a folder."""
     found: dict[str, str] = {}
     for name, claim in _CLAIMS.items():
         path = results / f"{name}.json"

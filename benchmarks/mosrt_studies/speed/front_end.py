@@ -20,6 +20,7 @@ import numpy as np
 import soundfile
 import torch
 
+from mosrt._arrays import Float32Array
 from mosrt.bundle.bundle import Bundle, find_bundle
 from mosrt.cli.command import exit_on_error, model_option, output_option
 from mosrt.host.thread_pool import ThreadPool
@@ -54,16 +55,12 @@ def main(model: str, audio: str, rounds: int, output: Path) -> None:
     ]
     front_end = MelFrontEnd(spec, rate_hz)
 
+    def librosa_images(crop: Float32Array) -> Float32Array:
+        images = (librosa_image(crop, window, spec, rate_hz) for window in spec.windows)
+        return np.stack([torch_resize(image, spec, channels=1)[0] for image in images])
+
     def by_librosa() -> list[Any]:
-        return [
-            np.stack(
-                [
-                    torch_resize(librosa_image(crop, window, spec, rate_hz), spec, channels=1)[0]
-                    for window in spec.windows
-                ]
-            )
-            for crop in crops
-        ]
+        return [librosa_images(crop) for crop in crops]
 
     def by_mosrt() -> list[Any]:
         return [np.stack(list(front_end.images(crop).values())) for crop in crops]

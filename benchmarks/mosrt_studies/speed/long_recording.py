@@ -93,12 +93,9 @@ def main(
 
 
 def write_recording(clips: Sequence[Path], file: Path, *, n_samples: int) -> None:
-    """Writes clips one after the other, repeated as needed, as mono FLAC at 16 kHz.
+    """Writes audio files of any kind, one after the other, as mono FLAC at 16 kHz.
 
-    Args:
-        clips: Audio files of any rate and number of channels.
-        file: The file to write.
-        n_samples: Length of the recording.
+    They are repeated until there are `n_samples`.
     """
     missing = n_samples
     with soundfile.SoundFile(file, "w", _RATE_HZ, 1, subtype="PCM_16", format="FLAC") as sink:

@@ -13,7 +13,6 @@ from mosrt.bundle.manifest import File, Member, Variant
 from mosrt.bundle.variants import check, reference
 from mosrt.bundle.writer import check_target, new_directory
 from mosrt.errors import ProviderError
-from mosrt.host.files import sha256_of
 from mosrt_export.errors import TritonError
 
 from .config import Network, Serving, to_text
@@ -152,14 +151,8 @@ def _beside(member: Member, weights: File) -> PurePosixPath:
 
 
 def _copy(source: Path, file: File, target: Path) -> None:
-    """Copies a file of a bundle and checks the SHA-256 of the copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(source / file.path, target)
-    if sha256_of(target) != file.sha256:
-        raise TritonError(
-            f"{file.path}: its SHA-256 differs from the manifest; the file is damaged or was "
-            "replaced: copy or export the bundle again"
-        )
 
 
 def _write(path: Path, text: str) -> None:

@@ -41,6 +41,7 @@ MODEL_CARD_NAME: Final = "model-card.md"
 _MAX_MANIFEST_BYTES: Final = 16 * 1024 * 1024
 _MAX_CARD_BYTES: Final = 1024 * 1024
 _MAX_DEPTH: Final = 32
+_MAX_MESSAGE: Final = 600
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +81,7 @@ class Bundle:
         try:
             bundle = cls(path, Manifest.from_dict(parsed))
         except BundleError as exc:
-            raise BundleError(f"{path}: {exc}") from exc
+            raise BundleError(f"{path}: {str(exc)[:_MAX_MESSAGE]}") from exc
         bundle._check_sizes()
         return bundle
 

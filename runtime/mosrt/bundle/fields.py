@@ -68,7 +68,7 @@ class Fields:
         if not isinstance(value, int) or isinstance(value, bool):
             value = self.get(name, float)
         elif abs(value) > 2**53:  # a float may not hold it
-            value = math.copysign(math.inf, value)
+            value = math.inf if value > 0 else -math.inf
         if not least <= value <= most:
             raise BundleError(
                 f"manifest.json: {self.path(name)} must be from {least} to {most}, not {value}"

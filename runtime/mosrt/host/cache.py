@@ -187,7 +187,7 @@ class Cache:
             if self._distrust(note.parent) or distrust(note):
                 return ""
             kept, found, check = json.loads(note.read_bytes())
-        except (OSError, ValueError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return ""
         return str(found) if kept == stamp and check == _check(stamp, found) else ""
 
@@ -197,6 +197,7 @@ class Cache:
                 private_directory(self.directory, note.parent)
                 with replacing(note) as part:
                     part.write_text(json.dumps([stamp, found, _check(stamp, found)]))
+                    part.chmod(0o600)
 
     def _distrust(self, inner: Path) -> str | None:
         """As `distrust`, for the cache's directory, and for one in it and the files there."""
@@ -225,6 +226,7 @@ class Cache:
             written = {path.name: _written(path) for path in sorted(part.iterdir())}
             text = json.dumps({**described, "files": written}, indent=1)
             (part / _ENTRY).write_text(text + "\n", encoding="utf-8")
+            (part / _ENTRY).chmod(0o600)
         for name, stamp in stamps.items():
             if stamp[0] >= _WORTH_REMEMBERING_BYTES:
                 self._remember(self._note(entry / name), stamp, str(written[name][1]))
@@ -250,7 +252,7 @@ class Cache:
                     for name in names
                 )
             )
-        except (OSError, ValueError, TypeError, LookupError, AttributeError):
+        except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return False
 
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import click
 
@@ -23,9 +23,6 @@ from mosrt.cli.command import (
 )
 from mosrt.errors import BundleError
 from mosrt.host.cpu import usable_cores
-
-if TYPE_CHECKING:
-    from .clips import Clip
 
 __all__ = ["quantize"]
 
@@ -178,9 +175,7 @@ def _quantize(
     )
     failure = None
     try:
-        result = quantize_bundle(
-            bundle, audio, output, options, progress=_clip_bar, file_progress=_file_bar
-        )
+        result = quantize_bundle(bundle, audio, output, options, progress=_bar)
     except BudgetError as exc:
         failure, result = exc, exc.result
     click.echo(summary(result), err=True)
@@ -197,18 +192,12 @@ def _quantize(
 
 
 @contextmanager
-def _clip_bar(clips: Sequence[Clip], label: str) -> Iterator[Iterable[Clip]]:
+def _bar(items: Sequence[Any], label: str) -> Iterator[Iterable[Any]]:
     """A progress bar on a terminal; elsewhere one line at the end."""
     if sys.stderr.isatty():
-        with click.progressbar(clips, label=label, file=sys.stderr) as bar:
+        with click.progressbar(items, label=label, file=sys.stderr) as bar:
             yield bar
         return
     started = time.monotonic()
-    yield clips
-    click.echo(f"{label}: {len(clips)} clips, {time.monotonic() - started:.1f} s", err=True)
-
-
-def _file_bar(files: Sequence[Path]) -> Iterator[Path]:
-    hidden = not sys.stderr.isatty()
-    with click.progressbar(files, label="reading", file=sys.stderr, hidden=hidden) as bar:
-        yield from bar
+    yield items
+    click.echo(f"{label}: {len(items)} clips, {time.monotonic() - started:.1f} s", err=True)

@@ -6,7 +6,8 @@ import dataclasses
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,14 +25,15 @@ __all__ = [
     "Clip",
     "ClipFeatures",
     "ClipsError",
-    "FileProgress",
+    "Progress",
     "choose",
     "clip_features",
     "list_sha256",
+    "no_progress",
 ]
 
-FileProgress = Callable[[Sequence[Path]], Iterable[Path]]
-"""Passes files on one by one: a progress bar."""
+Progress = Callable[[Sequence[Any], str], AbstractContextManager[Iterable[Any]]]
+"""Makes a progress bar with a label: a context manager that gives files or clips one by one."""
 
 _MAX_CANDIDATES: Final = 512
 _MIN_EVALUATION: Final = 8
@@ -39,6 +41,12 @@ _FRAME_SAMPLES: Final = 512
 _FLOOR: Final = 1e-10
 _DYNAMIC_RANGE_DB: Final = 60.0
 _LONGEST_S: Final = 60
+
+
+@contextmanager
+def no_progress(items: Sequence[Any], _label: str) -> Iterator[Sequence[Any]]:
+    """Makes no progress bar."""
+    yield items
 
 
 class ClipsError(MosrtError, ValueError):
@@ -73,12 +81,10 @@ class Choice:
     Attributes:
         calibration: Clips that activation ranges are measured on.
         evaluation: Clips that the drift is measured on.
-        seed: Seed of the choice.
     """
 
     calibration: tuple[Clip, ...]
     evaluation: tuple[Clip, ...]
-    seed: int
 
     @property
     def held_out(self) -> bool:
@@ -99,7 +105,7 @@ def choose(
     n_calibration: int = 32,
     n_evaluation: int = 64,
     seed: int = 0,
-    progress: FileProgress = iter,
+    progress: Progress = no_progress,
 ) -> Choice:
     """Chooses clips of every kind of recording in a directory.
 
@@ -116,7 +122,7 @@ def choose(
         n_evaluation: Largest number of evaluation clips. Those are not calibration clips if there
             are at least 8 of them.
         seed: Seed of the choice.
-        progress: Wraps the iteration over files, for a progress bar.
+        progress: Makes a progress bar over files.
 
     Raises:
         ClipsError: Fewer than `n_calibration` recordings can be scored.
@@ -126,11 +132,12 @@ def choose(
     files = [p for p in directory.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()]
     files.sort(key=lambda p: _hash(seed, p.relative_to(directory).as_posix()))
     found: dict[str, Clip] = {}
-    for path in progress(files[:_MAX_CANDIDATES]):
-        clip = _read_clip(path, directory, sample_rate_hz)
-        if clip is not None:
-            twin = found.get(clip.sha256, clip)
-            found[clip.sha256] = min(clip, twin, key=lambda clip: clip.name)
+    with progress(files[:_MAX_CANDIDATES], "reading") as each:
+        for path in each:
+            clip = _read_clip(path, directory, sample_rate_hz)
+            if clip is not None:
+                twin = found.get(clip.sha256, clip)
+                found[clip.sha256] = min(clip, twin, key=lambda clip: clip.name)
     if len(found) < n_calibration:
         raise ClipsError(
             f"{directory}: {len(found)} recordings can be scored, and {n_calibration} are needed; "
@@ -141,7 +148,7 @@ def choose(
     evaluation = tuple(ordered[n_calibration : n_calibration + n_evaluation])
     if len(evaluation) < _MIN_EVALUATION:
         evaluation = tuple(ordered[:n_evaluation])
-    return Choice(calibration=calibration, evaluation=evaluation, seed=seed)
+    return Choice(calibration=calibration, evaluation=evaluation)
 
 
 def _read_clip(path: Path, directory: Path, sample_rate_hz: int) -> Clip | None:

@@ -91,10 +91,9 @@ def fetched(model: Any) -> Any:
 
 def _name_nodes(model: Any) -> None:
     """Gives every node a unique name."""
-    taken = {node.name for node in model.graph.node}
-    seen: set[str] = set()
+    taken, seen = {node.name for node in model.graph.node}, {""}
     for i, node in enumerate(model.graph.node):
-        if not node.name or node.name in seen:
+        if node.name in seen:
             name = f"{node.op_type}_{i}"
             while name in taken:
                 name += "_"
@@ -154,6 +153,7 @@ class Topology:
         consumers: The nodes that read a tensor, by name of the tensor.
         initializers: Constant tensors (onnx.TensorProto) by name.
         outputs: Names of the graph's outputs.
+        values: Types and shapes (onnx.ValueInfoProto) of tensors that are not constant, by name.
     """
 
     def __init__(self, model: Any) -> None:
@@ -168,9 +168,8 @@ class Topology:
                 self.producer[name] = node
         self.initializers: dict[str, Any] = {tensor.name: tensor for tensor in graph.initializer}
         self.outputs = {value.name for value in graph.output}
-        self._types = {
-            value.name: value.type.tensor_type.elem_type
-            for value in (*graph.value_info, *graph.input, *graph.output)
+        self.values: dict[str, Any] = {
+            value.name: value for value in (*graph.value_info, *graph.input, *graph.output)
         }
 
     def weighted(self, node: Any) -> bool:
@@ -192,9 +191,9 @@ class Topology:
     def is_float_activation(self, name: str) -> bool:
         """Whether a tensor is FP32 and not a constant."""
         return (
-            bool(name)
+            name in self.values
             and name not in self.initializers
-            and self._types.get(name) == onnx.TensorProto.FLOAT
+            and self.values[name].type.tensor_type.elem_type == onnx.TensorProto.FLOAT
         )
 
     def only_reader(self, name: str) -> Any | None:

@@ -15,12 +15,12 @@ from mosrt.bundle.writer import updated_bundle, write_card, write_manifest
 from mosrt.errors import BundleError, MosrtError
 from mosrt.host.cpu import CpuFeatures
 
-from .clips import Choice, FileProgress, choose, list_sha256
+from .clips import Choice, Progress, choose, list_sha256, no_progress
 from .passes.corrections import with_offsets
 from .ranges.collector import default_cache
 from .ranges.ranges import METHODS
 from .report import card_with_variants
-from .scoring import ModelUnderTest, Progress
+from .scoring import ModelUnderTest
 from .search.batch_invariance import fixed_batch
 from .search.drift import Budget
 from .search.evaluate import Evaluator, Measurement, written
@@ -119,8 +119,7 @@ def quantize_bundle(
     audio: Path,
     output: Path,
     options: Options,
-    progress: Progress,
-    file_progress: FileProgress = iter,
+    progress: Progress = no_progress,
 ) -> Result:
     """Adds variants to a bundle, or to a copy of it.
 
@@ -129,8 +128,7 @@ def quantize_bundle(
         audio: Directory of speech.
         output: Directory to write: `bundle` itself, or one that does not exist yet.
         options: What to make, and how.
-        progress: Makes progress bars over clips.
-        file_progress: Wraps the iteration over files while clips are chosen.
+        progress: Makes progress bars.
 
     Raises:
         BundleError: The bundle cannot be quantised.
@@ -154,7 +152,7 @@ def quantize_bundle(
             n_calibration=options.n_clips,
             n_evaluation=options.n_evaluation,
             seed=options.seed,
-            progress=file_progress,
+            progress=progress,
         )
         tested = ModelUnderTest(
             directory=directory, manifest=manifest, threads=options.threads, progress=progress
@@ -219,9 +217,7 @@ class _Job:
 
     def make(self, name: str) -> VariantResult:
         """Makes a variant, and writes its files if the drift is within the budget."""
-        if name == "fp16":
-            return self._fp16(name)
-        return self._int8(name)
+        return self._fp16(name) if name == "fp16" else self._int8(name)
 
     def _fp16(self, name: str) -> VariantResult:
         models = {network.member.name: network.fp16() for network in self._networks}
@@ -266,7 +262,7 @@ class _Job:
                 **scheme.to_dict(),
                 "float_blocks": list(point.kept_fp32),
                 "offsets": [float(f"{offset:.3g}") for offset in offsets],
-                "seed": choice.seed,
+                "seed": options.seed,
                 "clips": [clip.to_dict() for clip in choice.calibration],
                 "clips_sha256": list_sha256(choice.calibration),
                 "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},

@@ -117,14 +117,13 @@ def _draw(path: Path, curves: list[VariantResult], fp32_bytes: int, budget: Budg
         drifts = [point.measured.drift.mean_abs for point in points]
         speeds = [point.measured.times_as_fast for point in points]
         sizes = [point.measured.n_bytes / fp32_bytes for point in points]
-        by_speed.plot(speeds, drifts, marker="o", label=made.name)
-        by_size.plot(sizes, drifts, marker="o", label=made.name)
-        for speed, drift, point in zip(speeds, drifts, points, strict=True):
-            by_speed.annotate(f"{point.share:.0%}", (speed, drift), fontsize=7)
-    for axes, label in ((by_speed, "speed relative to FP32"), (by_size, "size relative to FP32")):
+        for axes, values in ((by_speed, speeds), (by_size, sizes)):
+            axes.plot(values, drifts, marker="o", label=made.name)
+        for point, where in zip(points, zip(speeds, drifts, strict=True), strict=True):
+            by_speed.annotate(f"{point.share:.0%}", where, fontsize=7)
+    for axes, quantity in ((by_speed, "speed"), (by_size, "size")):
         axes.axhline(budget.max_drift, color="grey", linestyle=":")
-        axes.set_xlabel(label)
-        axes.set_yscale("log")
+        axes.set(xlabel=f"{quantity} relative to FP32", yscale="log")
         axes.legend()
     by_speed.set_ylabel("mean drift")
     by_speed.set_title("labels: share of MACs in FP32", fontsize=9)

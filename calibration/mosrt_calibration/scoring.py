@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,19 +21,11 @@ from mosrt.scorer import Scorer
 from mosrt.uncertainty.family import load_stages
 from mosrt.uncertainty.scorer import UncertaintyScorer
 
-from .clips import Clip
+from .clips import Clip, Progress, no_progress
 
-__all__ = ["ModelUnderTest", "Progress", "Scored"]
-
-Progress = Callable[[Sequence[Clip], str], Any]
-"""Makes a progress bar with a label: a context manager that gives the clips one by one."""
+__all__ = ["ModelUnderTest", "Scored"]
 
 _REFERENCE: Final = "fp32"
-
-
-@contextmanager
-def _no_progress(clips: Sequence[Clip], _label: str) -> Iterator[Sequence[Clip]]:
-    yield clips
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +56,7 @@ class ModelUnderTest:
     directory: Path
     manifest: Manifest
     threads: int = 1
-    progress: Progress = _no_progress
+    progress: Progress = no_progress
 
     @property
     def reference(self) -> Variant:

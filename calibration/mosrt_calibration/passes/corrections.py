@@ -156,7 +156,7 @@ def smooth(model: Any, channels: Mapping[str, Channels]) -> frozenset[str]:
         if whole and _fold_into_norm(topology, tensor, scale):
             changed.add(tensor)
         else:
-            changed.add(_insert_division(model, tensor, readers, scale))
+            changed.add(_insert_division(model, topology, tensor, readers, scale))
     return frozenset(changed)
 
 
@@ -178,7 +178,9 @@ def _fold_into_norm(topology: Topology, tensor: str, scale: FloatArray) -> bool:
     return True
 
 
-def _insert_division(model: Any, tensor: str, readers: list[Any], scale: FloatArray) -> str:
+def _insert_division(
+    model: Any, topology: Topology, tensor: str, readers: list[Any], scale: FloatArray
+) -> str:
     """Inserts a multiplication by 1 / scale before some nodes; gives its output."""
     scope = str(readers[0].name).rpartition("/")[0]
     name = f"{scope}/Smooth" if scope else f"{readers[0].name}_Smooth"
@@ -188,9 +190,8 @@ def _insert_division(model: Any, tensor: str, readers: list[Any], scale: FloatAr
     node = helper.make_node("Mul", [tensor, factor], [output], name=name)
     position = next(i for i, other in enumerate(model.graph.node) if other.name == readers[0].name)
     model.graph.node.insert(position, node)
-    known = {value.name: value for value in (*model.graph.value_info, *model.graph.input)}
-    if tensor in known:
-        value = copied(known[tensor])
+    if tensor in topology.values:
+        value = copied(topology.values[tensor])
         value.name = output
         model.graph.value_info.append(value)
     for reader in readers:

@@ -132,14 +132,11 @@ def _save(file: Path, seen: Statistics, done: int) -> None:
 
 def slices(model: Any, names: Sequence[str], limit_bytes: int = _SLICE_BYTES) -> list[list[str]]:
     """Splits tensors into slices of at most `limit_bytes`; a larger tensor is its own slice."""
-    shapes = {
-        value.name: value.type.tensor_type.shape
-        for value in (*model.graph.value_info, *model.graph.input, *model.graph.output)
-    }
+    values = Topology(model).values
     found: list[list[str]] = []
     held = 0
     for name in names:
-        size = _bytes(shapes.get(name))
+        size = _bytes(values[name].type.tensor_type.shape) if name in values else _UNKNOWN_BYTES
         if not found or held + size > limit_bytes:
             found.append([])
             held = 0
@@ -150,10 +147,8 @@ def slices(model: Any, names: Sequence[str], limit_bytes: int = _SLICE_BYTES) ->
 
 def _bytes(shape: Any) -> int:
     """Size of an FP32 tensor with a batch of one."""
-    if shape is None or not shape.dim:
-        return _UNKNOWN_BYTES
     sizes = [dim.dim_value for dim in shape.dim]
-    if not all(sizes[1:]):
+    if not sizes or not all(sizes[1:]):
         return _UNKNOWN_BYTES
     return int(_FLOAT_BYTES * max(1, sizes[0]) * math.prod(sizes[1:]))
 

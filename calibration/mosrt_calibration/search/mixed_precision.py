@@ -117,7 +117,7 @@ def rank(
         macs: MACs of the blocks.
         clips: Clips to score.
     """
-    names = macs.blocks
+    names = list(macs.parts)
 
     def drift(quantised: str | None, label: str) -> Drift:
         others = [name for name in names if name != quantised]
@@ -206,7 +206,7 @@ def _requantised(
     chosen: Point, macs: MacCount, point: Callable[[tuple[str, ...]], Point], budget: Budget
 ) -> Point:
     """Quantises expensive blocks of the chosen point again, as far as the budget allows."""
-    average = 1 / len(macs.blocks)
+    average = 1 / len(macs.parts)
     groups = [parts for parts in macs.parts.values() if macs.share(parts) > average]
     while groups:
         group = max(groups, key=macs.share)
@@ -247,11 +247,6 @@ class MacCount:
         return cls(
             parts={block: tuple(found) for block, found in parts.items()}, multiplications=counts
         )
-
-    @property
-    def blocks(self) -> tuple[str, ...]:
-        """Names of all blocks."""
-        return tuple(self.parts)
 
     def share(self, names: Collection[str]) -> float:
         """Share of some blocks or parts in all MACs, from 0 to 1."""

@@ -252,7 +252,7 @@ def test_other_clips_other_weights_and_damaged_files_are_not_taken_from_the_cach
     cache = tmp_path / "cache"
     _collect(conv_model, choice, cache)
     runs()
-    fewer = Choice(calibration=choice.calibration[:2], evaluation=choice.evaluation, seed=0)
+    fewer = Choice(calibration=choice.calibration[:2], evaluation=choice.evaluation)
     _collect(conv_model, fewer, cache)
     assert runs() == 2
     for file in cache.iterdir():

@@ -122,7 +122,7 @@ def test_only_the_half_of_a_block_that_breaks_is_kept_in_fp32(
     (network,) = _networks(tested, choice, tmp_path)
     macs = MacCount.of([network], PLAIN)
     stage, parts = "net.*.blocks.4", tuple(f"net.*.blocks.4.{i}" for i in range(4))
-    assert len(macs.blocks) == 6
+    assert len(macs.parts) == 6
     assert macs.parts[stage] == parts
     outcome = _searched(tested, choice, tmp_path, Budget(max_drift=0.3, min_srcc=-1.0))
     assert outcome.chosen is not None

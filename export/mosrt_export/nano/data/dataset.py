@@ -129,18 +129,11 @@ def record_recipe(recipe: Recipe, out: Path) -> None:
 
 
 def load_pool(voices: list[Voice], paths: list[Path]) -> Pool:
-    """Reads the utterances of voices from the files that `build_pool` wrote.
-
-    Raises:
-        VoiceError: A file has no utterance.
-    """
+    """Reads the utterances of voices from the files that `build_pool` wrote."""
     utterances = []
-    for voice, path in zip(voices, paths, strict=True):
+    for path in paths:
         with np.load(path) as arrays:
-            parts = [arrays[name] for name in sorted(arrays)]
-        if not parts:
-            raise VoiceError(f"{path}: has no utterance of {voice.name}; delete it and start again")
-        utterances.append(parts)
+            utterances.append([arrays[name] for name in sorted(arrays)])
     return Pool(voices, utterances)
 
 

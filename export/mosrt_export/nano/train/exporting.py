@@ -135,7 +135,7 @@ def nano_card(manifest: Manifest) -> str:
     evaluation = provenance.get("evaluation") or {}
     card = template.format(
         name=manifest.name,
-        architecture=_architecture(manifest),
+        encoder=", a wav2vec v1 encoder on the waveform" if manifest.family == "fusion" else "",
         formula=_formula(provenance["combination"]),
         hours=training["hours"],
         clips=training["clips"],
@@ -151,14 +151,6 @@ def nano_card(manifest: Manifest) -> str:
         licence=provenance["licence"],
     )
     return refilled(card)
-
-
-def _architecture(manifest: Manifest) -> str:
-    encoder = ", a wav2vec v1 encoder on the waveform" if manifest.family == "fusion" else ""
-    return (
-        f"It has a convolutional network on log-mel images with two window lengths{encoder}, and a "
-        "head that is conditioned on the domain."
-    )
 
 
 def _formula(combination: Mapping[str, Any]) -> str:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import math
 from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from mosrt.host.files import replacing
 from mosrt_export.uncertainty.wav2vec.model import Architecture, Wav2Vec
+
+from .training import update
 
 __all__ = ["ARCHITECTURE", "PretrainingConfig", "clean_clips", "pretrain", "save_wav2vec"]
 
@@ -82,9 +85,7 @@ def pretrain(
     model.train()
     for step in range(config.steps):
         done = step / config.steps
-        warm = min(1.0, 20 * done)
-        for group in optimiser.param_groups:
-            group["lr"] = config.rate * warm * (0.5 + 0.5 * math.cos(math.pi * done))
+        rate = config.rate * min(1.0, 20 * done) * (0.5 + 0.5 * math.cos(math.pi * done))
         batch = excerpts(waveforms, config, rng).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.reduced):
             features, predictions = model(batch)
@@ -97,11 +98,7 @@ def pretrain(
             {model.architecture.first_horizon + step: step for step in drawn},
             rng.integers(features.shape[2], size=(len(features), config.negatives)),
         )
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-        optimiser.step()
-        yield (step + 1) / config.steps, float(loss.detach()), right
+        yield (step + 1) / config.steps, update(optimiser, loss, rate), right
     model.eval()
 
 
@@ -161,32 +158,21 @@ def save_wav2vec(path: Path, model: Wav2Vec, provenance: dict[str, Any]) -> None
         provenance: How the model was trained, as plain values.
     """
     a = model.architecture
+    # What fairseq reads beside the architecture.
+    options = resources.files(__package__).joinpath("fairseq-options.json").read_text("utf-8")
     args = Namespace(
-        arch="wav2vec",
+        **json.loads(options),
         conv_feature_layers=str(list(a.encoder_layers)),
         conv_aggregator_layers=str(list(a.context_layers)),
         prediction_steps=a.n_steps,
         num_negatives=a.n_negatives,
-        sample_distance=None,
-        cross_sample_negatives=0,
-        offset="auto",
         activation=a.activation,
         log_compression=a.log_compression,
         skip_connections_feat=a.encoder_skip,
         skip_connections_agg=a.context_skip,
-        residual_scale=0.5,
         no_conv_bias=not a.context_bias,
         agg_zero_pad=a.zero_pad,
         non_affine_group_norm=not a.affine_norm,
-        aggregator="cnn",
-        vq_type="none",
-        balanced_classes=False,
-        dropout=0.0,
-        dropout_features=0.0,
-        dropout_agg=0.0,
-        infonce=True,
-        project_features="none",
-        no_group_norm=False,
     )
     with replacing(path) as part:
         torch.save({"args": args, "model": model.state_dict(), "provenance": provenance}, part)

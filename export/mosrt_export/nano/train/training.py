@@ -16,7 +16,15 @@ from torch import nn
 
 from mosrt._arrays import Float32Array, FloatArray, IntArray
 
-__all__ = ["Inputs", "Standardisation", "TrainingConfig", "correlations", "predict", "train"]
+__all__ = [
+    "Inputs",
+    "Standardisation",
+    "TrainingConfig",
+    "correlations",
+    "predict",
+    "train",
+    "update",
+]
 
 _STEEPNESS: Final = 8.0
 Inputs = Callable[[IntArray], tuple[torch.Tensor, ...]]
@@ -116,8 +124,6 @@ def train(
         for single, row in zip(singles, rows, strict=True)
     )
     for step, (batch, made) in enumerate(_ahead(batches, inputs)):
-        for group in optimiser.param_groups:
-            group["lr"] = config.rate * schedule(step / n_steps)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.reduced):
             scores = network(*made)
         scores = scores.float()
@@ -125,15 +131,25 @@ def train(
         if n_climbing:
             climbing = scores[n_single:].reshape(n_climbing, ladders.shape[1], -1)
             loss = loss + config.climbing * ladder_loss(climbing)
-        optimiser.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(parameters, 5.0)
-        optimiser.step()
+        value = update(optimiser, loss, config.rate * schedule(step / n_steps))
         # A smaller decay at the start, so that the average forgets the random initial weights.
         _average(averaged, network, min(config.average, step / (step + 10)))
-        yield (step + 1) / n_steps, float(loss.detach())
+        yield (step + 1) / n_steps, value
     network.load_state_dict(averaged.state_dict())
     network.eval()
+
+
+def update(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> float:
+    """Takes one step at a learning rate, with clipped gradients, and returns the loss."""
+    parameters = []
+    for group in optimiser.param_groups:
+        group["lr"] = rate
+        parameters += group["params"]
+    optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(parameters, 5.0)
+    optimiser.step()
+    return float(loss.detach())
 
 
 def schedule(done: float) -> float:

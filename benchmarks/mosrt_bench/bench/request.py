@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from .latency import Effort
+from .timing import Effort
 
 __all__ = ["LENGTHS_S", "TORCH", "TORCH_AUTO", "Request", "TimeBudget", "parse_duration", "shown"]
 

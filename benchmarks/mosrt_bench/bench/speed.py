@@ -19,17 +19,20 @@ from mosrt_bench.worker.protocol import Runner
 
 from .cold_start import ColdStarts
 from .configurations import Configuration
-from .latency import (
+from .request import Request, TimeBudget
+from .timing import (
     Effort,
+    Load,
     Timings,
     clip_of,
     expected_latency_s,
+    expected_throughput_s,
     latency_row,
+    measure_throughput,
     paired_ratio,
     take_turns,
+    throughput_rows,
 )
-from .request import Request, TimeBudget
-from .throughput import Load, expected_throughput_s, measure_throughput, throughput_rows
 
 __all__ = ["HEADLINE_S", "NO_TIME", "Schedule", "SpeedRun", "duration"]
 

@@ -19,8 +19,8 @@ from mosrt.cli.command import (
     require_extra,
 )
 from mosrt.host.cpu import usable_cores
-from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import TORCH, Request, parse_duration, shown
+from mosrt_bench.bench.timing import Effort
 
 __all__ = ["bench"]
 

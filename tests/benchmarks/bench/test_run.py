@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from mosrt_bench.bench.configurations import list_configurations, open_bundle
-from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request, TimeBudget
 from mosrt_bench.bench.run import Bench
+from mosrt_bench.bench.timing import Effort
 from mosrt_bench.errors import BenchError, WorkerError
 from mosrt_bench.report.sections import sections
 from mosrt_bench.worker.process import IsolatedRunner

@@ -8,12 +8,14 @@ from typing import Any, cast
 
 import pytest
 
-from mosrt_bench.bench.latency import Effort, expected_latency_s, take_turns
 from mosrt_bench.bench.request import TimeBudget, parse_duration
 from mosrt_bench.bench.speed import Schedule, duration
-from mosrt_bench.bench.throughput import (
+from mosrt_bench.bench.timing import (
+    Effort,
+    expected_latency_s,
     expected_throughput_s,
     measure_throughput,
+    take_turns,
     throughput_rows,
 )
 from mosrt_bench.errors import WorkerError

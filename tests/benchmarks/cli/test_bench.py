@@ -18,8 +18,8 @@ import soundfile
 from click.testing import CliRunner
 
 from mosrt.bundle.bundle import find_bundle
-from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request, shown
+from mosrt_bench.bench.timing import Effort
 from mosrt_bench.cli.bench import bench
 from mosrt_bench.clips import AudioFile, audio_files
 from mosrt_bench.errors import BenchError

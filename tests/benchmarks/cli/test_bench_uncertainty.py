@@ -11,8 +11,8 @@ import pytest
 
 from mosrt.bundle.bundle import Bundle
 from mosrt_bench.bench.configurations import bundle_sha256
-from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request
+from mosrt_bench.bench.timing import Effort
 from mosrt_bench.clips import AudioFile
 from mosrt_bench.report.compare import compare_reports
 from mosrt_bench.report.html import page

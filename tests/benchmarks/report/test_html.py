@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request
+from mosrt_bench.bench.timing import Effort
 from mosrt_bench.clips import audio_files
 from mosrt_bench.report.html import page
 from tests.benchmarks.conftest import run_bench

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from mosrt.bundle.bundle import find_bundle
-from mosrt_bench.bench.latency import Effort
 from mosrt_bench.bench.request import Request
+from mosrt_bench.bench.timing import Effort
 from mosrt_studies.figures.render import render
 from mosrt_studies.figures.tables import section
 from tests.benchmarks.conftest import run_bench

@@ -1,4 +1,4 @@
-"""Time single scores of several configurations in turn, with intervals.
+"""Time configurations in turn, with intervals: latency of a score, throughput of several at once.
 
 Every round runs each configuration once, and each round begins with another one (A B, B A, …), so
 that neither a change of the machine's speed nor the place in the round favours one of them.
@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -18,17 +19,22 @@ import soundfile
 
 from mosrt.errors import MosrtError
 from mosrt_bench.stats.bootstrap import interval_95
+from mosrt_bench.worker.protocol import LoadKind, Runner
 
 __all__ = [
     "Effort",
+    "Load",
     "Timed",
     "Timings",
     "clip_of",
     "expected_latency_s",
+    "expected_throughput_s",
     "latency_row",
+    "measure_throughput",
     "paired_ratio",
     "quantiles",
     "take_turns",
+    "throughput_rows",
 ]
 
 Timed = Callable[[], Mapping[str, float]]
@@ -38,6 +44,8 @@ QUANTILES: Final = (50.0, 90.0, 95.0, 99.0)
 _STABLE_WITHIN: Final = 0.05
 _STABLE_OVER: Final = 5
 _FEWEST: Final = 5
+_FEWEST_OF_LOAD: Final = 3
+_MOST_CLIPS: Final = 8
 # Share of a timing for the warm-up: a call that takes seconds is warm after one or two.
 _WARM_UP_SHARE: Final = 0.25
 
@@ -84,6 +92,21 @@ class Timings:
                 self.stages_ms.setdefault(stage, []).append(value)
 
 
+def _rounds(
+    effort: Effort,
+    n: int,
+    fewest: int,
+    out_of_time: Callable[[], bool],
+    now: Callable[[], float],
+) -> Iterator[int]:
+    """Numbers of the rounds of `n` that take turns, until it is enough."""
+    begun = now()
+    for i in range(effort.runs):
+        if out_of_time() or (i >= fewest and now() - begun > effort.seconds * n):
+            return
+        yield i
+
+
 def take_turns(
     configurations: Mapping[str, Timed],
     effort: Effort,
@@ -119,10 +142,7 @@ def take_turns(
         return None
 
     _warm_up(timings, attempt, effort, now)
-    begun = now()
-    for i in range(effort.runs):
-        if out_of_time() or (i >= _FEWEST and now() - begun > effort.seconds * len(names)):
-            break
+    for i in _rounds(effort, len(names), _FEWEST, out_of_time, now):
         first = i % len(names)
         for name in names[first:] + names[:first]:
             if (times := attempt(name)) is not None:
@@ -208,6 +228,142 @@ def latency_row(taken: Timings, first: Timings, clip_s: float) -> dict[str, Any]
         "ratio_to_first": paired_ratio(taken.total_ms, first.total_ms),
         "times_ms": [round(value, 4) for value in taken.total_ms],
     }
+
+
+@dataclass(slots=True)
+class Load:
+    """One configuration under one load, and the scores per second that it reached.
+
+    Attributes:
+        name: The configuration.
+        kind: "batch" or "callers".
+        count: Recordings at once.
+        clips: Clips of a round.
+        rates: Clips per second of each round.
+        failure: Why it stopped taking part; None if it did not.
+    """
+
+    name: str
+    kind: LoadKind
+    count: int
+    clips: int = 0
+    rates: list[float] = field(default_factory=list)
+    failure: str | None = None
+
+
+def measure_throughput(
+    runners: Mapping[str, Runner],
+    clip: Path,
+    *,
+    batches: Sequence[int],
+    callers: Sequence[int],
+    effort: Effort,
+    loads: list[Load] | None = None,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> list[Load]:
+    """Scores copies of a clip over and over, all configurations and loads in turn.
+
+    A round scores eight, or as many as a third of the time allows, but no fewer than are scored at
+    once. A load that raises a MosrtError, such as a batch that does not fit the memory, takes no
+    further part.
+
+    Args:
+        runners: Configurations by name.
+        clip: An audio file.
+        batches: Numbers of recordings that a batch has; may be none.
+        callers: Numbers of threads that share a model, each scoring clip by clip; may be none.
+        effort: When it is enough; a round counts as one run.
+        loads: Filled in as rounds are done, so that an interruption loses none of them.
+        out_of_time: Whether to end after the round under way.
+
+    Returns:
+        `loads`.
+    """
+    loads = [] if loads is None else loads
+    loads += [Load(name, "batch", count) for name in runners for count in batches]
+    loads += [Load(name, "callers", count) for name in runners for count in callers]
+    for load in loads:  # the warm-up
+        if not out_of_time():
+            elapsed_s = _run(load, runners, clip, load.count)
+            if load.failure is None:
+                load.clips = _clips(load.count, elapsed_s / load.count, effort)
+    for _ in _rounds(effort, len(loads), _FEWEST_OF_LOAD, out_of_time, time.perf_counter):
+        for load in loads:
+            if load.failure is None and load.clips:
+                elapsed_s = _run(load, runners, clip, load.clips)
+                if load.failure is None:
+                    load.rates.append(load.clips / elapsed_s)
+    return loads
+
+
+def throughput_rows(
+    loads: Sequence[Load], clip_s: float, base: str | None = None
+) -> list[dict[str, Any]]:
+    """Rows of a report, JSON-ready; none for a load without a finished round.
+
+    Args:
+        loads: What was measured.
+        clip_s: Length of the clip.
+        base: The configuration that "ratio_to_torch" is relative to.
+
+    Returns:
+        Rows with "contestant", "kind" ("batch" or "callers"), "count", "clips" of a round,
+        "clips_per_s" with its interval, "audio_s_per_s", and with a base the ratio of times.
+    """
+    of_base = {(load.kind, load.count): load.rates for load in loads if load.name == base}
+    rows = []
+    for load in loads:
+        if not load.rates:
+            continue
+        median = float(np.median(load.rates))
+        row: dict[str, Any] = {
+            "contestant": load.name,
+            "kind": load.kind,
+            "count": load.count,
+            "clips": load.clips,
+            "runs": len(load.rates),
+            "clip_s": clip_s,
+            "clips_per_s": median,
+            "clips_per_s_95": interval_95(load.rates),
+            "clips_per_s_all": [round(rate, 4) for rate in load.rates],
+            "audio_s_per_s": median * clip_s,
+        }
+        if base_rates := of_base.get((load.kind, load.count)):
+            row["torch"] = base
+            row["ratio_to_torch"] = paired_ratio(base_rates, load.rates)
+        rows.append(row)
+    return rows
+
+
+def expected_throughput_s(
+    score_s: float, batches: Sequence[int], callers: Sequence[int], effort: Effort
+) -> float:
+    """About how long one configuration's part of `measure_throughput` takes, in seconds.
+
+    A clip takes `score_s`; callers are taken to gain nothing from running at once.
+    """
+    total_s = 0.0
+    for count in (*batches, *callers):
+        clips = _clips(count, score_s, effort)
+        enough = int(effort.seconds / max(clips * score_s, 1e-6)) + 1
+        rounds = min(effort.runs, max(_FEWEST_OF_LOAD, enough))
+        total_s += score_s * (count + clips * rounds)
+    return total_s
+
+
+def _clips(count: int, score_s: float, effort: Effort) -> int:
+    """Clips of a round: a multiple of those scored at once, so that none waits for the last."""
+    affordable = effort.seconds / _FEWEST_OF_LOAD / max(score_s, 1e-6)
+    return count * max(1, int(min(_MOST_CLIPS, affordable)) // count)
+
+
+def _run(load: Load, runners: Mapping[str, Runner], clip: Path, n_clips: int) -> float:
+    """Scores `n_clips` copies; the time that took, in seconds, nan where it failed."""
+    try:
+        return runners[load.name].run_many(clip, load.kind, load.count, n_clips)
+    except MosrtError as exc:
+        load.failure = str(exc)
+        return float("nan")
 
 
 def clip_of(file: Any, length_s: float) -> bytes:

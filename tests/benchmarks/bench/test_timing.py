@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from mosrt_bench.bench.latency import (
+from mosrt_bench.bench.timing import (
     Effort,
     Timings,
     clip_of,

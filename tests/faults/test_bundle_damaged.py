@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 import mosrt
 from mosrt import BundleError
 from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.writer import updated_bundle
 from mosrt.cli.main import main
 from tests.standins.resealed import resealed
 
@@ -284,7 +285,7 @@ HUGE = 10**400
         lambda m: m.update(sample_rate_hz=10**9), lambda m: m.update(sample_rate_hz=-HUGE),
         lambda m: m.update(schema_version=HUGE), lambda m: m.update(name="x" * 10**6),
         lambda m: m.update(name="a\x1b[2Jb"), lambda m: m.update(name="\ud800"),
-        lambda m: m.update(domains=[str(i) for i in range(10**5)]),
+        lambda m: m.update(domains=[str(i) for i in range(10**5 + 1)]),
         lambda m: m.update(grid={"view_every_s": 1.0, "min_views": 1, "max_views": 10**9}),
         lambda m: m.update(grid={"view_every_s": HUGE, "min_views": 1, "max_views": 2}),
         lambda m: m["inputs"].append(m["inputs"][0]),
@@ -293,6 +294,7 @@ HUGE = 10**400
         lambda m: m["inputs"][0].update(shape=["batch"] * 10**4),
         lambda m: m["variants"]["fp32"].update(members=m["variants"]["fp32"]["members"] * 1000),
         lambda m: m["variants"].update({str(i): m["variants"]["fp32"] for i in range(1000)}),
+        lambda m: m["variants"].update({"a\nb": m["variants"]["fp32"]}),
         lambda m: m["variants"]["fp32"].update(opset=HUGE),
         lambda m: m["variants"]["fp32"].update(fixed_batch=HUGE),
         lambda m: _graph(m).update(bytes=HUGE),
@@ -411,6 +413,44 @@ def test_graphs_that_fail_at_run_time(copy: Path, change: Any, clips: list[Path]
     assert isinstance(result.exception, SystemExit), result.exception
     assert result.exit_code == 3
     assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_weights_that_are_not_finite(copy: Path, clips: list[Path]) -> None:
+    def change(model: Any) -> None:
+        import onnx
+
+        for tensor in model.graph.initializer:
+            if tensor.data_type == onnx.TensorProto.FLOAT and tensor.dims:
+                values = onnx.numpy_helper.to_array(tensor).copy()
+                values.flat[0] = np.nan
+                tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+
+    result = score(_changed_graph(copy, change), clips[0])
+    assert result.exit_code == 3, result.output
+
+
+def test_a_hostile_bundle_is_not_copied(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (copy / "extra").mkdir()
+    hostile: list[Callable[[Path], object]] = [
+        lambda path: path.symlink_to(tmp_path / "secret"),
+        lambda path: path.symlink_to(tmp_path, target_is_directory=True),
+        lambda path: path.symlink_to("..", target_is_directory=True),
+        lambda path: path.symlink_to(path.name),
+        lambda path: path.symlink_to("nothing"),
+    ]
+    if hasattr(os, "mkfifo"):
+        hostile.append(os.mkfifo)
+    for number, make in enumerate(hostile):
+        place = copy / "extra" / str(number)
+        make(place)
+        for out in (copy, tmp_path / "out"):
+            with pytest.raises(BundleError), updated_bundle(copy, out):
+                pass
+        place.unlink()
+    with updated_bundle(copy, copy):
+        pass
+    assert not (tmp_path / "out").exists()
 
 
 def test_every_damaged_byte_of_a_graph(copy: Path, clips: list[Path]) -> None:

@@ -14,7 +14,7 @@ __all__ = ["Fields"]
 _T = TypeVar("_T")
 # A number that nothing real comes near, but that fits into every integer type.
 _MOST: Final = 1_000_000
-_MAX_ITEMS: Final = 10_000
+_MAX_ITEMS: Final = 100_000
 _MAX_CHARACTERS: Final = 1000
 _NO_TEXT: Final = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")  # control codes, half characters
 
@@ -74,6 +74,12 @@ class Fields:
                 f"manifest.json: {self.path(name)} must be from {least} to {most}, not {value}"
             )
         return float(value)
+
+    def items(self) -> tuple[tuple[str, object], ...]:
+        """The names and values of the object itself."""
+        for name in self._value:
+            self._check_text(ascii(name[:20]), name)
+        return tuple(self._value.items())
 
     def strings(self, name: str) -> tuple[str, ...]:
         """A list of strings."""

@@ -256,7 +256,7 @@ class Manifest:
                 f"manifest.json: family {family!r} is unknown to this mosrt "
                 f"(known: {', '.join(FAMILIES)}); upgrade with `pip install -U mosrt`"
             )
-        variants = _Fields(fields.optional("variants"), "variants")._value
+        variants = _Fields(fields.optional("variants"), "variants").items()
         if len(variants) > _MAX_VARIANTS:
             raise BundleError(f"manifest.json: variants are more than {_MAX_VARIANTS}")
         manifest = cls(
@@ -270,8 +270,7 @@ class Manifest:
             inputs=_tensors(fields, "inputs"),
             outputs=_tensors(fields, "outputs"),
             variants={
-                str(name): Variant.from_dict(variant, f"variants.{name}")
-                for name, variant in variants.items()
+                name: Variant.from_dict(variant, f"variants.{name}") for name, variant in variants
             },
             grid=fields.section("grid", GridSpec.from_dict) or GridSpec(),
             provenance=fields.get("provenance", dict, {}),

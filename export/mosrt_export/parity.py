@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,7 +18,6 @@ from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.writer import write_card, write_manifest
 from mosrt.errors import AudioError
 
-from .clips import parity_clips
 from .errors import ParityError
 
 __all__ = ["Drift", "Step", "audio_sources", "publish", "relative", "rounded"]
@@ -96,7 +96,9 @@ def audio_sources(path: Path | None) -> list[AudioSource]:
         AudioError: There is no audio at `path`.
     """
     if path is None:
-        return [*parity_clips()]
+        clips = resources.files(__package__).joinpath("clips")
+        found = {file.name: file for file in clips.iterdir() if file.name.endswith(".ogg")}
+        return [FileSource(found[name].read_bytes(), name=name) for name in sorted(found)]
     files = [path]
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)

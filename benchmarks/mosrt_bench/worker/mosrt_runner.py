@@ -160,10 +160,9 @@ def _build_missing(bundle: Bundle, variant: str) -> dict[str, Any]:
     Returns:
         Facts: TensorRT and GPU, and how many engines were built in how many seconds.
     """
-    from mosrt_export.trt.builder import BuildSettings  # noqa: PLC0415 - for TensorRT only
+    from mosrt_export.trt.builder import BuildSettings, check_gpu  # noqa: PLC0415 - for TensorRT only
     from mosrt_export.trt.engines import plan_engines, target_of  # noqa: PLC0415
     from mosrt_export.trt.shapes import size_ranges  # noqa: PLC0415
-    from mosrt_export.trt.smoke_test import check_gpu  # noqa: PLC0415
 
     tensorrt = find_tensorrt()
     # TensorRT-RTX would build for minutes without a GPU that can run the engine.

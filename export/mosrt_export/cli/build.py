@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import click
 
 from mosrt.cli.command import CommandError, ExitStatus, exit_on_error, exit_statuses, output_option
 
-from .progress import steps
+from .command import steps
 
 if TYPE_CHECKING:
     from mosrt.backends.engine_file import EngineFiles
@@ -72,7 +72,10 @@ def build(
     min_batch: int | None,
     opt_batch: int | None,
     max_batch: int | None,
-    **options: Any,
+    max_seconds: float | None,
+    workspace_gib: float | None,
+    level: int,
+    no_build: bool,
 ) -> None:
     """Build TensorRT engines of a model for this machine.
 
@@ -89,7 +92,31 @@ def build(
     It needs TensorRT, which JetPack includes on a Jetson. Elsewhere use `pip install tensorrt`, or
     `pip install tensorrt-rtx` for GeForce and RTX cards.
     """  # noqa: D301 - click reads the backspace
-    _build(model, variant, output, batch=_batch(min_batch, opt_batch, max_batch), **options)
+    from mosrt.backends.engine_file import EngineFiles  # noqa: PLC0415 - numpy and onnxruntime
+    from mosrt.backends.trt_module import find_tensorrt  # noqa: PLC0415
+    from mosrt.bundle.bundle import Bundle, find_bundle  # noqa: PLC0415
+    from mosrt_export.trt.builder import BuildSettings  # noqa: PLC0415
+    from mosrt_export.trt.engines import plan_engines, target_of  # noqa: PLC0415
+    from mosrt_export.trt.shapes import size_ranges  # noqa: PLC0415
+
+    bundle = Bundle.open(find_bundle(model))
+    manifest = bundle.manifest
+    default = "fp32" if "fp32" in manifest.variants else next(iter(manifest.variants))
+    chosen = bundle.variant(variant or default)
+    batch = _batch(min_batch, opt_batch, max_batch)
+    ranges = size_ranges(manifest, batch=batch, max_seconds=max_seconds)
+    workspace = None if workspace_gib is None else int(workspace_gib * _GIB)
+    settings = BuildSettings(level=level, workspace_bytes=workspace)
+    tensorrt = find_tensorrt()
+    files = EngineFiles()
+    with bundle.extracted(chosen) as directory:
+        target = target_of(tensorrt)
+        planned = plan_engines(
+            manifest, chosen, directory, target=target, ranges=ranges, settings=settings
+        )
+        _provide(bundle, planned, tensorrt, files, no_build=no_build)
+    if output is not None:
+        _copy_out(planned, files, output)
 
 
 def _batch(
@@ -102,44 +129,6 @@ def _batch(
     return smallest or 1, usual, largest or usual
 
 
-def _build(
-    model: str,
-    variant_name: str | None,
-    output: Path | None,
-    *,
-    batch: tuple[int, int, int] | None,
-    max_seconds: float | None,
-    workspace_gib: float | None,
-    level: int,
-    no_build: bool,
-) -> None:
-    """Plans the engines, builds those that are missing and copies them to `output`."""
-    from mosrt.backends.engine_file import EngineFiles  # noqa: PLC0415 - numpy and onnxruntime
-    from mosrt.backends.trt_module import find_tensorrt  # noqa: PLC0415
-    from mosrt.bundle.bundle import Bundle, find_bundle  # noqa: PLC0415
-    from mosrt_export.trt.builder import BuildSettings  # noqa: PLC0415
-    from mosrt_export.trt.engines import plan_engines, target_of  # noqa: PLC0415
-    from mosrt_export.trt.shapes import size_ranges  # noqa: PLC0415
-
-    bundle = Bundle.open(find_bundle(model))
-    manifest = bundle.manifest
-    default = "fp32" if "fp32" in manifest.variants else next(iter(manifest.variants))
-    variant = bundle.variant(variant_name or default)
-    ranges = size_ranges(manifest, batch=batch, max_seconds=max_seconds)
-    workspace = None if workspace_gib is None else int(workspace_gib * _GIB)
-    settings = BuildSettings(level=level, workspace_bytes=workspace)
-    tensorrt = find_tensorrt()
-    files = EngineFiles()
-    with bundle.extracted(variant) as directory:
-        target = target_of(tensorrt)
-        planned = plan_engines(
-            manifest, variant, directory, target=target, ranges=ranges, settings=settings
-        )
-        _provide(bundle, planned, tensorrt, files, no_build=no_build)
-    if output is not None:
-        _copy_out(planned, files, output)
-
-
 def _provide(
     bundle: Bundle,
     planned: list[PlannedEngine],
@@ -149,7 +138,7 @@ def _provide(
     no_build: bool,
 ) -> None:
     """Builds the engines that are missing in the cache, and prints the paths of all."""
-    from mosrt_export.trt.smoke_test import check_gpu  # noqa: PLC0415
+    from mosrt_export.trt.builder import check_gpu  # noqa: PLC0415
 
     faults = [(engine, engine.fault(files)) for engine in planned]
     missing = [(engine, fault) for engine, fault in faults if fault is not None]

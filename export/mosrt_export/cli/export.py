@@ -1,4 +1,7 @@
-"""`mosrt export`: checkpoints to bundles. Importing this module imports no model library."""
+"""`mosrt export`: checkpoints to bundles, and bundles to Triton repositories.
+
+Importing this module imports no model library.
+"""
 
 from __future__ import annotations
 
@@ -11,18 +14,14 @@ import click
 
 from mosrt.cli.command import exit_statuses, output_option
 
-from .progress import exporting, steps
-from .triton import triton
+from .command import PATH, bundle_options, exporting, steps
 from .uncertainty import wav2vec, wav2vec2
 
 if TYPE_CHECKING:
     from mosrt_export.parity import Step
-    from mosrt_export.utmosv2.config import Kind
     from mosrt_export.utmosv2.exporter import Source
 
 __all__ = ["export", "front_end_option"]
-
-_PATH: Final = click.Path(path_type=Path)
 
 front_end_option: Final = click.option(
     "--frontend",
@@ -49,7 +48,7 @@ def export() -> None:
 
 
 @export.command(epilog=exit_statuses("graph and torch disagree and nothing is written"))
-@click.argument("checkpoints", type=_PATH, nargs=-1, metavar="[CHECKPOINT]...")
+@click.argument("checkpoints", type=PATH, nargs=-1, metavar="[CHECKPOINT]...")
 @click.option(
     "--fold",
     "folds",
@@ -67,7 +66,7 @@ def export() -> None:
 @click.option(
     "--config",
     "config_file",
-    type=_PATH,
+    type=PATH,
     metavar="FILE.toml",
     help="Differences from the published model: domains, SSL encoder, image backbone, windows, "
     "crops.",
@@ -78,22 +77,18 @@ def export() -> None:
     help="Kind of model. [default: read from the checkpoint]",
 )
 @front_end_option
-@output_option("Bundle directory to write.", metavar="DIR", directory=True, required=True)
-@click.option("--force", is_flag=True, help="Replace an older bundle at --output.")
 @click.option("--name", help="Name of the model. [default: utmosv2]")
-@click.option(
-    "--parity-audio",
-    type=_PATH,
-    metavar="PATH",
-    help="Audio file or directory on which graph and torch are compared. [default: five clips that "
-    "come with mosrt]",
-)
+@bundle_options
 def utmosv2(
     checkpoints: tuple[Path, ...],
     folds: tuple[int, ...],
     revision: str | None,
+    config_file: Path | None,
     output: Path,
-    **options: Any,
+    parity_audio: Path | None,
+    force: bool,
+    front_end: str,
+    **named: Any,
 ) -> None:
     """Export UTMOSv2, or a model of its architecture, to an FP32 bundle.
 
@@ -132,20 +127,32 @@ def utmosv2(
     if revision is not None and not folds:
         raise click.UsageError("--revision needs --fold")
     with exporting():
-        _export(checkpoints, folds, revision, output, **options)
+        from mosrt.bundle.writer import check_target  # noqa: PLC0415 - numpy and onnxruntime
+        from mosrt_export.parity import audio_sources  # noqa: PLC0415
+        from mosrt_export.utmosv2.config import ModelConfig  # noqa: PLC0415
+        from mosrt_export.utmosv2.exporter import export_bundle, n_steps  # noqa: PLC0415 - torch
+
+        config = ModelConfig() if config_file is None else ModelConfig.from_toml(config_file)
+        config = dataclasses.replace(config, **{k: v for k, v in named.items() if v is not None})
+        check_target(output, force=force)
+        clips = audio_sources(parity_audio)
+        step = steps(len(folds) + n_steps(len(checkpoints) + len(folds)))
+        drift = export_bundle(
+            _sources(checkpoints, folds, revision, step),
+            config,
+            output,
+            clips=clips,
+            step=step,
+            front_end=front_end,
+            force=force,
+        )
+    click.echo(drift.table(), err=True)
+    click.echo(f"{output}: written; largest difference {drift.values['mos_max_abs']:g} MOS")
 
 
 @export.command(epilog=exit_statuses("graph and torch disagree and nothing is written"))
-@output_option("Bundle directory to write.", metavar="DIR", directory=True, required=True)
-@click.option("--force", is_flag=True, help="Replace an older bundle at --output.")
 @click.option("--name", default="distillmos", show_default=True, help="Name of the model.")
-@click.option(
-    "--parity-audio",
-    type=_PATH,
-    metavar="PATH",
-    help="Audio file or directory on which graph and torch are compared. [default: five clips that "
-    "come with mosrt]",
-)
+@bundle_options
 def distillmos(output: Path, force: bool, name: str, parity_audio: Path | None) -> None:
     """Export Distill-MOS, a small published model, to an FP32 bundle.
 
@@ -164,46 +171,6 @@ def distillmos(output: Path, force: bool, name: str, parity_audio: Path | None) 
         drift = export_distillmos(output, clips=clips, step=steps(N_STEPS), name=name, force=force)
     click.echo(drift.table(), err=True)
     click.echo(f"{output}: written; largest difference {drift.values['mos_max_abs']:g} MOS")
-
-
-def _export(
-    paths: tuple[Path, ...],
-    folds: tuple[int, ...],
-    revision: str | None,
-    out: Path,
-    *,
-    config_file: Path | None,
-    kind: Kind | None,
-    name: str | None,
-    front_end: str,
-    parity_audio: Path | None,
-    force: bool,
-) -> None:
-    """Exports the checkpoints and reports the measured differences."""
-    from mosrt.bundle.writer import check_target  # noqa: PLC0415 - numpy and onnxruntime
-    from mosrt_export.parity import audio_sources  # noqa: PLC0415
-    from mosrt_export.utmosv2.config import ModelConfig  # noqa: PLC0415
-    from mosrt_export.utmosv2.exporter import export_bundle, n_steps  # noqa: PLC0415 - torch
-
-    config = ModelConfig() if config_file is None else ModelConfig.from_toml(config_file)
-    if kind is not None:
-        config = dataclasses.replace(config, kind=kind)
-    if name is not None:
-        config = dataclasses.replace(config, name=name)
-    check_target(out, force=force)
-    clips = audio_sources(parity_audio)
-    step = steps(len(folds) + n_steps(len(paths) + len(folds)))
-    drift = export_bundle(
-        _sources(paths, folds, revision, step),
-        config,
-        out,
-        clips=clips,
-        step=step,
-        front_end=front_end,
-        force=force,
-    )
-    click.echo(drift.table(), err=True)
-    click.echo(f"{out}: written; largest difference {drift.values['mos_max_abs']:g} MOS")
 
 
 def _sources(
@@ -234,6 +201,74 @@ def _sources(
     return sources
 
 
-export.add_command(triton)
+@export.command(
+    short_help="Write a model repository for Triton Inference Server.", epilog=exit_statuses()
+)
+@click.argument("model", metavar="NAME|PATH")
+@output_option("Folder to write.", metavar="DIR", directory=True, required=True)
+@click.option("--variant", metavar="NAME", help="Variant to serve. [default: fp32]")
+@click.option(
+    "--engine",
+    "engines",
+    type=PATH,
+    multiple=True,
+    metavar="FILE",
+    help="TensorRT engine to serve instead of the ONNX graph, a file that `mosrt build` prints. "
+    "Repeat the option for each network.",
+)
+@click.option("--gpu/--cpu", default=True, show_default=True, help="Where the networks run.")
+@click.option(
+    "--instances",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="Copies of each network that run in parallel, per GPU.",
+)
+@click.option(
+    "--max-batch",
+    type=click.IntRange(1),
+    help="Most views per run. [default: 8, or the limit of engine or variant]",
+)
+@click.option("--force", is_flag=True, help="Replace an older repository at --output.")
+def triton(
+    model: str,
+    *,
+    output: Path,
+    variant: str | None,
+    engines: tuple[Path, ...],
+    max_batch: int | None,
+    force: bool,
+    **serving: Any,
+) -> None:
+    """Write a model repository for NVIDIA's Triton Inference Server.
+
+    The model is the name of one that comes with mosrt, or the path of a bundle. The folder holds
+    the models, a README.md that describes what clients do, and client.py, which scores recordings
+    on the server. The server needs no Python.
+
+    \b
+      mosrt export triton nano --output repository
+      mosrt export triton ./utmosv2 --variant fp16 --engine FILE --output repository
+      tritonserver --model-repository=repository --disable-auto-complete-config
+    """  # noqa: D301 - click reads the backspace
+    if engines and not serving["gpu"]:
+        raise click.UsageError("TensorRT engines run on GPUs; leave --cpu or --engine out")
+    from mosrt.bundle.bundle import Bundle, find_bundle  # noqa: PLC0415
+    from mosrt_export.triton.config import Serving  # noqa: PLC0415
+    from mosrt_export.triton.repository import write_repository  # noqa: PLC0415
+
+    with exporting():
+        plan = write_repository(
+            Bundle.open(find_bundle(model)),
+            output,
+            variant=variant,
+            serving=Serving(**serving),
+            engines=engines,
+            max_batch=max_batch,
+            force=force,
+        )
+    click.echo(f"{output}: written; models {', '.join(plan.configs)}")
+
+
 export.add_command(wav2vec)
 export.add_command(wav2vec2)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import click
 from click.core import ParameterSource
 
-from mosrt.cli.command import exit_statuses, output_option
+from mosrt.cli.command import exit_statuses
 
-from .progress import exporting, steps
+from .command import PATH, bundle_options, exporting, steps
 
 if TYPE_CHECKING:
     from mosrt_export.parity import Drift
 
 __all__ = ["wav2vec", "wav2vec2"]
 
-_PATH: Final = click.Path(path_type=Path)
 _MEASURES: Final = ("mean", "std", "max", "entropy")
 _LAYOUTS: Final = ("paper", "contrastive", "dense")
 _EPILOG: Final = exit_statuses("graphs and torch disagree and nothing is written")
@@ -30,8 +28,7 @@ def _shared_options(
 ) -> Callable[[_Command], _Command]:
     """The options of both commands; `name` and `measure` are defaults."""
     options = (
-        output_option("Bundle directory to write.", metavar="DIR", directory=True, required=True),
-        click.option("--force", is_flag=True, help="Replace an older bundle at --output."),
+        bundle_options,
         click.option("--name", default=name, show_default=True, help="Name of the model."),
         click.option(
             "--measure",
@@ -52,13 +49,6 @@ def _shared_options(
         ),
         click.option("--licence", help="Licence of the weights, for the model card."),
         click.option("--training-data", help="What the model was trained on, for the model card."),
-        click.option(
-            "--parity-audio",
-            type=_PATH,
-            metavar="PATH",
-            help="Audio file or directory on which graphs and torch are compared. [default: five "
-            "clips that come with mosrt]",
-        ),
     )
 
     def decorate(command: _Command) -> _Command:
@@ -70,7 +60,7 @@ def _shared_options(
 
 
 @click.command(epilog=_EPILOG)
-@click.argument("checkpoint", type=_PATH)
+@click.argument("checkpoint", type=PATH)
 @click.option(
     "--layout",
     "layouts",
@@ -102,12 +92,10 @@ def wav2vec(**options: Any) -> None:
     if layout not in options["layouts"]:
         raise click.UsageError(f"--measure {options['measure']} needs --layout {layout}")
 
-    def export(request: dict[str, Any], out: Path, **how: Any) -> Drift:
+    with exporting():
         from mosrt_export.uncertainty.wav2vec.exporter import Wav2VecRequest, export_wav2vec  # noqa: PLC0415 - torch
 
-        return export_wav2vec(Wav2VecRequest(**request), out, **how)
-
-    _run(export, options)
+        _run(options, Wav2VecRequest, export_wav2vec)
 
 
 @click.command(epilog=_EPILOG)
@@ -164,24 +152,29 @@ def wav2vec2(**options: Any) -> None:
         if options["head"] != head and given is not ParameterSource.DEFAULT:
             raise click.UsageError(f"--{name.replace('_', '-')} is for --head {head}")
 
-    def export(request: dict[str, Any], out: Path, **how: Any) -> Drift:
+    with exporting():
         from mosrt_export.uncertainty.wav2vec2.exporter import Wav2Vec2Request, export_wav2vec2  # noqa: PLC0415 - torch
 
-        return export_wav2vec2(Wav2Vec2Request(**request), out, **how)
-
-    _run(export, options)
+        _run(options, Wav2Vec2Request, export_wav2vec2)
 
 
-def _run(export: Callable[..., Drift], options: dict[str, Any]) -> None:
-    """Calls `export` with the request's fields, the output directory, and how to export."""
-    request = dict(options)
-    out, force, audio = (request.pop(name) for name in ("output", "force", "parity_audio"))
-    if request["sign"] is None:
-        request["sign"] = 1 if request["measure"].endswith("entropy") else -1
-    with exporting():
-        from mosrt_export.parity import audio_sources  # noqa: PLC0415
-        from mosrt_export.uncertainty.bundle import N_STEPS  # noqa: PLC0415 - torch
+def _run(
+    options: dict[str, Any], request: Callable[..., Any], export: Callable[..., Drift]
+) -> None:
+    """Exports what the options request.
 
-        drift = export(request, out, clips=audio_sources(audio), step=steps(N_STEPS), force=force)
+    Args:
+        options: Values of the command's options.
+        request: Makes the request, whose fields are named as the options.
+        export: Exports it.
+    """
+    from mosrt_export.parity import audio_sources  # noqa: PLC0415 - torch
+    from mosrt_export.uncertainty.bundle import N_STEPS  # noqa: PLC0415
+
+    out, force, audio = (options.pop(name) for name in ("output", "force", "parity_audio"))
+    if options["sign"] is None:
+        options["sign"] = 1 if options["measure"].endswith("entropy") else -1
+    clips = audio_sources(audio)
+    drift = export(request(**options), out, clips=clips, step=steps(N_STEPS), force=force)
     click.echo(drift.table(), err=True)
     click.echo(f"{out}: written")

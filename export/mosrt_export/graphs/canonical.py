@@ -141,15 +141,10 @@ def _forget_origin(model: ir.Model, name: str, producer: str) -> None:
     graph = model.graph
     model.producer_name, _, model.producer_version = producer.partition(" ")
     model.doc_string = model.domain = None
-    graph.name, graph.doc_string = name, None
     model.metadata_props.clear()
-    graph.metadata_props.clear()
-    for value in (*graph.inputs, *graph.outputs, *graph.initializers.values()):
-        value.doc_string = None
-        value.metadata_props.clear()
-    for node in graph:
-        node.doc_string = None
-        node.metadata_props.clear()
-        for value in node.outputs:
-            value.doc_string = None
-            value.metadata_props.clear()
+    graph.name = name
+    computed = (value for node in graph for value in node.outputs)
+    constants = graph.initializers.values()
+    for part in (graph, *graph, *computed, *graph.inputs, *graph.outputs, *constants):
+        part.doc_string = None
+        part.metadata_props.clear()

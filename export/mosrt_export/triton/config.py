@@ -15,7 +15,7 @@ from typing import Any, Final
 from mosrt.bundle.manifest import TensorSpec
 from mosrt_export.errors import TritonError
 
-__all__ = ["Network", "Serving", "Step", "ensemble_config", "network_config", "to_text"]
+__all__ = ["Network", "Serving", "ensemble_config", "ensemble_step", "network_config", "to_text"]
 
 _ANY_SIZE: Final = -1
 _TYPES: Final = {
@@ -75,38 +75,19 @@ class Network:
     joins: bool = True
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Step:
-    """One model of an ensemble.
-
-    Attributes:
-        model: Name of the model.
-        inputs: For each of its inputs, the name of the tensor in the ensemble.
-        outputs: For each of its outputs, the name of the tensor in the ensemble.
-    """
-
-    model: str
-    inputs: Mapping[str, str]
-    outputs: Mapping[str, str]
-
-
 def network_config(network: Network, serving: Serving) -> dict[str, Any]:
     """Builds the configuration of a network.
 
     Raises:
         TritonError: A tensor has a dtype that cannot be served.
     """
+    kind = EnumValue("KIND_GPU" if serving.gpu else "KIND_CPU")
     config: dict[str, Any] = {
         "name": network.name,
         "backend": network.backend,
         "max_batch_size": network.max_batch,
         **_tensors(network.inputs, network.outputs, network.max_batch),
-        "instance_group": [
-            {
-                "count": serving.instances,
-                "kind": EnumValue("KIND_GPU" if serving.gpu else "KIND_CPU"),
-            }
-        ],
+        "instance_group": [{"count": serving.instances, "kind": kind}],
     }
     if network.joins and network.max_batch > 1:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": _MAX_QUEUE_DELAY_US}
@@ -120,7 +101,7 @@ def network_config(network: Network, serving: Serving) -> dict[str, Any]:
 
 def ensemble_config(
     name: str,
-    steps: Sequence[Step],
+    steps: Sequence[Mapping[str, Any]],
     *,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
@@ -130,7 +111,7 @@ def ensemble_config(
 
     Args:
         name: Name of the ensemble.
-        steps: Its models in order.
+        steps: Its models in order, each from `ensemble_step`.
         inputs: Tensors that a client sends.
         outputs: Tensors that a client gets.
         max_batch: As in `Network`; no larger than that of any step.
@@ -143,17 +124,26 @@ def ensemble_config(
         "platform": "ensemble",
         "max_batch_size": max_batch,
         **_tensors(inputs, outputs, max_batch),
-        "ensemble_scheduling": {
-            "step": [
-                {
-                    "model_name": step.model,
-                    "model_version": -1,
-                    "input_map": _map(step.inputs),
-                    "output_map": _map(step.outputs),
-                }
-                for step in steps
-            ]
-        },
+        "ensemble_scheduling": {"step": list(steps)},
+    }
+
+
+def ensemble_step(network: Network, outputs: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """Builds the configuration of one model of an ensemble, which reads tensors of the same names.
+
+    Args:
+        network: The model.
+        outputs: The outputs that the ensemble uses, and their names in it; by default all, under
+            the names that they have.
+    """
+    if outputs is None:
+        outputs = {tensor.name: tensor.name for tensor in network.outputs}
+    inputs = {tensor.name: tensor.name for tensor in network.inputs}
+    return {
+        "model_name": network.name,
+        "model_version": -1,
+        "input_map": [{"key": key, "value": value} for key, value in inputs.items()],
+        "output_map": [{"key": key, "value": value} for key, value in outputs.items()],
     }
 
 
@@ -162,11 +152,7 @@ def _tensors(
 ) -> dict[str, Any]:
     return {
         kind: [
-            {
-                "name": tensor.name,
-                "data_type": _type(tensor),
-                "dims": _dims(tensor, max_batch),
-            }
+            {"name": tensor.name, "data_type": _type(tensor), "dims": _dims(tensor, max_batch)}
             for tensor in tensors
         ]
         for kind, tensors in (("input", inputs), ("output", outputs))
@@ -191,10 +177,8 @@ def _dims(tensor: TensorSpec, max_batch: int) -> list[int]:
                 "the batch; export the bundle again"
             )
         return [_ANY_SIZE if isinstance(size, str) else size for size in tensor.shape[1:]]
-    return [
-        1 if size == _BATCH else _ANY_SIZE if isinstance(size, str) else size
-        for size in tensor.shape
-    ]
+    one = (1 if size == _BATCH else size for size in tensor.shape)
+    return [_ANY_SIZE if isinstance(size, str) else size for size in one]
 
 
 def _warmup(network: Network, batch: int) -> dict[str, Any]:
@@ -218,10 +202,6 @@ def _warmup(network: Network, batch: int) -> dict[str, Any]:
             for tensor in network.inputs
         ],
     }
-
-
-def _map(names: Mapping[str, str]) -> list[dict[str, str]]:
-    return [{"key": key, "value": value} for key, value in names.items()]
 
 
 def to_text(message: Mapping[str, Any]) -> str:

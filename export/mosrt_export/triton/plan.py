@@ -6,6 +6,7 @@ own, which is written here.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,12 @@ from mosrt.bundle.uncertainty_spec import STAGES
 from mosrt_export.errors import TritonError
 from mosrt_export.trt.shapes import member_tensors, profile_of, size_ranges
 
-from .config import Network, Serving, Step, ensemble_config, network_config
+from .config import Network, Serving, ensemble_config, ensemble_step, network_config
 
 __all__ = [
     "Plan",
     "ServedEngine",
     "match_engines",
-    "mean_tensors",
     "plan_repository",
     "write_mean_graph",
 ]
@@ -191,20 +191,24 @@ def plan_repository(
         for member in variant.members
     }
     configs = {network.name: network_config(network, serving) for network in networks.values()}
-    if alone:
-        return Plan(model=name, networks=networks, mean=None, configs=configs)
-    if manifest.uncertainty is not None:
-        steps = _stage_steps(manifest, networks)
-        if len(steps) < 2:
-            return Plan(model=None, networks=networks, mean=None, configs=configs)
-        configs[name] = _stage_ensemble(name, manifest, steps)
-        return Plan(model=name, networks=networks, mean=None, configs=configs)
-    mean = _mean(f"{name}_mean", manifest, tuple(networks), limit)
-    if mean.name in configs:
-        raise TritonError(f"two models would be called {mean.name!r}; rename the network")
-    configs[mean.name] = network_config(mean, Serving(gpu=False, instances=serving.instances))
-    configs[name] = _mean_ensemble(name, manifest, networks, mean)
-    return Plan(model=name, networks=networks, mean=mean, configs=configs)
+    mean = ensemble = None
+    if not alone and manifest.uncertainty is None:
+        mean = _mean(f"{name}_mean", manifest.outputs[0], tuple(networks), limit)
+        if mean.name in configs:
+            raise TritonError(f"two models would be called {mean.name!r}; rename the network")
+        on_cpu = Serving(gpu=False, instances=serving.instances)
+        configs[mean.name] = network_config(mean, on_cpu)
+        ensemble = _mean_ensemble(name, manifest, networks, mean)
+    elif not alone:
+        ensemble = _stage_ensemble(name, manifest, networks)
+    if ensemble is not None:
+        configs[name] = ensemble
+    return Plan(
+        model=name if alone or ensemble is not None else None,
+        networks=networks,
+        mean=mean,
+        configs=configs,
+    )
 
 
 def _checked_name(name: str) -> str:
@@ -268,41 +272,51 @@ def _network(
     )
 
 
-def _stage_steps(manifest: Manifest, networks: Mapping[str, Network]) -> list[Step]:
-    """The graphs that can run one after the other without the client."""
+def _stage_ensemble(
+    name: str, manifest: Manifest, networks: Mapping[str, Network]
+) -> dict[str, Any] | None:
+    """The ensemble of the graphs that follow one another without the client, if there are two."""
     picked = set(_PICKED)
-    steps = []
+    served = []
     for stage, network in networks.items():
         taken, given = STAGES[manifest.family][stage]
         if picked & set(taken):
             picked |= set(given)
-            continue
-        steps.append(_step(network))
-    return steps
-
-
-def _stage_ensemble(name: str, manifest: Manifest, steps: Sequence[Step]) -> dict[str, Any]:
-    """The ensemble of graphs that follow one another, with sampled tensors as inputs."""
-    tensors = {tensor.name: tensor for tensor in (*manifest.inputs, *manifest.outputs)}
-    given = {output for step in steps for output in step.outputs}
-    taken = dict.fromkeys(each for step in steps for each in step.inputs if each not in given)
+        else:
+            served.append(network)
+    if len(served) < 2:
+        return None
+    passed_on = {tensor.name for network in served for tensor in network.outputs}
+    inputs = (tensor for network in served for tensor in network.inputs)
     return ensemble_config(
         name,
-        steps,
-        inputs=[tensors[each] for each in taken],
-        outputs=[tensors[each] for each in steps[-1].outputs],
+        [ensemble_step(network) for network in served],
+        # Once each, and none that an earlier graph computes.
+        inputs=list(
+            {tensor.name: tensor for tensor in inputs if tensor.name not in passed_on}.values()
+        ),
+        outputs=served[-1].outputs,
         max_batch=0,
     )
 
 
-def _mean(name: str, manifest: Manifest, networks: tuple[str, ...], max_batch: int) -> Network:
-    inputs, outputs = mean_tensors(manifest.outputs[0], list(networks))
+def _mean(name: str, scores: TensorSpec, networks: tuple[str, ...], max_batch: int) -> Network:
+    """The model that averages the scores (batch, domains) of networks.
+
+    Its inputs are `{scores}_{network}`. Its outputs are the mean, with the name of `scores`, and
+    `{scores}_networks`, (batch, networks, domains).
+    """
+    shape = (*scores.shape[:1], len(networks), *scores.shape[1:])
+    inputs = tuple(
+        dataclasses.replace(scores, name=f"{scores.name}_{network}") for network in networks
+    )
+    apart = dataclasses.replace(scores, name=f"{scores.name}_networks", shape=shape)
     ranges = {"batch": (1, 1, max_batch)}
     return Network(
         name=name,
         backend="onnxruntime",
         inputs=inputs,
-        outputs=outputs,
+        outputs=(scores, apart),
         max_batch=max_batch,
         usual={name: usual for name, (_, usual, _) in profile_of(inputs, ranges).items()},
         joins=False,
@@ -315,68 +329,31 @@ def _mean_ensemble(
     """The ensemble of all networks on the same views, and their mean."""
     scores = manifest.outputs[0].name
     steps = [
-        Step(
-            model=network.name,
-            inputs={tensor.name: tensor.name for tensor in network.inputs},
-            outputs={scores: into.name},
-        )
+        ensemble_step(network, {scores: into.name})
         for network, into in zip(networks.values(), mean.inputs, strict=True)
     ]
     return ensemble_config(
         name,
-        [*steps, _step(mean)],
+        [*steps, ensemble_step(mean)],
         inputs=manifest.inputs,
         outputs=mean.outputs,
         max_batch=mean.max_batch,
     )
 
 
-def _step(network: Network) -> Step:
-    """A step that keeps the names of the network's tensors."""
-
-    def names(tensors: Sequence[TensorSpec]) -> dict[str, str]:
-        return {tensor.name: tensor.name for tensor in tensors}
-
-    return Step(model=network.name, inputs=names(network.inputs), outputs=names(network.outputs))
-
-
-def mean_tensors(
-    scores: TensorSpec, networks: list[str]
-) -> tuple[tuple[TensorSpec, ...], tuple[TensorSpec, ...]]:
-    """Inputs and outputs of the graph that averages networks.
-
-    Args:
-        scores: The scores of each network, (batch, domains).
-        networks: Names of the networks.
-
-    Returns:
-        The inputs `{scores}_{network}`, (batch, domains) each. The outputs: their mean, with the
-        name of `scores`, and `{scores}_networks`, (batch, networks, domains).
-    """
-    shape = (*scores.shape[:1], len(networks), *scores.shape[1:])
-
-    def like(name: str, sizes: tuple[int | str, ...]) -> TensorSpec:
-        return TensorSpec(name=name, dtype=scores.dtype, shape=sizes)
-
-    inputs = tuple(like(f"{scores.name}_{network}", scores.shape) for network in networks)
-    return inputs, (scores, like(f"{scores.name}_networks", shape))
-
-
-def write_mean_graph(
-    inputs: tuple[TensorSpec, ...], outputs: tuple[TensorSpec, ...], path: Path
-) -> None:
-    """Writes the graph with the tensors of `mean_tensors`, in float32."""
+def write_mean_graph(network: Network, path: Path) -> None:
+    """Writes the graph of a plan's `mean`, in float32."""
     from onnx import TensorProto, checker, helper, save  # noqa: PLC0415 - optional
 
     def tensor(spec: TensorSpec) -> object:
         return helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, list(spec.shape))
 
-    mean, apart = outputs
-    rows = [f"{spec.name}_row" for spec in inputs]
+    mean, apart = network.outputs
+    rows = [f"{spec.name}_row" for spec in network.inputs]
     nodes = [
         *(
             helper.make_node("Unsqueeze", [spec.name, "networks"], [row], name=f"row/{spec.name}")
-            for spec, row in zip(inputs, rows, strict=True)
+            for spec, row in zip(network.inputs, rows, strict=True)
         ),
         helper.make_node("Concat", rows, [apart.name], name="apart", axis=1),
         helper.make_node(
@@ -384,9 +361,8 @@ def write_mean_graph(
         ),
     ]
     axis = helper.make_tensor("networks", TensorProto.INT64, [1], [1])
-    graph = helper.make_graph(
-        nodes, "mean", [tensor(spec) for spec in inputs], [tensor(spec) for spec in outputs], [axis]
-    )
+    inputs, outputs = ([tensor(spec) for spec in x] for x in (network.inputs, network.outputs))
+    graph = helper.make_graph(nodes, "mean", inputs, outputs, [axis])
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", _MEAN_OPSET)], ir_version=_MEAN_IR_VERSION
     )

@@ -1,4 +1,4 @@
-"""Builds a TensorRT engine of one ONNX graph.
+"""Builds a TensorRT engine of one ONNX graph, and checks first whether that can succeed.
 
 The same calls work with TensorRT 10.3 to 11 and TensorRT-RTX. Networks are strongly typed: the
 graph defines the precision, and no flag changes it. TensorRT reports most failures by returning
@@ -20,16 +20,9 @@ from mosrt.bundle.manifest import TensorSpec
 from mosrt.bundle.onnx_header import Node, Tensor, read_graph
 from mosrt_export.errors import EngineError
 
-__all__ = [
-    "UNSUPPORTED_GPU",
-    "BuildSettings",
-    "build_engine",
-    "check_zero_points",
-    "create_network",
-    "target_this_gpu",
-]
+__all__ = ["BuildSettings", "build_engine", "check_gpu", "check_zero_points"]
 
-UNSUPPORTED_GPU: Final = (
+_UNSUPPORTED_GPU: Final = (
     "this TensorRT does not support this GPU: TensorRT-RTX is for GeForce and RTX cards, other "
     "GPUs need the full TensorRT, and old GPUs an old version of it"
 )
@@ -47,7 +40,7 @@ _CURES: Final = (
     ),
     (
         r"compute capability|unsupported (?:sm|gpu|device)|sm ?\d+ is not|no kernel image",
-        UNSUPPORTED_GPU,
+        _UNSUPPORTED_GPU,
     ),
     (
         r"cuda(?: initialization)? (?:error|failure)|cudaerror|no cuda-capable|driver version",
@@ -123,17 +116,17 @@ def build_engine(
     return engine
 
 
-def create_network(trt: Any, builder: Any) -> Any:
+def _create_network(trt: Any, builder: Any) -> Any:
     """Creates an empty, strongly typed network."""
     flags = 0
     # From version 11 on networks are always strongly typed, and the flag may be gone.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     if flag is not None:
         flags = 1 << int(flag)
-    return builder.create_network(flags)
+    return builder._create_network(flags)
 
 
-def target_this_gpu(trt: Any, config: Any) -> bool:
+def _target_this_gpu(trt: Any, config: Any) -> bool:
     """Configures a build for the GPU of this machine; returns whether that succeeded.
 
     By default TensorRT-RTX builds for all cards from Ampere on, and for none of Turing's. The full
@@ -163,7 +156,7 @@ class _Build:
         """Reads the graph into a network."""
         trt, logger = self._tensorrt.module, self._tensorrt.logger
         self._builder = self._made(trt.Builder(logger), "start")
-        self._network = self._made(create_network(trt, self._builder), "make a network")
+        self._network = self._made(_create_network(trt, self._builder), "make a network")
         # The parser must outlive the build, because it owns constants of the network.
         self._parser = self._made(trt.OnnxParser(self._network, logger), "make a parser")
         if not self._parser.parse_from_file(str(self._graph)):
@@ -187,7 +180,7 @@ class _Build:
         config = self._made(self._builder.create_builder_config(), "make a configuration")
         # On by default, it would reduce the precision of float32 graphs.
         config.clear_flag(trt.BuilderFlag.TF32)
-        if has_gpu and not target_this_gpu(trt, config):
+        if has_gpu and not _target_this_gpu(trt, config):
             raise self.error("build for this GPU")
         config.builder_optimization_level = settings.level
         if config.builder_optimization_level != settings.level:
@@ -261,6 +254,52 @@ def _keep_timings(config: Any, path: Path) -> None:
     if cache is not None:
         with replacing_in_cache(path) as stream, memoryview(cache.serialize()) as content:
             stream.write(content)
+
+
+def check_gpu(tensorrt: TensorRt, compute_capability: str) -> None:
+    """Builds and loads an engine of a single addition.
+
+    Args:
+        tensorrt: The TensorRT to check.
+        compute_capability: Compute capability of the GPU, for the message.
+
+    Raises:
+        EngineError: The engine cannot be built or loaded on this GPU.
+    """
+    with tensorrt.log() as lines:
+        try:
+            served = _runs_here(tensorrt)
+        # The bindings raise these for C++ exceptions and null pointers.
+        except (RuntimeError, TypeError) as exc:
+            lines.append(str(exc))
+            served = False
+    if not served:
+        said = "\n  ".join(dict.fromkeys(lines)) or "it logged no reason"
+        raise EngineError(
+            f"{tensorrt} cannot run an engine on this GPU of compute capability "
+            f"{compute_capability}; {_UNSUPPORTED_GPU}\n  {said}"
+        )
+
+
+def _runs_here(tensorrt: TensorRt) -> bool:
+    """Whether an engine can be built, loaded and given an execution context."""
+    trt, logger = tensorrt.module, tensorrt.logger
+    builder: Any = trt.Builder(logger)
+    if builder is None:
+        return False
+    network: Any = _create_network(trt, builder)
+    config: Any = builder.create_builder_config()
+    if network is None or config is None or not _target_this_gpu(trt, config):
+        return False
+    x = network.add_input("x", trt.DataType.FLOAT, (1,))
+    total = network.add_elementwise(x, x, trt.ElementWiseOperation.SUM)
+    network.mark_output(total.get_output(0))
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        return False
+    with memoryview(engine) as content:
+        loaded: Any = trt.Runtime(logger).deserialize_cuda_engine(content)
+    return loaded is not None and loaded.create_execution_context() is not None
 
 
 # Numbers of TensorProto.DataType.

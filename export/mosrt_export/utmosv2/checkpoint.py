@@ -9,7 +9,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import torch
 from torch import nn
@@ -61,18 +61,27 @@ _UNKNOWN_TYPE: Final = re.compile(r"GLOBAL ([\w.]+)")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Checkpoint:
-    """A state dict and the facts that follow from it.
+class StateFile:
+    """A checkpoint file and its state dict.
 
     Attributes:
         path: The file.
         state: Tensors by key, without wrapper prefixes, memory-mapped from the file.
-        kind: "fusion", "spec" or "ssl".
-        n_domains: Number of data domains, from the size of the head.
     """
 
     path: Path
     state: Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint(StateFile):
+    """A UTMOSv2 checkpoint and what its keys tell.
+
+    Attributes:
+        kind: "fusion", "spec" or "ssl".
+        n_domains: Number of data domains, from the size of the head.
+    """
+
     kind: Kind
     n_domains: int
 
@@ -90,18 +99,6 @@ def read_checkpoint(path: Path) -> Checkpoint:
     state = _without_prefixes(tensors_of(load_safely(path), path))
     kind = _kind(state, path)
     return Checkpoint(path=path, state=state, kind=kind, n_domains=_n_domains(state, kind, path))
-
-
-class StateFile(Protocol):
-    """A checkpoint file and its state dict."""
-
-    @property
-    def path(self) -> Path:
-        """The file."""
-
-    @property
-    def state(self) -> Mapping[str, torch.Tensor]:
-        """Tensors by key."""
 
 
 def load_strictly(
@@ -124,22 +121,16 @@ def load_strictly(
     """
     expected = model.state_dict()
     state = {_as_in(expected, key): value for key, value in checkpoint.state.items()}
-    missing = [key for key in expected if key not in state]
-    unexpected = [key for key in state if key not in expected]
-    differing = [
-        f"{key} {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
-        for key, value in state.items()
-        if key in expected and value.shape != expected[key].shape
-    ]
-    problems = [
-        f"{len(keys)} {what}: {_some(keys)}"
-        for what, keys in (
-            ("missing", missing),
-            ("unexpected", unexpected),
-            ("of another shape", differing),
-        )
-        if keys
-    ]
+    found = {
+        "missing": [key for key in expected if key not in state],
+        "unexpected": [key for key in state if key not in expected],
+        "of another shape": [
+            f"{key} {tuple(value.shape)}, expected {tuple(expected[key].shape)}"
+            for key, value in state.items()
+            if key in expected and value.shape != expected[key].shape
+        ],
+    }
+    problems = [f"{len(keys)} {what}: {_some(keys)}" for what, keys in found.items() if keys]
     if problems:
         raise CheckpointError(
             f"{checkpoint.path}: the keys are not those of this model; {'; '.join(problems)}; "

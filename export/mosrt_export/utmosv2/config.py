@@ -137,20 +137,9 @@ class SpectrogramConfig:
     @property
     def images(self) -> MelSpec:
         """The images as the runtime's front end computes them."""
-        return MelSpec(
-            tensor="images",
-            crop_samples=self.crop_samples,
-            n_crops=self.n_crops,
-            n_fft=self.n_fft,
-            hop_length=self.hop_length,
-            n_mels=self.n_mels,
-            windows=self.windows,
-            f_min_hz=self.f_min_hz,
-            f_max_hz=self.f_max_hz,
-            floor_db=self.floor_db,
-            image_height=self.n_mels,
-            image_width=self.image_width,
-        )
+        values = dataclasses.asdict(self)
+        del values["backbone"], values["attention_heads"]
+        return MelSpec(tensor="images", image_height=self.n_mels, **values)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,8 +10,8 @@ import mosrt
 from mosrt.bundle.bundle import Bundle, find_bundle
 from mosrt.host.files import sha256_of
 from mosrt.uncertainty.family import load_stages
-from mosrt_export.clips import parity_clips
 from mosrt_export.nano.train.model import NanoGraph, load_nano
+from mosrt_export.parity import audio_sources
 from mosrt_export.uncertainty.bundle import TOLERANCE, differences
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
 from mosrt_export.uncertainty.wav2vec.exporter import StagedWav2Vec
@@ -38,7 +38,7 @@ def test_nano_equals_torch() -> None:
     faithful = NanoGraph(model, standard)
     assert manifest.domains == faithful.domains
     assert manifest.provenance["training"] == training
-    views = make_views(manifest, parity_clips())
+    views = make_views(manifest, audio_sources(None))
     rows = compare(path, manifest, manifest.variants["fp32"].members[0], faithful, views)
     assert len(rows) == len(views) >= 5
     # rounding through some ten layers, on a scale of 1 to 5
@@ -53,7 +53,7 @@ def test_nano_uncertainty_equals_torch() -> None:
         bundle.manifest, bundle.variant("fp32"), bundle.path, provider="cpu", threads=1
     )
     try:
-        found = differences(StagedWav2Vec(model, bundle.manifest), stages, parity_clips())
+        found = differences(StagedWav2Vec(model, bundle.manifest), stages, audio_sources(None))
     finally:
         for stage in stages.values():
             stage.close()

@@ -20,8 +20,8 @@ from mosrt.bundle.manifest import TensorSpec
 from mosrt_export.errors import TritonError
 from mosrt_export.triton import repository
 from mosrt_export.triton.config import Network, Serving, network_config, to_text
-from mosrt_export.triton.guide import guide
 from mosrt_export.triton.plan import plan_repository
+from mosrt_export.triton.repository import guide
 from tests.standins.variants import with_variants
 
 pytest.importorskip("tritonclient.grpc", reason="needs Triton's schema: tritonclient[grpc]")

@@ -10,7 +10,7 @@ import pytest
 from mosrt.backends.cuda import Cuda
 from mosrt.backends.trt_module import TensorRt
 from mosrt_export.errors import EngineError
-from mosrt_export.trt.smoke_test import check_gpu
+from mosrt_export.trt.builder import check_gpu
 from tests.export.cli.test_build import run
 from tests.fakes.cudart import FakeCudart
 

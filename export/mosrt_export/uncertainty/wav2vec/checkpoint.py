@@ -17,7 +17,7 @@ from typing import Any, Final
 import torch
 
 from mosrt_export.errors import CheckpointError
-from mosrt_export.utmosv2.checkpoint import load_safely, load_strictly, tensors_of
+from mosrt_export.utmosv2.checkpoint import StateFile, load_safely, load_strictly, tensors_of
 
 from .model import Architecture, Layer, QuantizerSpec, Wav2Vec
 
@@ -31,17 +31,13 @@ _CURE: Final = (
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Wav2VecCheckpoint:
+class Wav2VecCheckpoint(StateFile):
     """A wav2vec v1 or vq-wav2vec network.
 
     Attributes:
-        path: The file.
-        state: Tensors by key.
         architecture: Read from the options in the file.
     """
 
-    path: Path
-    state: Mapping[str, torch.Tensor]
     architecture: Architecture
 
     def build(self) -> Wav2Vec:

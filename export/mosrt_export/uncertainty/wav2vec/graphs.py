@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from .model import ContextNetwork, Encoder, JointNorm, Wav2Vec
+from .model import ContextNetwork, Encoder, Wav2Vec
 
 __all__ = ["Contrast", "Dense", "Wav2VecGraph"]
 
@@ -44,7 +44,7 @@ class _EncoderGraph(nn.Module):
         self.log_compression, self.skip = encoder.log_compression, encoder.skip
         self.residual_scale = encoder.residual_scale
         self.blocks = nn.ModuleList(
-            nn.Sequential(_wide(conv), _NormGraph(norm), act)
+            nn.Sequential(_wide(conv), norm, act)
             for conv, _, norm, act in map(_parts, encoder.conv_layers)
         )
 
@@ -63,7 +63,7 @@ class _ContextGraph(nn.Module):
         super().__init__()
         self.skip, self.residual_scale = context.skip, context.residual_scale
         self.blocks = nn.ModuleList(
-            nn.Sequential(_Pad(pad), _wide(conv), _NormGraph(norm), act)
+            nn.Sequential(_Pad(pad), _wide(conv), norm, act)
             for pad, conv, _, norm, act in map(_parts, context.conv_layers)
         )
         self.projections = nn.ModuleList(
@@ -89,22 +89,6 @@ class _Pad(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return nn.functional.pad(x, (self.ahead, 0, 0, 0), mode=self.mode)
-
-
-class _NormGraph(nn.Module):
-    """`JointNorm` over (batch, channels, 1, frames)."""
-
-    def __init__(self, norm: JointNorm) -> None:
-        super().__init__()
-        self.eps, self.weight, self.bias = norm.eps, norm.weight, norm.bias
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        centred = x - x.mean(dim=3, keepdim=True).mean(dim=1, keepdim=True)
-        variance = (centred * centred).mean(dim=3, keepdim=True).mean(dim=1, keepdim=True)
-        scale = torch.rsqrt(variance + self.eps)
-        if self.weight is None or self.bias is None:
-            return centred * scale
-        return centred * (scale * self.weight[:, None, None]) + self.bias[:, None, None]
 
 
 def _parts(block: nn.Module) -> list[Any]:

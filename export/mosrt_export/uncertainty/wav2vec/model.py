@@ -125,10 +125,12 @@ class Wav2Vec(nn.Module):
         a = architecture
         self.architecture = a
         self.feature_extractor = Encoder(a)
-        self.vector_quantizer = None
-        if a.quantizer is not None:
-            channels = a.encoder_layers[-1][0]
-            self.vector_quantizer = build_quantizer(a.quantizer, channels, a.activation)
+        self.vector_quantizer: nn.Module | None = None
+        channels = a.encoder_layers[-1][0]
+        if a.quantizer is not None and a.quantizer.kind == "kmeans":
+            self.vector_quantizer = KmeansQuantizer(a.quantizer, channels)
+        elif a.quantizer is not None:
+            self.vector_quantizer = GumbelQuantizer(a.quantizer, channels, a.activation)
         self.feature_aggregator = ContextNetwork(a)
         self.wav2vec_predictions = StepPredictor(a.context_layers[-1][0], a.channels, a.n_steps)
 
@@ -270,28 +272,22 @@ class JointNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(batch, channels, frames), any shape of the last two."""
+        """(batch, channels, frames), or (batch, channels, 1, frames) in a graph."""
         if self.training:  # one operator, whose gradient is several times faster
             return nn.functional.group_norm(x, 1, self.weight, self.bias, self.eps)
-        mean = x.mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)
-        centred = x - mean
-        variance = (centred * centred).mean(dim=2, keepdim=True).mean(dim=1, keepdim=True)
+        time = x.ndim - 1
+        centred = x - x.mean(dim=time, keepdim=True).mean(dim=1, keepdim=True)
+        variance = (centred * centred).mean(dim=time, keepdim=True).mean(dim=1, keepdim=True)
         scale = torch.rsqrt(variance + self.eps)
         if self.weight is None or self.bias is None:
             return centred * scale
-        return centred * (scale * self.weight[:, None]) + self.bias[:, None]
+        by_channel = (slice(None), *(None for _ in x.shape[2:]))
+        return centred * (scale * self.weight[by_channel]) + self.bias[by_channel]
 
 
 def activation(name: str) -> nn.Module:
     """The activation of a name: "relu", or the exact "gelu"."""
     return nn.ReLU() if name == "relu" else nn.GELU()
-
-
-def build_quantizer(spec: QuantizerSpec, channels: int, act: str) -> nn.Module:
-    """Creates a quantiser of features; `act` names the activation between its projections."""
-    if spec.kind == "kmeans":
-        return KmeansQuantizer(spec, channels)
-    return GumbelQuantizer(spec, channels, act)
 
 
 class GumbelQuantizer(nn.Module):

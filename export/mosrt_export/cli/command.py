@@ -1,21 +1,48 @@
-"""What the export commands share: announced steps, and how they end when an export fails."""
+"""What the export commands share: options, announced steps, and how they end when one fails."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import click
 
-from mosrt.cli.command import CommandError, ExitStatus, exit_on_error, require_extra
+from mosrt.cli.command import (
+    CommandError,
+    ExitStatus,
+    exit_on_error,
+    output_option,
+    require_extra,
+)
 from mosrt_export.errors import ParityError
 
 if TYPE_CHECKING:
     from mosrt_export.parity import Step
 
-__all__ = ["exporting", "steps"]
+__all__ = ["PATH", "bundle_options", "exporting", "steps"]
+
+PATH: Final = click.Path(path_type=Path)
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def bundle_options(command: _Command) -> _Command:
+    """The options of every command that writes a bundle: output, force and parity_audio."""
+    for option in (
+        click.option(
+            "--parity-audio",
+            type=PATH,
+            metavar="PATH",
+            help="Audio file or directory on which graphs and torch are compared. [default: five "
+            "clips that come with mosrt]",
+        ),
+        click.option("--force", is_flag=True, help="Replace an older bundle at --output."),
+        output_option("Bundle directory to write.", metavar="DIR", directory=True, required=True),
+    ):
+        command = option(command)
+    return command
 
 
 @contextmanager

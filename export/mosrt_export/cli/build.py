@@ -9,7 +9,7 @@ import click
 
 from mosrt.cli.command import CommandError, ExitStatus, exit_on_error, exit_statuses, output_option
 
-from .command import steps
+from .command import FiniteRange, steps
 
 if TYPE_CHECKING:
     from mosrt.backends.engine_file import EngineFiles
@@ -28,27 +28,29 @@ _GIB: Final = 1 << 30
 )
 @click.argument("model", metavar="NAME|PATH")
 @click.option("--variant", metavar="NAME", help="Variant to build. [default: fp32]")
-@click.option("--min-batch", type=click.IntRange(1), help="Fewest views per run. [default: 1]")
+@click.option(
+    "--min-batch", type=click.IntRange(1, 1024), help="Fewest views per run. [default: 1]"
+)
 @click.option(
     "--opt-batch",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1024),
     help="Views per run that the engine is tuned for and that scoring uses. 1 gives the lowest "
     "latency of one clip, more the highest throughput. [default: 4]",
 )
 @click.option(
     "--max-batch",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1024),
     help="Most views per run, for which memory is reserved. [default: as --opt-batch]",
 )
 @click.option(
     "--max-seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="Longest chunk of audio, for models that score by their uncertainty. A lower value needs "
     "less memory; longer recordings cannot be scored then. [default: that of the model]",
 )
 @click.option(
     "--workspace-gib",
-    type=click.FloatRange(0, min_open=True),
+    type=FiniteRange(0, min_open=True),
     help="Scratch memory that an engine may use. [default: all of the GPU]",
 )
 @click.option(

@@ -219,14 +219,14 @@ def _sources(
 @click.option("--gpu/--cpu", default=True, show_default=True, help="Where the networks run.")
 @click.option(
     "--instances",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1024),
     default=1,
     show_default=True,
     help="Copies of each network that run in parallel, per GPU.",
 )
 @click.option(
     "--max-batch",
-    type=click.IntRange(1),
+    type=click.IntRange(1, 1024),
     help="Most views per run. [default: 8, or the limit of engine or variant]",
 )
 @click.option("--force", is_flag=True, help="Replace an older repository at --output.")

@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from mosrt.cli.command import exit_statuses
 
-from .command import PATH, bundle_options, exporting, steps
+from .command import PATH, FiniteRange, bundle_options, exporting, steps
 
 if TYPE_CHECKING:
     from mosrt_export.parity import Drift
@@ -110,14 +110,14 @@ def wav2vec(**options: Any) -> None:
 )
 @click.option(
     "--dropout",
-    type=click.FloatRange(0.0, 1.0),
+    type=FiniteRange(0.0, 1.0),
     default=0.74,
     show_default=True,
     help="Dropout probability of feature values, for --head ctc. With 0 there is one pass.",
 )
 @click.option(
     "--mask-share",
-    type=click.FloatRange(0.0, 1.0, min_open=True),
+    type=FiniteRange(0.0, 1.0, min_open=True),
     default=0.65,
     show_default=True,
     help="Share of frames that the masked spans of a pass would cover without overlap, for --head "
@@ -126,7 +126,7 @@ def wav2vec(**options: Any) -> None:
 @click.option(
     "--passes",
     "n_passes",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, 10_000),
     default=50,
     show_default=True,
     help="Number of passes with dropout or masking. Scoring time is proportional to it.",

@@ -118,12 +118,9 @@ def build_engine(
 
 def _create_network(trt: Any, builder: Any) -> Any:
     """Creates an empty, strongly typed network."""
-    flags = 0
     # From version 11 on networks are always strongly typed, and the flag may be gone.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
-    if flag is not None:
-        flags = 1 << int(flag)
-    return builder._create_network(flags)
+    return builder.create_network(0 if flag is None else 1 << int(flag))
 
 
 def _target_this_gpu(trt: Any, config: Any) -> bool:

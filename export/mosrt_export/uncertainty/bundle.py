@@ -19,6 +19,7 @@ from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.bundle.uncertainty_spec import STAGES, UncertaintySpec, stages_in_use
 from mosrt.bundle.writer import bundle_file, new_directory
 from mosrt.uncertainty.family import Stages, load_stages
+from mosrt_export.errors import CheckpointError
 from mosrt_export.graphs.graph import OPSET, example_of, write_dynamic_graph
 from mosrt_export.model_card import uncertainty_card
 from mosrt_export.parity import Drift, Step, publish, rounded
@@ -143,7 +144,15 @@ def manifest_of(
         outputs: Outputs of all graphs.
         provenance: Where the model comes from.
         **spec: Fields of `UncertaintySpec` that belong to the family.
+
+    Raises:
+        CheckpointError: No recording that the runtime scores at once is long enough for a frame.
     """
+    if geometry.min_samples > _WINDOW_S * _SAMPLE_RATE_HZ:
+        raise CheckpointError(
+            f"{request.name}: needs {geometry.min_samples:.3g} samples for a prediction, more than "
+            f"{_WINDOW_S} s; its kernels, strides or offset are those of no model"
+        )
     return Manifest(
         name=request.name,
         family=family,

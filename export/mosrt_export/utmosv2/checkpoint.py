@@ -16,6 +16,7 @@ from torch import nn
 
 from mosrt.host.files import sha256_of
 from mosrt_export.errors import CheckpointError
+from mosrt_export.limits import MAX_PARAMETERS
 
 from .config import Kind
 
@@ -50,6 +51,7 @@ TRAINING_DATA: Final = (
     "Listening tests with naturalness scores from 1 to 5: BVCC, a sarulab test made for the "
     "VoiceMOS Challenge 2024, Blizzard Challenge 2008-2011 and SOMOS"
 )
+_MAX_DOMAINS: Final = 1_000
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model")
 _PREFIXES: Final = ("module.", "_orig_mod.")
 _WEIGHT_NORM: Final = (
@@ -112,7 +114,8 @@ def load_strictly(
     Weight norm may be stored in either of its two layouts.
 
     Args:
-        model: The module.
+        model: The module. It may be on the device "meta"; it then gets memory once its keys and
+            shapes are known to be those of the checkpoint.
         checkpoint: The checkpoint.
         cure: What the error advises.
 
@@ -136,6 +139,8 @@ def load_strictly(
             f"{checkpoint.path}: the keys are not those of this model; {'; '.join(problems)}; "
             f"{cure}"
         )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        model.to_empty(device="cpu")
     model.load_state_dict(state)
 
 
@@ -191,6 +196,9 @@ def tensors_of(loaded: object, path: Path) -> dict[str, torch.Tensor]:
                 f"{path}: entry {key!r} is {type(value).__name__}, not a tensor; "
                 "save `model.state_dict()` alone"
             )
+    # A view of a few numbers can claim any shape.
+    if sum(value.numel() for value in loaded.values()) > MAX_PARAMETERS:
+        raise CheckpointError(f"{path}: has over {MAX_PARAMETERS:,} parameters, as in no model")
     return cast("dict[str, torch.Tensor]", dict(loaded))
 
 
@@ -233,12 +241,13 @@ def _n_domains(state: Mapping[str, torch.Tensor], kind: Kind, path: Path) -> int
     rows, columns = state["fc.weight"].shape
     features = sum(2 * state[key].shape[0] for key in attention)
     sets = 3 if kind == "fusion" else 1
-    if rows != 1 or columns <= features or (columns - features) % sets:
+    n_domains, rest = divmod(columns - features, sets)
+    if rows != 1 or rest or not 0 < n_domains <= _MAX_DOMAINS:
         raise CheckpointError(
             f"{path}: the head 'fc.weight' is {rows} x {columns}; a {kind} model with {features} "
             f"features has 1 row and {sets} column(s) per domain after them"
         )
-    return int(columns - features) // sets
+    return int(n_domains)
 
 
 def _as_in(expected: Mapping[str, Any], key: str) -> str:

@@ -68,6 +68,7 @@ PUBLISHED_DOMAINS: Final = (
     "somos",
 )
 
+_MAX_CROP_SAMPLES: Final = 2_000_000
 _T = TypeVar("_T")
 
 
@@ -210,24 +211,27 @@ class ModelConfig:
     def _check(self) -> None:
         """Raises ConfigError for values of the right type that describe no model."""
         ssl, spec = self.ssl, self.spectrogram
-        positive = {
-            "sample_rate_hz": self.sample_rate_hz,
-            "ssl.crop_samples": ssl.crop_samples,
-            "ssl.epsilon": ssl.epsilon,
-            "ssl.attention_heads": ssl.attention_heads,
-            "spectrogram.attention_heads": spec.attention_heads,
-            "spectrogram.crop_samples": spec.crop_samples,
-            "spectrogram.n_crops": spec.n_crops,
-            "spectrogram.n_fft": spec.n_fft,
-            "spectrogram.hop_length": spec.hop_length,
-            "spectrogram.n_mels": spec.n_mels,
-            "spectrogram.floor_db": spec.floor_db,
-            "spectrogram.image_width": spec.image_width,
-        }
-        for key, value in positive.items():
-            if not value > 0:
-                raise ConfigError(f"{key} must be positive, not {value}")
-        if not spec.windows or not all(0 < w <= spec.n_fft for w in spec.windows):
+        for key, value, largest in (
+            ("sample_rate_hz", self.sample_rate_hz, 384_000),
+            ("ssl.crop_samples", ssl.crop_samples, _MAX_CROP_SAMPLES),
+            ("ssl.epsilon", ssl.epsilon, 1),
+            ("ssl.attention_heads", ssl.attention_heads, 1024),
+            ("spectrogram.attention_heads", spec.attention_heads, 1024),
+            ("spectrogram.crop_samples", spec.crop_samples, _MAX_CROP_SAMPLES),
+            ("spectrogram.n_crops", spec.n_crops, 64),
+            ("spectrogram.n_fft", spec.n_fft, 65_536),
+            ("spectrogram.hop_length", spec.hop_length, 65_536),
+            ("spectrogram.n_mels", spec.n_mels, 2048),
+            ("spectrogram.floor_db", spec.floor_db, 1000),
+            ("spectrogram.image_width", spec.image_width, 2048),
+            ("the number of spectrogram.windows", len(spec.windows), 16),
+            # Each frame has a spectrum, which takes memory.
+            ("crop_samples / hop_length * n_fft of spectrogram",
+             spec.crop_samples * spec.n_fft / max(spec.hop_length, 1), 1 << 27),
+        ):  # fmt: skip
+            if not 0 < value <= largest:  # nan is refused, too
+                raise ConfigError(f"{key} must be positive and at most {largest}, not {value}")
+        if not all(0 < w <= spec.n_fft for w in spec.windows):
             raise ConfigError(
                 f"spectrogram.windows must be lengths from 1 to n_fft ({spec.n_fft}), "
                 f"not {list(spec.windows)}"

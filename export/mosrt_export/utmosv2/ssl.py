@@ -15,6 +15,7 @@ from torch import nn
 
 from mosrt_export.errors import ConfigError
 from mosrt_export.graphs.rewrites import fold_weight_norm, mean_attention, use_plain_operators
+from mosrt_export.limits import build_refusals, check_parameters, check_settings
 
 from .config import EncoderConfig, SslConfig, did_you_mean
 
@@ -67,19 +68,20 @@ def build_encoder(config: EncoderConfig) -> nn.Module:
     for key in config.overrides:
         if key not in known:
             raise ConfigError(f"unknown key 'ssl.encoder.{key}'; {did_you_mean(key, known)}")
-    try:
+    # Two types have only their own implementation of attention.
+    attention = None if model_type in ("wavlm", "wav2vec2-conformer") else "eager"
+    with build_refusals("ssl.encoder: transformers refuses these values", ConfigError):
+        check_settings(config.overrides)
         settings = transformers.AutoConfig.for_model(model_type, **dict(config.overrides))
-        model: nn.Module = transformers.AutoModel.from_config(
-            settings, attn_implementation=_attention(model_type)
-        )
-    except (TypeError, ValueError) as exc:
-        raise ConfigError(f"ssl.encoder: transformers refuses these values ({exc})") from exc
-    return model.eval()
 
+        def build() -> nn.Module:
+            model: nn.Module = transformers.AutoModel.from_config(
+                settings, attn_implementation=attention, trust_remote_code=False
+            )
+            return model
 
-def _attention(model_type: str) -> str | None:
-    """Eager attention, except for the two types that have only their own implementation."""
-    return None if model_type in ("wavlm", "wav2vec2-conformer") else "eager"
+        check_parameters(build)
+        return build().eval()
 
 
 class _Encoder(nn.Module):

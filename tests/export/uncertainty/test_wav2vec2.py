@@ -18,6 +18,7 @@ import mosrt
 from mosrt.cli.main import main
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt.uncertainty.wav2vec2 import MaskingFamily
+from mosrt_export.uncertainty.wav2vec2.source import Head, load_source
 from tests.standins.wav2vec import check_batch, check_operators
 
 FloatArray = npt.NDArray[np.float64]
@@ -231,3 +232,60 @@ def test_refusals(tmp_path: Path, kind: str | None, options: tuple[str, ...], me
     assert result.exit_code == (2 if message.startswith("--") else 3)
     assert message in result.output
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("head", ["ctc", "pretraining"])
+@pytest.mark.parametrize("model_type", ["wav2vec2", "unheard-of"])
+def test_code_beside_a_model_never_runs(tmp_path: Path, model_type: str, head: Head) -> None:
+    """Neither asked for nor answered with y; a model of a known type is read without it."""
+    directory, witness = tmp_path / "model", tmp_path / "witness"
+    saved("pretraining" if head == "pretraining" else "group", directory)
+    (directory / "code.py").write_text(
+        f"open({str(witness)!r}, 'w')\n"
+        "from transformers import Wav2Vec2Config as Config, Wav2Vec2Model as Model\n"
+    )
+    settings = json.loads((directory / "config.json").read_text())
+    settings["model_type"] = model_type
+    settings["auto_map"] = {
+        "AutoConfig": "code.Config",
+        **{f"AutoModel{suffix}": "code.Model" for suffix in ("", "ForCTC", "ForPreTraining")},
+    }
+    (directory / "config.json").write_text(json.dumps(settings))
+    if model_type == "wav2vec2":
+        load_source(str(directory), head)
+    else:
+        command = ["export", "wav2vec2", str(directory), "--output", str(tmp_path / "out")]
+        result = CliRunner().invoke(main, [*command, "--head", head], input="y\n" * 9)
+        assert result.exit_code == 3
+        assert "not a transformers model" in result.output
+    assert not witness.exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"hidden_size": 10**12}, "hidden_size is 1000000000000, as in no model"),
+        ({"vocab_size": 10**6, "hidden_size": 10**5}, "parameters; at most"),
+        ({"num_hidden_layers": 10**6}, "num_hidden_layers is 1000000"),
+        ({"conv_kernel": [10**6] * 7}, "conv_kernel is [1000000"),
+        ({"conv_stride": [1000] * 7}, "more than 20 s"),
+        ({"conv_stride": [5, 2, 2, 2, 2, 2, 0]}, "conv_stride is [5, 2, 2, 2, 2, 2, 0]"),
+        ({"conv_dim": [-16] * 7}, "conv_dim is [-16"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
+        ({"layer_norm_eps": float("inf")}, "layer_norm_eps is inf"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"hidden_size": "many"}, "not a transformers model"),
+        ({"hidden_act": "none"}, "cannot be loaded"),
+    ],
+)
+def test_settings_that_no_model_has(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    directory, out = tmp_path / "model", tmp_path / "out"
+    saved("group", directory)
+    settings = json.loads((directory / "config.json").read_text())
+    (directory / "config.json").write_text(json.dumps({**settings, **change}))
+    command = ["export", "wav2vec2", str(directory), "--output", str(out)]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 3, result.output
+    assert message in result.output
+    assert len(result.output) < 1_000
+    assert not out.exists()

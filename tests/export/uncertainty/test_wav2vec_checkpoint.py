@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -190,7 +191,25 @@ def test_the_other_quantised_model_as_a_graph(tmp_path: Path) -> None:
         ({"conv_feature_layers": "[(512, 10)]"}, "not a list of layers"),
         ({"conv_feature_layers": "[(512, 10, 5)] * 1000000000"}, "not a list of layers"),
         ({"conv_aggregator_layers": "[(512, 2, 2)]"}, "stride 1"),
+        ({"conv_feature_layers": "[(512, 10, 5)]" + " * 64" * 9}, "not a list of layers"),
+        ({"conv_feature_layers": "[(512, 10, 5)] + " * 10**6 + "[]"}, "not a list of layers"),
+        ({"conv_feature_layers": "(" * 3_000}, "not a list of layers"),
+        ({"conv_feature_layers": [(512, 10, 5)] * 1_000}, "not a list of layers"),
+        ({"conv_feature_layers": [(10**9, 10, 5)]}, "not a list of layers"),
+        ({"conv_feature_layers": [(512, math.inf, 5)]}, "not a list of layers"),
+        ({"conv_feature_layers": [(512, 10, -5)]}, "not a list of layers"),
         ({"num_negatives": 0}, "num_negatives"),
+        ({"num_negatives": 10**9}, "num_negatives is 1000000000, not a positive integer up to"),
+        ({"prediction_steps": math.inf}, "prediction_steps is inf, not a positive number"),
+        ({"offset": 10**9}, "offset is 1000000000"),
+        ({"offset": 1.5}, "offset is 1.5, not a positive integer"),
+        *(
+            ({"residual_scale": scale}, "residual_scale is .*, not a positive number")
+            for scale in (-0.1, 0, math.nan, math.inf, "x", None)
+        ),
+        ({"vq_type": "gumbel", "vq_vars": 10**9}, "vq_vars is 1000000000"),
+        ({"vq_type": "gumbel", "vq_depth": 10**9}, "vq_depth is 1000000000"),
+        ({"vq_type": "gumbel", "vq_dim": -4}, "vq_dim is -4"),
     ],
 )
 def test_options_that_are_refused(change: dict[str, Any], message: str) -> None:
@@ -252,6 +271,27 @@ def test_weights_that_contradict_the_options(tmp_path: Path) -> None:
     torch.save({"model": small_state_dict(SMALL)}, path)
     with pytest.raises(CheckpointError, match="has no options of the architecture"):
         read_wav2vec(path)
+
+
+def test_sizes_beyond_the_weights_take_no_memory(tmp_path: Path) -> None:
+    """A network of 17 GB, by its options; the shapes in the file are compared first."""
+    large = {**SMALL, "conv_feature_layers": [(65_536, 65_536, 1)]}
+    path = save(tmp_path / "large.pt", large, small_state_dict(SMALL))
+    with pytest.raises(CheckpointError, match="its options and weights contradict each other"):
+        read_wav2vec(path).build()
+
+
+def test_strides_beyond_any_recording(tmp_path: Path) -> None:
+    """Weights do not show strides, so nothing contradicts these."""
+    layers = [(channels, kernel, 60_000) for channels, kernel, _ in
+              architecture_of(SMALL, HERE).encoder_layers]  # fmt: skip
+    strides = {**SMALL, "conv_feature_layers": layers}
+    path = save(tmp_path / "strides.pt", strides, small_state_dict(SMALL))
+    command = ["export", "wav2vec", str(path), "--output", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, command)
+    assert result.exit_code == 3
+    assert "more than 20 s" in result.output
+    assert not (tmp_path / "out").exists()
 
 
 def test_contrast_graph_twice(tmp_path: Path) -> None:

@@ -160,6 +160,17 @@ def test_other_contents_are_refused(content: object, message: str, tmp_path: Pat
         read_checkpoint(saved(tmp_path / "model.pth", content))
 
 
+def test_a_tensor_that_claims_more_than_the_file_holds(tmp_path: Path) -> None:
+    """One number, repeated by strides of 0."""
+    state = small_model().state_dict()
+    state["fc.weight"] = torch.zeros(1).expand(1, 10**10)
+    with pytest.raises(CheckpointError, match="over 3,000,000,000 parameters"):
+        read_checkpoint(saved(tmp_path / "model.pth", state))
+    state["fc.weight"] = torch.zeros(1).expand(1, 64 + 1024 + 3 * 10**6)
+    with pytest.raises(CheckpointError, match="'fc.weight' is 1 x 3001088"):
+        read_checkpoint(saved(tmp_path / "model.pth", state))
+
+
 @pytest.mark.parametrize("columns", [64 + 1024, 64 + 1024 + 1])
 def test_a_head_without_whole_domains_is_refused(columns: int, tmp_path: Path) -> None:
     state = small_model().state_dict()

@@ -74,9 +74,18 @@ def test_dict_round_trip(config: ModelConfig) -> None:
         ({"ssl": 3}, r"write \[ssl\] above its keys"),
         ({"ssl": {"crop_samples": 1.5}}, "ssl.crop_samples must be int, not float"),
         ({"ssl": {"crop_samples": True}}, "ssl.crop_samples must be int, not bool"),
-        ({"ssl": {"crop_samples": 0}}, "ssl.crop_samples must be positive, not 0"),
+        ({"ssl": {"crop_samples": 0}}, "ssl.crop_samples must be positive and at most .*, not 0"),
         ({"ssl": {"epsilon": float("nan")}}, "ssl.epsilon must be positive"),
-        ({"spectrogram": {"windows": []}}, "spectrogram.windows must be lengths"),
+        ({"ssl": {"epsilon": float("inf")}}, "ssl.epsilon must be positive and at most 1"),
+        ({"ssl": {"crop_samples": 10**12}}, "ssl.crop_samples must be positive and at most"),
+        ({"spectrogram": {"hop_length": -1}}, "spectrogram.hop_length must be positive"),
+        (
+            {"spectrogram": {"hop_length": 1, "n_fft": 65_536}},
+            r"crop_samples / hop_length \* n_fft",
+        ),
+        ({"spectrogram": {"n_mels": 10**9}}, "spectrogram.n_mels must be positive and at most"),
+        ({"spectrogram": {"windows": [512] * 10**5}}, "the number of spectrogram.windows must be"),
+        ({"spectrogram": {"windows": []}}, "the number of spectrogram.windows must be"),
         ({"spectrogram": {"windows": [8192]}}, r"from 1 to n_fft \(4096\), not \[8192\]"),
         ({"spectrogram": {"f_max_hz": 9000.0}}, "9000.0 at 16000 Hz"),
     ],
@@ -120,6 +129,25 @@ def test_unknown_encoder_settings_are_named() -> None:
     overrides.pop("model_type")
     with pytest.raises(ConfigError, match="transformers refuses"):
         build_encoder(EncoderConfig(overrides=overrides))
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ({"hidden_size": 10**9}, "hidden_size is 1000000000, as in no model"),
+        ({"intermediate_size": 10**6, "hidden_size": 96_000}, "it has .* parameters; at most"),
+        ({"num_hidden_layers": 10**5}, "num_hidden_layers is 100000"),
+        ({"hidden_size": -8}, "hidden_size is -8"),
+        ({"num_attention_heads": 0}, "num_attention_heads is 0"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan"),
+        ({"layer_norm_eps": float("inf")}, "layer_norm_eps is inf"),
+        ({"conv_dim": [512] * 10**5}, r"conv_dim is \[512, 512"),
+        ({"hidden_act": "none"}, "transformers refuses these values"),
+    ],
+)
+def test_encoders_that_take_all_memory_are_refused(override: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        build_encoder(EncoderConfig(overrides=override))
 
 
 def test_unknown_backbones_are_named() -> None:

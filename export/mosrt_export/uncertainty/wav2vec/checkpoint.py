@@ -24,6 +24,9 @@ from .model import Architecture, Layer, QuantizerSpec, Wav2Vec
 __all__ = ["Wav2VecCheckpoint", "architecture_of", "read_wav2vec"]
 
 _MAX_LAYERS: Final = 64
+_MAX_SIZE: Final = 65_536
+_MAX_COUNT: Final = 1_000
+_MAX_TEXT: Final = 4_096
 _CURE: Final = (
     "where the file was made, save {'args': the model's options as a plain dict, 'model': "
     "model.state_dict()} with torch.save"
@@ -46,7 +49,8 @@ class Wav2VecCheckpoint(StateFile):
         Raises:
             CheckpointError: The weights do not fit the architecture that the options describe.
         """
-        model = Wav2Vec(self.architecture)
+        with torch.device("meta"):  # no memory before the weights are known to have these shapes
+            model = Wav2Vec(self.architecture)
         load_strictly(model, self, cure="its options and weights contradict each other")
         return model.eval()
 
@@ -124,19 +128,18 @@ def architecture_of(options: Mapping[str, Any], path: Path) -> Architecture:
     context = _layers(options, "conv_aggregator_layers", path)
     if any(stride != 1 for _, _, stride in context):
         raise CheckpointError(f"{path}: conv_aggregator_layers must have stride 1")
-    offset = get("offset", "auto")
-    negatives = _positive(options, "num_negatives", 10, path)
+    scale = _number(options, "residual_scale", 0.1, path)
     return Architecture(
         encoder_layers=encoder,
         context_layers=context,
-        n_steps=_positive(options, "prediction_steps", 12, path),
-        n_negatives=negatives,
-        offset=None if offset == "auto" else _positive(options, "offset", 1, path),
+        n_steps=_count(options, "prediction_steps", 12, path),
+        n_negatives=_count(options, "num_negatives", 10, path),
+        offset=None if get("offset", "auto") == "auto" else _count(options, "offset", 1, path),
         activation=activation,
         log_compression=bool(get("log_compression", False)),
         encoder_skip=bool(get("skip_connections_feat", False)),
         context_skip=bool(get("skip_connections_agg", False)),
-        residual_scale=math.sqrt(float(get("residual_scale", 0.1))),
+        residual_scale=math.sqrt(scale),
         context_bias=not get("no_conv_bias", False),
         zero_pad=bool(get("agg_zero_pad", False)),
         affine_norm=not get("non_affine_group_norm", False),
@@ -150,57 +153,87 @@ def _quantizer(options: Mapping[str, Any], channels: int, path: Path) -> Quantiz
         return None
     if kind not in ("gumbel", "kmeans"):
         raise CheckpointError(f"{path}: vq_type {kind!r}; only gumbel and kmeans are supported")
-    groups = _positive(options, "vq_groups", 2, path)
-    quantised = int(options.get("vq_dim", 0)) or channels
+    groups = _count(options, "vq_groups", 2, path)
+    # 0 means as many as the encoder has.
+    quantised = _count({"vq_dim": options.get("vq_dim") or channels}, "vq_dim", 0, path, _MAX_SIZE)
     if quantised % groups or (kind == "kmeans" and quantised != channels):
         raise CheckpointError(
             f"{path}: vq_dim {quantised} does not suit {groups} groups of {channels} channels"
         )
     return QuantizerSpec(
         kind=kind,
-        n_codes=_positive(options, "vq_vars", 320, path),
+        n_codes=_count(options, "vq_vars", 320, path, _MAX_SIZE),
         n_groups=groups,
         shared_codes=bool(options.get("combine_groups", False)),
         channels=quantised,
-        depth=_positive(options, "vq_depth", 1, path),
+        depth=_count(options, "vq_depth", 1, path, _MAX_LAYERS),
     )
 
 
-def _positive(options: Mapping[str, Any], name: str, default: int, path: Path) -> int:
+def _number(options: Mapping[str, Any], name: str, default: float, path: Path) -> float:
+    """A positive, finite option."""
     try:
-        value = int(options.get(name, default))
-    except (TypeError, ValueError):
-        value = 0
-    if value < 1:
-        raise CheckpointError(f"{path}: {name} is {options.get(name)!r}, not a positive integer")
+        value = float(options.get(name, default))
+    except (OverflowError, TypeError, ValueError):
+        value = math.nan
+    if not 0 < value < math.inf:
+        raise CheckpointError(
+            f"{path}: {name} is {_shown(options.get(name))}, not a positive number"
+        )
     return value
+
+
+def _count(
+    options: Mapping[str, Any], name: str, default: int, path: Path, largest: int = _MAX_COUNT
+) -> int:
+    """A whole option from 1 to `largest`."""
+    value = _number(options, name, default, path)
+    if value > largest or value != int(value):
+        raise CheckpointError(
+            f"{path}: {name} is {_shown(options.get(name))}, not a positive integer up to {largest}"
+        )
+    return int(value)
 
 
 def _layers(options: Mapping[str, Any], name: str, path: Path) -> tuple[Layer, ...]:
     """A list of (channels, kernel, stride), stored as a list or as Python source."""
     value = options.get(name)
     try:
-        layers = _list(ast.parse(value, mode="eval").body) if isinstance(value, str) else value
-        checked = tuple(
-            (int(channels), int(kernel), int(stride)) for channels, kernel, stride in layers or ()
-        )
-    except (SyntaxError, TypeError, ValueError) as exc:
-        raise CheckpointError(f"{path}: {name} is {value!r}, not a list of layers") from exc
-    if not 0 < len(checked) <= _MAX_LAYERS or not all(min(layer) > 0 for layer in checked):
-        raise CheckpointError(f"{path}: {name} is {value!r}, not a list of layers")
-    return checked
+        layers = _parsed(value) if isinstance(value, str) else value
+        if isinstance(layers, (list, tuple)) and 0 < len(layers) <= _MAX_LAYERS:
+            checked = tuple((int(a), int(b), int(c)) for a, b, c in layers)
+            if all(min(layer) > 0 and max(layer) <= _MAX_SIZE for layer in checked):
+                return checked
+    except (OverflowError, RecursionError, SyntaxError, TypeError, ValueError):
+        pass
+    raise CheckpointError(
+        f"{path}: {name} is {_shown(value)}, not a list of layers (channels, kernel, stride), at "
+        f"most {_MAX_LAYERS} and no number above {_MAX_SIZE}"
+    )
+
+
+def _parsed(text: str) -> list[Any]:
+    """Evaluates Python source: lists, their sums, and lists times an integer; nothing else."""
+    if len(text) > _MAX_TEXT:
+        raise ValueError("not a list of layers")
+    return _list(ast.parse(text, mode="eval").body)
 
 
 def _list(node: ast.AST) -> list[Any]:
-    """Evaluates a list literal, a sum of lists, or a list times an integer; nothing else."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return _list(node.left) + _list(node.right)
-    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        found: Any = _list(node.left) + _list(node.right)
+    elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
         times = ast.literal_eval(node.right)
         if not isinstance(times, int) or times > _MAX_LAYERS:
             raise ValueError("not a list of layers")
-        return _list(node.left) * times
-    found = ast.literal_eval(node)
-    if not isinstance(found, (list, tuple)):
+        found = _list(node.left) * times
+    else:
+        found = ast.literal_eval(node)
+    # Checked at each step, because products of products grow fast.
+    if not isinstance(found, (list, tuple)) or len(found) > _MAX_LAYERS:
         raise ValueError("not a list of layers")
     return list(found)
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:80]

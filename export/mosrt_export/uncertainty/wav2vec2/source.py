@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 from mosrt_export.errors import CheckpointError
+from mosrt_export.limits import build_refusals, check_parameters, check_settings
 from mosrt_export.uncertainty.wav2vec.model import receptive_field
 
 __all__ = ["Head", "Source", "load_source"]
@@ -77,10 +78,12 @@ def load_source(name: str, head: Head) -> Source:
     """
     import transformers  # noqa: PLC0415 - seconds to import
 
-    try:
-        config = transformers.AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as exc:
-        raise CheckpointError(f"{name}: not a transformers model ({_line(exc)})") from exc
+    def wrong(text: str) -> CheckpointError:
+        return CheckpointError(f"{name}: {text}")
+
+    with build_refusals("not a transformers model", wrong):
+        # Nothing is imported from the model's files, and nobody is asked whether to.
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False)
     if config.model_type not in _MODEL_TYPES:
         raise CheckpointError(
             f"{name}: a model of type {config.model_type!r}; this command supports "
@@ -97,13 +100,16 @@ def load_source(name: str, head: Head) -> Source:
                 "use --head ctc, or a checkpoint that was not fine-tuned, such as "
                 "facebook/wav2vec2-base"
             )
-        loader = transformers.Wav2Vec2ForPreTraining
+        loader = transformers.AutoModelForPreTraining
     else:
         loader = transformers.AutoModelForCTC if has_ctc else transformers.AutoModel
-    try:
-        model = loader.from_pretrained(name, attn_implementation="eager").float().eval()
-    except (OSError, ValueError, RuntimeError) as exc:
-        raise CheckpointError(f"{name}: cannot be loaded ({_line(exc)})") from exc
+    with build_refusals("cannot be loaded", wrong):
+        check_settings(config.to_dict())
+        check_parameters(lambda: loader.from_config(config, trust_remote_code=False))
+        model = loader.from_pretrained(
+            name, attn_implementation="eager", trust_remote_code=False, weights_only=True
+        )
+    model = model.float().eval()
     is_ctc = head == "ctc" and has_ctc
     return Source(
         name=name,
@@ -147,7 +153,3 @@ def _side_file(name: str, file: str) -> Mapping[str, Any] | None:
         return None
     loaded = json.loads(Path(path).read_text(encoding="utf-8"))
     return loaded if isinstance(loaded, Mapping) else None
-
-
-def _line(exc: Exception) -> str:
-    return str(exc).strip().split("\n")[0]

@@ -32,12 +32,11 @@ from torch.nn import functional
 
 from mosrt._arrays import FloatArray, IntArray
 from mosrt.bundle.front_end_spec import FRONT_END_SCOPE, MelSpec, SslSpec
-from mosrt.bundle.manifest import Manifest, TensorSpec
+from mosrt.bundle.manifest import Manifest
 from mosrt.mel.front_end import AMIN, resize_weights
 from mosrt.mel.power import mel_filterbank
 
-from .canonical import BATCH
-from .graph import OnnxModule
+from .graph import BATCH, OnnxModule, tensor
 
 __all__ = ["AudioGraph", "MelImages", "taking_audio", "taking_features"]
 
@@ -108,9 +107,8 @@ def taking_audio(manifest: Manifest) -> Manifest:
     mel = manifest.mel
     inputs = manifest.inputs
     if mel is not None:
-        shape = (BATCH, mel.n_crops, mel.crop_samples)
-        crops = TensorSpec(name=_CROPS, dtype="float32", shape=shape)
-        inputs = tuple(crops if tensor.name == mel.tensor else tensor for tensor in inputs)
+        crops = tensor(_CROPS, BATCH, mel.n_crops, mel.crop_samples)
+        inputs = tuple(crops if spec.name == mel.tensor else spec for spec in inputs)
         mel = dataclasses.replace(mel, tensor=_CROPS)
     return dataclasses.replace(manifest, front_end="graph", mel=mel, inputs=inputs)
 
@@ -120,9 +118,9 @@ def taking_features(manifest: Manifest) -> Manifest:
     mel = manifest.mel
     inputs = manifest.inputs
     if mel is not None and manifest.front_end == "graph":
-        shape = (BATCH, mel.n_crops * len(mel.windows), mel.image_height, mel.image_width)
-        images = TensorSpec(name=_IMAGES, dtype="float32", shape=shape)
-        inputs = tuple(images if tensor.name == mel.tensor else tensor for tensor in inputs)
+        n_images = mel.n_crops * len(mel.windows)
+        images = tensor(_IMAGES, BATCH, n_images, mel.image_height, mel.image_width)
+        inputs = tuple(images if spec.name == mel.tensor else spec for spec in inputs)
         mel = dataclasses.replace(mel, tensor=_IMAGES)
     return dataclasses.replace(manifest, front_end="numpy", mel=mel, inputs=inputs)
 

@@ -17,7 +17,6 @@ __all__ = [
     "MeanAttention",
     "fold_batch_norm",
     "fold_weight_norm",
-    "mean_attention",
     "use_one_channel",
     "use_plain_operators",
 ]
@@ -141,8 +140,10 @@ class MeanAttention(nn.Module):
     scale 1/sqrt(head size) is folded into the query projection.
     """
 
-    def __init__(self, attention: nn.MultiheadAttention) -> None:
+    def __init__(self, attention: nn.Module) -> None:
         super().__init__()
+        if not isinstance(attention, nn.MultiheadAttention):
+            raise TypeError(f"expected nn.MultiheadAttention, got {type(attention).__name__}")
         size, heads = attention.embed_dim, attention.num_heads
         if not attention.batch_first or attention.in_proj_weight is None:
             raise ValueError("MeanAttention needs batch_first and one joint input projection")
@@ -172,13 +173,6 @@ class MeanAttention(nn.Module):
         context = (probabilities @ value).reshape(-1, self.heads * self.head_size)
         projected: torch.Tensor = self.output(context)
         return projected
-
-
-def mean_attention(attention: nn.Module) -> MeanAttention:
-    """`MeanAttention` made from a trained `nn.MultiheadAttention`."""
-    if not isinstance(attention, nn.MultiheadAttention):
-        raise TypeError(f"expected nn.MultiheadAttention, got {type(attention).__name__}")
-    return MeanAttention(attention)
 
 
 def fold_weight_norm(module: nn.Module) -> None:
@@ -225,21 +219,12 @@ def unmasked_attention(
     scaling: float | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Eager attention without a mask, with the signature that transformers expects.
+    """Eager attention over (batch, heads, frames, size), as transformers calls it.
 
-    Args:
-        module: The attention module.
-        query: (batch, heads, frames, size), as `key` and `value`.
-        key: See `query`.
-        value: See `query`.
-        attention_mask: Must be None.
-        scaling: Factor on the scores; by default 1 / sqrt(size).
+    There must be no mask; ValueError if there is. By default `scaling` is 1 / sqrt(size).
 
     Returns:
         (batch, frames, heads, size), and None for the weights.
-
-    Raises:
-        ValueError: There is a mask.
     """
     if attention_mask is not None:
         raise ValueError(f"{type(module).__name__} masks its attention; the exporter expects none")

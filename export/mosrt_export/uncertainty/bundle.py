@@ -20,7 +20,7 @@ from mosrt.bundle.uncertainty_spec import STAGES, UncertaintySpec, stages_in_use
 from mosrt.bundle.writer import bundle_file, new_directory
 from mosrt.uncertainty.family import Stages, load_stages
 from mosrt_export.errors import CheckpointError
-from mosrt_export.graphs.graph import OPSET, example_of, write_dynamic_graph
+from mosrt_export.graphs.graph import OPSET, example_of, tensor, write_dynamic_graph
 from mosrt_export.model_card import uncertainty_card
 from mosrt_export.parity import Drift, Step, publish, rounded
 
@@ -31,7 +31,6 @@ __all__ = [
     "StagedRequest",
     "differences",
     "manifest_of",
-    "tensor",
     "write_bundle",
 ]
 
@@ -117,11 +116,6 @@ class _Geometry(Protocol):
 
     @property
     def min_samples(self) -> int: ...
-
-
-def tensor(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
-    """An input or output of a graph."""
-    return TensorSpec(name=name, dtype=dtype, shape=shape)
 
 
 def manifest_of(

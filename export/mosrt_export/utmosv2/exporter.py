@@ -15,9 +15,8 @@ from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.bundle.writer import bundle_file, check_target, new_directory
 from mosrt.host.files import sha256_of
 from mosrt_export.errors import CheckpointError, ConfigError
-from mosrt_export.graphs.canonical import BATCH
 from mosrt_export.graphs.front_end import AudioGraph, taking_audio
-from mosrt_export.graphs.graph import OPSET, OnnxModule, write_graph
+from mosrt_export.graphs.graph import BATCH, OPSET, OnnxModule, tensor, write_graph
 from mosrt_export.model_card import mos_card, provenance
 from mosrt_export.parity import Drift, Step, publish
 
@@ -164,41 +163,35 @@ def _plan(
     checkpoint: Checkpoint, config: ModelConfig, front_end: str, previous: _Plan | None
 ) -> _Plan:
     """Checks a checkpoint against the configuration and the checkpoints before it."""
-    if config.kind is not None and config.kind != checkpoint.kind:
+    path, kind, n_domains = checkpoint.path, checkpoint.kind, checkpoint.n_domains
+    if config.kind is not None and config.kind != kind:
         raise CheckpointError(
-            f"{checkpoint.path}: its keys are those of a {checkpoint.kind} model, not "
-            f"{config.kind}; leave --kind (or `kind` in the configuration) out"
+            f"{path}: its keys are those of a {kind} model, not {config.kind}; leave --kind (or "
+            "`kind` in the configuration) out"
         )
-    domains = _domains(checkpoint, config)
-    plan = _Plan(config=config, kind=checkpoint.kind, domains=domains, front_end=front_end)
-    if previous is not None and plan != previous:
-        raise CheckpointError(
-            f"{checkpoint.path}: a {plan.kind} model with {len(domains)} domains cannot join "
-            f"an ensemble of {previous.kind} models with {len(previous.domains)}"
-        )
-    return plan
-
-
-def _domains(checkpoint: Checkpoint, config: ModelConfig) -> tuple[str, ...]:
     domains = PUBLISHED_DOMAINS if config.domains is None else config.domains
-    if len(domains) != checkpoint.n_domains:
-        cure = (
-            "name them in order in a configuration file, e.g. "
-            f"domains = [{', '.join(repr(f'name{i}') for i in range(checkpoint.n_domains))}], "
-            "and pass it with --config"
-            if config.domains is None
-            else "correct `domains` in the configuration"
-        )
+    if len(domains) != n_domains:
+        names = ", ".join(repr(f"name{i}") for i in range(n_domains))
+        cure = "correct `domains` in the configuration"
+        if config.domains is None:
+            cure = (
+                "name them in order in a configuration file, e.g. "
+                f"domains = [{names}], and pass it with --config"
+            )
         raise ConfigError(
-            f"{checkpoint.path}: the model has {checkpoint.n_domains} data domains, but "
-            f"{len(domains)} are named; {cure}"
+            f"{path}: the model has {n_domains} data domains, but {len(domains)} are named; {cure}"
         )
     if config.default_domain is not None and config.default_domain not in domains:
         raise ConfigError(
-            f"default_domain {config.default_domain!r} is not among the domains: "
-            f"{', '.join(domains)}"
+            f"default_domain {config.default_domain!r} is not among domains: {', '.join(domains)}"
         )
-    return domains
+    plan = _Plan(config=config, kind=kind, domains=domains, front_end=front_end)
+    if previous is not None and plan != previous:
+        raise CheckpointError(
+            f"{path}: a {kind} model with {n_domains} domains cannot join an ensemble of "
+            f"{previous.kind} models with {len(previous.domains)}"
+        )
+    return plan
 
 
 def _export_member(
@@ -209,16 +202,9 @@ def _export_member(
     if plan.front_end == "graph":
         rate_hz = plan.config.sample_rate_hz
         model = AudioGraph(model, ssl=plan.ssl, mel=plan.mel, sample_rate_hz=rate_hz)
-    shapes = {tensor.name: tensor.shape[1:] for tensor in inputs}
-    graph, weights = write_graph(
-        model,
-        {name: tuple(int(size) for size in shape) for name, shape in shapes.items()},
-        directory / f"model.{source.member}.fp32.onnx",
-    )
-    outputs = tuple(
-        TensorSpec(name=name, dtype="float32", shape=(BATCH, size))
-        for name, size in model.output_sizes.items()
-    )
+    shapes = {spec.name: tuple(int(size) for size in spec.shape[1:]) for spec in inputs}
+    graph, weights = write_graph(model, shapes, directory / f"model.{source.member}.fp32.onnx")
+    outputs = tuple(tensor(name, BATCH, size) for name, size in model.output_sizes.items())
     del model
     gc.collect()
     member = Member(name=source.member, graph=bundle_file(graph), weights=bundle_file(weights))
@@ -233,11 +219,10 @@ def _manifest(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) ->
         default = "sarulab" if "sarulab" in plan.domains else plan.domains[0]
     inputs = []
     if ssl is not None:
-        shape: tuple[int | str, ...] = (BATCH, ssl.crop_samples)
-        inputs.append(TensorSpec(name=ssl.tensor, dtype="float32", shape=shape))
+        inputs.append(tensor(ssl.tensor, BATCH, ssl.crop_samples))
     if mel is not None:
-        shape = (BATCH, mel.n_crops * len(mel.windows), mel.image_height, mel.image_width)
-        inputs.append(TensorSpec(name=mel.tensor, dtype="float32", shape=shape))
+        n_images = mel.n_crops * len(mel.windows)
+        inputs.append(tensor(mel.tensor, BATCH, n_images, mel.image_height, mel.image_width))
     manifest = Manifest(
         name=config.name,
         family=plan.kind,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from mosrt_export.errors import ConfigError
-from mosrt_export.graphs.rewrites import fold_batch_norm, mean_attention, use_one_channel
+from mosrt_export.graphs.rewrites import MeanAttention, fold_batch_norm, use_one_channel
 
 from .config import SpectrogramConfig
 
@@ -139,7 +139,7 @@ class SpectrogramGraph(nn.Module):
         for backbone, channels in zip(self.backbones, self.channels, strict=True):
             fold_batch_norm(backbone, torch.zeros(1, channels, *self.image_size))
         self.weights = branch.weights
-        self.attention = mean_attention(branch.attn)
+        self.attention = MeanAttention(branch.attn)
 
     def rows(self, images: torch.Tensor) -> torch.Tensor:
         """As `SpectrogramBranch.rows`."""

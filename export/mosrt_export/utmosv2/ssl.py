@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from mosrt_export.errors import ConfigError
-from mosrt_export.graphs.rewrites import fold_weight_norm, mean_attention, use_plain_operators
+from mosrt_export.graphs.rewrites import MeanAttention, fold_weight_norm, use_plain_operators
 from mosrt_export.limits import build_refusals, check_parameters, check_settings
 
 from .config import EncoderConfig, SslConfig, did_you_mean
@@ -153,7 +153,7 @@ class SslGraph(nn.Module):
         fold_weight_norm(branch)
         use_plain_operators(branch.encoder)
         self.encoder, self.weights = branch.encoder, branch.weights
-        self.attention = mean_attention(branch.attn[0])
+        self.attention = MeanAttention(branch.attn[0])
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """As `SslBranch.embed`."""

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from mosrt_export.errors import ConfigError
-from mosrt_export.graphs.rewrites import fold_batch_norm, mean_attention
+from mosrt_export.graphs.rewrites import MeanAttention, fold_batch_norm
 from mosrt_export.utmosv2.config import Kind, ModelConfig
 from mosrt_export.utmosv2.fusion import Fusion, Model, build, simplified
 from mosrt_export.utmosv2.spectrogram import build_backbone
@@ -124,7 +124,7 @@ def test_mean_attention_against_float64_formula() -> None:
     nn.init.uniform_(attention.out_proj.bias)
     x = torch.rand(2, 7, 24)
     with torch.inference_mode():
-        found = mean_attention(attention)(x).numpy()
+        found = MeanAttention(attention)(x).numpy()
     w = attention.in_proj_weight.detach().double().numpy()
     b = attention.in_proj_bias.detach().double().numpy()
     y = x.double().numpy() @ w.T + b

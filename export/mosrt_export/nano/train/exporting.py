@@ -17,9 +17,8 @@ from mosrt.bundle.front_end_spec import GridSpec, SslSpec
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.bundle.writer import bundle_file, new_directory
 from mosrt.host.files import sha256_of
-from mosrt_export.graphs.canonical import BATCH
 from mosrt_export.graphs.front_end import AudioGraph, taking_audio
-from mosrt_export.graphs.graph import OPSET, OnnxModule, write_graph
+from mosrt_export.graphs.graph import BATCH, OPSET, OnnxModule, write_graph
 from mosrt_export.graphs.rewrites import fold_batch_norm
 from mosrt_export.markdown import refilled
 from mosrt_export.nano.data.clips import CLIP_SAMPLES

@@ -22,13 +22,13 @@ from mosrt.host.thread_pool import ThreadPool
 from mosrt.uncertainty.family import Stages
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt.uncertainty.wav2vec import ContrastFamily
+from mosrt_export.graphs.graph import tensor
 from mosrt_export.model_card import provenance
 from mosrt_export.parity import Drift, Step, relative
 from mosrt_export.uncertainty.bundle import (
     StagedModel,
     StagedRequest,
     manifest_of,
-    tensor,
     write_bundle,
 )
 

@@ -26,15 +26,14 @@ from mosrt.audio.recording import Recording
 from mosrt.audio.sources import ArraySource, AudioSource
 from mosrt.backends import OrtBackend
 from mosrt.bundle.front_end_spec import FRONT_END_SCOPE, SslSpec
-from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
+from mosrt.bundle.manifest import Manifest, Member, Variant
 from mosrt.bundle.writer import bundle_file, check_target, new_directory
 from mosrt.crops import PlanRule
 from mosrt.host.cpu import usable_cores
 from mosrt.mos.scorer import FusionFrontEnd
 
 from .errors import CheckpointError
-from .graphs.canonical import BATCH
-from .graphs.graph import OPSET, OnnxModule, write_graph
+from .graphs.graph import BATCH, OPSET, OnnxModule, tensor, write_graph
 from .model_card import distillmos_card, provenance
 from .parity import Drift, Step, publish, rounded
 
@@ -200,8 +199,8 @@ def _manifest(name: str, variant: Variant) -> Manifest:
         mel=None,
         domains=(_DOMAIN,),
         default_domain=_DOMAIN,
-        inputs=(TensorSpec(name="waveform", dtype="float32", shape=(BATCH, _SEGMENT_SAMPLES)),),
-        outputs=(TensorSpec(name="mos", dtype="float32", shape=(BATCH, 1)),),
+        inputs=(tensor("waveform", BATCH, _SEGMENT_SAMPLES),),
+        outputs=(tensor("mos", BATCH, 1),),
         variants={"fp32": variant},
         front_end="graph",
         provenance=provenance(

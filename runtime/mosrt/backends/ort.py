@@ -273,7 +273,10 @@ def _session(graph: Path, options: Any, provider: str, digest: str) -> Any:
     try:
         with fork_waits():
             session = onnxruntime.InferenceSession(
-                graph, options, providers=_with_options(provider, digest)
+                graph,
+                options,
+                providers=_with_options(provider, digest),
+                enable_fallback=0,  # which would print, and try the CPU again
             )
         keep_in_children(session)
     except Exception as exc:  # ONNX Runtime's own exceptions share no base but Exception

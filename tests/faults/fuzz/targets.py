@@ -280,8 +280,7 @@ class Caches:
         rng = random.Random(data)
         shutil.rmtree(self._cache, ignore_errors=True)
         shutil.copytree(self._template, self._cache)
-        for _ in range(rng.choice((1, 1, 2))):
-            original = rng.choice(self._files)
+        for original in rng.sample(self._files, rng.choice((1, 1, 2))):
             file = self._cache / original.relative_to(self._template)
             content = mutated(original.read_bytes(), [b"\x00" * 64], rng)
             kind = rng.random()

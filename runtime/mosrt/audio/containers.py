@@ -72,6 +72,8 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
             break
         parts += found
         start = _behind_tags(file, found[-1].end)
+    if not parts:
+        return [], False
     rest = _read(file, start, max(0, min(_trimmed(file, size) - start, _READ_BYTES)))
     unread = len(rest.strip(b"\0")) > _IGNORED_BYTES or any(part.unread for part in parts)
     return parts, unread

@@ -7,13 +7,17 @@ frame as Xing and LAME write it.
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import os
 import re
 import struct
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
-__all__ = ["Stream", "end_tag_length", "streams", "tag_length"]
+__all__ = ["Stream", "end_tag_length", "quiet", "streams", "tag_length"]
 
 _READ_BYTES: Final = 1 << 20
 _LARGEST_FRAME_BYTES: Final = 1 << 13
@@ -54,6 +58,52 @@ class Stream:
     cut: bool = False
     n_samples: int | None = None
     padding: int = 0
+
+
+class _Quiet:
+    """Keeps C libraries from printing, while any thread asks for it.
+
+    libmpg123 reports damaged frames on standard error, and libsndfile some on standard output. The
+    GNU C library documents `stdout` and `stderr` as variables that may be set. Descriptors stay as
+    they are, so what Python and other processes write is not lost. Other C libraries do without.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._users = 0
+        self._streams: list[tuple[ctypes.c_void_p, int | None]] = []
+        self._nowhere: int | None = None
+        if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {}):
+            libc = ctypes.CDLL(None)
+            libc.fopen.restype = ctypes.c_void_p
+            self._nowhere = libc.fopen(b"/dev/null", b"we")
+            names = ("stdout", "stderr") if self._nowhere else ()
+            self._variables = [ctypes.c_void_p.in_dll(libc, name) for name in names]
+
+    def __enter__(self) -> None:
+        if self._nowhere is None:
+            return
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._streams = [(each, each.value) for each in self._variables]
+                for each in self._variables:
+                    each.value = self._nowhere
+
+    def __exit__(self, *exc_info: object) -> None:
+        if self._nowhere is None:
+            return
+        with self._lock:
+            self._users -= 1
+            if self._users == 0:
+                for each, value in self._streams:
+                    each.value = value
+
+
+@functools.cache
+def quiet() -> _Quiet:
+    """The context manager in which decoders print nothing, the same for all threads."""
+    return _Quiet()
 
 
 def tag_length(head: bytes) -> int:

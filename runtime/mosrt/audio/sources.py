@@ -26,6 +26,7 @@ from mosrt.host.fork import fork_waits
 
 from .containers import Part, find_parts, recognised
 from .guards import FLAGS, MAX_RATE_HZ, MIN_RATE_HZ, frame_samples
+from .mp3 import quiet
 
 __all__ = [
     "AUDIO_SUFFIXES",
@@ -55,10 +56,6 @@ _SHORT_OGG: Final = "lacks an end-of-stream bit"
 _LARGEST_PIPE_BYTES: Final = 1 << 30
 _HEAD_BYTES: Final = 1 << 18
 _PIPE_WAIT_S: Final = 10.0
-_ANY_FORMAT: Final = (
-    "convert it to WAV or FLAC if it plays elsewhere, or allow any format (any_format=True, "
-    "--any-format)"
-)
 
 
 class AudioSource(Protocol):
@@ -147,11 +144,11 @@ class _Sound(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
     """
 
     def __init__(self, file: Any) -> None:
-        with fork_waits():  # libsndfile has locks
+        with fork_waits(), quiet():  # libsndfile has locks
             super().__init__(file)
 
     def read(self, *args: Any, **options: Any) -> Any:
-        with fork_waits():
+        with fork_waits(), quiet():
             return super().read(*args, **options)
 
     def seekable(self) -> bool:
@@ -295,15 +292,13 @@ class FileSource:
                 break
             n_read += len(block)
             yield block
-        self.truncated = (
-            self.truncated
-            or (part.counted and n_read < length)
-            or (part is not self._parts[0] and _SHORT_OGG in sound.extra_info)
-        )
+        if (part.counted and n_read < length) or _SHORT_OGG in sound.extra_info:
+            self.truncated = True
 
     @contextmanager
     def _open(self, part: Part) -> Iterator[Any]:
         """Opens a part for reading; every failure becomes an AudioError."""
+        view = None
         with ExitStack() as stack:
             with self._reading():
                 if self._whole and isinstance(self._file, Path):
@@ -312,9 +307,11 @@ class FileSource:
                     sound = _Sound(path if os.name == "nt" else os.fsencode(path))
                 else:
                     file = stack.enter_context(self._opened())
-                    sound = _Sound(file if self._whole else _View(file, part))
+                    view = None if self._whole else _View(file, part)
+                    sound = _Sound(view or file)
                 stack.enter_context(sound)
             yield sound
+            self.truncated = self.truncated or (view is not None and view.error is not None)
 
     def _opened(self) -> BinaryIO:
         return io.BytesIO(self._file) if isinstance(self._file, bytes) else self._file.open("rb")
@@ -401,7 +398,8 @@ def _pipe_chunks(path: Path) -> Iterator[bytes]:
 def _unknown(size: int) -> str:
     """Why bytes are in no known container."""
     what = "it begins like no known audio file, maybe samples without a header" if size else "empty"
-    return f"{what}; {_ANY_FORMAT}"
+    cure = "convert it to WAV or FLAC if it plays elsewhere, or allow any format"
+    return f"{what}; {cure} (any_format=True, --any-format)"
 
 
 def _block_samples(sample_rate_hz: int, channels: int) -> int:

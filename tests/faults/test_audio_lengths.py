@@ -1,0 +1,281 @@
+"""What is in a file decides how much is read: lengths in headers may be unknown, wrong or cut."""
+
+from __future__ import annotations
+
+import io
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import soundfile
+
+from mosrt.audio.recording import Recording
+from mosrt.audio.sources import FileSource
+
+Samples = npt.NDArray[np.float32]
+RATE_HZ = 16_000
+ID3 = b"ID3\x04\0\0\0\0\0\x14" + bytes(20)
+ID3V1 = b"TAG" + bytes(125)
+APE = b"APETAGEX" + struct.pack("<IIII", 2000, 32, 0, 0) + bytes(8)
+
+
+def speech_like(seconds: float, rate_hz: int = RATE_HZ, channels: int = 1) -> Samples:
+    """Noise with syllables, so that a variable bit rate varies; (samples, channels)."""
+    n = int(seconds * rate_hz)
+    level = 0.02 + 0.15 * np.abs(np.sin(np.arange(n) / rate_hz * 3.0)) ** 3
+    values = np.random.default_rng(n).normal(0, 1, (n, channels)) * level[:, np.newaxis]
+    return values.astype(np.float32)
+
+
+def encoded(samples: Samples, kind: str, rate_hz: int = RATE_HZ, **options: Any) -> bytes:
+    stream = io.BytesIO()
+    soundfile.write(stream, samples, rate_hz, format=kind, **options)
+    return stream.getvalue()
+
+
+def read(data: bytes | Path) -> tuple[Samples, FileSource]:
+    source = FileSource(data)
+    return np.concatenate([block.mean(axis=1) for block in source.blocks()]), source
+
+
+class Unseekable(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
+    """Seeking would make libmpg123 round samples in another way."""
+
+    def seekable(self) -> bool:
+        return False
+
+
+def whole(data: bytes) -> Samples:
+    """The samples of a file that needs no mending, as soundfile reads it at once."""
+    with Unseekable(io.BytesIO(data)) as file:
+        mono: Samples = file.read(file.frames, dtype="float32", always_2d=True).mean(axis=1)
+    return mono
+
+
+def assert_reads(data: bytes, expected: Samples, tmp_path: Path) -> None:
+    """Path and bytes give the samples, and no flag."""
+    path = tmp_path / "clip.bin"
+    path.write_bytes(data)
+    for form in (data, path):
+        got, source = read(form)
+        np.testing.assert_array_equal(got, expected)
+        assert not source.truncated
+        assert not source.unread
+
+
+MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
+
+
+def mp3(rate_hz: int, channels: int, mode: str, seconds: float = 4.0) -> tuple[bytes, bytes, int]:
+    """An MP3 with its Info frame, that frame's bytes, and the number of frames behind it."""
+    samples = speech_like(seconds, rate_hz, channels)
+    data = encoded(samples, "MP3", rate_hz, bitrate_mode=mode, compression_level=0.5)
+    at = max(data.find(b"Info"), data.find(b"Xing"))
+    frames, size = struct.unpack(">II", data[at + 8 : at + 16])
+    start = data.rfind(b"\xff", 0, at)
+    assert size == len(data) - start
+    # The second frame has the first two bytes of all frames.
+    end = data.find(data[start : start + 2], at + 120)
+    return data[start:], data[start:end], frames
+
+
+@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("rate_hz", MP3_RATES)
+def test_mp3_without_an_info_frame(rate_hz: int, channels: int, mode: str, tmp_path: Path) -> None:
+    tagged, info, frames = mp3(rate_hz, channels, mode)
+    bare = tagged[len(info) :]
+    per_frame = 1152 if rate_hz >= 32_000 else 576
+    got, source = read(bare)
+    assert len(got) == frames * per_frame
+    assert not source.truncated
+    # The tag tells a decoder to drop the encoder's delay; the rest is the same.
+    trimmed, _ = read(tagged)
+    start = int(np.argmax([np.array_equal(got[k : k + 999], trimmed[:999]) for k in range(2500)]))
+    np.testing.assert_array_equal(got[start : start + len(trimmed)], trimmed)
+    np.testing.assert_array_equal(trimmed, whole(tagged))
+    for ends in (ID3 + bare, bare + ID3V1, bare + APE + ID3V1, ID3 + bytes(3000) + bare):
+        assert_reads(ends, got, tmp_path)
+
+
+def test_mp3_joined_end_to_end(tmp_path: Path) -> None:
+    first, info, _ = mp3(44_100, 1, "VARIABLE", 3)
+    second, _, _ = mp3(44_100, 2, "CONSTANT", 2)
+    expected = np.concatenate([whole(first), whole(second)])
+    assert_reads(first + second, expected, tmp_path)
+    assert_reads(ID3 + first + ID3V1 + ID3 + second + ID3V1, expected, tmp_path)
+    bare, _ = read(first[len(info) :])
+    assert_reads(first[len(info) :] + second, np.concatenate([bare, whole(second)]), tmp_path)
+    assert_reads(first[len(info) :] * 2, read(first[len(info) :] * 2)[0], tmp_path)
+    assert len(read(first[len(info) :] * 2)[0]) == 2 * len(bare)
+
+
+def test_mp3_of_other_rates_joined() -> None:
+    first, _, _ = mp3(44_100, 1, "VARIABLE", 3)
+    second, _, _ = mp3(22_050, 1, "VARIABLE", 2)
+    recording = Recording(FileSource(first + second), RATE_HZ)
+    assert recording.flags == ()
+    assert recording.duration_s == pytest.approx(5.0, abs=0.01)
+
+
+def test_mp3_is_truncated_only_where_a_tag_promises_more() -> None:
+    tagged, info, _ = mp3(22_050, 1, "VARIABLE")
+    half = len(tagged) // 2
+    got, source = read(tagged[:half])
+    assert source.truncated
+    np.testing.assert_array_equal(got, whole(tagged)[: len(got)])
+    assert not read(tagged[len(info) : half])[1].truncated
+
+
+@pytest.mark.parametrize("factor", [0.1, 0.5])
+def test_mp3_whose_info_frame_counts_too_few(factor: float) -> None:
+    tagged, info, frames = mp3(24_000, 1, "VARIABLE")
+    at = max(info.find(b"Info"), info.find(b"Xing")) + 8
+    wrong = bytearray(tagged)
+    struct.pack_into(">I", wrong, at, int(frames * factor))
+    got, source = read(bytes(wrong))
+    right = whole(tagged)
+    np.testing.assert_array_equal(got[: len(right)], right)
+    assert len(got) - len(right) < 3 * 576  # padding that the tag would have cut
+    assert not source.truncated
+
+
+def pcm(kind: str, **options: Any) -> tuple[bytes, Samples]:
+    data = encoded(speech_like(2.0), kind, **options)
+    return data, whole(data)
+
+
+def patched(data: bytes, *fields: tuple[int, bytes]) -> bytes:
+    found = bytearray(data)
+    for at, value in fields:
+        found[at : at + len(value)] = value
+    return bytes(found)
+
+
+@pytest.mark.parametrize("riff", [0, 36, 0x7FFF_F024, 0xFFFF_FFFF])
+@pytest.mark.parametrize("size", [0, 2_000_000_000, 0x7FFF_F000, 0x8000_0000, 0xFFFF_FFFF])
+@pytest.mark.parametrize("subtype", ["PCM_U8", "PCM_16", "PCM_24", "FLOAT", "ULAW"])
+def test_wav_of_unknown_length(riff: int, size: int, subtype: str, tmp_path: Path) -> None:
+    data, expected = pcm("WAV", subtype=subtype)
+    at = data.find(b"data") + 4
+    streamed = patched(data, (4, struct.pack("<I", riff)), (at, struct.pack("<I", size)))
+    assert_reads(streamed, expected, tmp_path)
+
+
+def test_wav_data_size_off_by_less_than_a_block(tmp_path: Path) -> None:
+    data, expected = pcm("WAV", subtype="PCM_16")
+    at = data.find(b"data") + 4
+    (size,) = struct.unpack("<I", data[at : at + 4])
+    assert_reads(patched(data, (at, struct.pack("<I", size + 1))), expected, tmp_path)
+    assert_reads(data + b"\0", expected, tmp_path)
+    missing = patched(data, (at, struct.pack("<I", size + 2)))
+    assert read(missing)[1].truncated
+    np.testing.assert_array_equal(read(missing)[0], expected)
+
+
+def test_wav_with_chunks_behind_the_data(tmp_path: Path) -> None:
+    data, expected = pcm("WAV", subtype="PCM_16")
+    chunk = b"LIST" + struct.pack("<I", 10_000) + b"INFO" + bytes(9_996)
+    for behind in (chunk, chunk + b"id3 \4\0\0\0abcd", ID3V1, APE + ID3V1, bytes(100_000)):
+        assert_reads(data + behind, expected, tmp_path)
+
+
+def test_an_empty_wav_stays_empty() -> None:
+    data = encoded(np.zeros((0, 1), np.float32), "WAV", subtype="PCM_16")
+    assert not list(FileSource(data + b"LIST\4\0\0\0INFO").blocks())
+
+
+def test_a_wav_with_more_data_than_its_header_says_is_flagged() -> None:
+    data, _ = pcm("WAV", subtype="PCM_16")
+    at = data.find(b"data") + 4
+    stale = patched(data, (at, struct.pack("<I", 20_000)))
+    recording = Recording(FileSource(stale), RATE_HZ)
+    assert recording.flags == ("unread",)
+    assert recording.n_samples == 10_000
+
+
+def test_rf64_and_bw64_of_unknown_length(tmp_path: Path) -> None:
+    data, expected = pcm("RF64", subtype="PCM_16")
+    at = data.find(b"ds64") + 8
+    for sizes in (bytes(24), b"\xff" * 24):
+        assert_reads(patched(data, (at, sizes)), expected, tmp_path)
+    assert_reads(b"BW64" + data[4:], expected, tmp_path)
+
+
+def test_aiff_of_unknown_length(tmp_path: Path) -> None:
+    data, expected = pcm("AIFF", subtype="PCM_16")
+    comm, ssnd = data.find(b"COMM"), data.find(b"SSND")
+    for size in (0, 0x7F00_0000, 0xFFFF_FFFF):
+        field = struct.pack(">I", size)
+        streamed = patched(data, (4, field), (comm + 10, field), (ssnd + 4, field))
+        assert_reads(streamed, expected, tmp_path)
+
+
+def test_w64_caf_and_au_of_unknown_length(tmp_path: Path) -> None:
+    data, expected = pcm("W64", subtype="PCM_16")
+    at = data.find(b"data\xf3") + 16
+    for size in (0, 24, (1 << 63) - 1, (1 << 64) - 1):
+        field = struct.pack("<Q", size)
+        assert_reads(patched(data, (16, field), (at, field)), expected, tmp_path)
+    data, expected = pcm("CAF", subtype="PCM_16")
+    at = data.find(b"data\0") + 4
+    for size in (0, (1 << 64) - 1):
+        assert_reads(patched(data, (at, struct.pack(">Q", size))), expected, tmp_path)
+    data, expected = pcm("AU", subtype="PCM_16")
+    for size in (0, 2_000_000_000, 0xFFFF_FFFF):
+        assert_reads(patched(data, (8, struct.pack(">I", size))), expected, tmp_path)
+
+
+def test_flac_of_unknown_length(tmp_path: Path) -> None:
+    data, expected = pcm("FLAC", subtype="PCM_16")
+    unknown = patched(data, (21, bytes([data[21] & 0xF0, 0, 0, 0, 0])))
+    assert_reads(unknown, expected, tmp_path)
+    assert_reads(ID3 + unknown + ID3V1, expected, tmp_path)
+    assert_reads(unknown + data, np.concatenate([expected, expected]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("FLAC", {"subtype": "PCM_16"}),
+        ("OGG", {"subtype": "VORBIS"}),
+        ("OGG", {"subtype": "OPUS"}),
+        ("WAV", {"subtype": "PCM_16"}),
+        ("AIFF", {"subtype": "PCM_16"}),
+        ("W64", {"subtype": "PCM_16"}),
+        ("AU", {"subtype": "PCM_16"}),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["subtype"],
+)
+def test_joined_files_are_read_to_the_end(
+    kind: str, options: dict[str, Any], tmp_path: Path
+) -> None:
+    data, expected = pcm(kind, **options)
+    stereo = encoded(speech_like(1.5, channels=2), kind, **options)
+    joined = np.concatenate([expected, whole(stereo), expected])
+    assert_reads(data + stereo + data, joined, tmp_path)
+    fast = encoded(speech_like(1.0, 48_000), kind, 48_000, **options)
+    recording = Recording(FileSource(data + fast), RATE_HZ)
+    assert recording.flags == ()
+    assert recording.duration_s == pytest.approx(3.0, abs=0.02)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "AIFF", "FLAC", "W64", "AU", "CAF", "OGG", "RF64"])
+def test_a_tag_before_the_header(kind: str, tmp_path: Path) -> None:
+    data = encoded(speech_like(2.0), kind)
+    assert_reads(ID3 + data, whole(data), tmp_path)
+    assert_reads(ID3 + ID3 + bytes(500) + data, whole(data), tmp_path)
+
+
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "AIFF", "W64", "AU", "CAF", "NIST"])
+def test_truncated_files_are_flagged(kind: str, tmp_path: Path) -> None:
+    data, expected = pcm(kind, subtype="PCM_16")
+    path = tmp_path / "cut"
+    path.write_bytes(data[:40_000])
+    got, source = read(path)
+    assert source.truncated
+    assert 15_000 < len(got) < len(expected)
+    np.testing.assert_array_equal(got, expected[: len(got)])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mosrt.audio.sources import AUDIO_SUFFIXES
-from mosrt.host.files import sha256_of
+from mosrt.host.files import files_below, sha256_of
 from mosrt_bench.errors import BenchError, LabelError
 from mosrt_bench.stats.voicemos import Rating
 
@@ -46,11 +46,7 @@ def audio_files(paths: Sequence[Path]) -> list[AudioFile]:
     for path in paths:
         files = [path]
         if path.is_dir():
-            files = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()
-            )
+            files = [file for file in files_below(path) if file.suffix.lower() in AUDIO_SUFFIXES]
             if not files:
                 raise BenchError(f"{path}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))})")
         for file in files:

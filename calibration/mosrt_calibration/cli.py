@@ -21,6 +21,7 @@ from mosrt.cli.command import (
     output_option,
     require_extra,
 )
+from mosrt.cli.terminal import bar_stream
 from mosrt.errors import BundleError
 from mosrt.host.cpu import usable_cores
 
@@ -195,7 +196,7 @@ def _quantize(
 def _bar(items: Sequence[Any], label: str) -> Iterator[Iterable[Any]]:
     """A progress bar on a terminal; elsewhere one line at the end."""
     if sys.stderr.isatty():
-        with click.progressbar(items, label=label, file=sys.stderr) as bar:
+        with click.progressbar(items, label=label, file=bar_stream()) as bar:
             yield bar
         return
     started = time.monotonic()

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AUDIO_SUFFIXES, FileSource
 from mosrt.errors import AudioError, MosrtError
-from mosrt.host.files import sha256_of
+from mosrt.host.files import files_below, sha256_of
 
 __all__ = [
     "Choice",
@@ -129,7 +129,7 @@ def choose(
     """
     if not directory.is_dir():
         raise ClipsError(f"{directory}: no such directory; --audio names one with recordings")
-    files = [p for p in directory.rglob("*") if p.suffix.lower() in AUDIO_SUFFIXES and p.is_file()]
+    files = [p for p in files_below(directory) if p.suffix.lower() in AUDIO_SUFFIXES]
     files.sort(key=lambda p: _hash(seed, p.relative_to(directory).as_posix()))
     found: dict[str, Clip] = {}
     with progress(files[:_MAX_CANDIDATES], "reading") as each:

@@ -17,6 +17,7 @@ from mosrt.audio.sources import AUDIO_SUFFIXES, AudioSource, FileSource
 from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.writer import write_card, write_manifest
 from mosrt.errors import AudioError
+from mosrt.host.files import files_below
 
 from .errors import ParityError
 
@@ -101,7 +102,7 @@ def audio_sources(path: Path | None) -> list[AudioSource]:
         return [FileSource(found[name].read_bytes(), name=name) for name in sorted(found)]
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in AUDIO_SUFFIXES)
+        files = [file for file in files_below(path) if file.suffix.lower() in AUDIO_SUFFIXES]
     if not files:
         raise AudioError(
             f"{path}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) to compare on",

@@ -64,17 +64,17 @@ def test_a_cache_that_cannot_be_written(kind: str, tmp_path: Path) -> None:
     assert SCORED in done.stdout
 
 
-def test_a_relative_place_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_place_is_ignored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The XDG specification says so, and a cache would appear in every working directory."""
     if sys.platform != "linux":
         pytest.skip("XDG_CACHE_HOME is of Linux")
     monkeypatch.delenv("MOSRT_CACHE")
-    monkeypatch.setenv("HOME", "/home/a")
+    monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("XDG_CACHE_HOME", "relative")
-    assert cache_directory() == Path("/home/a/.cache/mosrt")
+    assert cache_directory() == tmp_path / ".cache" / "mosrt"
 
 
-@pytest.mark.parametrize("home", ["", "relative"])
+@pytest.mark.parametrize("home", ["", "relative", "/nonexistent"])
 def test_such_a_home_is_none(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MOSRT_CACHE", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)

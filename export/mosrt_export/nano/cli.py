@@ -10,6 +10,7 @@ import click
 
 from mosrt.cli.command import (
     CommandError,
+    CommandGroup,
     ExitStatus,
     exit_on_error,
     exit_statuses,
@@ -50,7 +51,7 @@ _reduced = _setting(
 )
 
 
-@click.group(short_help="Make the embedded models from scratch.")
+@click.group(cls=CommandGroup, short_help="Make the embedded models from scratch.")
 def nano() -> None:
     """Make the embedded models `nano` and `nano-uncertainty` from scratch.
 

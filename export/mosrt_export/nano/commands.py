@@ -11,6 +11,7 @@ import click
 import numpy as np
 import torch
 
+from mosrt.cli.terminal import bar_stream
 from mosrt.errors import MosrtError
 from mosrt_export.parity import audio_sources
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
@@ -51,12 +52,14 @@ def run_generate(
     record_recipe(recipe, output)
     with concurrent.futures.ThreadPoolExecutor(workers) as executor:
         built = executor.map(lambda voice: build_pool(voice, seed, output / "voices"), voices)
-        with click.progressbar(built, label="voices", length=len(voices)) as bar:
+        with click.progressbar(built, label="voices", file=bar_stream(), length=len(voices)) as bar:
             pools = list(bar)
     chunks, ladders = _chunks(hours), _chunks(ladder_hours)
     made = generate(voices, pools, recipe, chunks, ladders, output, workers)
     n_chunks = len(chunks) + len(ladders)
-    with click.progressbar(made, label="clips", length=n_chunks, show_eta=True) as bar:
+    with click.progressbar(
+        made, label="clips", file=bar_stream(), length=n_chunks, show_eta=True
+    ) as bar:
         for _ in bar:
             pass
 
@@ -109,7 +112,9 @@ def run_train(
     where = _device(device)
     dataset = Dataset(data)
     n_chunks = len(dataset) // CHUNK_CLIPS
-    with click.progressbar(compute_images(data, workers), label="images", length=n_chunks) as bar:
+    with click.progressbar(
+        compute_images(data, workers), label="images", file=bar_stream(), length=n_chunks
+    ) as bar:
         for _ in bar:
             pass
     images = [np.load(path, mmap_mode="r") for path in image_paths(data)]

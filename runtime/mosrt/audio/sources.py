@@ -41,8 +41,8 @@ __all__ = [
 
 
 AUDIO_SUFFIXES: Final = frozenset({
-    ".aif", ".aifc", ".aiff", ".au", ".caf", ".flac", ".mp3", ".oga", ".ogg", ".opus", ".rf64",
-    ".w64", ".wav",
+    ".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp3", ".nist", ".oga", ".ogg",
+    ".opus", ".rf64", ".snd", ".sph", ".w64", ".wav", ".wave", ".wavex",
 })  # fmt: skip
 """Suffixes of the audio files that are looked for in a folder, in lower case."""
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -21,13 +22,17 @@ from mosrt.errors import (
 )
 from mosrt.host.cpu import MAX_THREADS
 
+from .terminal import printable, terminal
+
 __all__ = [
     "EXTRAS",
     "THREADS",
     "CommandError",
+    "CommandGroup",
     "ExitStatus",
     "exit_on_error",
     "exit_statuses",
+    "keep_inputs",
     "model_option",
     "output_option",
     "require_extra",
@@ -94,27 +99,94 @@ def exit_statuses(no: str | None = None) -> str:
 
 @contextmanager
 def exit_on_error() -> Iterator[None]:
-    """Turns the library's errors and Ctrl-C into one line and an exit status.
+    """Turns expected errors and Ctrl-C into one line and an exit status.
 
     The group `mosrt` does this for all of its commands. It also works as a decorator.
 
     Raises:
-        CommandError: In place of a `MosrtError`. The status is USAGE for a wrong domain, plan or
-            measure, NO where no map from uncertainty to MOS fits, and UNUSABLE for all others.
-        click.exceptions.Exit: In place of KeyboardInterrupt.
+        CommandError: In place of a `MosrtError`, an OSError or a MemoryError. The status is USAGE
+            for a wrong domain, plan or measure, NO where no map from uncertainty to MOS fits, and
+            UNUSABLE for all others.
+        click.exceptions.Exit: In place of KeyboardInterrupt, and of BrokenPipeError: whoever reads
+            standard output wants no more of it.
     """
     try:
         yield
+    except click.ClickException as exc:
+        exc.message = printable(exc.message)  # type: ignore[misc]  # click sets it per class
+        raise
     except MosrtError as exc:
         status = ExitStatus.UNUSABLE
         if isinstance(exc, (DomainError, MeasureError, PlanError)):
             status = ExitStatus.USAGE
         elif isinstance(exc, CalibrationError):
             status = ExitStatus.NO
-        raise CommandError(str(exc), status) from exc
+        raise CommandError(printable(str(exc)), status) from exc
+    except BrokenPipeError:
+        raise click.exceptions.Exit(ExitStatus.UNUSABLE) from None
+    except OSError as exc:
+        place = "" if exc.filename is None else f"{os.fsdecode(exc.filename)}: "
+        raise CommandError(printable(f"{place}{exc.strerror or exc}")) from exc
+    except MemoryError as exc:
+        raise CommandError("there is not enough memory for this") from exc
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         raise click.exceptions.Exit(ExitStatus.INTERRUPTED) from None
+
+
+class CommandGroup(click.Group):
+    """A group whose commands end as described in `exit_on_error`, and write to a `terminal`."""
+
+    def main(self, *args: Any, **options: Any) -> Any:
+        """Parses the arguments and runs the command."""
+        with terminal():
+            return super().main(*args, **options)
+
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
+        """Parses the arguments."""
+        with exit_on_error():
+            return super().make_context(*args, **options)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        with exit_on_error():
+            return super().invoke(ctx)
+
+
+def keep_inputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path]) -> None:
+    """Refuses outputs that would overwrite what is read, also through links.
+
+    Args:
+        outputs: Files and directories that will be written; None is left out.
+        inputs: Files and directories that are read; "-" is standard input. A file that is written
+            below a directory that is read must be new.
+
+    Raises:
+        click.UsageError: An output is an input, or two outputs are one.
+    """
+    read: dict[tuple[int, int], str | Path] = {}
+    for path in inputs:
+        with suppress(OSError):
+            found = os.fstat(0) if path == "-" else Path(path).stat()
+            read.setdefault((found.st_dev, found.st_ino), path)
+    written: set[Path] = set()
+    for output in outputs:
+        if output is None:
+            continue
+        real = Path(os.path.realpath(output))
+        if real in written:
+            raise click.UsageError(f"{output}: two outputs have this name; choose another")
+        written.add(real)
+        inside = {parent for path in inputs for parent in Path(os.path.realpath(path)).parents}
+        if real.is_dir() and real in inside:
+            raise click.UsageError(f"{output}: has an input in it; choose another --output")
+        if not real.is_file() and not real.is_dir():
+            continue
+        for place in (real, *real.parents):
+            with suppress(OSError):
+                found = place.stat()
+                if (found.st_dev, found.st_ino) in read:
+                    raise click.UsageError(f"{output}: is an input, too; choose another output")
 
 
 @contextmanager
@@ -164,7 +236,7 @@ def model_option(
 def output_option(
     text: str, *, metavar: str = "FILE", directory: bool = False, required: bool = False
 ) -> Callable[[_F], _F]:
-    """The option `-o/--output`, which passes `output: Path`, or None if it is left out.
+    """The option `-o/--output`, which passes `output: Path`, or None if it is left out or "-".
 
     Args:
         text: The help.
@@ -172,10 +244,19 @@ def output_option(
         directory: Whether it names a directory instead of a file.
         required: Whether it must be given.
     """
+
+    def parse(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Path | None:
+        if value != "-":
+            return None if value is None else Path(value)
+        if directory or required:
+            raise click.BadParameter("this needs a name; standard output cannot hold it")
+        return None
+
     return click.option(
         "--output",
         "-o",
-        type=click.Path(file_okay=not directory, dir_okay=directory, path_type=Path),
+        type=click.Path(file_okay=not directory, dir_okay=directory),
+        callback=parse,
         metavar=metavar,
         required=required,
         help=text,

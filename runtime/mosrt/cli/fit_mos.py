@@ -18,7 +18,8 @@ from mosrt.bundle.writer import updated_bundle, write_manifest
 from mosrt.errors import BundleError
 from mosrt.loading import load
 
-from .command import THREADS, CommandError, exit_statuses, model_option, output_option
+from .command import THREADS, CommandError, exit_statuses, keep_inputs, model_option, output_option
+from .terminal import bar_stream, printable
 
 __all__ = ["fit_mos"]
 
@@ -78,6 +79,7 @@ def fit_mos(
         )
     if output is not None and (output.exists() or output.is_symlink()):
         raise BundleError(f"{output}: exists already; choose another --output")
+    keep_inputs([output], [ratings, *(ratings.parent / path for path, _ in rows)])
     found = _score(ratings.parent, rows, source, threads)
     fitted = MosMap.fit(
         [uncertainty for uncertainty, _ in found],
@@ -95,19 +97,27 @@ def fit_mos(
 
 def _read(ratings: Path) -> list[tuple[str, float]]:
     """Paths and ratings of a CSV file."""
+    rows: list[tuple[str, float]] = []
     try:
         with ratings.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream)
+            reader = csv.DictReader(stream, strict=True)
             if not {"path", "mos"} <= set(reader.fieldnames or ()):
                 raise click.UsageError(f"{ratings}: the first line must name columns path and mos")
-            rows = []
             for row in reader:
-                mos = float(row["mos"])
-                if not math.isfinite(mos):
-                    raise ValueError(row["mos"])
+                where = f"{ratings}, line {reader.line_num}"
+                if None in row or None in row.values():
+                    raise click.UsageError(f"{where}: it has not as many cells as the first line")
+                try:
+                    mos = float(row["mos"])
+                except ValueError:
+                    mos = math.nan
+                if not math.isfinite(mos) or not row["path"]:
+                    raise click.UsageError(f"{where}: mos is not a number, or there is no path")
                 rows.append((row["path"], mos))
-    except (ValueError, TypeError) as exc:
-        raise click.UsageError(f"{ratings}: a mos is not a number ({exc})") from exc
+    except (csv.Error, UnicodeDecodeError) as exc:
+        raise click.UsageError(
+            f"{ratings}: cannot be read ({exc}); save it as CSV in UTF-8"
+        ) from exc
     return rows
 
 
@@ -119,7 +129,7 @@ def _score(
     with (
         load(bundle, threads=threads, on_bad_audio="nan") as scorer,
         click.progressbar(
-            rows, label="scoring", file=sys.stderr, hidden=not sys.stderr.isatty()
+            rows, label="scoring", file=bar_stream(), hidden=not sys.stderr.isatty()
         ) as bar,
     ):
         for path, mos in bar:
@@ -127,7 +137,7 @@ def _score(
             if math.isfinite(uncertainty):
                 found.append((uncertainty, mos))
             else:
-                click.echo(f"warning: {path} cannot be scored and is left out", err=True)
+                click.echo(f"warning: {printable(path)} cannot be scored and is left out", err=True)
     return found
 
 

@@ -22,6 +22,7 @@ from mosrt.host.cache import cache_directory
 from mosrt.host.cpu import CpuFeatures, usable_cores
 
 from .command import exit_statuses
+from .terminal import bar_stream, json_text, printable
 
 __all__ = ["info"]
 
@@ -79,13 +80,13 @@ def info(model: str | None, listed: bool, machine: bool, verify: bool, kind: str
         return
     _show(_facts(opened.manifest), kind)
     if card:
-        click.echo(f"\n{card.rstrip()}")
+        click.echo("\n" + "\n".join(card.rstrip().splitlines()))
 
 
 def _verify(bundle: Bundle) -> None:
     hidden = not sys.stderr.isatty()
     with click.progressbar(
-        length=bundle.n_bytes, label="verifying", file=sys.stderr, hidden=hidden
+        length=bundle.n_bytes, label="verifying", file=bar_stream(), hidden=hidden
     ) as bar:
         bundle.verify(bar.update)
     click.echo("every file is as it was exported", err=True)
@@ -207,9 +208,9 @@ def _uncertainty_facts(manifest: Manifest) -> dict[str, str]:
 
 def _show(facts: Mapping[str, Any], kind: str) -> None:
     if kind == "json":
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(json_text(facts, sys.stdout, indent=2))
         return
     width = max(map(len, facts))
     for name, value in facts.items():
         text = ", ".join(value) if isinstance(value, list) else value
-        click.echo(f"{name:<{width}}  {text}")
+        click.echo(f"{name:<{width}}  {printable(str(text))}")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import click
 
-from .command import EXTRAS, CommandError, exit_on_error
+from .command import EXTRAS, CommandError, CommandGroup
 from .fit_mos import fit_mos
 from .info import info
 from .score import score
@@ -28,7 +28,7 @@ _EXTRA_OF: Final = {
 }
 
 
-class _Commands(click.Group):
+class _Commands(CommandGroup):
     """A group that also finds commands by entry point; a broken one explains itself when used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -51,10 +51,6 @@ class _Commands(click.Group):
                 lines.append((name, command.get_short_help_str(limit=100) + _missing(name)))
         with formatter.section("Commands"):
             formatter.write_dl(lines)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with exit_on_error():
-            return super().invoke(ctx)
 
 
 def _missing(name: str) -> str:

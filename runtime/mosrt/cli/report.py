@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import json
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,8 +12,11 @@ import numpy as np
 
 from mosrt.score import Score
 
-__all__ = ["FORMATS", "Report", "open_report", "summary"]
+from .terminal import json_text, printable
 
+__all__ = ["FORMATS", "STDIN", "Report", "open_report", "summary"]
+
+STDIN: Final = "-"
 FORMATS: Final = ("table", "json", "jsonl", "csv")
 _CSV_FIELDS: Final = (
     "path", "domain", "mos", "low", "high", "n_views", "duration_s", "flags",
@@ -80,7 +82,7 @@ class _JsonLines:
         self._timings = timings
 
     def add(self, path: str, score: Score) -> None:
-        text = json.dumps(record(path, score, timings=self._timings), ensure_ascii=False)
+        text = json_text(record(path, score, timings=self._timings), self._stream)
         self._stream.write(text + "\n")
         self._stream.flush()
 
@@ -94,7 +96,7 @@ class _Json:
         self._separator = "[\n"
 
     def add(self, path: str, score: Score) -> None:
-        text = json.dumps(record(path, score, timings=self._timings), ensure_ascii=False)
+        text = json_text(record(path, score, timings=self._timings), self._stream)
         self._stream.write(self._separator + text)
         self._separator = ",\n"
 
@@ -111,7 +113,8 @@ class _Csv:
 
     def add(self, path: str, score: Score) -> None:
         row = record(path, score, timings=False)
-        self._writer.writerow({**row, **row["measures"], "flags": " ".join(score.flags)})
+        row |= {**row["measures"], "flags": " ".join(score.flags)}
+        self._writer.writerow({key: _cell(value) for key, value in row.items()})
 
 
 class _Table:
@@ -126,7 +129,7 @@ class _Table:
     ) -> None:
         self._stream = stream
         self._measure = measures[0] if measures else None
-        self._path_width = max(map(len, [*paths, "path"]))
+        self._path_width = max(len(printable(path)) for path in [*paths, "path"])
         self._domain_width = max(map(len, [*domains, "domain"]))
         self._row("path", "domain", "mos", "95 % interval", self._measure or "", "views", "flags")
 
@@ -144,7 +147,7 @@ class _Table:
         path, domain, mos, interval, measure, views, flags = cells
         column = "" if self._measure is None else f"{measure:>{len(self._measure)}}  "
         line = (
-            f"{path:<{self._path_width}}  {domain:<{self._domain_width}}  {mos:>6}  "
+            f"{printable(path):<{self._path_width}}  {domain:<{self._domain_width}}  {mos:>6}  "
             f"{interval:>16}  {column}{views:>5}  {flags}"
         )
         self._stream.write(line.rstrip() + "\n")
@@ -164,6 +167,19 @@ def summary(scores: Sequence[Score]) -> str:
         return counts
     p5, median, p95 = np.percentile(scored, [5, 50, 95])
     return f"{counts}; mean {scored.mean():.3f}, median {median:.3f}, p5 {p5:.3f}, p95 {p95:.3f}"
+
+
+def _cell(value: Any) -> Any:
+    """A value for CSV: text on one line that no spreadsheet takes for a formula."""
+    if not isinstance(value, str):
+        return value
+    text = printable(value)
+    # A dash alone is standard input.
+    return (
+        f"'{text}"
+        if value != STDIN and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+        else text
+    )
 
 
 def _number(value: float) -> str:

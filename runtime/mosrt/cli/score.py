@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final, get_args
 
@@ -15,8 +18,8 @@ from mosrt.audio.guards import BadAudioPolicy
 from mosrt.audio.sources import AUDIO_SUFFIXES
 from mosrt.backends import PROVIDERS
 from mosrt.crops import MAX_VIEWS, PlanRule
-from mosrt.errors import AudioError, DomainError
-from mosrt.host.files import replacing
+from mosrt.errors import AudioError, DomainError, MosrtError
+from mosrt.host.files import files_below, replacing
 from mosrt.loading import load
 from mosrt.score import Score
 from mosrt.scorer import Request, Scorer
@@ -26,20 +29,21 @@ from .command import (
     CommandError,
     ExitStatus,
     exit_statuses,
+    keep_inputs,
     model_option,
     output_option,
     require_extra,
 )
-from .report import FORMATS, open_report, summary
+from .report import FORMATS, STDIN, open_report, summary
+from .terminal import bar_stream, printable
 
 __all__ = ["score"]
 
-STDIN: Final = "-"
 ALL_DOMAINS: Final = "all"
 
 
 @click.command(short_help="Score audio files.", epilog=exit_statuses("some files were not scored"))
-@click.argument("paths", nargs=-1, required=True, type=click.Path())
+@click.argument("paths", nargs=-1, required=True, type=click.Path(readable=False))
 @model_option()
 @click.option(
     "--variant",
@@ -141,9 +145,10 @@ def score(
     The interval shows how much the score depends on where in the recording the model looks, not
     how much listeners disagree. The same command prints the same bytes every time.
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
-    files = _files(paths, recursive)
-    if plot is not None and (len(files) > 1 or files[0] == STDIN):
-        raise click.UsageError("--plot draws one recording: give one file")
+    files, complete = _files(paths, recursive)
+    if plot is not None and (len(files) > 1 or files[0] == STDIN or str(plot) == "-"):
+        raise click.UsageError("--plot draws one recording: give one file, and a name for the PNG")
+    keep_inputs([output, plot], [*files, *([] if model is None else [model])])
     rule = PlanRule.parse(plan_text, views)
     handler, logger = _ClickHandler(), logging.getLogger("mosrt")
     logger.addHandler(handler)
@@ -169,13 +174,13 @@ def score(
 
             draw(files[0], done[0][0], sample_rate_hz=scorer.manifest.sample_rate_hz, target=plot)
     for i, name in enumerate(domains):
-        click.echo(f"{name}: {summary([scores[i] for scores in done])}", err=True)
+        click.echo(f"{printable(name)}: {summary([scores[i] for scores in done])}", err=True)
     if stopped is not None:
         interrupted = isinstance(stopped, KeyboardInterrupt)
-        reason = "interrupted" if interrupted else f"Error: {stopped}"
+        reason = "interrupted" if interrupted else f"Error: {printable(str(stopped))}"
         click.echo(f"{reason}; {len(done)} of {len(files)} files are done", err=True)
         sys.exit(ExitStatus.INTERRUPTED if interrupted else ExitStatus.NO)
-    if any(scores[0].n_views == 0 for scores in done):
+    if not complete or any(scores[0].n_views == 0 for scores in done):
         sys.exit(ExitStatus.NO)
 
 
@@ -191,14 +196,16 @@ def _score_all(
 ) -> tuple[list[list[Score]], KeyboardInterrupt | AudioError | None]:
     """Scores and reports file by file; what is done is kept if something stops it."""
     done: list[list[Score]] = []
+    stopped: KeyboardInterrupt | AudioError | None = None
     rows_are_seen = output is None and sys.stdout.isatty()
     hidden = rows_are_seen or not sys.stderr.isatty()
     with (
-        _output(output) as stream,
+        suppress(_KeptBesideError),
+        _output(output) as (stream, keep),
         open_report(
             kind, stream, paths=files, domains=domains, timings=timings, measures=scorer.measures
         ) as report,
-        click.progressbar(files, label="scoring", file=sys.stderr, hidden=hidden) as bar,
+        click.progressbar(files, label="scoring", file=bar_stream(), hidden=hidden) as bar,
     ):
         try:
             for path in bar:
@@ -207,38 +214,62 @@ def _score_all(
                 for each in scores:
                     report.add(path, each)
         except (KeyboardInterrupt, AudioError) as exc:
-            return done, exc
-    return done, None
+            stopped = exc
+            keep()
+    return done, stopped
+
+
+class _KeptBesideError(Exception):
+    """Ends the writing of a file, so that what was there stays."""
 
 
 class _ClickHandler(logging.Handler):
     """Shows the library's warnings on standard error."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        # The first characters clear a progress bar that may stand on the line.
-        clear = "\r\033[K" if sys.stderr.isatty() else ""
-        click.echo(f"{clear}{record.levelname.lower()}: {record.getMessage()}", err=True)
+        line = f"{record.levelname.lower()}: {printable(record.getMessage())}"
+        if sys.stderr.isatty():  # a progress bar may stand on the line
+            click.echo("\r\033[K", nl=False, file=bar_stream())
+        click.echo(line, err=True)
 
 
-def _files(paths: Sequence[str], recursive: bool) -> list[str]:
-    """The files meant by PATHS: directories give their audio files in the order of their names."""
+def _files(paths: Sequence[str], recursive: bool) -> tuple[list[str], bool]:
+    """The files meant by PATHS, those of directories sorted; and whether all could be looked for.
+
+    What is passed over is said on standard error.
+    """
     files: list[str] = []
+    others: Counter[str] = Counter()
+    failures: list[OSError] = []
     for path in paths:
         if path == STDIN or not Path(path).is_dir():
             files.append(path)
             continue
-        found = Path(path).rglob("*") if recursive else Path(path).iterdir()
-        audio = sorted(
-            str(file) for file in found
-            if file.suffix.lower() in AUDIO_SUFFIXES and file.is_file()
-        )  # fmt: skip
+        before = len(failures)
+        found = files_below(Path(path), recursive=recursive, failed=failures.append)
+        audio = [file for file in found if file.suffix.lower() in AUDIO_SUFFIXES]
+        others.update(
+            file.suffix.lower() or "without an ending" for file in found if file not in set(audio)
+        )
         if not audio:
+            if failures[before:]:
+                raise failures[-1]
             hint = "" if recursive else "; add --recursive to look deeper"
             raise click.UsageError(f"no audio files in {path}{hint}")
-        files += audio
+        files += sorted(map(str, audio))
     if files.count(STDIN) > 1:
         raise click.UsageError("standard input (-) can be scored only once")
-    return files
+    if STDIN in files and sys.stdin is None:
+        raise CommandError("standard input is closed")
+    for exc in failures:
+        line = f"warning: {os.fsdecode(exc.filename)}: cannot be read: {exc.strerror}"
+        click.echo(printable(line), err=True)
+    if others:
+        endings = ", ".join(f"{count} {ending}" for ending, count in others.most_common(8))
+        more = ", …" if len(others) > 8 else ""
+        n_files = f"{others.total()} file{'s' if others.total() > 1 else ''}"
+        click.echo(f"passed over {n_files}: {printable(endings)}{more}", err=True)
+    return files, not failures
 
 
 def _domains(scorer: Scorer, domain: str | None) -> tuple[str, ...]:
@@ -256,16 +287,34 @@ def _score(scorer: Scorer, path: str, domains: tuple[str, ...], request: Request
 
 
 @contextmanager
-def _output(path: Path | None) -> Iterator[IO[str]]:
-    """Standard output, or a file that gets its name only when it is complete."""
+def _output(path: Path | None) -> Iterator[tuple[IO[str], Callable[[], None]]]:
+    """Standard output, or a file that gets its name only when it is complete.
+
+    Yields it and a function to call before the block ends early. A file then gets its name if that
+    is new, and else another, so that a complete older file stays.
+    """
     if path is None:
-        yield sys.stdout
+        yield sys.stdout, lambda: None
         sys.stdout.flush()
         return
-    with replacing(path) as part:
-        try:
-            stream = part.open("w", encoding="utf-8", newline="")
-        except OSError as exc:
-            raise CommandError(f"{path}: cannot be written ({exc.strerror})") from exc
-        with stream:
-            yield stream
+    beside: list[Path] = []
+
+    def keep() -> None:
+        if path.is_file():
+            beside.append(path.with_name(f"{path.stem}.partial{path.suffix}"))
+            click.echo(f"what is done is in {beside[0]}; {path} is as it was", err=True)
+
+    try:
+        with replacing(path) as part:
+            # Only text arrives in a file, too; tables may hold what is no UTF-8.
+            with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
+                yield stream, keep
+            if beside:
+                shutil.copyfile(part, beside[0])
+                raise _KeptBesideError
+    except MosrtError:
+        raise
+    except OSError as exc:
+        if isinstance(exc.filename, str) and not exc.filename.endswith((path.name, ".part")):
+            raise
+        raise CommandError(f"{path}: cannot be written ({exc.strerror or exc})") from exc

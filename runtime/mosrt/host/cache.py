@@ -53,9 +53,13 @@ def cache_directory() -> Path | None:
         usual = root  # the specification says that others are ignored
     try:
         parent = Path(usual).expanduser()
+        home = Path("~").expanduser()
     except RuntimeError:
         return None
-    if not parent.is_absolute() or (usual[0] == "~" and os.environ.get("HOME") == ""):
+    # Nobody makes a home directory by scoring, such as Debian's /nonexistent.
+    if usual[0] == "~" and (os.environ.get("HOME") == "" or not home.is_dir()):
+        return None
+    if not parent.is_absolute():
         return None
     return parent / ("mosrt/Cache" if sys.platform == "win32" else "mosrt")
 

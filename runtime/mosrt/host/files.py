@@ -21,12 +21,12 @@ import shutil
 import stat
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
-__all__ = ["recover_directory", "replacing", "replacing_directory", "sha256_of"]
+__all__ = ["files_below", "recover_directory", "replacing", "replacing_directory", "sha256_of"]
 
 _PART: Final = "part"
 _PREVIOUS: Final = "previous"
@@ -136,6 +136,44 @@ def recover_directory(path: Path) -> None:
             with suppress(OSError):
                 found.rename(path)
             return
+
+
+def files_below(
+    folder: Path, *, recursive: bool = True, failed: Callable[[OSError], None] | None = None
+) -> list[Path]:
+    """The files in a folder, sorted by path; links to files are files, also if they lead nowhere.
+
+    Links to folders are followed, but each folder is read once, by its own path if it is below
+    `folder`. What is neither a file nor a folder is left out, and so are macOS's `._NAME` files.
+
+    Args:
+        folder: Where to look.
+        recursive: Whether to look into its folders, too.
+        failed: Called with what prevents a folder from being read. By default that is raised.
+    """
+    found: list[Path] = []
+    read: set[tuple[int, int]] = set()
+    own, links = [folder], list[Path]()
+    while own or links:
+        # Folders come before links, so that a folder goes by its own path.
+        place = own.pop() if own else links.pop()
+        try:
+            status = place.stat()
+            if (status.st_dev, status.st_ino) in read:
+                continue
+            read.add((status.st_dev, status.st_ino))
+            for path in sorted(place.iterdir(), reverse=True):
+                if path.is_dir():
+                    (links if path.is_symlink() else own).append(path)
+                elif not path.name.startswith("._") and (path.is_file() or path.is_symlink()):
+                    found.append(path)
+        except OSError as exc:
+            if failed is None:
+                raise
+            failed(exc)
+        if not recursive:
+            break
+    return sorted(found)
 
 
 def sha256_of(path: Path) -> str:

@@ -23,12 +23,7 @@ from mosrt_bench.output import finite
 from mosrt_bench.peers import peer_results
 from mosrt_bench.stats.voicemos import Rating, protocol, read_ratings
 
-from .configurations import (
-    bundle_sha256,
-    list_configurations,
-    open_bundle,
-    reference_variant,
-)
+from .configurations import bundle_sha256, list_configurations, open_bundle, reference_variant
 from .parity import Parity, Scores, run_parity
 from .request import Request, TimeBudget
 from .speed import SpeedRun
@@ -63,7 +58,7 @@ class Bench:
     ) -> None:
         self._request = request
         self._say = say
-        self._keep = keep
+        self._keep: Callable[[], None] = lambda: keep(self.report)
         self._budget = TimeBudget(request.budget_s)
         self._bundles = [open_bundle(name) for name in request.bundles]
         self._configurations = list_configurations(self._bundles, request)
@@ -116,7 +111,7 @@ class Bench:
                 parity,
                 budget=self._budget,
                 say=self._say,
-                keep=self._keep_report,
+                keep=self._keep,
             )
             if request.peers:
                 self._say("scoring with the peers")
@@ -136,13 +131,10 @@ class Bench:
                     report,
                     budget=self._budget,
                     say=self._say,
-                    keep=self._keep_report,
+                    keep=self._keep,
                 ).run()
         report["finished"] = True
-        self._keep_report()
-
-    def _keep_report(self) -> None:
-        self._keep(self.report)
+        self._keep()
 
     def _compare_with_ratings(self) -> None:
         report, rated = self._report, self._rated

@@ -93,11 +93,7 @@ class Timings:
 
 
 def _rounds(
-    effort: Effort,
-    n: int,
-    fewest: int,
-    out_of_time: Callable[[], bool],
-    now: Callable[[], float],
+    effort: Effort, n: int, fewest: int, out_of_time: Callable[[], bool], now: Callable[[], float]
 ) -> Iterator[int]:
     """Numbers of the rounds of `n` that take turns, until it is enough."""
     begun = now()

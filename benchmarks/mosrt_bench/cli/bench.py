@@ -11,13 +11,7 @@ from typing import Any, Final
 import click
 
 from mosrt.bundle.bundle import DEFAULT_MODEL
-from mosrt.cli.command import (
-    THREADS,
-    ExitStatus,
-    exit_on_error,
-    exit_statuses,
-    require_extra,
-)
+from mosrt.cli.command import THREADS, ExitStatus, exit_on_error, exit_statuses, require_extra
 from mosrt.host.cpu import usable_cores
 from mosrt_bench.bench.request import TORCH, Request, parse_duration, shown
 from mosrt_bench.bench.timing import Effort
@@ -184,10 +178,7 @@ def run(
         sys.exit(ExitStatus.NO)
 
 
-@bench.command(
-    short_help="Compare two reports.",
-    epilog=exit_statuses("something became worse"),
-)
+@bench.command(short_help="Compare two reports.", epilog=exit_statuses("something became worse"))
 @click.argument("before", type=_FILE)
 @click.argument("after", type=_FILE)
 @click.option(

@@ -30,7 +30,7 @@ from mosrt._arrays import FloatArray
 from mosrt_calibration.graph import Topology, attribute, copied, rebuilt, replace_value
 from mosrt_calibration.ranges.statistics import Channels
 
-from .qparams import largest_weight
+from .qparams import LARGEST_WEIGHT
 
 __all__ = ["correct_biases", "equalise", "fake_quantised", "smooth", "with_offsets"]
 
@@ -242,7 +242,7 @@ def fake_quantised(weights: FloatArray, bits: int = 8) -> FloatArray:
     """Weights (out, ...) after symmetric quantisation per output channel and dequantisation."""
     largest = _largest(weights)
     scale = np.where(largest > 0, largest, 1.0).reshape(-1, *[1] * (weights.ndim - 1))
-    scale /= largest_weight(bits)
+    scale /= LARGEST_WEIGHT[bits]
     return np.round(weights / scale) * scale
 
 

@@ -12,8 +12,8 @@ from onnx import numpy_helper
 from mosrt._arrays import Array, Float32Array
 
 __all__ = [
+    "LARGEST_WEIGHT",
     "QuantParams",
-    "largest_weight",
     "quant_params",
     "rounded_bias",
     "rounded_constant",
@@ -26,7 +26,8 @@ __all__ = [
 
 _LARGEST: Final = 127
 # For 7 bits: the sum of two products with UINT8 is at most 2 * 255 * 64 < 2**15.
-_LARGEST_NARROW: Final = 64
+LARGEST_WEIGHT: Final = {8: _LARGEST, 7: 64}
+"""The largest integer for weights by their bits; the smallest is minus that."""
 _INT32: Final = np.iinfo(np.int32)
 _MARGIN: Final = 1.0001
 
@@ -61,11 +62,6 @@ def rounded_constant(value: Float32Array, *, symmetric: bool) -> tuple[Array, Qu
     return found.astype(zero_point.dtype), (scale, zero_point)
 
 
-def largest_weight(bits: int) -> int:
-    """The largest integer for weights of 8 or 7 bits; the smallest is minus that."""
-    return {8: _LARGEST, 7: _LARGEST_NARROW}[bits]
-
-
 def weight_scales(value: Float32Array, axis: int, bits: int = 8) -> Float32Array:
     """Scales (outputs,) of INT8 weights.
 
@@ -78,7 +74,7 @@ def weight_scales(value: Float32Array, axis: int, bits: int = 8) -> Float32Array
     others = tuple(i for i in range(value.ndim) if i != axis)
     # np.abs would copy them.
     largest = np.maximum(value.max(axis=others), -value.min(axis=others)).astype(np.float64)
-    scales = largest / largest_weight(bits)
+    scales = largest / LARGEST_WEIGHT[bits]
     return np.where(scales < np.finfo(np.float32).tiny, 1.0, scales).astype(np.float32)
 
 

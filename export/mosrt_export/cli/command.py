@@ -60,14 +60,17 @@ def bundle_options(command: _Command) -> _Command:
 
 
 @contextmanager
-def exporting() -> Iterator[None]:
+def exporting(extra: str = "export") -> Iterator[None]:
     """Turns errors of an export into one message and an exit status.
+
+    Args:
+        extra: The extra that the command needs.
 
     Raises:
         CommandError: In place of a `MosrtError` or a missing extra. The status is NO where graph
             and torch module disagree.
     """
-    with exit_on_error(), require_extra("export"):
+    with exit_on_error(), require_extra(extra):
         try:
             yield
         except ParityError as exc:

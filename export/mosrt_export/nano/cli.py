@@ -8,17 +8,9 @@ from typing import Any, Final, TypeAlias
 
 import click
 
-from mosrt.cli.command import (
-    CommandError,
-    CommandGroup,
-    ExitStatus,
-    exit_on_error,
-    exit_statuses,
-    output_option,
-    require_extra,
-)
+from mosrt.cli.command import CommandGroup, exit_statuses, output_option
+from mosrt_export.cli.command import exporting
 from mosrt_export.cli.export import front_end_option
-from mosrt_export.errors import ParityError
 
 __all__ = ["nano"]
 
@@ -176,10 +168,7 @@ def export(**options: Any) -> None:
 
 def _run(name: str, options: dict[str, Any]) -> None:
     """Runs a function of `commands`, which needs torch."""
-    with exit_on_error(), require_extra("train"):
+    with exporting("train"):
         from . import commands  # noqa: PLC0415 - torch
 
-        try:
-            getattr(commands, name)(**options)
-        except ParityError as exc:
-            raise CommandError(str(exc), ExitStatus.NO) from exc
+        getattr(commands, name)(**options)

@@ -121,16 +121,14 @@ def _hum(speech: Float32Array, severity: float, rng: np.random.Generator) -> Flo
     return add_noise(speech, hum.astype(np.float32), _between(40, 0, severity))
 
 
-def _low_pass(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    order = int(rng.integers(4, 13))
-    cutoff_hz = 7000 * (900 / 7000) ** severity
-    return filtered(speech, order, cutoff_hz)
+def _filter(kind: str, orders: tuple[int, int], mild_hz: float, severe_hz: float) -> Degradation:
+    """Returns a degradation by a filter of random order, from one cutoff to another."""
 
+    def degrade(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+        order = int(rng.integers(*orders))
+        return filtered(speech, order, mild_hz * (severe_hz / mild_hz) ** severity, kind)
 
-def _high_pass(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    order = int(rng.integers(2, 7))
-    cutoff_hz = 150 * (1500 / 150) ** severity
-    return filtered(speech, order, cutoff_hz, "highpass")
+    return degrade
 
 
 def _clipping(speech: Float32Array, severity: float, _rng: np.random.Generator) -> Float32Array:
@@ -193,14 +191,16 @@ def _aligned(clean: Float32Array, delayed: Float32Array) -> Float32Array:
     return aligned
 
 
-def _mp3(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    rate_hz = 16_000 if severity < 0.6 else int(rng.choice([8_000, 11_025, 12_000, 16_000]))
-    return _coded(speech, rate_hz, "MP3", "MPEG_LAYER_III", _between(0.3, 0.99, severity))
+def _lossy(
+    container: str, subtype: str, rates_hz: list[int], mild: float, severe: float
+) -> Degradation:
+    """Returns a degradation by a codec, from one compression level to another."""
 
+    def degrade(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
+        rate_hz = 16_000 if severity < 0.6 else int(rng.choice(rates_hz))
+        return _coded(speech, rate_hz, container, subtype, _between(mild, severe, severity))
 
-def _opus(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    rate_hz = 16_000 if severity < 0.6 else int(rng.choice([8_000, 12_000, 16_000]))
-    return _coded(speech, rate_hz, "OGG", "OPUS", _between(0.88, 1.0, severity))
+    return degrade
 
 
 def _telephone(speech: Float32Array, severity: float, _rng: np.random.Generator) -> Float32Array:
@@ -230,15 +230,15 @@ DEGRADATIONS: Final[Mapping[str, Degradation]] = {
     "brown noise": _noise(2, 36, -9),
     "babble": _babble,
     "hum": _hum,
-    "low-pass": _low_pass,
-    "high-pass": _high_pass,
+    "low-pass": _filter("lowpass", (4, 13), 7000, 900),
+    "high-pass": _filter("highpass", (2, 7), 150, 1500),
     "clipping": _clipping,
     "reverberation": _reverberation,
     "dropouts": _dropouts,
     "resolution": _resolution,
     "aliasing": _aliasing,
-    "MP3": _mp3,
-    "Opus": _opus,
+    "MP3": _lossy("MP3", "MPEG_LAYER_III", [8_000, 11_025, 12_000, 16_000], 0.3, 0.99),
+    "Opus": _lossy("OGG", "OPUS", [8_000, 12_000, 16_000], 0.88, 1.0),
     "telephone": _telephone,
     "codec2": _codec2,
 }

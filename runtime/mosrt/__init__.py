@@ -17,23 +17,22 @@ import typing
 if os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1") == "1" and "onnxruntime" in sys.modules:
     sys.modules["onnxruntime"].disable_telemetry_events()
 
-from .crops import CropGeometry, CropPlan, PlanRule
-from .errors import (
-    AudioError,
-    BundleError,
-    CalibrationError,
-    ClosedError,
-    DomainError,
-    MeasureError,
-    MosrtError,
-    OutputError,
-    PlanError,
-    ProviderError,
-)
-from .loading import available_models, load
-from .score import Score
-
 if typing.TYPE_CHECKING:
+    from .crops import CropGeometry, CropPlan, PlanRule
+    from .errors import (
+        AudioError,
+        BundleError,
+        CalibrationError,
+        ClosedError,
+        DomainError,
+        MeasureError,
+        MosrtError,
+        OutputError,
+        PlanError,
+        ProviderError,
+    )
+    from .loading import available_models, load
+    from .score import Score
     from .scorer import Scorer
 
 __all__ = [
@@ -59,16 +58,31 @@ __all__ = [
 
 __version__: str
 
+_MODULES: typing.Final = {
+    "crops": ("CropGeometry", "CropPlan", "PlanRule"),
+    "loading": ("available_models", "load"),
+    "score": ("Score",),
+    "scorer": ("Scorer",),
+}
+
 
 def __getattr__(name: str) -> object:
-    # Importing these would lengthen every start: few programs need them, and `load` imports the
-    # scorer while the model loads.
+    # What is needed is imported when it is: a command that is interrupted meanwhile can say so.
+    import importlib  # noqa: PLC0415
+
     if name == "__version__":
         from importlib.metadata import version  # noqa: PLC0415
 
         return version("mosrt")
-    if name == "Scorer":
-        from .scorer import Scorer  # noqa: PLC0415
-
-        return Scorer
+    if name in __all__:
+        home = next((module for module, names in _MODULES.items() if name in names), "errors")
+        value: object = getattr(importlib.import_module(f"{__name__}.{home}"), name)
+        globals()[name] = value
+        return value
+    if name == "errors" or name in _MODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -11,7 +11,6 @@ from typing import Any, Final, TypeVar
 
 import click
 
-from mosrt.bundle.bundle import DEFAULT_MODEL, embedded_models
 from mosrt.errors import (
     CalibrationError,
     DomainError,
@@ -219,6 +218,8 @@ def model_option(
         required: Whether it must be given. Where it need not be, the environment variable
             MOSRT_MODEL gives another default than the embedded one.
     """
+    from mosrt.bundle.bundle import DEFAULT_MODEL, embedded_models  # noqa: PLC0415 - slow
+
     names = ", ".join(embedded_models()) or "none here"
     defaults: dict[str, Any] = {"required": True}
     if not required:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, BinaryIO
 
+import numpy as np
 import numpy.typing as npt
 
 from ._arrays import Float32Array
@@ -193,7 +194,12 @@ class Scorer(ABC):
         Raises:
             MosrtError: As for `score`. A wrong domain or plan is an error of the call itself, a
                 recording's error is raised where its score is due.
+            TypeError: `items` is one recording.
         """
+        if isinstance(
+            items, str | os.PathLike | bytes | bytearray | memoryview | np.ndarray
+        ) or hasattr(items, "read"):
+            raise TypeError("items must be several recordings; use score_file or score for one")
         request = Request(resolve_plan(plan, views), frames, horizons)
         with self._calls.one():
             domain = self._checked_domain(domain)

@@ -178,9 +178,9 @@ def quantize_bundle(
 
 def _refusal(result: Result, options: Options) -> str:
     budget = options.budget
-    lines = [
-        f"{one.name}: mean drift {one.measured.drift.mean_abs:.4f}, rank correlation "
-        f"{one.measured.drift.srcc:.4f} at best"
+    best = [
+        f"{one.name} has a mean drift of {one.measured.drift.mean_abs:.4f} and a rank correlation "
+        f"of {one.measured.drift.srcc:.4f} at best"
         for one in result.variants
         if one.variant is None
     ]
@@ -188,9 +188,8 @@ def _refusal(result: Result, options: Options) -> str:
     cure = f", make the other variants only ({' '.join(rest)})" if rest else ""
     return (
         f"no combination is within the limits (--max-drift {budget.max_drift:g}, --min-srcc "
-        f"{budget.min_srcc:g}); nothing was written\n  "
-        + "\n  ".join(lines)
-        + f"\nAllow more drift{cure}, or calibrate on recordings more like those to be scored"
+        f"{budget.min_srcc:g}); nothing was written; {'; '.join(best)}. Allow more drift{cure}, or "
+        "calibrate on recordings more like those to be scored"
     )
 
 

@@ -13,7 +13,6 @@ import importlib.metadata
 import io
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
@@ -118,25 +117,6 @@ def published_model() -> nn.Module:
     return model.eval()
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    clip: str
-    duration_s: float
-    torch_mos: float
-    graph_mos: float
-
-    @property
-    def difference(self) -> float:
-        return abs(self.torch_mos - self.graph_mos)
-
-    @property
-    def line(self) -> str:
-        return (
-            f"{self.clip[:28]:28} {self.duration_s:6.1f} {self.torch_mos:9.5f} "
-            f"{self.graph_mos:9.5f} {self.difference:9.1e}"
-        )
-
-
 def export_distillmos(
     out: Path,
     *,
@@ -224,7 +204,8 @@ def _compared(
         waveforms.append(np.concatenate(waveforms))
         names.append("all clips as one")
     front_end = FusionFrontEnd(manifest)
-    rows = []
+    lines: list[str] = []
+    differences: list[float] = []
     backend = OrtBackend(
         directory,
         manifest.variants["fp32"],
@@ -242,17 +223,20 @@ def _compared(
             ]
             with torch.inference_mode():
                 expected = float(published(torch.from_numpy(waveform)[None])[0, 0])
-            duration_s = waveform.size / _SAMPLE_RATE_HZ
-            rows.append(_Row(clip, duration_s, expected, float(np.mean(scores))))
-    differences = [row.difference for row in rows]
+            found = float(np.mean(scores))
+            differences.append(abs(expected - found))
+            lines.append(
+                f"{clip[:28]:28} {waveform.size / _SAMPLE_RATE_HZ:6.1f} {expected:9.5f} "
+                f"{found:9.5f} {differences[-1]:9.1e}"
+            )
     return Drift(
         values={
             "mos_max_abs": rounded(max(differences)),
             "mos_mean_abs": rounded(float(np.mean(differences))),
-            "n_clips": len(rows),
+            "n_clips": len(lines),
             "against": f"distillmos {importlib.metadata.version('distillmos')}, torch fp32",
         },
         limit=f"{TOLERANCE_MOS:g} MOS",
-        rows=[(row.line, row.difference <= TOLERANCE_MOS) for row in rows],
+        rows=[(line, each <= TOLERANCE_MOS) for line, each in zip(lines, differences, strict=True)],
         header=f"{'clip':28} {'s':>6} {'torch':>9} {'onnx':>9} {'|d|':>9}",
     )

@@ -110,7 +110,7 @@ def build_engine(
                 _keep_timings(config, kernels)
         # The bindings raise these for C++ exceptions, null pointers and values out of range.
         except (RuntimeError, TypeError, ValueError) as exc:
-            if isinstance(exc, EngineError) or not _from_bindings(exc):
+            if type(exc).__module__.startswith("mosrt"):  # not from the bindings
                 raise
             raise build.error(f"stopped ({exc})") from exc
     return engine
@@ -134,11 +134,6 @@ def _target_this_gpu(trt: Any, config: Any) -> bool:
         return True
     config.num_compute_capabilities = 1
     return bool(config.set_compute_capability(capabilities.CURRENT, 0))
-
-
-def _from_bindings(exc: Exception) -> bool:
-    """Whether an exception comes from the bindings and not from mosrt."""
-    return not type(exc).__module__.startswith("mosrt")
 
 
 class _Build:

@@ -47,11 +47,10 @@ class PlannedEngine:
         fault = files.fault(path, self.key.graph, self.key.target)
         if fault is not None:
             return fault
+        wanted = dataclasses.asdict(self.settings)
         with files.opened(path) as (header, _):
-            settings = {name: header.facts.get(name) for name in self._settings()}
-        if settings != self._settings():
-            return f"it was built with {settings}, not {self._settings()}"
-        return None
+            settings = {name: header.facts.get(name) for name in wanted}
+        return None if settings == wanted else f"it was built with {settings}, not {wanted}"
 
     def build(self, tensorrt: TensorRt, files: EngineFiles) -> Path:
         """Builds the engine and writes it to the cache.
@@ -74,14 +73,11 @@ class PlannedEngine:
             has_gpu=target.has_gpu,
         )
         facts = {
-            **self._settings(),
+            **dataclasses.asdict(self.settings),
             "network": self.name,
             "mosrt": importlib.metadata.version("mosrt"),
         }
         return files.write(self.key, engine, facts)
-
-    def _settings(self) -> dict[str, int | None]:
-        return dataclasses.asdict(self.settings)
 
 
 def plan_engines(
@@ -109,12 +105,13 @@ def plan_engines(
     planned = []
     for member in variant.members:
         inputs, outputs = member_tensors(manifest, member)
-        key = EngineKey(graph=member.sha256, target=target, profile=profile_of(inputs, ranges))
         planned.append(
             PlannedEngine(
                 name=member.name,
                 graph=directory / member.graph.path,
-                key=key,
+                key=EngineKey(
+                    graph=member.sha256, target=target, profile=profile_of(inputs, ranges)
+                ),
                 inputs=inputs,
                 outputs=outputs,
                 settings=settings,

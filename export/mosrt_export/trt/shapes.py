@@ -69,11 +69,8 @@ def size_ranges(
         raise EngineError(
             f"{manifest.name} needs at least {spec.min_samples / rate_hz:g} s; raise --max-seconds"
         )
-    samples = (
-        spec.min_samples,
-        max(spec.min_samples, min(longest, round(_USUAL_S * rate_hz))),
-        longest,
-    )
+    usual_samples = max(spec.min_samples, min(longest, round(_USUAL_S * rate_hz)))
+    samples = (spec.min_samples, usual_samples, longest)
     small, usual, large = (
         (size - spec.receptive_samples) // spec.hop_samples + 1 for size in samples
     )
@@ -101,10 +98,8 @@ def profile_of(inputs: Sequence[TensorSpec], ranges: Mapping[str, Range]) -> Pro
                 "export the bundle again with this version"
             )
 
-    def shape(tensor: TensorSpec, which: int) -> tuple[int, ...]:
-        return tuple(
-            ranges[size][which] if isinstance(size, str) else size for size in tensor.shape
-        )
+    def shape(tensor: TensorSpec, n: int) -> tuple[int, ...]:
+        return tuple(ranges[size][n] if isinstance(size, str) else size for size in tensor.shape)
 
     return {
         tensor.name: (shape(tensor, 0), shape(tensor, 1), shape(tensor, 2)) for tensor in inputs

@@ -71,85 +71,62 @@ def export_wav2vec2(
     check_target(out, force=force)
     with step(f"loading {request.model}"):
         source = load_source(request.model, request.head)
-        manifest = (_dropout if request.head == "ctc" else _masking)(request, source)
-    return write_bundle(
-        _Staged(source, request.head, manifest), out, clips=clips, step=step, force=force
-    )
+        model = _Staged(source, request.head, _manifest(request, source))
+    return write_bundle(model, out, clips=clips, step=step, force=force)
 
 
-def _dropout(request: Wav2Vec2Request, source: Source) -> Manifest:
-    """The manifest of a model with a CTC head or none, which is run with dropout."""
-    config = source.config
+def _manifest(request: Wav2Vec2Request, source: Source) -> Manifest:
+    """The manifest without variants: of a model run with dropout, or with masked frames."""
+    config, head = source.config, request.head
     channels = int(config.conv_dim[-1])
-    columns = int(config.hidden_size if source.head is None else config.vocab_size)
-    return manifest_of(
-        request,
-        "wav2vec2-ctc",
-        source,
-        inputs=(
-            tensor("waveform", "batch", "samples"),
-            tensor("keep", "passes", "frames", channels),
-        ),
-        outputs=(
-            tensor("features", "batch", "frames", channels),
-            tensor("logits", "passes", "frames", columns),
-        ),
-        provenance=_provenance(request, source),
-        normalised=source.normalised,
-        layouts=("ctc",),
-        measure=f"ctc.{request.measure}",
-        dropout=DropoutSpec(
+    trained_head: str = head
+    method: dict[str, DropoutSpec | MaskingSpec]
+    if head == "ctc":
+        random = [tensor("keep", "passes", "frames", channels)]
+        columns = config.vocab_size
+        if source.head is None:
+            columns, trained_head = config.hidden_size, "hidden units"
+        logits = tensor("logits", "passes", "frames", int(columns))
+        dropout = DropoutSpec(
             probability=request.dropout,
             n_passes=request.n_passes if request.dropout else 1,
             passes_per_run=_PASSES_PER_RUN,
             channels=channels,
             dropped_columns=source.dropped_columns,
-        ),
-    )
-
-
-def _masking(request: Wav2Vec2Request, source: Source) -> Manifest:
-    """The manifest of a model with a pretraining head, which is run with masked frames."""
-    config = source.config
-    n_negatives = int(config.num_negatives)
-    return manifest_of(
-        request,
-        "wav2vec2-pretraining",
-        source,
-        inputs=(
-            tensor("waveform", "batch", "samples"),
-            tensor("spans", "batch", "frames"),
-            tensor("negatives", "batch", "frames", n_negatives, dtype="int64"),
-        ),
-        outputs=(
-            tensor("features", "batch", "frames", int(config.conv_dim[-1])),
-            tensor("logits", "batch", "frames", 1 + n_negatives),
-        ),
-        provenance=_provenance(request, source),
-        normalised=source.normalised,
-        layouts=("pretraining",),
-        measure=f"pretraining.{request.measure}",
-        masking=MaskingSpec(
+        )
+        method = {"dropout": dropout}
+    else:
+        masking = MaskingSpec(
             probability=request.mask_share,
             span_frames=int(config.mask_time_length),
-            n_negatives=n_negatives,
+            n_negatives=int(config.num_negatives),
             n_passes=request.n_passes,
+        )
+        negatives = tensor("negatives", "batch", "frames", masking.n_negatives, dtype="int64")
+        random = [tensor("spans", "batch", "frames"), negatives]
+        logits = tensor("logits", "batch", "frames", 1 + masking.n_negatives)
+        method = {"masking": masking}
+    return manifest_of(
+        request,
+        f"wav2vec2-{head}",
+        source,
+        inputs=(tensor("waveform", "batch", "samples"), *random),
+        outputs=(tensor("features", "batch", "frames", channels), logits),
+        provenance=provenance(
+            [{"file": Path(request.model).name}],
+            config={
+                "head": trained_head,
+                "model_type": config.model_type,
+                "feat_extract_norm": config.feat_extract_norm,
+            },
+            licence=request.licence,
+            training_data=request.training_data,
+            libraries=_LIBRARIES,
         ),
-    )
-
-
-def _provenance(request: Wav2Vec2Request, source: Source) -> dict[str, Any]:
-    hidden_units = request.head == "ctc" and source.head is None
-    return provenance(
-        [{"file": Path(request.model).name}],
-        config={
-            "head": "hidden units" if hidden_units else request.head,
-            "model_type": source.config.model_type,
-            "feat_extract_norm": source.config.feat_extract_norm,
-        },
-        licence=request.licence,
-        training_data=request.training_data,
-        libraries=_LIBRARIES,
+        normalised=source.normalised,
+        layouts=(head,),
+        measure=f"{head}.{request.measure}",
+        **method,
     )
 
 

@@ -16,6 +16,7 @@ PAGES = (
     "README.md",
     "CONTRIBUTING.md",
     "CHANGELOG.md",
+    "SECURITY.md",
     "runtime/README.md",
     "runtime/JETSON.md",
     "export/README.md",

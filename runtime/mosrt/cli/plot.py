@@ -7,6 +7,13 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
+
+from mosrt.host.cache import cache_directory
+
+# matplotlib keeps a list of fonts, else in the home directory.
+if (_CACHE := cache_directory()) is not None:
+    os.environ.setdefault("MPLCONFIGDIR", str(_CACHE / "matplotlib"))
+
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 

@@ -12,6 +12,7 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
+from mosrt import AudioError
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import FileSource
 
@@ -181,6 +182,43 @@ def test_wav_with_chunks_behind_the_data(tmp_path: Path) -> None:
     chunk = b"LIST" + struct.pack("<I", 10_000) + b"INFO" + bytes(9_996)
     for behind in (chunk, chunk + b"id3 \4\0\0\0abcd", ID3V1, APE + ID3V1, bytes(100_000)):
         assert_reads(data + behind, expected, tmp_path)
+
+
+def test_wav_with_odd_chunks_that_are_not_padded(tmp_path: Path) -> None:
+    data, expected = pcm("WAV", subtype="PCM_16")
+    at = data.find(b"data")
+    for pad in (b"", b"\0"):
+        odd = data[:at] + b"LIST\5\0\0\0INFOx" + pad + data[at:]
+        assert_reads(odd, expected, tmp_path)
+    samples = speech_like(2.0)[:20_001]
+    odd = encoded(samples, "WAV", subtype="PCM_U8").removesuffix(b"\0")
+    chunk = b"LIST" + struct.pack("<I", 10_000) + b"INFO" + bytes(9_996)
+    for behind in (chunk, b"\0" + chunk):
+        assert_reads(odd + behind, whole(odd), tmp_path)
+    assert_reads(odd + data, np.concatenate([whole(odd), expected]), tmp_path)
+
+
+def test_different_containers_joined(tmp_path: Path) -> None:
+    kinds = ("OGG", "WAV", "AU", "OGG", "FLAC", "FLAC")
+    files = [encoded(speech_like(1.0), kind) for kind in kinds]
+    joined = b"".join(files)
+    assert_reads(joined, np.concatenate([whole(file) for file in files]), tmp_path)
+
+
+def test_a_tag_longer_than_the_file(tmp_path: Path) -> None:
+    tagged, info, _ = mp3(22_050, 1, "VARIABLE")
+    wrong = b"ID3\4\0\0\x7f\x7f\x7f\x7f" + bytes(100)
+    assert_reads(wrong + tagged[len(info) :], read(tagged[len(info) :])[0], tmp_path)
+
+
+def test_files_of_very_many_parts_end_in_time() -> None:
+    head = b".snd" + struct.pack(">5I", 24, 4, 3, RATE_HZ, 1) + b"abcd"
+    source = FileSource(head * 50_000)
+    assert source.unread
+    with pytest.raises(AudioError):
+        FileSource(b"RIFF\4\0\0\0WAVE" + b"junk\0\0\0\0" * 1_000_000)
+    with pytest.raises(AudioError):
+        FileSource(b"\xff\xfb\x90\0" * 2_000_000)
 
 
 def test_an_empty_wav_stays_empty() -> None:

@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from typing import BinaryIO, Final
 
 from . import mp3
@@ -27,6 +28,7 @@ _READ_BYTES: Final = 1 << 18
 _MP3_IN_WAV: Final = 0x55
 # Bytes behind the audio that may be a tag of a kind not known here; more are reported as unread.
 _IGNORED_BYTES: Final = 4_096
+_MOST_PARTS, _MOST_CHUNKS = 10_000, 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,10 +67,11 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
     """
     parts: list[Part] = []
     start = _behind_tags(file, 0)
-    while start < size:
+    start = start if start < size else 0  # a tag that is longer than the file
+    while start < size and len(parts) < _MOST_PARTS:
         reader = _reader(file, start)
         found = _mp3(file, start, size) if reader is None else reader(file, start, size)
-        if not found:
+        if not found or found[-1].end <= start:
             break
         parts += found
         start = _behind_tags(file, found[-1].end)
@@ -180,67 +183,75 @@ class _Layout:
 
     def ends_well(self, file: BinaryIO, start: int, at: int, size: int) -> bool:
         """Whether nothing but whole chunks follows."""
-        while at < size:
+        for _ in range(_MOST_CHUNKS):
+            if at >= size:
+                return True
             name, body, length = self.next_chunk(file, start, at)
             if not name or length < 0 or body + length > size:
                 return False
             at = self.behind(start, body, length)
-        return True
+        return False
 
     def is_unknown(
         self, file: BinaryIO, fields: _Fields, start: int, data: tuple[int, int], size: int
     ) -> bool:
-        """Whether the length of the samples is none that a program has counted."""
+        """Whether the length of the samples was not known when it was written."""
         body, length = data
-        if length > size - body:
-            wide = fields.ds64 is not None or struct.calcsize(self.length) == 8
-            return length >= (_UNKNOWN_FROM_64 if wide else _UNKNOWN_FROM)
-        after = self.behind(start, body, 0)
-        return length <= 0 and body < size and not self.ends_well(file, start, after, size)
+        wide = fields.ds64 is not None or struct.calcsize(self.length) == 8
+        largest = _UNKNOWN_FROM_64 if wide else _UNKNOWN_FROM
+        after = self.behind(start, body, max(0, length))
+        if after >= size or 0 < length < largest:
+            return length > size - body and length >= largest
+        return _reader(file, after) is None and not self.ends_well(file, start, after, size)
 
     def parts(self, file: BinaryIO, start: int, size: int) -> list[Part]:
         """The recording; as it is if it has no chunk with samples."""
         at, data, fields = start + self.first, None, _Fields()
         cut = unknown = unread = False
-        while at < size:
+        odd = 0
+        unpadded: list[int] = []
+        for _ in range(_MOST_CHUNKS):
+            if odd and _read(file, at - 1, 1) not in (b"", b"\0"):
+                # Some programs forget the byte that makes the length of a chunk even.
+                at -= 1
+                unpadded += [at - start] if data is None else []
             name, body, length = self.next_chunk(file, start, at)
-            if not name:
+            if not name or at >= size or (length < 0 and name != self.data):
                 break
-            if name == self.data:
-                unread = data is not None
-                if fields.ds64 is not None and length == _LARGEST_32:
-                    length = fields.data_bytes
+            if name != self.data:
+                fields.read(name, file, body, length)
+            elif data is not None:
+                unread = True
+            else:
+                length = fields.data_bytes if length == _LARGEST_32 and fields.ds64 else length
                 data = body, length = body + self.skip, length - self.skip
-                present = max(0, size - body)
-                unknown = self.is_unknown(file, fields, start, (body, length), size)
-                cut = not unknown and length - present >= fields.block
+                unknown = self.is_unknown(file, fields, start, data, size)
+                cut = not unknown and length - max(0, size - body) >= fields.block
                 if unknown or cut:
                     break
-                length = max(0, length)
-            elif length < 0:
-                break
-            else:
-                fields.read(name, file, body, length)
+            length = max(0, length)
             at = self.behind(start, body, length)
+            odd = at - body - length if self.align == 2 else 0
         if data is None:
             return [Part(pieces=(range(start, size),), end=size)]
         body, length = data
         end = min(at, size)
         if unknown or cut:
             end = _trimmed(file, size) if unknown else size
-            length = end - body
+            length = max(0, end - body)
         if fields.mp3:
             streams = _mp3(file, body, body + length)
             return [*streams[:-1], replace(streams[-1], end=end)] if streams else []
         pieces: tuple[bytes | range, ...] = (range(start, end),)
-        wide_wav = _read(file, start, 4) == b"BW64"
+        magic = _read(file, start, 4)
         # libsndfile itself reads a WAV file to its end that claims to have more than it has.
-        plain = self.length == "<I" and fields.ds64 is None and not unread
-        if (unknown or cut or wide_wav) and not (plain and data[1] > 0 and length < _LARGEST_32):
-            header = _read(file, start, min(body - start, _LARGEST_HEADER))
-            if len(header) == body - start:
-                true = self.header(header, fields, start, length)
-                pieces = (true, range(body, end))
+        plain = magic in (b"RIFF", b"RF64") and data[1] > length and length < _LARGEST_32
+        wrong = ((unknown or cut) and not (plain and fields.ds64 is None)) or magic == b"BW64"
+        if (wrong or unpadded) and body <= size and body - start < _LARGEST_HEADER:
+            header = self.header(_read(file, start, body - start), fields, start, length)
+            for gap in reversed(unpadded):
+                header = header[:gap] + b"\0" + header[gap:]
+            pieces = (header, range(body, end))
         return [Part(pieces=pieces, end=end, cut=cut, unread=unread)]
 
     def header(self, header: bytes, fields: _Fields, start: int, length: int) -> bytes:
@@ -389,18 +400,21 @@ def _find(file: BinaryIO, pattern: bytes, start: int, size: int) -> int:
 
 def _ogg(file: BinaryIO, start: int, size: int) -> list[Part]:
     """A chain of Ogg streams; libsndfile reads the first one of what it is given."""
-    links, at, in_headers = [start], start, True
+    links, at, in_headers, unread = [start], start, True, False
     while at < size:
         head = _read(file, at, 27 + 255)
         if head[:4] != b"OggS" or len(head) < 27:
-            at = _find(file, rb"OggS\x00[\x00-\x07]", at + 1, size)
+            found = _find(file, rb"OggS\x00[\x00-\x07]", at + 1, size)
+            if found == size or _reader(file, at) is not None:
+                break
+            at, unread = found, unread or found - at > _IGNORED_BYTES
             continue
         first = bool(head[5] & 2)
         if first and not in_headers:
             links.append(at)
         in_headers = first
         at += 27 + head[26] + sum(head[27 : 27 + head[26]])
-    ends = [*links[1:], size]
     return [
-        Part(pieces=(range(first, end),), end=end) for first, end in zip(links, ends, strict=True)
+        Part(pieces=(range(first, end),), end=end, unread=unread)
+        for first, end in pairwise([*links, min(at, size)])
     ]

@@ -282,7 +282,7 @@ def _domains(scorer: Scorer, domain: str | None) -> tuple[str, ...]:
 
 def _score(scorer: Scorer, path: str, domains: tuple[str, ...], request: Request) -> list[Score]:
     """The scores of one file, one per domain."""
-    file = sys.stdin.buffer.read() if path == STDIN else path
+    file = sys.stdin.buffer if path == STDIN else path
     return list(scorer._score_domains(file, domains, request).values())
 
 

@@ -203,6 +203,46 @@ def test_a_graph_compiled_for_some_hardware(folder: Path) -> None:
         check_external_data(path, None)
 
 
+def with_functions(**calls: list[str]) -> Any:
+    """A model of functions by name, each of which calls others one after the other."""
+    opsets = [onnx.helper.make_opsetid("", 17), onnx.helper.make_opsetid("own", 1)]
+    functions = []
+    for name, others in calls.items():
+        values = ["a", *map(str, range(len(others) - 1)), "b"]
+        nodes = [
+            onnx.helper.make_node(other, [values[i]], [values[i + 1]],
+                                  domain="own" if other in calls else "")
+            for i, other in enumerate(others)
+        ]  # fmt: skip
+        functions.append(onnx.helper.make_function("own", name, ["a"], ["b"], nodes, opsets))
+    node = onnx.helper.make_node(next(iter(calls)), ["x"], ["y"], domain="own")
+    return onnx.helper.make_model(graph([node]), functions=functions, opset_imports=opsets)
+
+
+@pytest.mark.parametrize(
+    "calls",
+    [
+        {"F": ["F"]}, {"F": ["G"], "G": ["Relu", "F"]}, {"F": ["Relu"], "G": ["G"]},
+        {**{f"F{i}": [f"F{i + 1}"] * 2 for i in range(40)}, "F40": ["Relu"]},
+        {**{f"F{i}": [f"F{i + 1}"] for i in range(5000)}, "F5000": ["Relu"]},
+    ],
+)  # fmt: skip
+def test_functions_without_an_end(folder: Path, calls: dict[str, list[str]]) -> None:
+    """ONNX Runtime 1.18 crashes over the first, and any version takes all memory for the last."""
+    path = folder / "graph.onnx"
+    path.write_bytes(with_functions(**calls).SerializeToString())
+    with pytest.raises(BundleError, match="call themselves"):
+        check_external_data(path, None)
+
+
+def test_functions_that_call_functions(folder: Path) -> None:
+    path = folder / "graph.onnx"
+    model = with_functions(Relu=["F", "F"], F=["G", "Abs"], G=["Relu"])
+    model.functions[2].node[0].domain = ""  # ONNX's own Relu
+    path.write_bytes(model.SerializeToString())
+    check_external_data(path, None)
+
+
 @pytest.fixture
 def hostile(tiny: Path, tmp_path: Path) -> Path:
     """A bundle whose graph reads a file beside the bundle, and that is consistent otherwise."""

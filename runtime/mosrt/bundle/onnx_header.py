@@ -9,6 +9,7 @@ from __future__ import annotations
 import mmap
 import re
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,9 @@ _CONTENTS: Final = {
 _LOCATION: Final = b"location"
 # An operator that holds, or names the file of, what an engine has compiled for some hardware.
 _COMPILED: Final = b"EPContext"
+# Nodes of a graph once its functions are put in, which engines do one in another without a bound.
+_MAX_NODES: Final = 1_000_000
+_MAX_FUNCTIONS: Final = 256
 
 Value = int | memoryview
 
@@ -164,6 +168,7 @@ def _external_entries(path: Path) -> Iterator[list[tuple[bytes, bytes]]]:
         raise BundleError(
             f"{path}: holds a graph that is compiled for some hardware; export it again"
         )
+    _check_functions(path, memoryview(mapped))
     # Wherever a location is given, its key is spelt out in the file.
     marks = [found.start() for found in re.finditer(_LOCATION, mapped)]
     todo: list[tuple[str, int, memoryview]] = [("model", 0, memoryview(mapped))]
@@ -182,6 +187,46 @@ def _external_entries(path: Path) -> Iterator[list[tuple[bytes, bytes]]]:
                 todo.append((inner, first, value))
         if entries:
             yield entries
+
+
+def _check_functions(path: Path, model: memoryview) -> None:
+    """Raises BundleError if functions call themselves, or call others so often that it has no end.
+
+    Some versions of ONNX Runtime crash then, and others take all memory.
+    """
+    bodies = {(_text(each, 10), _text(each, 1)): each for each in _all(model, 25)}
+    if not bodies:
+        return
+    calls = {
+        name: Counter(call if call in bodies else None for call in _calls(body, "function"))
+        for name, body in list(bodies.items())[:_MAX_FUNCTIONS]
+    }
+    sizes: dict[tuple[str, str] | None, int] = {None: 1}  # in nodes; None stands for operators
+    for _ in calls:  # each round knows the size of one more function, unless they call themselves
+        for name, inner in calls.items():
+            if name not in sizes and inner.keys() <= sizes.keys():
+                sizes[name] = min(sum(n * sizes[call] for call, n in inner.items()), _MAX_NODES)
+        if len(sizes) > len(calls):
+            break
+    graphs = (call for graph in _all(model, 7) for call in _calls(graph, "graph"))
+    if len(sizes) <= len(bodies) or sum(sizes.get(call, 1) for call in graphs) >= _MAX_NODES:
+        raise BundleError(
+            f"{path}: its functions call themselves, are more than {_MAX_FUNCTIONS}, or make a "
+            f"graph of more than {_MAX_NODES} nodes; get the bundle from a source you trust"
+        )
+
+
+def _calls(message: memoryview, kind: str) -> Iterator[tuple[str, str]]:
+    """Yields domain and name of the operator of each node in a function or graph, however deep."""
+    todo = [(kind, message)]
+    while todo:
+        kind, message = todo.pop()
+        if kind == "node":
+            yield _text(message, 7), _text(message, 4)
+        for number, value, _ in _fields(message):
+            inner = _CONTENTS[kind].get(number)
+            if inner in ("node", "attribute", "graph") and isinstance(value, memoryview):
+                todo.append((inner, value))
 
 
 def _entry(message: memoryview) -> list[tuple[bytes, bytes]]:

@@ -151,7 +151,11 @@ class Cache:
                 _LOG.info("cache %s cannot be used: %s", self.directory, exc)
                 return None
             try:
-                return load(entry)
+                stamp = _stamp(entry / _ENTRY)
+                loaded = load(entry)
+                if _stamp(entry / _ENTRY) == stamp:
+                    return loaded
+                # Another process has replaced it meanwhile, so that parts of both may be loaded.
             except Exception as exc:  # noqa: BLE001 - engines have exceptions of their own
                 _LOG.info("cache %s, %s attempt: %s", entry, attempt, exc)
                 shutil.rmtree(entry, ignore_errors=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -38,7 +37,7 @@ class Calls:
         self._reset()
 
     def _reset(self) -> None:
-        self._running: Counter[int] = Counter()  # calls by thread
+        self._running: dict[object, int] = {}  # the thread of each call
         self._changed = threading.Condition()
         self._process = os.getpid()
 
@@ -51,18 +50,17 @@ class Calls:
         """
         if os.getpid() != self._process:  # the threads of a parent process are not here
             self._reset()
-        thread = threading.get_ident()
-        with self._changed:
-            # A call that was let in may make others.
-            if self._closed and not self._running[thread]:
-                raise ClosedError(f"{self._what} is closed; load the model again")
-            self._running[thread] += 1
+        call, thread = object(), threading.get_ident()
         try:
+            with self._changed:
+                # A call that was let in may make others.
+                if self._closed and thread not in self._running.values():
+                    raise ClosedError(f"{self._what} is closed; load the model again")
+                self._running[call] = thread
             yield
         finally:
             with self._changed:
-                self._running[thread] -= 1
-                self._running += Counter()  # drops what is zero
+                self._running.pop(call, None)
                 self._changed.notify_all()
                 last = self._closed and not self._running
             if last:
@@ -77,7 +75,7 @@ class Calls:
             self._reset()
         with self._changed:
             self._closed = True
-            if self._running[threading.get_ident()]:
+            if threading.get_ident() in self._running.values():
                 return
             self._changed.wait_for(lambda: not self._running)
         self._finish()

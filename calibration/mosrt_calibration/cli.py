@@ -13,9 +13,11 @@ import click
 
 from mosrt.bundle.bundle import embedded_models, find_bundle
 from mosrt.cli.command import (
+    COUNT,
     THREADS,
     CommandError,
     ExitStatus,
+    FiniteRange,
     exit_on_error,
     exit_statuses,
     output_option,
@@ -54,21 +56,21 @@ _METHODS: Final = ("min-max", "percentile", "entropy", "mse")
 @click.option(
     "--clips",
     "n_clips",
-    type=click.IntRange(min=1),
+    type=COUNT,
     default=32,
     help="Calibration clips, which activation ranges are measured on.",
 )
 @click.option(
     "--eval-clips",
     "n_evaluation",
-    type=click.IntRange(min=3),
+    type=click.IntRange(3, 1_000_000),
     default=64,
     help="Evaluation clips, which the drift is measured on. They differ from the calibration clips "
     "if there are at least 8 of them.",
 )
 @click.option(
     "--views",
-    type=click.IntRange(min=1),
+    type=COUNT,
     help="Views of each evaluation clip. Fewer are faster and drift more. "
     "[default: as many as scoring uses]",
 )
@@ -82,14 +84,14 @@ _METHODS: Final = ("min-max", "percentile", "entropy", "mse")
 @click.option("--seed", type=int, default=0, help="Seed of the choice of clips.")
 @click.option(
     "--max-drift",
-    type=click.FloatRange(min=0, min_open=True),
+    type=FiniteRange(min=0, min_open=True),
     default=0.02,
     help="Largest mean absolute difference from FP32, in MOS; relative to the mean uncertainty for "
     "a model that measures uncertainty.",
 )
 @click.option(
     "--min-srcc",
-    type=click.FloatRange(-1, 1),
+    type=FiniteRange(-1, 1),
     default=0.99,
     help="Smallest rank correlation with FP32.",
 )

@@ -359,6 +359,19 @@ def test_absurd_options(tiny: Path, clips: list[Path], option: str, value: str) 
     assert result.exit_code == 2
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    ["gate x y --alpha nan", "gate x y --tolerance inf", "gate x y --views 1000000000",
+     "gate x y --threads 100000", "quantize x --max-drift nan", "quantize x --min-srcc nan",
+     "quantize x --threads 100000", "bench run --runs 1000000000", "bench run --threads 100000",
+     "bench run --seconds nan", "build x --max-batch 1000000000", "build x --max-seconds nan",
+     "export triton x -o y --max-batch 1000000000"],
+)  # fmt: skip
+def test_absurd_options_of_other_commands(arguments: str) -> None:
+    result = CliRunner().invoke(main, arguments.split())
+    assert result.exit_code == 2, result.output
+
+
 def test_absurd_arguments(tiny: Path) -> None:
     for options in ({"threads": 10**5}, {"batch_size": 10**9}):
         with pytest.raises(ValueError, match="must be from 1 to"):

@@ -11,7 +11,14 @@ from typing import Any, Final
 import click
 
 from mosrt.bundle.bundle import DEFAULT_MODEL
-from mosrt.cli.command import THREADS, ExitStatus, exit_on_error, exit_statuses, require_extra
+from mosrt.cli.command import (
+    THREADS,
+    ExitStatus,
+    FiniteRange,
+    exit_on_error,
+    exit_statuses,
+    require_extra,
+)
 from mosrt.host.cpu import usable_cores
 from mosrt_bench.bench.request import TORCH, Request, parse_duration, shown
 from mosrt_bench.bench.timing import Effort
@@ -21,9 +28,8 @@ __all__ = ["bench"]
 _EXTRAS: Final = ("bench", "export", "train")
 _EXISTING: Final = click.Path(exists=True, path_type=Path)
 _FILE: Final = click.Path(exists=True, dir_okay=False, path_type=Path)
-_COUNT: Final = click.IntRange(min=1)
-_COUNT_OR_NONE: Final = click.IntRange(min=0)
-_ABOVE_ZERO: Final = click.FloatRange(min=0, min_open=True)
+_COUNT_OR_NONE: Final = click.IntRange(0, 1_000_000)
+_ABOVE_ZERO: Final = FiniteRange(min=0, min_open=True)
 
 
 def _seconds(context: click.Context, option: click.Parameter, text: str | None) -> float | None:
@@ -77,7 +83,12 @@ def bench() -> None:
            text="A DNSMOS P.835 or P.808 model to score the same clips with.")  # fmt: skip
 @click.option("--plan", metavar="PLAN", show_default="grid",
               help="Crop plan of MOS models: grid or reference:SEED.")  # fmt: skip
-@click.option("--views", type=_COUNT, metavar="N", help="Views per recording of MOS models.")
+@click.option(
+    "--views",
+    type=click.IntRange(1, 10_000),
+    metavar="N",
+    help="Views per recording of MOS models.",
+)
 @_repeated("--threads", type=THREADS, default=lambda: (usable_cores(),), metavar="N",
            show_default="all cores this process may use", text="Threads of one call.")  # fmt: skip
 @_repeated("--length", "lengths_s", type=_ABOVE_ZERO, default=(1, 3, 5, 10, 30), metavar="S",
@@ -86,9 +97,9 @@ def bench() -> None:
            text="Recordings per batch, for throughput; 0 for none.")  # fmt: skip
 @_repeated("--callers", type=_COUNT_OR_NONE, default=(1, 2, 4), metavar="N",
            text="Threads that share one model, for throughput; 0 for none.")  # fmt: skip
-@click.option("--runs", type=click.IntRange(min=5), default=50, show_default=True, metavar="N",
+@click.option("--runs", type=click.IntRange(5, 10_000), default=50, show_default=True, metavar="N",
               help="Rounds that are enough for a timing.")  # fmt: skip
-@click.option("--seconds", type=click.FloatRange(min=0), default=20.0, show_default=True,
+@click.option("--seconds", type=FiniteRange(min=0), default=20.0, show_default=True,
               metavar="S", help="Seconds per configuration that are enough for a timing, once "
               "there are 5 rounds (3 of throughput).")  # fmt: skip
 @click.option("--starts", type=_COUNT_OR_NONE, default=5, show_default=True, metavar="N",
@@ -183,7 +194,7 @@ def run(
 @click.argument("after", type=_FILE)
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0),
+    type=FiniteRange(min=0),
     default=0.05,
     show_default=True,
     metavar="SHARE",

@@ -11,6 +11,7 @@ import click
 from mosrt.cli.command import (
     THREADS,
     ExitStatus,
+    FiniteRange,
     exit_on_error,
     exit_statuses,
     model_option,
@@ -36,19 +37,19 @@ _FILE: Final = click.Path(dir_okay=False, path_type=Path)
               help="Execution provider. Scores on the CPU differ least between "
               "machines.")  # fmt: skip
 @click.option("--domain", metavar="NAME", help="Data domain. [default: the model's]")
-@click.option("--views", type=click.IntRange(min=2), default=8, show_default=True, metavar="N",
+@click.option("--views", type=click.IntRange(2, 10_000), default=8, show_default=True, metavar="N",
               help="Views per clip; the noise of a score is estimated from their "
               "spread.")  # fmt: skip
 @click.option("--threads", type=THREADS, metavar="N",
               help="Threads. [default: all cores]")  # fmt: skip
-@click.option("--tolerance", "of_set", type=click.FloatRange(min=0), metavar="DROP",
+@click.option("--tolerance", "of_set", type=FiniteRange(min=0), metavar="DROP",
               help="Largest drop of the set's mean, median, 5th or 95th percentile that passes: in "
               "MOS, or, for uncertainty models, relative to the recorded mean. [default: 0.05 MOS, "
               "or 0.02]")  # fmt: skip
-@click.option("--clip-tolerance", "of_clip", type=click.FloatRange(min=0), metavar="DROP",
+@click.option("--clip-tolerance", "of_clip", type=FiniteRange(min=0), metavar="DROP",
               help="Largest drop of a single clip that passes, in the same unit. [default: 0.2 "
               "MOS, or 0.05]")  # fmt: skip
-@click.option("--alpha", type=click.FloatRange(min=0, max=0.5, min_open=True), default=0.05,
+@click.option("--alpha", type=FiniteRange(min=0, max=0.5, min_open=True), default=0.05,
               show_default=True, metavar="P", help="False-alarm rate: the probability that the "
               "gate fails although nothing changed.")  # fmt: skip
 @click.option("--junit", "junit_file", type=_FILE, metavar="FILE",

@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from mosrt.cli.command import CommandError, ExitStatus, exit_on_error, exit_statuses, output_option
+from mosrt.cli.command import (
+    CommandError,
+    ExitStatus,
+    FiniteRange,
+    exit_on_error,
+    exit_statuses,
+    output_option,
+)
 
-from .command import FiniteRange, steps
+from .command import steps
 
 if TYPE_CHECKING:
     from mosrt.backends.engine_file import EngineFiles

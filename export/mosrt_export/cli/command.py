@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,23 +22,10 @@ from mosrt_export.errors import ParityError
 if TYPE_CHECKING:
     from mosrt_export.parity import Step
 
-__all__ = ["PATH", "FiniteRange", "bundle_options", "exporting", "steps"]
+__all__ = ["PATH", "bundle_options", "exporting", "steps"]
 
 PATH: Final = click.Path(path_type=Path)
 _Command = TypeVar("_Command", bound=Callable[..., Any])
-
-
-class FiniteRange(click.FloatRange):
-    """A range of finite numbers; click's own lets nan pass, and inf where there is no maximum."""
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> float:
-        """Reads the number and fails unless it is finite and in the range."""
-        number = float(super().convert(value, param, ctx))
-        if not math.isfinite(number):
-            self.fail(f"{value} is not a finite number.", param, ctx)
-        return number
 
 
 def bundle_options(command: _Command) -> _Command:

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from mosrt.cli.command import exit_statuses
+from mosrt.cli.command import (
+    FiniteRange,
+    exit_statuses,
+)
 
-from .command import PATH, FiniteRange, bundle_options, exporting, steps
+from .command import PATH, bundle_options, exporting, steps
 
 if TYPE_CHECKING:
     from mosrt_export.parity import Drift

@@ -8,15 +8,20 @@ from typing import Any, Final, TypeAlias
 
 import click
 
-from mosrt.cli.command import CommandGroup, exit_statuses, output_option
+from mosrt.cli.command import (
+    COUNT,
+    CommandGroup,
+    FiniteRange,
+    exit_statuses,
+    output_option,
+)
 from mosrt_export.cli.command import exporting
 from mosrt_export.cli.export import front_end_option
 
 __all__ = ["nano"]
 
 _Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
-_COUNT: Final = click.IntRange(min=1)
-_EPOCHS: Final = click.FloatRange(min=0)
+_EPOCHS: Final = FiniteRange(min=0)
 
 
 def _existing(name: str, metavar: str, text: str, *, required: bool = True) -> _Decorator:
@@ -71,15 +76,15 @@ def nano() -> None:
     "--hours",
     30.0,
     "Hours of single clips. A later run with more hours adds to the data.",
-    click.FloatRange(min=0.1),
+    FiniteRange(min=0.1),
 )
 @_setting(
     "--ladder-hours",
     8.0,
     "Hours of ladders. A ladder is a clean clip and three ever more degraded copies of it.",
-    click.FloatRange(min=0),
+    FiniteRange(min=0),
 )
-@_setting("--workers", 2, "Number of processes.", _COUNT)
+@_setting("--workers", 2, "Number of processes.", COUNT)
 @_seed
 @_setting(
     "--reduced/--full-precision",
@@ -97,7 +102,7 @@ def generate(**options: Any) -> None:
 @nano.command(short_help="Train the wav2vec v1 model on clean speech.", epilog=exit_statuses())
 @_data
 @_checkpoint
-@_setting("--steps", 5000, "Number of updates, each on 16 excerpts of 2.5 s.", _COUNT)
+@_setting("--steps", 5000, "Number of updates, each on 16 excerpts of 2.5 s.", COUNT)
 @_seed
 @_device
 @_reduced
@@ -125,7 +130,7 @@ def pretrain(**options: Any) -> None:
 @_setting(
     "--joint-epochs", 1.0, "Passes over the data at the end that train all parts together.", _EPOCHS
 )
-@_setting("--workers", 2, "Number of processes that compute log-mel images.", _COUNT)
+@_setting("--workers", 2, "Number of processes that compute log-mel images.", COUNT)
 @_seed
 @_device
 @_reduced

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -24,11 +25,13 @@ from mosrt.host.cpu import MAX_THREADS
 from .terminal import printable, terminal
 
 __all__ = [
+    "COUNT",
     "EXTRAS",
     "THREADS",
     "CommandError",
     "CommandGroup",
     "ExitStatus",
+    "FiniteRange",
     "exit_on_error",
     "exit_statuses",
     "keep_inputs",
@@ -54,6 +57,21 @@ EXTRAS: Final = {
 """Top-level modules that each extra installs."""
 
 
+class FiniteRange(click.FloatRange):
+    """A range of finite numbers; click's own lets nan pass, and inf where there is no maximum."""
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Reads the number and fails unless it is finite and in the range."""
+        number = float(super().convert(value, param, ctx))
+        if not math.isfinite(number):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return number
+
+
+COUNT: Final = click.IntRange(1, 1_000_000)
+"""The type of an option that counts clips, runs or the like."""
 THREADS: Final = click.IntRange(1, MAX_THREADS)
 """The type of an option that gives a number of threads."""
 

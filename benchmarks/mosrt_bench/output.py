@@ -26,7 +26,7 @@ def save(run: dict[str, Any], out: Path) -> None:
 def save_text(text: str, out: Path) -> None:
     """Writes a text file, complete or not at all."""
     with replacing(out) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace")
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

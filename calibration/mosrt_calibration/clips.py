@@ -95,7 +95,7 @@ class Choice:
 def list_sha256(clips: Sequence[Clip]) -> str:
     """SHA-256 in hex of the names and contents of some clips, in order."""
     text = json.dumps([clip.to_dict() for clip in clips], ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()
 
 
 def choose(
@@ -180,7 +180,7 @@ def _stratified(clips: list[Clip], seed: int) -> list[Clip]:
 
 
 def _hash(seed: int, text: str) -> str:
-    return hashlib.sha256(f"{seed}:{text}".encode()).hexdigest()
+    return hashlib.sha256(f"{seed}:{text}".encode(errors="surrogateescape")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

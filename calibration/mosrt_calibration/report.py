@@ -29,8 +29,12 @@ def write_report(directory: Path, result: Result, budget: Budget) -> None:
     """
     directory.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_plain(result, budget), indent=2, ensure_ascii=False, allow_nan=False)
-    (directory / "report.json").write_text(f"{text}\n", encoding="utf-8", newline="\n")
-    (directory / "report.txt").write_text(_text(result), encoding="utf-8", newline="\n")
+    (directory / "report.json").write_text(
+        f"{text}\n", encoding="utf-8", errors="backslashreplace", newline="\n"
+    )
+    (directory / "report.txt").write_text(
+        _text(result), encoding="utf-8", errors="backslashreplace", newline="\n"
+    )
     curves = [made for made in result.variants if made.outcome is not None]
     if curves:
         _draw(directory / "trade-off.png", curves, result.fp32_bytes, budget)

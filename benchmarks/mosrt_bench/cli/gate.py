@@ -14,6 +14,7 @@ from mosrt.cli.command import (
     FiniteRange,
     exit_on_error,
     exit_statuses,
+    keep_inputs,
     model_option,
     require_extra,
 )
@@ -73,12 +74,17 @@ def gate(
     provider or set of names does not compare and is an error.
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
     with require_extra("bench"):
+        from mosrt_bench.clips import audio_files  # noqa: PLC0415
         from mosrt_bench.gate.baseline import Baseline, score_set  # noqa: PLC0415
         from mosrt_bench.gate.decision import Tolerances  # noqa: PLC0415 - scipy
         from mosrt_bench.gate.decision import gate as decide  # noqa: PLC0415
         from mosrt_bench.gate.report import gate_text, junit  # noqa: PLC0415
         from mosrt_bench.output import finite, save, save_text  # noqa: PLC0415
 
+    clips = [clip.path for clip in audio_files(audio)]
+    model = options["model"]
+    read = [*clips, *([] if model is None else [model])]
+    keep_inputs([file] if update else [junit_file, json_file], read if update else [*read, file])
     # read first, so that an unusable baseline is reported before minutes of scoring
     before = None if update else Baseline.read(file)
     after = score_set(audio, **options)

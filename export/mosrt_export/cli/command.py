@@ -14,6 +14,7 @@ from mosrt.cli.command import (
     CommandError,
     ExitStatus,
     exit_on_error,
+    keep_inputs,
     output_option,
     require_extra,
 )
@@ -49,6 +50,8 @@ def bundle_options(command: _Command) -> _Command:
 def exporting(extra: str = "export") -> Iterator[None]:
     """Turns errors of an export into one message and an exit status.
 
+    What --force would replace must have no other file in it that the command is given.
+
     Args:
         extra: The extra that the command needs.
 
@@ -57,10 +60,21 @@ def exporting(extra: str = "export") -> Iterator[None]:
             and torch module disagree.
     """
     with exit_on_error(), require_extra(extra):
+        given = dict(click.get_current_context().params)
+        if given.get("force"):
+            paths = [each for value in given.values() if value for each in _each(value)]
+            output = given["output"]
+            keep_inputs([output], [path for path in paths if path != output])
         try:
             yield
         except ParityError as exc:
             raise CommandError(str(exc), ExitStatus.NO) from exc
+
+
+def _each(value: Any) -> list[Path]:
+    """The existing files and directories of an option's value."""
+    values = value if isinstance(value, tuple) else (value,)
+    return [Path(each) for each in values if isinstance(each, str | Path) and Path(each).exists()]
 
 
 def steps(total: int) -> Step:

@@ -138,4 +138,4 @@ def write_card(directory: Path, text: str) -> None:
 
 def _write_text(path: Path, text: str) -> None:
     with replacing(path) as part:
-        part.write_text(text, encoding="utf-8", newline="\n")
+        part.write_text(text, encoding="utf-8", errors="backslashreplace", newline="\n")

@@ -85,7 +85,7 @@ def fit_mos(
         [uncertainty for uncertainty, _ in found],
         [mos for _, mos in found],
         kind=kind,
-        description=description or ratings.name,
+        description=description or printable(ratings.name),
     )
     with_map = dataclasses.replace(spec, mos_map=fitted)
     _write(dataclasses.replace(bundle.manifest, uncertainty=with_map), source, output)

@@ -68,7 +68,10 @@ def exporting(extra: str = "export") -> Iterator[None]:
         try:
             yield
         except ParityError as exc:
-            raise CommandError(str(exc), ExitStatus.NO) from exc
+            message, *table = str(exc).splitlines()
+            for line in table:
+                click.echo(line, err=True)
+            raise CommandError(message, ExitStatus.NO) from exc
 
 
 def _each(value: Any) -> list[Path]:

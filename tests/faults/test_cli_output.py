@@ -146,7 +146,12 @@ def test_a_reader_that_wants_no_more(tmp_path: Path) -> None:
 def test_standard_output_by_name(tmp_path: Path) -> None:
     plain = run("score", CLIP).stdout
     assert run("score", CLIP, "-o", "-", cwd=tmp_path).stdout == plain
-    assert run("score", CLIP, "-o", "/dev/stdout").stdout == plain
+    done = shell(
+        '{ echo before; "$@"; } >both; cat both', "score", CLIP, "-o", "/dev/stdout", cwd=tmp_path
+    )
+    assert done.stdout == b"before\n" + plain
+    (tmp_path / "both").unlink()
+    assert run("score", "").returncode == 2
     assert list(tmp_path.iterdir()) == []
     for command in (("fit-mos", CLIP, "-m", "x"), ("export", "triton", "nano")):
         done = run(*command, "-o", "-", cwd=tmp_path)

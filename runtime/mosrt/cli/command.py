@@ -72,6 +72,8 @@ class FiniteRange(click.FloatRange):
 
 COUNT: Final = click.IntRange(1, 1_000_000)
 """The type of an option that counts clips, runs or the like."""
+# Opening standard output again would cut off what others have written to it.
+_STDOUT: Final = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 THREADS: Final = click.IntRange(1, MAX_THREADS)
 """The type of an option that gives a number of threads."""
 
@@ -265,7 +267,7 @@ def output_option(
     """
 
     def parse(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Path | None:
-        if value != "-":
+        if value not in _STDOUT:
             return None if value is None else Path(value)
         if directory or required:
             raise click.BadParameter("this needs a name; standard output cannot hold it")

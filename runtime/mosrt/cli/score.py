@@ -242,6 +242,8 @@ def _files(paths: Sequence[str], recursive: bool) -> tuple[list[str], bool]:
     others: Counter[str] = Counter()
     failures: list[OSError] = []
     for path in paths:
+        if not path:
+            raise click.UsageError("a path is empty")
         if path == STDIN or not Path(path).is_dir():
             files.append(path)
             continue

@@ -144,6 +144,19 @@ def test_mp3_whose_info_frame_counts_too_few(factor: float) -> None:
     assert not source.truncated
 
 
+@pytest.mark.parametrize("promised", [0, 30, 1.0, 500])
+def test_mp3_with_a_vbri_frame(promised: float) -> None:
+    tagged, info, frames = mp3(44_100, 2, "VARIABLE")
+    bare = tagged[len(info) :]
+    count = frames if promised == 1.0 else int(promised)
+    vbri = info[:4] + bytes(32) + b"VBRI" + struct.pack(">HHHII", 1, 0, 75, len(tagged), count)
+    data = vbri.ljust(len(info), b"\0") + bare
+    got, source = read(data)
+    np.testing.assert_array_equal(got, read(bare)[0])
+    assert len(got) == frames * 1152
+    assert source.truncated == (count == 500)
+
+
 def pcm(kind: str, **options: Any) -> tuple[bytes, Samples]:
     data = encoded(speech_like(2.0), kind, **options)
     return data, whole(data)

@@ -339,13 +339,14 @@ def _stream(
     # Some programs count the Info frame as well.
     cut = promised is not None and promised > n_frames + 1
     vbri = info is not None and info.raw[36:40] == b"VBRI"
-    if info is None or promised is None or (vbri and promised < n_frames):
-        # An Info frame where there was none would make libmpg123 drop samples.
+    if info is None or promised is None or vbri:  # libmpg123 knows no VBRI frames
+        # An Info frame where there was none would make it drop samples.
         return Stream(
             pieces=tuple(runs),
             end=end,
+            cut=cut,
             n_samples=n_frames * first.n_samples,
-            padding=max(0, n_frames * (first.length + 4) - n_bytes) + _LARGEST_FRAME_BYTES,
+            padding=n_frames * _LARGEST_FRAME_BYTES,
         )
     patched = bytearray(info.raw)
     if info.bytes_at is not None:

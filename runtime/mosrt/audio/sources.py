@@ -29,15 +29,9 @@ from .guards import FLAGS, MAX_RATE_HZ, MIN_RATE_HZ, frame_samples
 from .mp3 import quiet
 
 __all__ = [
-    "AUDIO_SUFFIXES",
-    "ArraySource",
-    "AudioSource",
-    "FileSource",
-    "audio_error",
-    "file_chunks",
-    "frame_samples",
+    "AUDIO_SUFFIXES", "ArraySource", "AudioSource", "FileSource", "audio_error", "file_chunks",
     "spooled",
-]
+]  # fmt: skip
 
 
 AUDIO_SUFFIXES: Final = frozenset({
@@ -106,7 +100,8 @@ class ArraySource:
         self.name = name
         self.truncated = self.unread = False
         self.sample_rate_hz = _checked_rate(sample_rate_hz, name)
-        if np.ma.is_masked(waveform):
+        rows = waveform[:_MAX_CHANNELS] if isinstance(waveform, list | tuple) else ()
+        if any(map(np.ma.is_masked, (waveform, *rows))):
             cure = "drop its masked samples with .compressed(), or set them with .filled(0)"
             raise audio_error(name, "bad-array", f"its masked samples are no audio; {cure}")
         try:
@@ -322,8 +317,9 @@ class FileSource:
         try:
             yield
         except soundfile.LibsndfileError as exc:
-            cure = "convert it to WAV or FLAC if it plays elsewhere"
-            detail = f"{exc.error_string.rstrip('.')}; {cure}"
+            detail = (
+                f"{exc.error_string.rstrip('.')}; convert it to WAV or FLAC if it plays elsewhere"
+            )
             raise audio_error(self.name, "unreadable", detail) from exc
         except AudioError:
             raise
@@ -373,10 +369,12 @@ def _file(path: Path, any_format: bool) -> Path | bytes:
 def _pipe_chunks(path: Path) -> Iterator[bytes]:
     """What a named pipe gives, read once; OSError if nobody opens it for writing."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    poll = select.poll()
+    poll.register(descriptor, select.POLLIN)
     try:
         began, deadline = False, time.monotonic() + _PIPE_WAIT_S
         while True:
-            select.select([descriptor], [], [], 0.1)
+            poll.poll(100)
             try:
                 chunk = os.read(descriptor, _HEAD_BYTES)
             except BlockingIOError:  # somebody writes, but nothing yet

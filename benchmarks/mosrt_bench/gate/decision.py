@@ -29,10 +29,11 @@ import scipy.stats
 
 from mosrt._arrays import FloatArray
 from mosrt_bench.stats.bootstrap import SEED, percentile_interval, resample_indices
+from mosrt_bench.stats.multiple_comparisons import holm
 
 from .baseline import Baseline, ClipScore
 
-__all__ = ["ClipDelta", "SetDelta", "Tolerances", "Verdict", "gate", "holm"]
+__all__ = ["ClipDelta", "SetDelta", "Tolerances", "Verdict", "gate"]
 
 _RESAMPLES: Final = 4000
 # Default tolerances of the set and of a clip, in MOS, or relative to the mean uncertainty. On the
@@ -224,26 +225,6 @@ def _p_of_drop(was: ClipScore, now: ClipScore) -> float:
         if clip.error and clip.n_views > 1
     ]
     return float(scipy.stats.t.cdf(delta / error, error**4 / sum(parts)))
-
-
-def holm(p_values: Sequence[float]) -> FloatArray:
-    """Holm's adjusted p values (S. Holm, Scand. J. Statist. 6, 1979).
-
-    Rejecting where the adjusted value is below alpha keeps the probability of even one false
-    rejection at or below alpha, however the tests depend on each other.
-
-    Args:
-        p_values: (n,) in [0, 1].
-
-    Returns:
-        (n,): the k-th smallest times n - k + 1, made non-decreasing and capped at 1.
-    """
-    p = np.asarray(p_values, np.float64)
-    order = np.argsort(p, kind="stable")
-    scaled = p[order] * np.arange(len(p), 0, -1)
-    adjusted = np.empty(len(p))
-    adjusted[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-    return adjusted
 
 
 def _summary(clips: Sequence[ClipDelta], tolerance: float, alpha: float) -> list[SetDelta]:

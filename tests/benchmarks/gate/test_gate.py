@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from mosrt_bench.cli.gate import gate as command
 from mosrt_bench.errors import GateError
 from mosrt_bench.gate.baseline import Baseline, ClipScore, ScoringSetup
-from mosrt_bench.gate.decision import Tolerances, Verdict, gate, holm
+from mosrt_bench.gate.decision import Tolerances, Verdict, gate
 from mosrt_bench.gate.report import gate_text, junit
 from tests.conftest import DATA
 
@@ -60,13 +60,6 @@ def test_p_values_are_welchs() -> None:
     verdict = gate(before, after, USUAL)
     wanted = scipy.stats.ttest_ind(new, old, equal_var=False, alternative="less").pvalue
     assert verdict.clips[0].p == pytest.approx(wanted, rel=1e-9)
-
-
-def test_holm_by_hand() -> None:
-    # 0.01 * 4; 0.02 * 3 = 0.06; 0.03 * 2 = 0.06; 0.5 * 1
-    np.testing.assert_allclose(holm([0.5, 0.01, 0.03, 0.02]), [0.5, 0.04, 0.06, 0.06])
-    np.testing.assert_allclose(holm([0.9, 0.8]), [1.0, 1.0])
-    assert holm([]).size == 0
 
 
 def test_the_same_files_pass_and_have_no_noise() -> None:

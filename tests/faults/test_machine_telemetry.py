@@ -50,7 +50,12 @@ def traces(*arguments: str) -> bool:
 
 @pytest.mark.parametrize("entry", ENTRIES)
 def test_no_file_appears(entry: str, tmp_path: Path) -> None:
-    module = {"calibration": "onnx", "openvino": "openvino", "worker": "psutil"}.get(entry)
+    module = {
+        "calibration": "onnx",
+        "openvino": "openvino",
+        "worker": "psutil",
+        "study": "librosa",
+    }.get(entry)
     if module is not None and importlib.util.find_spec(module) is None:
         pytest.skip(f"needs {module}")
     done = run(ENTRIES[entry], tmp_path)

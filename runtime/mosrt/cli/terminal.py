@@ -89,12 +89,20 @@ class _Printable(io.TextIOWrapper):
 
 
 class _Closed(io.RawIOBase):
-    """What stands for a standard output that is closed: nothing can be written to it."""
+    """What stands for a standard output that is closed: nothing can be written to it.
+
+    Attributes:
+        given_up: Whether what is written vanishes, as the error is known by now.
+    """
+
+    given_up = False
 
     def writable(self) -> bool:
         return True
 
-    def write(self, _data: Any) -> int:
+    def write(self, data: Any) -> int:
+        if self.given_up:
+            return len(data)
         raise OSError(errno.EBADF, "it is closed; write to a file with --output")
 
 
@@ -149,6 +157,10 @@ def _flushed(outputs: list[_Printable], *, reported: bool) -> bool:
             if not reported and not isinstance(exc, BrokenPipeError):
                 reason = getattr(exc, "strerror", None) or exc
                 sys.stderr.write(f"Error: standard output: {reason}\n")
+            raw = getattr(output.buffer, "raw", None)
+            if isinstance(raw, _Closed):
+                raw.given_up = True
+                output.flush()
             with suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, output.fileno())

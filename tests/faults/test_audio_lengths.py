@@ -211,6 +211,20 @@ def test_wav_with_odd_chunks_that_are_not_padded(tmp_path: Path) -> None:
     assert_reads(odd + data, np.concatenate([whole(odd), expected]), tmp_path)
 
 
+def test_a_cut_ogg_before_a_whole_one() -> None:
+    data, expected = pcm("OGG", subtype="VORBIS")
+    got, source = read(data[: len(data) * 2 // 3] + data)
+    assert source.truncated
+    assert len(got) > len(expected)
+    np.testing.assert_array_equal(got[-len(expected) :], expected)
+
+
+def test_contents_go_before_the_name_raw(tmp_path: Path) -> None:
+    data, expected = pcm("WAV", subtype="PCM_16")
+    (tmp_path / "clip.raw").write_bytes(data)
+    np.testing.assert_array_equal(read(tmp_path / "clip.raw")[0], expected)
+
+
 def test_different_containers_joined(tmp_path: Path) -> None:
     kinds = ("OGG", "WAV", "AU", "OGG", "FLAC", "FLAC")
     files = [encoded(speech_like(1.0), kind) for kind in kinds]

@@ -400,20 +400,20 @@ def _find(file: BinaryIO, pattern: bytes, start: int, size: int) -> int:
 
 def _ogg(file: BinaryIO, start: int, size: int) -> list[Part]:
     """A chain of Ogg streams; libsndfile reads the first one of what it is given."""
-    links, at, in_headers, unread = [start], start, True, False
+    links, page, at, misses, in_headers, unread = [start], start, start, 0, True, False
     while at < size:
         head = _read(file, at, 27 + 255)
         if head[:4] != b"OggS" or len(head) < 27:
-            found = _find(file, rb"OggS\x00[\x00-\x07]", at + 1, size)
-            if found == size or _reader(file, at) is not None:
+            found = _find(file, rb"OggS\x00[\x00-\x07]", page + 4, size)
+            if found == size or misses == _MOST_CHUNKS or _reader(file, at) is not None:
                 break
-            at, unread = found, unread or found - at > _IGNORED_BYTES
+            unread, at, misses = unread or found - at > _IGNORED_BYTES, found, misses + 1
             continue
         first = bool(head[5] & 2)
         if first and not in_headers:
             links.append(at)
         in_headers = first
-        at += 27 + head[26] + sum(head[27 : 27 + head[26]])
+        page, at = at, at + 27 + head[26] + sum(head[27 : 27 + head[26]])
     return [
         Part(pieces=(range(first, end),), end=end, unread=unread)
         for first, end in pairwise([*links, min(at, size)])

@@ -232,11 +232,15 @@ class FileSource:
             with self._opened() as opened:
                 size = opened.seek(0, os.SEEK_END)
                 self._parts, self.unread = find_parts(opened, size)
-        if not self._parts:
+        if not (known := bool(self._parts)):
             if not any_format:
                 raise audio_error(self.name, "unreadable", _unknown(size))
             self._parts = [Part(pieces=(range(size),), end=size)]
-        self._whole = self._parts[0].pieces == (range(size),) and not self._parts[0].padding
+        # soundfile itself takes the name of a raw file for its format.
+        named = isinstance(self._file, Path) and self._file.suffix.lower() == ".raw" and known
+        self._whole = self._parts[0].pieces == (range(size),) and not (
+            named or self._parts[0].padding
+        )
         self.truncated = any(part.cut for part in self._parts)
         with self._open(self._parts[0]) as sound:
             self.sample_rate_hz = _checked_rate(sound.samplerate, self.name)

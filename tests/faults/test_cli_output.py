@@ -118,6 +118,7 @@ def shell(
         ('"$@" >/dev/full', ("--help",), 3, b"standard output: No space left on device"),
         ('"$@" 2>/dev/full', ("score", CLIP), 0, b""),
         ('"$@" -o /dev/full', ("score", CLIP), 3, b"/dev/full: cannot be written (No space"),
+        ('ulimit -f 0; "$@" -o new | cat', ("score", CLIP), 0, b"new: cannot be written (File too"),
     ],
 )
 def test_descriptors_and_disks(

@@ -172,7 +172,11 @@ def score(
             with require_extra("plot"):
                 from .plot import draw  # noqa: PLC0415 - matplotlib
 
-            draw(files[0], done[0][0], sample_rate_hz=scorer.manifest.sample_rate_hz, target=plot)
+            rate_hz = scorer.manifest.sample_rate_hz
+            try:
+                draw(files[0], done[0][0], sample_rate_hz=rate_hz, target=plot)
+            except OSError as exc:
+                raise CommandError(f"{plot}: cannot be written ({exc.strerror or exc})") from exc
     for i, name in enumerate(domains):
         click.echo(f"{printable(name)}: {summary([scores[i] for scores in done])}", err=True)
     if stopped is not None:

@@ -218,7 +218,13 @@ def test_engines_that_others_can_write(tmp_path: Path) -> None:
     target = Target(module="tensorrt", version="10.3.0", compute_capability="8.7")
     key = EngineKey(graph="ab" * 32, target=target, profile={"x": ((1,), (1,), (1,))})
     files = EngineFiles(tmp_path / "engines")
-    path = files.write(key, b"engine", {})
+    before = os.umask(0)
+    try:
+        path = files.write(key, b"engine", {})
+        path.chmod(0o666)
+        files.write(key, b"engine", {})  # which is for this user alone again
+    finally:
+        os.umask(before)
     assert files.find(key.graph, target) == path
     for place in (path, path.parent):
         mode = place.stat().st_mode

@@ -172,7 +172,9 @@ class EngineFiles:
         )
         if found:
             if (doubt := distrust(self.directory) or distrust(found[-1])) is not None:
-                raise ProviderError(f"the engine is not used, because {doubt}")
+                raise ProviderError(
+                    f"the engine is not used, because {doubt}; take that right away (chmod go-w)"
+                )
             return found[-1]
         others = sorted(path.name for path in self.directory.glob(f"{graph[:16]}-*.engine"))
         hint = f" (there are {', '.join(others)})" if others else ""
@@ -260,6 +262,8 @@ def replacing_in_cache(path: Path, *, private: bool = True) -> Iterator[Any]:
         path.parent.mkdir(parents=True, exist_ok=True)
         with replacing(path) as part, part.open("wb") as stream:
             yield stream
+        if private:
+            path.chmod(0o600)
     except OSError as exc:
         raise ProviderError(
             f"{path}: cannot be written ({exc.strerror or exc}); free disk space, or set "

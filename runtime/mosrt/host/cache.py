@@ -205,7 +205,7 @@ class Cache:
                 private_directory(self.directory, note.parent)
                 with replacing(note) as part:
                     part.write_text(json.dumps([stamp, found, _check(stamp, found)]))
-                    part.chmod(0o600)
+                note.chmod(0o600)
 
     def _distrust(self, inner: Path) -> str | None:
         """As `distrust`, for the cache's directory, and for one in it and the files there."""
@@ -267,7 +267,8 @@ class Cache:
 @functools.cache
 def _warn_once(reason: str) -> None:
     _LOG.warning(
-        "the cache is not used, because %s; give it to yourself, or name another with MOSRT_CACHE",
+        "the cache is not used, because %s; take that right away (chown, chmod go-w), or name "
+        "another with MOSRT_CACHE",
         reason,
     )
 

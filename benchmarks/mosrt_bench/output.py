@@ -25,8 +25,11 @@ def save(run: dict[str, Any], out: Path) -> None:
 
 def save_text(text: str, out: Path) -> None:
     """Writes a text file, complete or not at all."""
-    with replacing(out) as part:
-        part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    try:
+        with replacing(out) as part:
+            part.write_text(text, encoding="utf-8", errors="backslashreplace")
+    except OSError as exc:  # a full disk's error has no name
+        raise OSError(exc.errno, exc.strerror, str(out)) from exc
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -62,7 +62,9 @@ def test_options_that_keep_scores_the_same(
     asked: list[Any] = []
     plain = onnxruntime.InferenceSession
 
-    def remembers(path: os.PathLike[str], options: object, providers: list[Any]) -> object:
+    def remembers(
+        path: os.PathLike[str], options: object, providers: list[Any], **_: object
+    ) -> object:
         asked.append(providers)
         return plain(path, options, providers=[CPU])
 

@@ -38,7 +38,9 @@ def folders(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[str]:
     plain = onnxruntime.InferenceSession
     found: list[str] = []
 
-    def on_the_cpu(path: os.PathLike[str], options: object, providers: list[Any]) -> object:
+    def on_the_cpu(
+        path: os.PathLike[str], options: object, providers: list[Any], **_: object
+    ) -> object:
         found.append(Path(providers[0][1]["trt_engine_cache_path"]).name)
         return plain(path, options, providers=[CPU])
 

@@ -357,7 +357,9 @@ def test_a_silent_fallback_is_an_error(tiny: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
     session = onnxruntime.InferenceSession
 
-    def falls_back(path: os.PathLike[str], options: object, providers: list[Any]) -> object:
+    def falls_back(
+        path: os.PathLike[str], options: object, providers: list[Any], **_: object
+    ) -> object:
         names = [entry if isinstance(entry, str) else entry[0] for entry in providers]
         assert names == both[:1] or names == both[1:]
         return session(path, options, providers=["CPUExecutionProvider"])

@@ -105,7 +105,7 @@ def test_a_damaged_entry_is_made_again(
     files = [file for file in kept.rglob("*") if file.is_file()]
     assert len(files) > 4
     for file in files:
-        for offset in (0, 1, file.stat().st_size // 2, -1):
+        for offset in (0, file.stat().st_size // 2):
             damage(file, offset=offset)
             assert mos(tiny) == right, file
     assert all(sha == sha256_of(entry.parent / name)

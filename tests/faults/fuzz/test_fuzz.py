@@ -7,7 +7,10 @@ import pytest
 from .runner import fuzz
 from .targets import TARGETS
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs limits of memory")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs limits of memory"),
+]
 
 # About ten seconds each.
 COUNTS = {

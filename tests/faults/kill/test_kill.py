@@ -8,7 +8,10 @@ import pytest
 from .commands import COMMANDS, WritingCommand
 from .harness import kill_at_random_moments
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs fork and SIGKILL")
+pytestmark = [
+    pytest.mark.full,
+    pytest.mark.skipif(sys.platform != "linux", reason="needs fork and SIGKILL"),
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)

@@ -24,6 +24,7 @@ PAGES = (
     "calibration/README.md",
     "benchmarks/README.md",
     "benchmarks/RESULTS.md",
+    "benchmarks/mosrt_bench/REPORT.md",
 )
 COMMAND_LINE = "reference/cli.md"
 

@@ -64,18 +64,17 @@ def load(
         threads: Threads that one call may use, front end and model alike; at most 1024; by
             default all cores that this process may use (affinity mask and container quota).
         batch_size: Recordings that `score_many` and `iter_scores` decode before they run the
-            model; by default as many as the provider runs views at once. A GPU's batches are then
-            full even if each recording has few views; a CPU runs view by view. At most 4096.
-            Scores do not depend on it.
+            model, at most 4096; by default as many as the provider runs views at once, so that a
+            GPU's batches are full even if each recording has few views. Scores do not depend on it.
         on_bad_audio: What to do about a recording that trips a guard. "warn" logs a warning and
             scores it all the same, or gives nan where no score is possible; "nan" gives nan;
             "error" raises AudioError. The flags in the score name the guards.
         remove_silence: Cut long quiet runs before scoring, as the reference implementation of
             UTMOSv2 does by default.
-        any_format: Also read files in other formats than those of `Scorer.score_file`, which
-            libsndfile recognises by little, or by their names alone.
-        cache: Keep what engines make of large graphs on disk (see
-            `mosrt.host.cache.cache_directory`), so that the next start is quicker.
+        any_format: Also read other formats that libsndfile knows than those of
+            `Scorer.score_file`. It may take files for audio that are none.
+        cache: Keep optimised graphs of large models on disk, in MOSRT_CACHE or the platform's usual
+            place, so that the next start is quicker.
 
     Raises:
         BundleError: The bundle cannot be used.

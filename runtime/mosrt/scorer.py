@@ -132,11 +132,12 @@ class Scorer(ABC):
         frames: bool = False,
         horizons: bool = False,
     ) -> Score:
-        """Scores an audio file: WAV, FLAC, Ogg, Opus, MP3, AIFF and others.
+        """Scores an audio file: WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg, MP3 or NIST SPHERE.
 
         Args:
             file: A path, the bytes of a whole file, or a binary file object, which is read into
-                memory from its position to its end. A path is scored in bounded memory.
+                memory from its position to its end. A regular file is scored in bounded memory; a
+                pipe is read into memory, up to 1 GiB.
             domain: As for `score`.
             views: As for `score`.
             plan: As for `score`.
@@ -226,8 +227,8 @@ class Scorer(ABC):
     def close(self) -> None:
         """Waits for calls that run, then releases the model's memory and the threads.
 
-        Calls made later raise ClosedError. Within a call, as in a signal handler, it does not wait:
-        the last call to end releases.
+        Calls made later raise ClosedError. If it is called within a call, as by a signal
+        handler, it does not wait; the last call then releases at its end.
         """
         self._calls.close()
 
@@ -325,7 +326,7 @@ class Scorer(ABC):
         return recording
 
     def _not_finite(self, recording: Recording) -> AudioError:
-        """What to do about a recording that the model gives nan or infinity for.
+        """The error for a recording whose score is nan or infinite.
 
         Raises:
             AudioError: The recording's level is the reason, and the policy is "error".

@@ -13,30 +13,30 @@ __all__ = ["FATAL_FLAGS", "FLAGS", "TOO_LOUD", "BadAudioPolicy", "LevelMeter"]
 
 BadAudioPolicy = Literal["warn", "nan", "error"]
 
-# Guards that refuse a recording, with the reason.
+# Guards that refuse a recording, with what is wrong.
 FATAL_FLAGS: Final[dict[str, str]] = {
     "empty": "it has no samples",
     "too-short": "it is shorter than 0.1 s",
     "non-finite": "it has samples that are nan or infinite",
-    "out-of-range": "it has samples beyond 1e10, where full scale is 1",
+    "out-of-range": "it has samples beyond 1e10; full scale is 1",
     "bad-array": "it is not (samples,) or (channels, samples) of float32, float64, int16 or int32",
     "bad-rate": "its sampling rate is not between 4 kHz and 192 kHz",
     "unreadable": "it cannot be read as audio",
 }
-# All guards; those that are not fatal mark a score that may be unreliable.
+# All guards. Those that are not fatal mark a score that may be unreliable.
 FLAGS: Final[dict[str, str]] = {
     **FATAL_FLAGS,
     "silent": "its level is below -60 dBFS",
-    "channels-cancel": "its channels cancel one another, as if one were inverted",
+    "channels-cancel": "its channels cancel each other, as if one were inverted",
     "constant": "all of its samples are equal",
     "clipped": "more than 1 % of its samples are at full scale",
-    "over-full-scale": "it has samples beyond 4, where full scale is 1",
+    "over-full-scale": "it has samples beyond 4; full scale is 1",
     "dc-offset": "its mean is over 0.3 % of full scale and over a tenth of its RMS level",
     "mostly-silent": "more than 80 % of it is below -60 dBFS",
-    "long-silence": "over 2 s and a fifth of it, or over 10 s, are below -60 dBFS without a break",
+    "long-silence": "one silence takes over 10 s, or over 2 s and a fifth of it",
     "truncated": "the file ends before the length in its header",
-    "unread": "the file has more behind the audio that was read",
-    "padded": "it is so short that zeros were added before it",
+    "unread": "more follows the audio that could be read",
+    "padded": "it is so short that zeros were put before it",
     "quiet": "no sample exceeds 0.1, so silence removal changed nothing",
 }
 
@@ -49,10 +49,11 @@ _CLIPPED_FRACTION: Final = 0.01
 _SILENT_FRACTION: Final = 0.8
 # Lossy coding and resampling overshoot full scale, but not by 12 dB.
 _LOUDEST: Final = 4.0
-# Far beyond 32-bit integers taken for floats, and far below what overflows in a model.
+# More than 32-bit integers that were not scaled to [-1, 1], and less than what overflows in models.
 _ABSURD: Final = 1e10
 _DC_OFFSET, _DC_FRACTION = 0.003, 0.1
-# Channels cancel if their mean is so much quieter than that of as many independent ones.
+# Channels cancel if the power of their mean is below this share of what it would be if they were
+# independent.
 _CANCELLED_POWER: Final = 0.1
 _LONG_SILENCE_S, _LONG_SILENCE_FRACTION, _LONGEST_SILENCE_S = 2.0, 0.2, 10.0
 MIN_DURATION_S: Final = 0.1
@@ -89,7 +90,7 @@ class LevelMeter:
 
     @property
     def usable(self) -> bool:
-        """Whether no sample so far forbids to score the recording."""
+        """Whether all samples so far are finite and in range."""
         return self.finite and self.peak <= _ABSURD
 
     def add(
@@ -105,7 +106,7 @@ class LevelMeter:
         self.n_samples += len(mono)
         if not len(mono):
             return
-        # Of the channels, not of the downmix, where sums may overflow and infinities may cancel.
+        # Not of the downmix: its sums may overflow, and infinities of two channels may cancel.
         lowest, highest = float(block.min()), float(block.max())  # nan if any sample is
         self.finite = self.finite and math.isfinite(lowest) and math.isfinite(highest)
         peak = max(-lowest, highest)
@@ -137,7 +138,7 @@ class LevelMeter:
         self._sum += float(mono[whole:].sum())
 
     def _add_still(self, still: npt.NDArray[np.bool_]) -> None:
-        """Counts frames without sound, whatever their mean, and their longest run."""
+        """Counts frames that are silent once their mean is removed, and their longest run."""
         self._n_still_frames += int(np.count_nonzero(still))
         breaks = np.flatnonzero(~still)
         if not breaks.size:

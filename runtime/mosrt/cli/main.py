@@ -102,8 +102,8 @@ def _broken(name: str, reason: str) -> click.Command:
     cls=_Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Every command ends with status 0 when it is done, 1 when it is done and the answer is "
-    "no, 2 after wrong usage, 3 when a model, provider or file cannot be used, and 130 when "
-    "interrupted. `mosrt COMMAND --help` says what 1 means there.",
+    "no, 2 after wrong usage, 3 when a model, provider or file cannot be used, 130 after Ctrl-C, "
+    "143 after SIGTERM, and 129 after SIGHUP. `mosrt COMMAND --help` says what 1 means there.",
 )
 @click.version_option(package_name="mosrt", prog_name="mosrt")
 def main() -> None:

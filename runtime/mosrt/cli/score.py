@@ -97,7 +97,10 @@ ALL_DOMAINS: Final = "all"
     show_default=True,
     help="How to write the scores.",
 )
-@output_option("File to write, complete or not at all. [default: standard output]")
+@output_option(
+    "File to write, which is replaced when all is done; - is standard output. "
+    "[default: standard output]"
+)
 @click.option(
     "--on-bad-audio",
     type=click.Choice(get_args(BadAudioPolicy)),
@@ -114,7 +117,7 @@ ALL_DOMAINS: Final = "all"
 @click.option(
     "--any-format",
     is_flag=True,
-    help="Also read files that are recognised by little, or by their names alone.",
+    help="Also read other formats that libsndfile knows. It may misread files that are no audio.",
 )
 @click.option("--frames", is_flag=True, help="Add the uncertainty over time to JSON.")
 @click.option("--horizons", is_flag=True, help="Add every measure per prediction horizon to JSON.")
@@ -132,7 +135,7 @@ def score(
     timings: bool, frames: bool, horizons: bool, plot: Path | None, cache: bool,
     any_format: bool,
 ) -> None:  # fmt: skip
-    """Score audio files: WAV, FLAC, OGG, Opus, MP3, AIFF and more, of any rate and length.
+    """Score audio files: WAV, FLAC, Ogg, Opus, MP3, AIFF and more, of any length.
 
     PATHS are files, directories, or - for one recording on standard input.
 

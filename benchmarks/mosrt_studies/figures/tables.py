@@ -324,6 +324,28 @@ def _architectures(run: Run) -> str:
     return _captioned("architectures", run, header, rows)
 
 
+def _faults_fuzz(run: Run) -> str:
+    rows = [
+        (found["target"], f"{found['inputs']:,}", f"{found['refused']:,}",
+         *(str(len(found[key])) for key in ("crashes", "hangs", "unhandled")))
+        for found in run["targets"]
+    ]  # fmt: skip
+    header = ("what is read", "inputs", "refused", "crashes", "hangs", "unhandled errors")
+    total = sum(found["inputs"] for found in run["targets"])
+    return _captioned("faults_fuzz", run, header, rows, total=f"{total:,}")
+
+
+def _faults_kill(run: Run) -> str:
+    rows = [
+        (f"`mosrt {found['command']}`",
+         *(str(found[key]) for key in ("changes", "old", "new")),
+         *(str(len(found[key])) for key in ("half", "left_over")))
+        for found in run["commands"]
+    ]  # fmt: skip
+    header = ("command", "changes of files", "old", "new", "half", "left over")
+    return _captioned("faults_kill", run, header, rows)
+
+
 def _speed_up(figure: Run | None) -> str:
     """How many times as fast, with the interval; a dash where it was not measured."""
     if figure is None:
@@ -355,6 +377,8 @@ SECTIONS: Final[tuple[tuple[str, str, Callable[[Run], str]], ...]] = (
     ("uncertainty_speed", "wav2vec v1 against torch, by length", _uncertainty),
     ("long_recording", "Memory of a long recording", _long_recording),
     ("architectures", "Scores on other processors", _architectures),
+    ("faults_fuzz", "Hostile inputs", _faults_fuzz),
+    ("faults_kill", "Commands killed while they write", _faults_kill),
 )
 """Name or pattern of the JSON files, heading, and what renders them, in the order of the page."""
 

@@ -13,6 +13,8 @@ from tempfile import TemporaryDirectory
 
 import click
 
+from mosrt_bench.machine import describe
+
 from .runner import Report, fuzz
 from .targets import TARGETS
 
@@ -55,7 +57,14 @@ def main(
             for finding in [*report.findings[:5], *filter(None, [report.printed[:300]])]:
                 click.echo("    " + finding.replace("\\n", "\n    "))
     if output:
-        output.write_text(json.dumps([report.to_dict() for report in reports], indent=1) + "\n")
+        result = {
+            "command": f"nox -s faults -- fuzz {' '.join(sys.argv[1:])}".replace(
+                str(output), output.name
+            ),
+            "machine": describe(),
+            "targets": [report.to_dict() for report in reports],
+        }
+        output.write_text(json.dumps(result, indent=1) + "\n")
     raise SystemExit(any(report.findings for report in reports))
 
 

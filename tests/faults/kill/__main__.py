@@ -5,10 +5,13 @@ nox -s faults -- kill --moments 50 -o kill.json
 
 import dataclasses
 import json
+import sys
 import tempfile
 from pathlib import Path
 
 import click
+
+from mosrt_bench.machine import describe
 
 from .commands import COMMANDS
 from .harness import kill_at_random_moments
@@ -35,7 +38,15 @@ def kill(moments: int, seed: int, names: tuple[str, ...], output: Path | None) -
         for line in (outcome.half + outcome.left_over)[:5]:
             click.echo(f"    {line}")
     if output:
-        output.write_text(json.dumps([dataclasses.asdict(each) for each in outcomes], indent=1))
+        result = {
+            "command": f"nox -s faults -- kill {' '.join(sys.argv[1:])}".replace(
+                str(output), output.name
+            ),
+            "machine": describe(),
+            "moments": moments,
+            "commands": [dataclasses.asdict(each) for each in outcomes],
+        }
+        output.write_text(json.dumps(result, indent=1) + "\n")
     raise SystemExit(any(each.half or each.left_over for each in outcomes))
 
 

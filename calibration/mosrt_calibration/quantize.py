@@ -19,16 +19,16 @@ from .clips import Choice, Progress, choose, list_sha256, no_progress
 from .passes.corrections import with_offsets
 from .ranges.collector import default_cache
 from .ranges.ranges import METHODS
-from .report import card_with_variants
+from .report import Result, VariantResult, card_with_variants
 from .scoring import ModelUnderTest
 from .search.batch_invariance import fixed_batch
 from .search.drift import Budget
 from .search.evaluate import Evaluator, Measurement, written
-from .search.methods import Comparison, compare
-from .search.mixed_precision import Outcome, search
+from .search.methods import compare
+from .search.mixed_precision import search
 from .search.network import Network, int8_graphs
 
-__all__ = ["VARIANTS", "BudgetError", "Options", "Result", "VariantResult", "quantize_bundle"]
+__all__ = ["VARIANTS", "BudgetError", "Options", "quantize_bundle"]
 
 VARIANTS: Final = ("fp16", "int8-cpu", "int8-trt")
 _LIBRARIES: Final = ("mosrt", "onnx", "onnxruntime")
@@ -65,41 +65,6 @@ class Options:
     full_report: bool = False
     threads: int = 1
     cache: Path = dataclasses.field(default_factory=default_cache)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VariantResult:
-    """Result for one variant.
-
-    Attributes:
-        name: Name of the variant.
-        measured: Drift, speed and size of the graphs that were chosen, or of those with the least
-            drift if none is within the budget.
-        variant: The manifest's entry; None if the drift is over the budget.
-        comparison: Comparison of quantisation schemes; None for fp16.
-        outcome: Search for blocks to keep in FP32; None for fp16.
-    """
-
-    name: str
-    measured: Measurement
-    variant: Variant | None
-    comparison: Comparison | None = None
-    outcome: Outcome | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """Result of a quantisation.
-
-    Attributes:
-        choice: The clips.
-        variants: Each variant.
-        fp32_bytes: Size of the files of the FP32 variant.
-    """
-
-    choice: Choice
-    variants: tuple[VariantResult, ...]
-    fp32_bytes: int
 
 
 class BudgetError(MosrtError, ValueError):

@@ -5,18 +5,54 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import re
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from mosrt.bundle.manifest import Manifest, Variant
 
-from .clips import list_sha256
+from .clips import Choice, list_sha256
 from .search.drift import HEADINGS, Budget
+from .search.evaluate import Measurement
+from .search.methods import Comparison
+from .search.mixed_precision import Outcome
 
-if TYPE_CHECKING:
-    from .quantize import Result, VariantResult
+__all__ = ["Result", "VariantResult", "card_with_variants", "summary", "write_report"]
 
-__all__ = ["card_with_variants", "summary", "write_report"]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VariantResult:
+    """Result for one variant.
+
+    Attributes:
+        name: Name of the variant.
+        measured: Drift, speed and size of the graphs that were chosen, or of those with the least
+            drift if none is within the budget.
+        variant: The manifest's entry; None if the drift is over the budget.
+        comparison: Comparison of quantisation schemes; None for fp16.
+        outcome: Search for blocks to keep in FP32; None for fp16.
+    """
+
+    name: str
+    measured: Measurement
+    variant: Variant | None
+    comparison: Comparison | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Result of a quantisation.
+
+    Attributes:
+        choice: The clips.
+        variants: Each variant.
+        fp32_bytes: Size of the files of the FP32 variant.
+    """
+
+    choice: Choice
+    variants: tuple[VariantResult, ...]
+    fp32_bytes: int
 
 
 def write_report(directory: Path, result: Result, budget: Budget) -> None:

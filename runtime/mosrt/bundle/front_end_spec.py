@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 from mosrt.crops import MAX_VIEWS
-from mosrt.errors import BundleError
 
-from .fields import Fields
+from .fields import Range, Section, manifest_error
 
 __all__ = ["FRONT_ENDS", "FRONT_END_SCOPE", "GridSpec", "MelSpec", "SslSpec"]
 
@@ -16,21 +15,19 @@ FRONT_ENDS: Final = ("numpy", "graph")
 """What computes the networks' inputs from crops of audio: the runtime, or the graphs."""
 FRONT_END_SCOPE: Final = "front_end"
 """Prefix of the names of front-end nodes in a graph; these nodes are kept in FP32."""
-_VIEW_EVERY_S: Final = (0.1, 3600.0)
 # Bounds of what a manifest may ask for: far beyond what models need, and within a gigabyte.
 _MAX_CROP_SAMPLES: Final = 4_000_000
-_MAX_CROPS: Final = 64
-_MAX_N_FFT: Final = 65_536
-_MAX_MELS: Final = 1024
-_MAX_COLUMNS: Final = 16_384
-_MAX_WINDOWS: Final = 16
 _MAX_FRAMES: Final = 65_536
 _MAX_FILTER_WEIGHTS: Final = 2**22
 _MAX_PIXELS: Final = 2**26
+_CropSamples = Annotated[int, Range(1, _MAX_CROP_SAMPLES)]
+_NFft = Annotated[int, Range(1, 65_536)]
+_Mels = Annotated[int, Range(1, 1024)]
+_Views = Annotated[int, Range(1, MAX_VIEWS)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SslSpec:
+class SslSpec(Section):
     """The input of the waveform branch.
 
     Attributes:
@@ -43,28 +40,13 @@ class SslSpec:
     """
 
     tensor: str
-    crop_samples: int
-    epsilon: float
-    segment_hop_samples: int = 0
-
-    @classmethod
-    def from_dict(cls, value: object, where: str) -> SslSpec:
-        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
-        fields = Fields(value, where)
-        return cls(
-            tensor=fields.get("tensor", str),
-            crop_samples=fields.positive("crop_samples", _MAX_CROP_SAMPLES),
-            epsilon=fields.number("epsilon", 0.0, 1.0),
-            segment_hop_samples=(
-                fields.positive("segment_hop_samples", _MAX_CROP_SAMPLES)
-                if fields.optional("segment_hop_samples") is not None
-                else 0
-            ),
-        )
+    crop_samples: _CropSamples
+    epsilon: Annotated[float, Range(0.0, 1.0)]
+    segment_hop_samples: Annotated[int, Range(0, _MAX_CROP_SAMPLES)] = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MelSpec:
+class MelSpec(Section):
     """The input of the spectrogram branch: several log-mel images of each of several crops.
 
     Attributes:
@@ -85,17 +67,17 @@ class MelSpec:
     """
 
     tensor: str
-    crop_samples: int
-    n_crops: int
-    n_fft: int
-    hop_length: int
-    n_mels: int
-    windows: tuple[int, ...]
+    crop_samples: _CropSamples
+    n_crops: Annotated[int, Range(1, 64)]
+    n_fft: _NFft
+    hop_length: _NFft
+    n_mels: _Mels
+    windows: Annotated[tuple[int, ...], Range(1, 16)]
     f_min_hz: float
     f_max_hz: float
-    floor_db: float
-    image_height: int
-    image_width: int
+    floor_db: Annotated[float, Range(-1e9, 1000.0)]
+    image_height: _Mels
+    image_width: Annotated[int, Range(1, 16_384)]
 
     @property
     def n_frames(self) -> int:
@@ -103,55 +85,30 @@ class MelSpec:
         padded = self.crop_samples + self.n_fft // 2 * 2
         return 1 + (padded - self.n_fft) // self.hop_length
 
-    @classmethod
-    def from_dict(cls, value: object, where: str) -> MelSpec:
-        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
-        fields = Fields(value, where)
-        windows = fields.get("windows", list)
-        spec = cls(
-            tensor=fields.get("tensor", str),
-            crop_samples=fields.positive("crop_samples", _MAX_CROP_SAMPLES),
-            n_crops=fields.positive("n_crops", _MAX_CROPS),
-            n_fft=fields.positive("n_fft", _MAX_N_FFT),
-            hop_length=fields.positive("hop_length", _MAX_N_FFT),
-            n_mels=fields.positive("n_mels", _MAX_MELS),
-            windows=tuple(windows),
-            f_min_hz=fields.number("f_min_hz"),
-            f_max_hz=fields.number("f_max_hz"),
-            floor_db=fields.number("floor_db", most=1000.0),
-            image_height=fields.positive("image_height", _MAX_MELS),
-            image_width=fields.positive("image_width", _MAX_COLUMNS),
-        )
-        if not windows or not all(type(w) is int and 0 < w <= spec.n_fft for w in windows):
-            raise BundleError(
-                f"manifest.json: {fields.path('windows')} must be lengths from 1 to n_fft "
-                f"({spec.n_fft}), not {windows}"
-            )
-        images = spec.n_crops * len(windows)
+    def check(self, where: str) -> None:
+        """Raises BundleError if the numbers contradict one another, or ask for too much memory."""
+        if max(self.windows) > self.n_fft:
+            raise manifest_error(f"{where}.windows must be at most n_fft, which is {self.n_fft}")
+        images = self.n_crops * len(self.windows)
         if (
-            len(windows) > _MAX_WINDOWS
-            or not 0 < spec.n_frames <= _MAX_FRAMES
-            or spec.n_mels * (spec.n_fft // 2 + 1) > _MAX_FILTER_WEIGHTS
-            or images * spec.n_mels * max(spec.image_width, spec.n_frames) > _MAX_PIXELS
+            not 0 < self.n_frames <= _MAX_FRAMES
+            or self.n_mels * (self.n_fft // 2 + 1) > _MAX_FILTER_WEIGHTS
+            or images * self.n_mels * max(self.image_width, self.n_frames) > _MAX_PIXELS
         ):
-            raise BundleError(
-                f"manifest.json: {where} describes images larger than mosrt makes; "
-                "get the bundle from a source you trust"
+            raise manifest_error(
+                f"{where} describes images larger than mosrt makes; get the bundle from a source "
+                "you trust"
             )
-        if spec.image_height != spec.n_mels:
-            raise BundleError(
-                f"manifest.json: {fields.path('image_height')} must equal n_mels ({spec.n_mels}): "
-                "only time is resized"
+        if self.image_height != self.n_mels:
+            raise manifest_error(
+                f"{where}.image_height must equal n_mels ({self.n_mels}): only time is resized"
             )
-        if not 0 <= spec.f_min_hz < spec.f_max_hz or spec.floor_db <= 0:
-            raise BundleError(
-                f"manifest.json: {where} needs 0 <= f_min_hz < f_max_hz and floor_db > 0"
-            )
-        return spec
+        if not 0 <= self.f_min_hz < self.f_max_hz or self.floor_db <= 0:
+            raise manifest_error(f"{where} needs 0 <= f_min_hz < f_max_hz and floor_db > 0")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GridSpec:
+class GridSpec(Section):
     """Number of views of the default crop plan: one for each `view_every_s` begun.
 
     Attributes:
@@ -160,22 +117,13 @@ class GridSpec:
         max_views: Most views.
     """
 
-    view_every_s: float = 3.0
-    min_views: int = 2
-    max_views: int = 8
+    view_every_s: Annotated[float, Range(0.1, 3600.0)] = 3.0
+    min_views: _Views = 2
+    max_views: _Views = 8
 
-    @classmethod
-    def from_dict(cls, value: object, where: str) -> GridSpec:
-        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
-        fields = Fields(value, where)
-        spec = cls(
-            view_every_s=fields.number("view_every_s", *_VIEW_EVERY_S),
-            min_views=fields.positive("min_views", MAX_VIEWS),
-            max_views=fields.positive("max_views", MAX_VIEWS),
-        )
-        if spec.max_views < spec.min_views:
-            raise BundleError(
-                f"manifest.json: {fields.path('max_views')} is {spec.max_views}, less than "
-                f"min_views ({spec.min_views})"
+    def check(self, where: str) -> None:
+        """Raises BundleError if the fewest views are more than the most."""
+        if self.max_views < self.min_views:
+            raise manifest_error(
+                f"{where}.max_views is {self.max_views}, less than min_views ({self.min_views})"
             )
-        return spec

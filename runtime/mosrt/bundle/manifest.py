@@ -11,11 +11,9 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any, Final
+from typing import Annotated, Any, Final
 
-from mosrt.errors import BundleError
-
-from .fields import Fields as _Fields
+from .fields import Range, Section, manifest_error, parse
 from .front_end_spec import FRONT_ENDS, GridSpec, MelSpec, SslSpec
 from .uncertainty_spec import STAGES, UNCERTAINTY_FAMILIES, UncertaintySpec, stages_in_use
 
@@ -31,41 +29,24 @@ __all__ = [
 
 SCHEMA_VERSION: Final = 1
 FAMILIES: Final = ("fusion", "spec", "ssl", "segments", *UNCERTAINTY_FAMILIES)
-_SAMPLE_RATES_HZ: Final = (4_000, 192_000)
-_MAX_BYTES: Final = 2**40
-_MAX_MEMBERS: Final = 100
-_MAX_VARIANTS: Final = 100
-_MAX_SIZE: Final = 2**31
-_MAX_AXES: Final = 8
+_UPGRADE: Final = "upgrade with `pip install -U mosrt`"
 _MAX_PATH_BYTES: Final = 1024
 _MAX_NAME_BYTES: Final = 255
 _GRAPH_SUFFIX: Final = ".onnx"
+_Size = Annotated[int, Range(1, 2**31)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TensorSpec:
+class TensorSpec(Section):
     """An input or output of the graph; a string in `shape` is a dynamic dimension."""
 
     name: str
     dtype: str
-    shape: tuple[int | str, ...]
-
-    @classmethod
-    def from_dict(cls, value: object, where: str) -> TensorSpec:
-        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
-        fields = _Fields(value, where)
-        shape = fields.get("shape", list)
-        if len(shape) > _MAX_AXES or not all(
-            isinstance(size, str) or (type(size) is int and 0 < size <= _MAX_SIZE) for size in shape
-        ):
-            raise BundleError(
-                f"manifest.json: {fields.path('shape')} must hold sizes and names, not {shape}"
-            )
-        return cls(name=fields.get("name", str), dtype=fields.get("dtype", str), shape=tuple(shape))
+    shape: Annotated[tuple[_Size | str, ...], Range(0, 8)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class File:
+class File(Section):
     """A file of the bundle: relative POSIX path, SHA-256 in hex, and size in bytes.
 
     The path has no `.`, `..`, `:` or backslash, and no control characters.
@@ -73,37 +54,29 @@ class File:
 
     path: str
     sha256: str
-    bytes: int
+    bytes: Annotated[int, Range(1, 2**40)]
 
-    @classmethod
-    def from_dict(cls, value: object, where: str) -> File:
-        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
-        fields = _Fields(value, where)
-        path = fields.get("path", str)
-        parts = PurePosixPath(path).parts
-        if not parts or path.startswith("/") or ".." in parts or "\\" in path or ":" in path:
-            raise BundleError(
-                f"manifest.json: {fields.path('path')} is {path!r}, which leaves the bundle; "
-                "get the bundle from a source you trust"
+    def check(self, where: str) -> None:
+        """Raises BundleError unless the path is plain and stays inside, and the hash is one."""
+        parts = PurePosixPath(self.path).parts
+        if not parts or parts[0] == "/" or ".." in parts or {"\\", ":"} & set(self.path):
+            raise manifest_error(
+                f"{where}.path is {self.path!r}, which leaves the bundle; get the bundle from a "
+                "source you trust"
             )
         longest = max(len(part.encode()) for part in parts)
-        if (
-            "/".join(parts) != path
-            or len(path.encode()) > _MAX_PATH_BYTES
-            or longest > _MAX_NAME_BYTES
-        ):
-            raise BundleError(
-                f"manifest.json: {fields.path('path')} is no plain path of at most "
-                f"{_MAX_PATH_BYTES} bytes, and {_MAX_NAME_BYTES} bytes a name; export it again"
+        too_long = longest > _MAX_NAME_BYTES or len(self.path.encode()) > _MAX_PATH_BYTES
+        if too_long or "/".join(parts) != self.path:
+            raise manifest_error(
+                f"{where}.path is no plain path of at most {_MAX_PATH_BYTES} bytes, and "
+                f"{_MAX_NAME_BYTES} bytes a name; export it again"
             )
-        sha256 = fields.get("sha256", str)
-        if len(sha256) != 64 or not set(sha256) <= set("0123456789abcdef"):
-            raise BundleError(f"manifest.json: {fields.path('sha256')} is no SHA-256 in hex")
-        return cls(path=path, sha256=sha256, bytes=fields.positive("bytes", _MAX_BYTES))
+        if len(self.sha256) != 64 or not set(self.sha256) <= set("0123456789abcdef"):
+            raise manifest_error(f"{where}.sha256 is no SHA-256 in hex")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Member:
+class Member(Section):
     """One network of an ensemble (a fold): its graph, and its weights if in a separate file."""
 
     name: str
@@ -120,25 +93,16 @@ class Member:
         """SHA-256 in hex of the digests of its files, one after the other."""
         return hashlib.sha256("".join(file.sha256 for file in self.files).encode()).hexdigest()
 
-    @classmethod
-    def from_dict(cls, value: object, where: str) -> Member:
-        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
-        fields = _Fields(value, where)
-        graph = File.from_dict(fields.optional("graph"), fields.path("graph"))
-        if not graph.path.endswith(_GRAPH_SUFFIX):  # engines choose the format by it
-            raise BundleError(
-                f"manifest.json: {fields.path('graph')}.path must end with {_GRAPH_SUFFIX}, "
-                f"not be {graph.path!r}"
+    def check(self, where: str) -> None:
+        """Raises BundleError unless the graph's name says that it is ONNX; engines go by it."""
+        if not self.graph.path.endswith(_GRAPH_SUFFIX):
+            raise manifest_error(
+                f"{where}.graph.path must end with {_GRAPH_SUFFIX}, not be {self.graph.path!r}"
             )
-        return cls(
-            name=fields.get("name", str),
-            graph=graph,
-            weights=fields.section("weights", File.from_dict),
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
+class Variant(Section):
     """One precision of the model.
 
     Attributes:
@@ -152,7 +116,7 @@ class Variant:
     """
 
     opset: int
-    members: tuple[Member, ...]
+    members: Annotated[tuple[Member, ...], Range(1, 100)]
     drift: Mapping[str, Any] = field(default_factory=dict)
     kind: str | None = None
     calibration: Mapping[str, Any] | None = None
@@ -168,36 +132,25 @@ class Variant:
         """Whether sums of two 8-bit products fit into 16 bits, as older x86-64 CPUs need."""
         return self.kind is not None and self.kind.startswith("qdq-u8s7")
 
-    @classmethod
-    def from_dict(cls, value: object, where: str) -> Variant:
-        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
-        fields = _Fields(value, where)
-        members = fields.get("members", list)
-        if not members:
-            raise BundleError(f"manifest.json: {fields.path('members')} is empty")
-        if len(members) > _MAX_MEMBERS:
-            raise BundleError(
-                f"manifest.json: {fields.path('members')} are more than {_MAX_MEMBERS}"
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header(Section):
+    """What must be known before the other fields, which may be others in a newer schema."""
+
+    schema_version: Annotated[int, Range(1, 2**53)]
+    family: str
+
+    def check(self, where: str) -> None:  # noqa: ARG002 - it is the whole manifest
+        if self.schema_version > SCHEMA_VERSION:
+            raise manifest_error(
+                f"schema version {self.schema_version} is newer than this mosrt reads "
+                f"({SCHEMA_VERSION}); {_UPGRADE}"
             )
-
-        def given(name: str) -> bool:
-            return fields.optional(name) is not None
-
-        return cls(
-            opset=fields.positive("opset"),
-            members=tuple(
-                Member.from_dict(member, f"{fields.path('members')}[{i}]")
-                for i, member in enumerate(members)
-            ),
-            drift=fields.get("drift", dict, {}),
-            kind=fields.get("kind", str) if given("kind") else None,
-            calibration=fields.get("calibration", dict) if given("calibration") else None,
-            fixed_batch=fields.positive("fixed_batch") if given("fixed_batch") else None,
-        )
+        _check_known("family", self.family, FAMILIES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Manifest:
+class Manifest(Section):
     """The whole of `manifest.json`.
 
     Attributes:
@@ -222,14 +175,14 @@ class Manifest:
 
     name: str
     family: str
-    sample_rate_hz: int
+    sample_rate_hz: Annotated[int, Range(4_000, 192_000)]
     ssl: SslSpec | None
     mel: MelSpec | None
     domains: tuple[str, ...]
     default_domain: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    variants: Mapping[str, Variant]
+    variants: Annotated[Mapping[str, Variant], Range(1, 100)]
     grid: GridSpec = field(default_factory=GridSpec)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     uncertainty: UncertaintySpec | None = None
@@ -243,80 +196,36 @@ class Manifest:
         Raises:
             BundleError: A field is missing or wrong, or the schema is newer than this mosrt.
         """
-        fields = _Fields(value, "")
-        version = fields.positive("schema_version", 2**53)
-        if version > SCHEMA_VERSION:
-            raise BundleError(
-                f"manifest.json: schema version {version} is newer than this mosrt reads "
-                f"({SCHEMA_VERSION}); upgrade with `pip install -U mosrt`"
-            )
-        family = fields.get("family", str)
-        if family not in FAMILIES:
-            raise BundleError(
-                f"manifest.json: family {family!r} is unknown to this mosrt "
-                f"(known: {', '.join(FAMILIES)}); upgrade with `pip install -U mosrt`"
-            )
-        variants = _Fields(fields.optional("variants"), "variants").items()
-        if len(variants) > _MAX_VARIANTS:
-            raise BundleError(f"manifest.json: variants are more than {_MAX_VARIANTS}")
-        manifest = cls(
-            name=fields.get("name", str),
-            family=family,
-            sample_rate_hz=fields.integer("sample_rate_hz", *_SAMPLE_RATES_HZ),
-            ssl=fields.section("ssl", SslSpec.from_dict),
-            mel=fields.section("mel", MelSpec.from_dict),
-            domains=fields.strings("domains"),
-            default_domain=fields.get("default_domain", str),
-            inputs=_tensors(fields, "inputs"),
-            outputs=_tensors(fields, "outputs"),
-            variants={
-                name: Variant.from_dict(variant, f"variants.{name}") for name, variant in variants
-            },
-            grid=fields.section("grid", GridSpec.from_dict) or GridSpec(),
-            provenance=fields.get("provenance", dict, {}),
-            uncertainty=fields.section("uncertainty", UncertaintySpec.from_dict),
-            front_end=fields.get("front_end", str, "numpy"),
-            schema_version=version,
-        )
-        manifest._check()
-        return manifest
+        parse(value, _Header, "")
+        return parse(value, cls, "")
 
-    def _check(self) -> None:
+    def check(self, where: str) -> None:  # noqa: ARG002 - it is the whole manifest
         """Raises BundleError when fields that are each well formed contradict one another."""
-        if (self.ssl is not None) != (self.family in ("fusion", "ssl", "segments")):
-            raise BundleError(f"manifest.json: ssl does not fit family {self.family!r}")
-        hop_samples = self.ssl.segment_hop_samples if self.ssl is not None else 0
-        if (hop_samples > 0) != (self.family == "segments"):
-            raise BundleError(
-                f"manifest.json: ssl.segment_hop_samples ({hop_samples}) does not fit family "
-                f"{self.family!r}"
-            )
+        hop_samples = 0 if self.ssl is None else self.ssl.segment_hop_samples
+        for name, present, families in (
+            ("ssl", self.ssl is not None, ("fusion", "ssl", "segments")),
+            (f"ssl.segment_hop_samples ({hop_samples})", hop_samples > 0, ("segments",)),
+            ("mel", self.mel is not None, ("fusion", "spec")),
+            ("uncertainty", self.uncertainty is not None, UNCERTAINTY_FAMILIES),
+        ):
+            if present != (self.family in families):
+                raise manifest_error(f"{name} does not fit family {self.family!r}")
         if self.family == "segments" and self.front_end != "graph":
-            raise BundleError("manifest.json: family 'segments' needs front_end 'graph'")
-        if (self.mel is not None) != (self.family in ("fusion", "spec")):
-            raise BundleError(f"manifest.json: mel does not fit family {self.family!r}")
+            raise manifest_error("family 'segments' needs front_end 'graph'")
         if not self.domains or len(set(self.domains)) != len(self.domains):
-            raise BundleError("manifest.json: domains must be names, at least one, none twice")
+            raise manifest_error("domains must be names, at least one, none twice")
         if self.default_domain not in self.domains:
-            raise BundleError(
-                f"manifest.json: default_domain {self.default_domain!r} is not among domains"
-            )
-        if not self.variants:
-            raise BundleError("manifest.json: variants is empty")
+            raise manifest_error(f"default_domain {self.default_domain!r} is not among domains")
         self._check_files()
         for kind, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
             if len({tensor.name for tensor in tensors}) != len(tensors):
-                raise BundleError(f"manifest.json: {kind} name a tensor twice")
-        if (self.uncertainty is not None) != (self.family in UNCERTAINTY_FAMILIES):
-            raise BundleError(f"manifest.json: uncertainty does not fit family {self.family!r}")
+                raise manifest_error(f"{kind} name a tensor twice")
         if self.uncertainty is not None:
             self._check_stages(self.uncertainty)
             return
         self._check_inputs()
         if not self.outputs or self.outputs[0].shape[1:] != (len(self.domains),):
-            raise BundleError(
-                "manifest.json: the first output must be the scores, (batch, number of domains)"
-            )
+            raise manifest_error("the first output must be the scores, (batch, number of domains)")
 
     def _check_files(self) -> None:
         """Raises BundleError if two entries contradict each other about a file or a folder."""
@@ -324,41 +233,35 @@ class Manifest:
         for variant in self.variants.values():
             for file in variant.files:
                 if files.setdefault(file.path, file) != file:
-                    raise BundleError(
-                        f"manifest.json: {file.path!r} has two SHA-256s or sizes; export it again"
+                    raise manifest_error(
+                        f"{file.path!r} has two SHA-256s or sizes; export it again"
                     )
         for path in files:
             for folder in map(str, PurePosixPath(path).parents):
                 if folder in files:
-                    raise BundleError(
-                        f"manifest.json: {folder!r} is both a file and a folder; export it again"
-                    )
+                    raise manifest_error(f"{folder!r} is both a file and a folder; export it again")
 
     def _check_inputs(self) -> None:
         """Raises BundleError unless the graph takes what the front end makes, or the crops."""
-        if self.front_end not in FRONT_ENDS:
-            raise BundleError(
-                f"manifest.json: front_end {self.front_end!r} is unknown to this mosrt "
-                f"(known: {', '.join(FRONT_ENDS)}); upgrade with `pip install -U mosrt`"
-            )
+        _check_known("front_end", self.front_end, FRONT_ENDS)
         expected: dict[str, tuple[int | str, ...]] = {}
         if self.ssl is not None:
             expected[self.ssl.tensor] = (self.ssl.crop_samples,)
         if (mel := self.mel) is not None:
             images = (mel.n_crops * len(mel.windows), mel.image_height, mel.image_width)
             crops = (mel.n_crops, mel.crop_samples)
+            if mel.tensor in expected:
+                raise manifest_error(f"ssl and mel have one tensor, {mel.tensor!r}")
             expected[mel.tensor] = crops if self.front_end == "graph" else images
             if 2 * mel.f_max_hz > self.sample_rate_hz:
-                raise BundleError(
-                    f"manifest.json: mel.f_max_hz is {mel.f_max_hz:g}, more than half of "
-                    f"sample_rate_hz ({self.sample_rate_hz})"
+                raise manifest_error(
+                    f"mel.f_max_hz is {mel.f_max_hz:g}, more than half of sample_rate_hz "
+                    f"({self.sample_rate_hz})"
                 )
-            if self.ssl is not None and self.ssl.tensor == mel.tensor:
-                raise BundleError(f"manifest.json: ssl and mel have one tensor, {mel.tensor!r}")
         declared = {tensor.name: tensor.shape[1:] for tensor in self.inputs}
         if declared != expected:
-            raise BundleError(
-                f"manifest.json: inputs {declared} contradict the front end, which makes {expected}"
+            raise manifest_error(
+                f"inputs {declared} contradict the front end, which makes {expected}"
             )
 
     def _check_stages(self, uncertainty: UncertaintySpec) -> None:
@@ -368,17 +271,15 @@ class Manifest:
         for name, variant in self.variants.items():
             found = tuple(member.name for member in variant.members)
             if found != stages:
-                raise BundleError(
-                    f"manifest.json: variants.{name} must have the graphs {', '.join(stages)}, "
-                    f"not {', '.join(found)}"
+                raise manifest_error(
+                    f"variants.{name} must have the graphs {', '.join(stages)}, not "
+                    f"{', '.join(found)}"
                 )
         declared = {tensor.name for tensor in (*self.inputs, *self.outputs)}
-        wanted = [
-            name for stage in stages for names in STAGES[self.family][stage] for name in names
-        ]
-        for name in wanted:
-            if name not in declared:
-                raise BundleError(f"manifest.json: tensor {name!r} is missing from inputs, outputs")
+        for stage in stages:
+            for names in STAGES[self.family][stage]:
+                if missing := [name for name in names if name not in declared]:
+                    raise manifest_error(f"tensor {missing[0]!r} is missing from inputs, outputs")
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that `from_dict` reads back to an equal manifest."""
@@ -396,8 +297,8 @@ class Manifest:
         return {"schema_version": plain.pop("schema_version"), **plain}
 
 
-def _tensors(fields: _Fields, name: str) -> tuple[TensorSpec, ...]:
-    return tuple(
-        TensorSpec.from_dict(tensor, f"{name}[{i}]")
-        for i, tensor in enumerate(fields.get(name, list))
-    )
+def _check_known(field: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise manifest_error(
+            f"{field} {value!r} is unknown to this mosrt (known: {', '.join(known)}); {_UPGRADE}"
+        )

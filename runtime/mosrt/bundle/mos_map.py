@@ -4,25 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
 import numpy as np
 
 from mosrt._arrays import FloatArray
-from mosrt.errors import BundleError, CalibrationError
+from mosrt.errors import CalibrationError
 
-from .fields import Fields
+from .fields import Range, Section, manifest_error
 
 __all__ = ["KINDS", "MosMap"]
 
 
 KINDS: Final = ("isotonic", "linear")
 MIN_CLIPS: Final = 5
-_LARGEST: Final = 1e300
+_Number = Annotated[float, Range(-1e300, 1e300)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MosMap:
+class MosMap(Section):
     """A non-increasing, piecewise linear map, constant beyond its ends.
 
     Attributes:
@@ -35,8 +35,8 @@ class MosMap:
     """
 
     kind: str
-    uncertainty: tuple[float, ...]
-    mos: tuple[float, ...]
+    uncertainty: tuple[_Number, ...]
+    mos: tuple[_Number, ...]
     n_clips: int
     loo_rmse: float
     description: str
@@ -86,34 +86,14 @@ class MosMap:
             description=description,
         )
 
-    @classmethod
-    def from_dict(cls, value: object, where: str) -> MosMap:
-        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
-        fields = Fields(value, where)
-        found = cls(
-            kind=fields.get("kind", str),
-            uncertainty=_numbers(fields, "uncertainty"),
-            mos=_numbers(fields, "mos"),
-            n_clips=fields.positive("n_clips"),
-            loo_rmse=fields.number("loo_rmse"),
-            description=fields.get("description", str),
-        )
-        x, y = np.array(found.uncertainty), np.array(found.mos)
+    def check(self, where: str) -> None:
+        """Raises BundleError unless there are two points or more, and the map does not rise."""
+        x, y = np.array(self.uncertainty), np.array(self.mos)
         if len(x) != len(y) or len(x) < 2 or np.any(np.diff(x) <= 0) or np.any(np.diff(y) > 0):
-            raise BundleError(
-                f"manifest.json: {where} must be two points or more, uncertainty rising and mos "
-                "not; fit it again with `mosrt fit-mos`"
+            raise manifest_error(
+                f"{where} must be two points or more, uncertainty rising and mos not; fit it again "
+                "with `mosrt fit-mos`"
             )
-        return found
-
-
-def _numbers(fields: Fields, name: str) -> tuple[float, ...]:
-    values = fields.get(name, list)
-    if not all(type(value) in (int, float) and abs(value) < _LARGEST for value in values):
-        raise BundleError(
-            f"manifest.json: {fields.path(name)} must hold numbers only, finite and below 1e300"
-        )
-    return tuple(map(float, values))
 
 
 def _linear(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -6,11 +6,9 @@ It is the section `uncertainty` of the manifest. The method is that of arXiv 231
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Annotated, Final
 
-from mosrt.errors import BundleError
-
-from .fields import Fields
+from .fields import Range, Section, manifest_error
 from .mos_map import MosMap
 
 __all__ = [
@@ -48,16 +46,15 @@ LAYOUTS: Final = {
     "wav2vec2-pretraining": ("pretraining",),
 }
 
-
 # Bounds of what a manifest may ask for: far beyond what models need, and within a gigabyte.
-_MAX_COUNT: Final = 4096
-_MAX_WINDOW_SAMPLES: Final = 16_000_000
+_Count = Annotated[int, Range(1, 4096)]
+_Fraction = Annotated[float, Range(0.0, 1.0)]
 _MAX_FRAMES: Final = 65_536
 _MAX_VALUES: Final = 2**27
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ContrastSpec:
+class ContrastSpec(Section):
     """wav2vec v1: predictions of future frames against distractors.
 
     Attributes:
@@ -66,23 +63,13 @@ class ContrastSpec:
         n_negatives: Distractors per frame in the layouts "paper" and "contrastive".
     """
 
-    n_steps: int
+    n_steps: _Count
     first_horizon: int
-    n_negatives: int
-
-    @classmethod
-    def from_dict(cls, value: object, where: str) -> ContrastSpec:
-        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
-        fields = Fields(value, where)
-        return cls(
-            n_steps=fields.positive("n_steps", _MAX_COUNT),
-            first_horizon=fields.positive("first_horizon"),
-            n_negatives=fields.positive("n_negatives", _MAX_COUNT),
-        )
+    n_negatives: _Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DropoutSpec:
+class DropoutSpec(Section):
     """wav2vec 2.0 and HuBERT: logits averaged over passes with dropout on the features.
 
     Attributes:
@@ -93,32 +80,15 @@ class DropoutSpec:
         dropped_columns: Columns of the logits that are ignored, such as those of <s> and </s>.
     """
 
-    probability: float
-    n_passes: int
-    passes_per_run: int
-    channels: int
-    dropped_columns: tuple[int, ...] = ()
-
-    @classmethod
-    def from_dict(cls, value: object, where: str) -> DropoutSpec:
-        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
-        fields = Fields(value, where)
-        columns = fields.get("dropped_columns", list)
-        if not all(type(column) is int and column >= 0 for column in columns):
-            raise BundleError(
-                f"manifest.json: {fields.path('dropped_columns')} must hold columns, not {columns}"
-            )
-        return cls(
-            probability=_fraction(fields, "probability"),
-            n_passes=fields.positive("n_passes", _MAX_COUNT),
-            passes_per_run=fields.positive("passes_per_run", _MAX_COUNT),
-            channels=fields.positive("channels", 16 * _MAX_COUNT),
-            dropped_columns=tuple(columns),
-        )
+    probability: _Fraction
+    n_passes: _Count
+    passes_per_run: _Count
+    channels: Annotated[int, Range(1, 65_536)]
+    dropped_columns: tuple[Annotated[int, Range(0, 1_000_000)], ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MaskingSpec:
+class MaskingSpec(Section):
     """wav2vec 2.0's pretraining head: masked frames told from distractors.
 
     Attributes:
@@ -128,25 +98,14 @@ class MaskingSpec:
         n_passes: Passes, each with its own spans and distractors.
     """
 
-    probability: float
+    probability: _Fraction
     span_frames: int
-    n_negatives: int
-    n_passes: int
-
-    @classmethod
-    def from_dict(cls, value: object, where: str) -> MaskingSpec:
-        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
-        fields = Fields(value, where)
-        return cls(
-            probability=_fraction(fields, "probability"),
-            span_frames=fields.positive("span_frames"),
-            n_negatives=fields.positive("n_negatives", _MAX_COUNT),
-            n_passes=fields.positive("n_passes", _MAX_COUNT),
-        )
+    n_negatives: _Count
+    n_passes: _Count
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class UncertaintySpec:
+class UncertaintySpec(Section):
     """How a recording is fed to the model, and which measures are computed.
 
     Attributes:
@@ -170,55 +129,30 @@ class UncertaintySpec:
     hop_samples: int
     receptive_samples: int
     min_samples: int
-    zero_pad_below_samples: int
-    window_samples: int
+    zero_pad_below_samples: Annotated[int, Range(0, 1_000_000)]
+    window_samples: Annotated[int, Range(1, 16_000_000)]
     normalised: bool
     layouts: tuple[str, ...]
     measure: str
-    sign: int
-    seed: int
+    sign: Annotated[int, Range(-1, 1)]
+    seed: Annotated[int, Range(0, 2**63 - 1)]
     contrast: ContrastSpec | None = None
     dropout: DropoutSpec | None = None
     masking: MaskingSpec | None = None
     mos_map: MosMap | None = None
 
-    @classmethod
-    def from_dict(cls, value: object, where: str) -> UncertaintySpec:
-        """Checks a JSON value found at `where` in the manifest; BundleError if it is wrong."""
-        fields = Fields(value, where)
-        spec = cls(
-            hop_samples=fields.positive("hop_samples"),
-            receptive_samples=fields.positive("receptive_samples"),
-            min_samples=fields.positive("min_samples"),
-            zero_pad_below_samples=fields.integer("zero_pad_below_samples", 0, 1_000_000),
-            window_samples=fields.positive("window_samples", _MAX_WINDOW_SAMPLES),
-            normalised=fields.get("normalised", bool),
-            layouts=fields.strings("layouts"),
-            measure=fields.get("measure", str),
-            sign=fields.integer("sign", -1, 1),
-            seed=fields.integer("seed", 0, 2**63 - 1),
-            contrast=fields.section("contrast", ContrastSpec.from_dict),
-            dropout=fields.section("dropout", DropoutSpec.from_dict),
-            masking=fields.section("masking", MaskingSpec.from_dict),
-            mos_map=fields.section("mos_map", MosMap.from_dict),
-        )
-        spec._check(fields)
-        return spec
-
-    def _check(self, fields: Fields) -> None:
-        if self.sign not in (-1, 1):
-            raise BundleError(f"manifest.json: {fields.path('sign')} must be 1 or -1")
-        layout, _, measure = self.measure.partition(".")
-        if layout not in self.layouts or measure not in MEASURES:
-            raise BundleError(
-                f"manifest.json: {fields.path('measure')} {self.measure!r} is none of "
-                f"{', '.join(self.names())}"
-            )
+    def check(self, where: str) -> None:
+        """Raises BundleError if the fields contradict one another, or ask for too much memory."""
+        if self.sign == 0:
+            raise manifest_error(f"{where}.sign must be 1 or -1")
+        if self.measure not in self.names():
+            names = ", ".join(self.names())
+            raise manifest_error(f"{where}.measure {self.measure!r} is none of {names}")
         # Each half of a recording cut in two must be long enough.
         if self.min_samples < self.receptive_samples or self.window_samples < 4 * self.min_samples:
-            raise BundleError(
-                f"manifest.json: {fields.path('min_samples')} must be at least receptive_samples "
-                "and at most a quarter of window_samples"
+            raise manifest_error(
+                f"{where}.min_samples must be at least receptive_samples and at most a quarter of "
+                "window_samples"
             )
         # Values that exist at once for each frame of a chunk.
         per_frame = 1
@@ -230,9 +164,9 @@ class UncertaintySpec:
             per_frame = self.masking.n_negatives
         n_frames = self.window_samples // self.hop_samples
         if n_frames > _MAX_FRAMES or n_frames * per_frame > _MAX_VALUES:
-            raise BundleError(
-                f"manifest.json: {fields.path('window_samples')} or the numbers beside it ask for "
-                "more memory than mosrt uses; get the bundle from a source you trust"
+            raise manifest_error(
+                f"{where}.window_samples or the numbers beside it ask for more memory than mosrt "
+                "uses; get the bundle from a source you trust"
             )
 
     def check_family(self, family: str) -> None:
@@ -242,14 +176,13 @@ class UncertaintySpec:
             "wav2vec2-ctc": self.dropout,
             "wav2vec2-pretraining": self.masking,
         }
-        for name, section in sections.items():
-            if (section is not None) != (name == family):
-                raise BundleError(f"manifest.json: uncertainty does not fit family {family!r}")
+        if any((each is not None) != (name == family) for name, each in sections.items()):
+            raise manifest_error(f"uncertainty does not fit family {family!r}")
         strange = set(self.layouts) - set(LAYOUTS[family])
         if strange or not self.layouts or len(set(self.layouts)) < len(self.layouts):
-            raise BundleError(
-                f"manifest.json: uncertainty.layouts must be some of {', '.join(LAYOUTS[family])}, "
-                f"each once, not {', '.join(self.layouts) or 'none'}"
+            raise manifest_error(
+                f"uncertainty.layouts must be some of {', '.join(LAYOUTS[family])}, each once, not "
+                f"{', '.join(self.layouts) or 'none'}"
             )
 
     def names(self) -> tuple[str, ...]:
@@ -266,7 +199,3 @@ def stages_in_use(family: str, layouts: tuple[str, ...]) -> tuple[str, ...]:
         if "dense" not in layouts:
             idle.add("dense")
     return tuple(stage for stage in STAGES[family] if stage not in idle)
-
-
-def _fraction(fields: Fields, name: str) -> float:
-    return fields.number(name, 0.0, 1.0)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import mosrt
+from mosrt.bundle.fields import parse
 from mosrt.bundle.mos_map import MosMap
 
 RATED = st.lists(
@@ -70,4 +71,4 @@ def test_a_map_that_is_none_is_refused(x: list[float], y: list[float]) -> None:
         "description": "",
     }  # fmt: skip
     with pytest.raises(mosrt.BundleError, match=r"uncertainty\.mos_map"):
-        MosMap.from_dict(stored, "uncertainty.mos_map")
+        parse(stored, MosMap, "uncertainty.mos_map")

@@ -1,8 +1,8 @@
-"""Finds the recordings in a file by its bytes, and gives each a header that tells the truth.
+"""Finds the recordings in a file, and corrects the lengths in their headers.
 
-libsndfile believes the lengths in a header. Programs that write to a pipe cannot know them, files
-are cut or joined, and tags stand before and behind the audio. So a file is divided into `Part`s
-here, whose wrong headers are replaced.
+libsndfile trusts these lengths, which are wrong if a program wrote to a pipe, or if the file was
+cut or joined to another. Tags may stand before and after the audio. So each recording of a file
+becomes a `Part`: the bytes of the file to read, with a corrected header where one is needed.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from . import mp3
 
 __all__ = ["Part", "find_parts", "recognised"]
 
-# A 32-bit length from here on that the file does not have means "unknown": programs write
-# 2 000 000 000, 0x7FFFF000, 0x80000000 or 0xFFFFFFFF when they write to a pipe.
+# A program that writes to a pipe states 2 000 000 000, 0x7FFFF000, 0x80000000 or 0xFFFFFFFF bytes.
+# A length that is at least this, and more than the file has, therefore means "unknown".
 _UNKNOWN_FROM: Final = 2_000_000_000
 _UNKNOWN_FROM_64: Final = 1 << 62
 _LARGEST_32: Final = 0xFFFF_FFFF
 _LARGEST_HEADER: Final = 1 << 24
 _READ_BYTES: Final = 1 << 18
 _MP3_IN_WAV: Final = 0x55
-# Bytes behind the audio that may be a tag of a kind not known here; more are reported as unread.
+# So many bytes after the audio may be a tag of an unknown kind; more are reported as unread.
 _IGNORED_BYTES: Final = 4_096
 _MOST_PARTS, _MOST_CHUNKS = 10_000, 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """One recording of a file; a file may hold several, one behind the other.
+    """One recording of a file; a file may hold several, one after the other.
 
     Attributes:
-        pieces: What libsndfile reads: ranges of the file, and bytes in place of a wrong header.
+        pieces: What libsndfile reads: ranges of the file, and bytes that replace a wrong header.
         end: Where the part ends in the file.
         cut: Whether the file ends before the length in the part's header.
-        counted: Whether it is damaged if it has fewer samples than libsndfile finds in its header.
-        n_samples: Samples per channel, if libsndfile has to guess them.
-        padding: Bytes that the view claims to have beyond its pieces, so that the guess is not
-            too low.
+        counted: Whether its header counts the samples, so that it is truncated if it has fewer.
+        n_samples: Samples per channel, where libsndfile can only guess them.
+        padding: Bytes by which the length is overstated to libsndfile, so that it does not guess
+            too few samples.
         unread: Whether there is audio in it that is not read.
     """
 
@@ -56,7 +56,7 @@ class Part:
 
 
 def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
-    """The recordings of a file, and whether it has more behind them that is not read.
+    """The recordings of a file, and whether the file has more audio that is not read.
 
     Args:
         file: A seekable file.
@@ -66,7 +66,7 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
         No recordings if the file is in no container that is known here.
     """
     parts: list[Part] = []
-    start = _behind_tags(file, 0)
+    start = _after_tags(file, 0)
     start = start if start < size else 0  # a tag that is longer than the file
     while start < size and len(parts) < _MOST_PARTS:
         reader = _reader(file, start)
@@ -74,7 +74,7 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
         if not found or found[-1].end <= start:
             break
         parts += found
-        start = _behind_tags(file, found[-1].end)
+        start = _after_tags(file, found[-1].end)
     if not parts:
         return [], False
     rest = _read(file, start, max(0, min(_trimmed(file, size) - start, _READ_BYTES)))
@@ -84,7 +84,7 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
 
 def recognised(head: BinaryIO, size: int) -> bool:
     """Whether a file that begins with the `size` bytes in `head` may be in a known container."""
-    start = _behind_tags(head, 0)
+    start = _after_tags(head, 0)
     return start >= size or _reader(head, start) is not None or bool(_mp3(head, start, size))
 
 
@@ -93,8 +93,8 @@ def _read(file: BinaryIO, start: int, count: int) -> bytes:
     return file.read(count)
 
 
-def _behind_tags(file: BinaryIO, start: int) -> int:
-    """Where the file goes on behind the tags at `start` and the zeros that follow them."""
+def _after_tags(file: BinaryIO, start: int) -> int:
+    """The position after the tags at `start` and the zeros that follow them."""
     while length := mp3.tag_length(_read(file, start, 32)):
         start += length
         while zeros := _read(file, start, 4_096):
@@ -115,7 +115,7 @@ _Reader = Callable[[BinaryIO, int, int], list[Part]]
 
 
 def _reader(file: BinaryIO, start: int) -> _Reader | None:
-    """What reads the container that begins at `start`; None for MP3 and what is not known."""
+    """The reader of the container that begins at `start`; None for MP3 and unknown ones."""
     head = _read(file, start, 40)
     for layout in _LAYOUTS:
         if re.match(layout.magic, head, re.DOTALL):
@@ -177,19 +177,19 @@ class _Layout:
         (length,) = struct.unpack(self.length, raw[self.name :])
         return raw[:4], at + header, length - header if self.whole else length
 
-    def behind(self, start: int, body: int, length: int) -> int:
-        """Where the chunk behind another begins."""
+    def next_start(self, start: int, body: int, length: int) -> int:
+        """Where the chunk after another begins."""
         return body + length + -(body + length - start) % self.align
 
-    def ends_well(self, file: BinaryIO, start: int, at: int, size: int) -> bool:
-        """Whether nothing but whole chunks follows."""
+    def only_chunks(self, file: BinaryIO, start: int, at: int, size: int) -> bool:
+        """Whether the file goes on with complete chunks, and nothing else, up to its end."""
         for _ in range(_MOST_CHUNKS):
             if at >= size:
                 return True
             name, body, length = self.next_chunk(file, start, at)
             if not name or length < 0 or body + length > size:
                 return False
-            at = self.behind(start, body, length)
+            at = self.next_start(start, body, length)
         return False
 
     def is_unknown(
@@ -199,13 +199,13 @@ class _Layout:
         body, length = data
         wide = fields.ds64 is not None or struct.calcsize(self.length) == 8
         largest = _UNKNOWN_FROM_64 if wide else _UNKNOWN_FROM
-        after = self.behind(start, body, max(0, length))
+        after = self.next_start(start, body, max(0, length))
         if after >= size or 0 < length < largest:
             return length > size - body and length >= largest
-        return _reader(file, after) is None and not self.ends_well(file, start, after, size)
+        return _reader(file, after) is None and not self.only_chunks(file, start, after, size)
 
     def parts(self, file: BinaryIO, start: int, size: int) -> list[Part]:
-        """The recording; as it is if it has no chunk with samples."""
+        """The recording, in a list. Without a chunk of samples it stays as it is."""
         at, data, fields = start + self.first, None, _Fields()
         cut = unknown = unread = False
         odd = 0
@@ -230,7 +230,7 @@ class _Layout:
                 if unknown or cut:
                     break
             length = max(0, length)
-            at = self.behind(start, body, length)
+            at = self.next_start(start, body, length)
             odd = at - body - length if self.align == 2 else 0
         if data is None:
             return [Part(pieces=(range(start, size),), end=size)]
@@ -244,7 +244,7 @@ class _Layout:
             return [*streams[:-1], replace(streams[-1], end=end)] if streams else []
         pieces: tuple[bytes | range, ...] = (range(start, end),)
         magic = _read(file, start, 4)
-        # libsndfile itself reads a WAV file to its end that claims to have more than it has.
+        # libsndfile reads a WAV file to its end by itself if its header states too much.
         plain = magic in (b"RIFF", b"RF64") and data[1] > length and length < _LARGEST_32
         wrong = ((unknown or cut) and not (plain and fields.ds64 is None)) or magic == b"BW64"
         if (wrong or unpadded) and body <= size and body - start < _LARGEST_HEADER:
@@ -255,7 +255,7 @@ class _Layout:
         return [Part(pieces=pieces, end=end, cut=cut, unread=unread)]
 
     def header(self, header: bytes, fields: _Fields, start: int, length: int) -> bytes:
-        """A header, all before the samples, with the length of the samples that are there."""
+        """A header, which is all before the samples, with the length that these have."""
         true = bytearray(header)
         whole = len(header) + length
         field = struct.calcsize(self.length)
@@ -302,7 +302,7 @@ class _Fields:
     comm: int | None = None
 
     def read(self, name: bytes, file: BinaryIO, body: int, length: int) -> None:
-        """Takes what is wanted from a chunk."""
+        """Reads what is needed here from a chunk."""
         if name not in (b"fmt ", b"COMM", b"desc", b"ds64"):
             return
         raw = _read(file, body, min(length, 64)).ljust(64, b"\0")
@@ -369,7 +369,7 @@ def _nist(file: BinaryIO, start: int, size: int) -> list[Part]:
 
 
 def _flac(file: BinaryIO, start: int, size: int) -> list[Part]:
-    """FLAC; the next one behind it is found by its first bytes."""
+    """One FLAC stream. None states its length, so the next is found by its first bytes."""
     at, last = start + 4, False
     while not last and at < size:
         head = _read(file, at, 4)
@@ -399,7 +399,7 @@ def _find(file: BinaryIO, pattern: bytes, start: int, size: int) -> int:
 
 
 def _ogg(file: BinaryIO, start: int, size: int) -> list[Part]:
-    """A chain of Ogg streams; libsndfile reads the first one of what it is given."""
+    """The links of a chained Ogg file, each a part: libsndfile reads only the first of a file."""
     links, page, at, misses, in_headers, unread = [start], start, start, 0, True, False
     while at < size:
         head = _read(file, at, 27 + 255)

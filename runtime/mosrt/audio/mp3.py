@@ -1,6 +1,6 @@
-"""Counts the frames of MPEG audio (MP3, MP2, MP1), and mends the Info frame that states them.
+"""Counts the frames of MPEG audio (MP3, MP2, MP1), and corrects the Info frame that counts them.
 
-Without such a frame libmpg123 guesses the length from the first frame, and then reads only a part
+Without an Info frame, libmpg123 guesses the length from the first frame, and then reads only a part
 of a file of variable bit rate. Frames are laid out as in ISO/IEC 11172-3 and 13818-3, the Info
 frame as Xing and LAME write it.
 """
@@ -21,7 +21,7 @@ __all__ = ["Stream", "end_tag_length", "quiet", "streams", "tag_length"]
 
 _READ_BYTES: Final = 1 << 20
 _LARGEST_FRAME_BYTES: Final = 1 << 13
-# How far behind junk frames are looked for: before the first one, and between others.
+# Most junk that is skipped to find a frame: before the first one, and between others.
 _LEADING_BYTES: Final = 1 << 16
 _GAP_BYTES: Final = 1 << 22
 _SYNC: Final = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]", re.DOTALL)
@@ -46,11 +46,12 @@ class Stream:
     """Frames of one format, without the tags and the junk between them.
 
     Attributes:
-        pieces: Ranges of the file, and bytes in place of a wrong Info frame.
+        pieces: Ranges of the file, and bytes that replace a wrong Info frame.
         end: Where the stream ends in the file.
         cut: Whether an Info frame promises more frames than there are.
-        n_samples: Samples per channel where no Info frame says it.
-        padding: Bytes to claim beyond the pieces, so that libmpg123 does not guess too few.
+        n_samples: Samples per channel, where no Info frame states them.
+        padding: Bytes by which to overstate the length, so that libmpg123 does not guess too few
+            samples.
     """
 
     pieces: tuple[bytes | range, ...]
@@ -61,11 +62,12 @@ class Stream:
 
 
 class _Quiet:
-    """Keeps C libraries from printing, while any thread asks for it.
+    """Keeps C libraries from printing, while any thread is in this context.
 
     libmpg123 reports damaged frames on standard error, and libsndfile some on standard output. The
     GNU C library documents `stdout` and `stderr` as variables that may be set. Descriptors stay as
-    they are, so what Python and other processes write is not lost. Other C libraries do without.
+    they are, so what Python and other processes write is not lost. With other C libraries than
+    GNU's, nothing is suppressed.
     """
 
     def __init__(self) -> None:
@@ -102,7 +104,7 @@ class _Quiet:
 
 @functools.cache
 def quiet() -> _Quiet:
-    """The context manager in which decoders print nothing, the same for all threads."""
+    """The context in which decoders print nothing, the same object for all threads."""
     return _Quiet()
 
 
@@ -148,7 +150,7 @@ def streams(file: BinaryIO, start: int, stop: int) -> Iterator[Stream]:
 
 
 class _Frame(NamedTuple):
-    """What a frame's header says. All frames of a stream have one `kind`."""
+    """What a frame's header says. All frames of a stream are of the same `kind`."""
 
     kind: tuple[int, bool]
     layer: int
@@ -282,7 +284,7 @@ class _Frames:
         return self._known[head]
 
     def _info(self, at: int, frame: _Frame) -> _Info | None:
-        """The tag in a frame that is no audio."""
+        """The Info, Xing or VBRI tag in a frame; None if the frame has none."""
         if frame.layer != 3 or not {at + frame.tag_at, at + 36} & self._tags:
             return None
         raw = self._bytes(at, frame.length)
@@ -310,7 +312,7 @@ class _Frames:
 
 
 def _frame(head: bytes) -> _Frame | None:
-    """A frame's header of four bytes; None if it is none, or does not tell the frame's length."""
+    """Decodes a frame's header of four bytes; None if it is not one, or states no length."""
     word = int.from_bytes(head, "big")
     version, layer = word >> 19 & 3, 4 - (word >> 17 & 3)
     bitrate, rate = word >> 12 & 15, word >> 10 & 3
@@ -333,14 +335,14 @@ def _frame(head: bytes) -> _Frame | None:
 def _stream(
     first: _Frame, info: _Info | None, runs: list[range], n_frames: int, end: int
 ) -> Stream:
-    """A stream with a true Info frame before its runs of frames, or with a count of samples."""
+    """A stream: a correct Info frame before its runs of frames, or else a count of samples."""
     n_bytes = sum(len(run) for run in runs)
     promised = None if info is None else info.n_frames
     # Some programs count the Info frame as well.
     cut = promised is not None and promised > n_frames + 1
     vbri = info is not None and info.raw[36:40] == b"VBRI"
     if info is None or promised is None or vbri:  # libmpg123 knows no VBRI frames
-        # An Info frame where there was none would make it drop samples.
+        # It would drop samples if an Info frame were added.
         return Stream(
             pieces=tuple(runs),
             end=end,
@@ -353,7 +355,7 @@ def _stream(
         struct.pack_into(">I", patched, info.bytes_at, min(0xFFFF_FFFF, n_bytes + len(patched)))
     if promised < n_frames:
         struct.pack_into(">I", patched, first.tag_at + 8, n_frames)
-        if info.lame_at is not None:  # samples to drop at an end that is none
+        if info.lame_at is not None:  # the end to be trimmed is not the real one
             patched[info.lame_at + 22] &= 0xF0
             patched[info.lame_at + 23] = 0
     return Stream(pieces=(bytes(patched), *runs), end=end, cut=cut)

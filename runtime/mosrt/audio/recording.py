@@ -91,7 +91,7 @@ class Recording:
             flags += ("quiet",)
         self.flags = flags
         self.duration_s = meter.n_samples / source.sample_rate_hz
-        # Rounded up in floating point, as librosa does and thus the reference implementation.
+        # Rounded up in floating point, as in librosa, which the reference implementation uses.
         ratio = sample_rate_hz / source.sample_rate_hz
         self._n_uncut = math.ceil(meter.n_samples * ratio)
         self._cuts = cuts.runs()
@@ -222,7 +222,7 @@ class _QuietRuns:
 
     @property
     def found_loud(self) -> bool:
-        """Whether any sample is above the threshold."""
+        """Whether any sample so far is above the threshold."""
         return self._last_loud is not None
 
     def add(self, block: Float32Array) -> None:

@@ -1,4 +1,4 @@
-"""Decodes audio files and arrays in blocks of float32; MP3 and the rest through libsndfile."""
+"""Decodes audio files and arrays to blocks of float32. libsndfile reads all formats, MP3 too."""
 
 from __future__ import annotations
 
@@ -38,15 +38,15 @@ AUDIO_SUFFIXES: Final = frozenset({
     ".aif", ".aifc", ".aiff", ".au", ".bwf", ".caf", ".flac", ".mp3", ".nist", ".oga", ".ogg",
     ".opus", ".rf64", ".snd", ".sph", ".w64", ".wav", ".wave", ".wavex",
 })  # fmt: skip
-"""Suffixes of the audio files that are looked for in a folder, in lower case."""
+"""Suffixes, in lower case, of what is taken for an audio file in a folder."""
 
 _BLOCK_S: Final = 2.0
 _MAX_CHANNELS: Final = 64
 _INTEGER_SCALE: Final = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**31}
-# Values in a block, all channels: 2 s of up to 41 channels at 48 kHz.
+# Most values in a block, all channels together: enough for 2 s of 43 channels at 48 kHz.
 _BLOCK_VALUES: Final = 1 << 22
 _SHORT_OGG: Final = "lacks an end-of-stream bit"
-# A pipe is read into memory up to this, and refused earlier if it does not begin as audio.
+# A pipe is read into memory up to this, and refused early if it does not begin like audio.
 _LARGEST_PIPE_BYTES: Final = 1 << 30
 _HEAD_BYTES: Final = 1 << 18
 _PIPE_WAIT_S: Final = 10.0
@@ -58,8 +58,8 @@ class AudioSource(Protocol):
     Attributes:
         name: Name for messages.
         sample_rate_hz: Sampling rate.
-        truncated: Whether the file ends before the length in its header, as far as is known yet.
-        unread: Whether the file has more audio than is read, as far as is known yet.
+        truncated: Whether the file ends before the length in its header, as far as known so far.
+        unread: Whether the file has more audio than is read, as far as known so far.
     """
 
     name: str
@@ -151,13 +151,13 @@ class _Sound(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
 
 
 class _View:
-    """A part as a seekable binary file for soundfile.
+    """Shows a part to soundfile as a seekable binary file.
 
-    An error of the system ends the file and stays in `error`: soundfile's callbacks cannot raise.
+    An OSError ends the file and is kept in `error`, because soundfile's callbacks cannot raise.
 
     Args:
         file: The file.
-        part: What of it to read, and what instead.
+        part: The part to show.
     """
 
     def __init__(self, file: BinaryIO, part: Part) -> None:
@@ -178,7 +178,7 @@ class _View:
         return self._position
 
     def readinto(self, buffer: bytearray) -> int:
-        """Fills a buffer as far as there are bytes; their number."""
+        """Reads bytes into a buffer, and returns their number."""
         into = memoryview(buffer).cast("B")
         done = 0
         try:
@@ -193,7 +193,7 @@ class _View:
     def _next(self, count: int) -> bytes:
         number = bisect_right(self._starts, self._position) - 1
         if number >= len(self._pieces):
-            # libmpg123 looks for a tag in the last 128 bytes; elsewhere the file ends.
+            # Zeros where libmpg123 looks for a tag, in the last 128 bytes; the file ends before.
             return bytes(count if self._position == self._size - 128 else 0)
         piece, offset = self._pieces[number], self._position - self._starts[number]
         if isinstance(piece, bytes):
@@ -212,7 +212,7 @@ class FileSource:
         file: A path, or the whole of a file as bytes. What is no regular file, such as a pipe, is
             read once and into memory, up to 1 GiB.
         name: Name for messages; by default the path.
-        any_format: Whether to leave other contents to libsndfile, which goes by the name as well.
+        any_format: Whether to leave other formats to libsndfile, which also goes by the name.
 
     Raises:
         AudioError: With flag "unreadable" or "bad-rate".
@@ -236,7 +236,7 @@ class FileSource:
             if not any_format:
                 raise audio_error(self.name, "unreadable", _unknown(size))
             self._parts = [Part(pieces=(range(size),), end=size)]
-        # soundfile itself takes the name of a raw file for its format.
+        # soundfile takes every file named .raw for samples without a header.
         named = isinstance(self._file, Path) and self._file.suffix.lower() == ".raw" and known
         self._whole = self._parts[0].pieces == (range(size),) and not (
             named or self._parts[0].padding
@@ -280,7 +280,7 @@ class FileSource:
         n_read = 0
         while n_read < length:
             try:
-                # No more than there is: behind it there may be something else.
+                # No more than the length: other data may follow.
                 block = sound.read(min(step, length - n_read), dtype="float32", always_2d=True)
             except (soundfile.LibsndfileError, RuntimeError) as exc:
                 if not n_read:
@@ -317,7 +317,7 @@ class FileSource:
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
-        """Makes AudioErrors of what goes wrong in opening a file."""
+        """Turns what goes wrong while a file is opened into AudioErrors."""
         try:
             yield
         except soundfile.LibsndfileError as exc:
@@ -336,7 +336,7 @@ class FileSource:
 
 
 def spooled(chunks: Iterable[bytes], *, bounded: bool, any_format: bool) -> bytes:
-    """All bytes of a stream; OSError if it is no audio or, when `bounded`, does not end."""
+    """The bytes of a stream; OSError if it is no audio or, if `bounded`, longer than 1 GiB."""
     data, checked = io.BytesIO(), any_format
     for chunk in chunks:
         data.write(chunk)
@@ -361,7 +361,7 @@ def file_chunks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _file(path: Path, any_format: bool) -> Path | bytes:
-    """The path of a regular file; or what comes from a pipe."""
+    """The path itself if it is a regular file, else the content of the pipe."""
     mode = path.stat().st_mode
     if stat.S_ISFIFO(mode):
         return spooled(_pipe_chunks(path), bounded=True, any_format=any_format)
@@ -381,7 +381,7 @@ def _pipe_chunks(path: Path) -> Iterator[bytes]:
             poll.poll(100)
             try:
                 chunk = os.read(descriptor, _HEAD_BYTES)
-            except BlockingIOError:  # somebody writes, but nothing yet
+            except BlockingIOError:  # it is open for writing, but empty
                 began = True
                 continue
             if chunk:
@@ -398,7 +398,7 @@ def _pipe_chunks(path: Path) -> Iterator[bytes]:
 
 
 def _unknown(size: int) -> str:
-    """Why bytes are in no known container."""
+    """The message for bytes that are in no known container."""
     what = "it begins like no known audio file, maybe samples without a header" if size else "empty"
     cure = "convert it to WAV or FLAC if it plays elsewhere, or allow any format"
     return f"{what}; {cure} (any_format=True, --any-format)"

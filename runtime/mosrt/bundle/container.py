@@ -15,11 +15,11 @@ from mosrt.errors import BundleError
 
 __all__ = ["Container"]
 
-# A zip whose files are so much larger than the zip is made to fill a disk.
+# A zip whose files are more than so many times its size is made to fill a disk.
 _MAX_RATIO: Final = 200
 _MAX_RATIO_FROM_BYTES: Final = 256 * 1024 * 1024
 _CHUNK_BYTES: Final = 1024 * 1024
-# What LZMA or bzip2 make of one chunk is not bounded, so that the chunks are small.
+# LZMA and bzip2 may unpack one read to any size, so little is read at a time.
 _SMALL_CHUNK_BYTES: Final = 4096
 
 
@@ -76,7 +76,7 @@ class Container:
         return bytes(found)
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        """Yields a file piece by piece.
+        """Yields the content of a file in chunks.
 
         Raises:
             BundleError: The file is missing, or cannot be read.
@@ -104,11 +104,11 @@ class Container:
                     yield chunk
 
     def sizes(self, names: Iterable[str]) -> Mapping[str, int]:
-        """Sizes in bytes of those files that there are.
+        """Sizes in bytes, by name, of the files that exist.
 
         Raises:
-            BundleError: A file is a link that leaves the bundle, or no file; or the zip is damaged,
-                has a file twice, or is made to fill a disk.
+            BundleError: A file is a link that leaves the bundle, or not a regular file; or the zip
+                is damaged, has a file twice, or is made to fill a disk.
         """
         if self.path.is_dir():
             sizes = {}
@@ -138,14 +138,14 @@ class Container:
             return {member.filename: member.file_size for member in found}
 
     def file(self, name: str) -> Path:
-        """The file that `name` of a directory is, with links resolved.
+        """The path of a file in a directory, with links resolved.
 
         A link may lead to another file of the bundle. In the cache of the Hugging Face Hub, where
         the files of a revision are links, it may lead to any file of the same repository.
 
         Raises:
             OSError: There is no such file, or it cannot be reached.
-            BundleError: It is a link that leads elsewhere, or no regular file.
+            BundleError: It is a link that leads elsewhere, or not a regular file.
         """
         try:
             home = self.path.resolve(strict=True)
@@ -189,7 +189,7 @@ class Container:
 
 
 def _repositories(home: Path) -> Iterator[Path]:
-    """Yields the folder of the Hub's repository in whose cache a bundle lies, if it does."""
+    """Yields the repository's folder of a bundle in a cache of the Hugging Face Hub."""
     for folder in home.parents:
         if folder.name.startswith("models--"):
             if home.relative_to(folder).parts[0] == "snapshots":

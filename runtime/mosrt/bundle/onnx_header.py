@@ -26,7 +26,7 @@ _FIXED32: Final = 5
 _EXTERNAL: Final = 1
 
 _MAX_VARINT_BYTES: Final = 10
-# Fields that lead to a tensor, by message; what they are of, by number.
+# The fields of each kind of message that may contain a tensor: their numbers, and their own kinds.
 _CONTENTS: Final = {
     "model": {7: "graph", 20: "training", 25: "function"},
     "training": {1: "graph", 2: "graph"},
@@ -38,9 +38,9 @@ _CONTENTS: Final = {
     "tensor": {13: "entry"},
 }
 _LOCATION: Final = b"location"
-# An operator that holds, or names the file of, what an engine has compiled for some hardware.
+# An operator that holds a graph compiled for some hardware, or names the file of one.
 _COMPILED: Final = b"EPContext"
-# Nodes of a graph once its functions are put in, which engines do one in another without a bound.
+# Most nodes of a graph after its functions are inlined, which engines do without a limit.
 _MAX_NODES: Final = 1_000_000
 _MAX_FUNCTIONS: Final = 256
 
@@ -122,8 +122,8 @@ def read_graph(path: Path) -> tuple[list[Node], dict[str, Tensor]]:
 def check_external_data(path: Path, weights: Path | None) -> None:
     """Refuses a graph that reads any other file than its weights.
 
-    Every tensor of the file is looked at: initialisers, also sparse ones, and attributes of nodes,
-    in subgraphs and functions too. Parts without an external location are skipped unread.
+    Every tensor of the file is checked: initialisers, also sparse ones, and attributes of nodes, in
+    subgraphs and functions too. Messages without an external location are not read.
 
     Args:
         path: The graph.
@@ -169,7 +169,7 @@ def _external_entries(path: Path) -> Iterator[list[tuple[bytes, bytes]]]:
             f"{path}: holds a graph that is compiled for some hardware; export it again"
         )
     _check_functions(path, memoryview(mapped))
-    # Wherever a location is given, its key is spelt out in the file.
+    # The key of each location stands in the file as text. Messages without one are skipped.
     marks = [found.start() for found in re.finditer(_LOCATION, mapped)]
     todo: list[tuple[str, int, memoryview]] = [("model", 0, memoryview(mapped))]
     while todo:
@@ -190,9 +190,9 @@ def _external_entries(path: Path) -> Iterator[list[tuple[bytes, bytes]]]:
 
 
 def _check_functions(path: Path, model: memoryview) -> None:
-    """Raises BundleError if functions call themselves, or call others so often that it has no end.
+    """Raises BundleError if functions call themselves, or become too large once they are inlined.
 
-    Some versions of ONNX Runtime crash then, and others take all memory.
+    Some versions of ONNX Runtime crash on these, and others take all memory.
     """
     bodies = {(_text(each, 10), _text(each, 1)): each for each in _all(model, 25)}
     if not bodies:
@@ -202,7 +202,7 @@ def _check_functions(path: Path, model: memoryview) -> None:
         for name, body in list(bodies.items())[:_MAX_FUNCTIONS]
     }
     sizes: dict[tuple[str, str] | None, int] = {None: 1}  # in nodes; None stands for operators
-    for _ in calls:  # each round knows the size of one more function, unless they call themselves
+    for _ in calls:  # each round finds one more size at least, unless functions call themselves
         for name, inner in calls.items():
             if name not in sizes and inner.keys() <= sizes.keys():
                 sizes[name] = min(sum(n * sizes[call] for call, n in inner.items()), _MAX_NODES)
@@ -217,7 +217,7 @@ def _check_functions(path: Path, model: memoryview) -> None:
 
 
 def _calls(message: memoryview, kind: str) -> Iterator[tuple[str, str]]:
-    """Yields domain and name of the operator of each node in a function or graph, however deep."""
+    """Yields the operator, domain and name, of each node in a function or graph, however deep."""
     todo = [(kind, message)]
     while todo:
         kind, message = todo.pop()
@@ -230,7 +230,7 @@ def _calls(message: memoryview, kind: str) -> Iterator[tuple[str, str]]:
 
 
 def _entry(message: memoryview) -> list[tuple[bytes, bytes]]:
-    """The key and value of a `StringStringEntryProto`, with each other if either is repeated."""
+    """Key and value of a `StringStringEntryProto`; all combinations if either is repeated."""
     size = len(message)
     if (
         # The usual encoding: each once, and shorter than 128 bytes.

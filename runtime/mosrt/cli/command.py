@@ -72,14 +72,14 @@ class FiniteRange(click.FloatRange):
 
 COUNT: Final = click.IntRange(1, 1_000_000)
 """The type of an option that counts clips, runs or the like."""
-# Opening standard output again would cut off what others have written to it.
+# Names of standard output. Opening it by name would truncate what others have written to it.
 _STDOUT: Final = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
 THREADS: Final = click.IntRange(1, MAX_THREADS)
 """The type of an option that gives a number of threads."""
 
 
 class ExitStatus(IntEnum):
-    """What every command tells the shell."""
+    """The exit status of every command."""
 
     DONE = 0
     NO = 1
@@ -126,8 +126,8 @@ def exit_on_error() -> Iterator[None]:
         CommandError: In place of a `MosrtError`, an OSError or a MemoryError. The status is USAGE
             for a wrong domain, plan or measure, NO where no map from uncertainty to MOS fits, and
             UNUSABLE for all others.
-        click.exceptions.Exit: In place of KeyboardInterrupt, and of BrokenPipeError: whoever reads
-            standard output wants no more of it.
+        click.exceptions.Exit: In place of KeyboardInterrupt, and of BrokenPipeError, when the
+            reader of standard output has ended.
     """
     try:
         yield
@@ -154,7 +154,7 @@ def exit_on_error() -> Iterator[None]:
 
 
 class CommandGroup(click.Group):
-    """A group whose commands end as described in `exit_on_error`, and write to a `terminal`."""
+    """A group whose commands run in `terminal` and `exit_on_error`."""
 
     def main(self, *args: Any, **options: Any) -> Any:
         """Parses the arguments and runs the command."""
@@ -173,12 +173,12 @@ class CommandGroup(click.Group):
 
 
 def keep_inputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path]) -> None:
-    """Refuses outputs that would overwrite what is read, also through links.
+    """Refuses outputs that would overwrite an input, also through links.
 
     Args:
         outputs: Files and directories that will be written; None is left out.
-        inputs: Files and directories that are read; "-" is standard input. A file that is written
-            below a directory that is read must be new.
+        inputs: Files and directories that are read; "-" is standard input. Only new files may be
+            written below a directory that is read.
 
     Raises:
         click.UsageError: An output is an input, or two outputs are one.

@@ -1,4 +1,4 @@
-"""Writes to standard output and error so that nothing but text arrives, and no failure is lost."""
+"""Escapes what is unsafe in standard output and error, and reports what cannot be written."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from typing import IO, Any, Final, TextIO
 __all__ = ["bar_stream", "json_text", "printable", "terminal"]
 
 _STATUS_UNUSABLE: Final = 3
-# What moves the cursor, changes the direction of text or ends a line, and halves of characters,
-# which stand for bytes of names that are no UTF-8.
+# Characters that move the cursor, change the direction of text or end a line; and surrogates, which
+# stand for bytes of names that are not UTF-8.
 _OTHERS: Final = "\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
 _CONTROL: Final = re.compile(f"[\x00-\x1f{_OTHERS}]")
 _CONTROL_BUT_LAYOUT: Final = re.compile(f"[\x00-\x08\x0b-\x1f{_OTHERS}]")
@@ -50,14 +50,14 @@ def bar_stream() -> TextIO:
 
 
 class _Printable(io.TextIOWrapper):
-    """A text stream that escapes control characters but newlines and tabs.
+    """A text stream that escapes control characters except newlines and tabs.
 
     Args:
-        plain: The stream that does not.
-        essential: Whether it is an error if something cannot be written.
+        plain: The stream to write to.
+        essential: Whether a failure to write is raised; else it is ignored.
 
     Attributes:
-        plain: The stream that does not.
+        plain: The stream that is written to, which escapes nothing.
     """
 
     def __init__(self, plain: Any, *, essential: bool) -> None:
@@ -89,10 +89,10 @@ class _Printable(io.TextIOWrapper):
 
 
 class _Closed(io.RawIOBase):
-    """What stands for a standard output that is closed: nothing can be written to it.
+    """Stands in for a standard output that is closed; writing to it fails.
 
     Attributes:
-        given_up: Whether what is written vanishes, as the error is known by now.
+        given_up: Whether writing does nothing, because the error is reported by now.
     """
 
     given_up = False
@@ -108,11 +108,12 @@ class _Closed(io.RawIOBase):
 
 @contextmanager
 def terminal() -> Iterator[None]:
-    """Runs a command with safe standard streams, and with an orderly end at SIGTERM and SIGHUP.
+    """Runs a command with safe standard streams, and ends it in an orderly way after a signal.
 
-    Control characters are escaped, and so is what the encoding lacks. Closed descriptors lead
-    nowhere, so that no file gets their numbers. What cannot be written ends the process with status
-    3 and one line, and a signal with 128 and its number, after files have been tidied up.
+    Control characters, and characters that the encoding lacks, are escaped. Closed descriptors are
+    opened on the null device, so that no other file gets their numbers. If something cannot be
+    written, the process ends with one line and status 3. After SIGTERM or SIGHUP, temporary
+    files are removed, and the status is 128 plus the number of the signal.
     """
     codecs.register_error("mosrt", _replaced)
     plain = sys.stdin, sys.stdout, sys.stderr
@@ -147,7 +148,7 @@ def terminal() -> Iterator[None]:
 
 
 def _flushed(outputs: list[_Printable], *, reported: bool) -> bool:
-    """Writes what is buffered; False if that fails, and then nothing more is written."""
+    """Writes what is buffered. If that fails, returns False, and writes nothing from then on."""
     whole = True
     for output in outputs:
         try:
@@ -171,7 +172,7 @@ def _flushed(outputs: list[_Printable], *, reported: bool) -> bool:
 
 @contextmanager
 def _orderly_end() -> Iterator[None]:
-    """Makes SystemExit of signals that end the process, unless they are handled or ignored."""
+    """Raises SystemExit at SIGTERM and SIGHUP, unless the program handles or ignores them."""
     handled = {}
     if threading.current_thread() is threading.main_thread():
         for name in _SIGNALS:

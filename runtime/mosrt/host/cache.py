@@ -1,8 +1,8 @@
 """Keeps files on disk that are slow to make from a bundle, such as optimised graphs.
 
-A cache is used only if nobody else can have written to it. Its entries, and the files that they are
-made of, are known by their SHA-256. A large file is hashed once: the cache then remembers its hash
-for as long as the file is unchanged, by its size, times and inode.
+A cache is used only if nobody else can write to it. An entry is checked by the SHA-256 of its files
+and of the files that it was made from. The hash of a large file is remembered until the size, times
+or inode of the file change.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ __all__ = ["Cache", "cache_directory", "distrust", "private_directory"]
 _T = TypeVar("_T")
 _ENTRY: Final = "entry.json"
 _HASHES: Final = "hashes"
-# Smaller files are hashed in the time that it takes to look a hash up.
+# Hashing a smaller file takes no longer than looking its hash up.
 _WORTH_REMEMBERING_BYTES: Final = 16_000_000
-# A file may change again within one tick of the file system's clock, and its times stay the same.
+# A file that changes twice within one tick of the file system's clock keeps its times.
 _TICK_S: Final = 0.05
-_COARSE_TICK_S: Final = 2.5  # of file systems that keep whole seconds, or even ones
+_COARSE_TICK_S: Final = 2.5  # of file systems that keep times in steps of 1 s or 2 s
 _LOG = logging.getLogger(__name__)
 
 
@@ -56,7 +56,7 @@ def cache_directory() -> Path | None:
         home = Path("~").expanduser()
     except RuntimeError:
         return None
-    # Nobody makes a home directory by scoring, such as Debian's /nonexistent.
+    # A home directory that does not exist, such as Debian's /nonexistent, is not made.
     if usual[0] == "~" and (os.environ.get("HOME") == "" or not home.is_dir()):
         return None
     if not parent.is_absolute():
@@ -83,7 +83,7 @@ def distrust(path: Path) -> str | None:
 
 
 def private_directory(cache: Path, directory: Path) -> None:
-    """Makes a directory in a cache directory, which is made too, for this user alone.
+    """Makes a directory of a cache, and the cache itself if needed, for this user alone.
 
     Raises:
         OSError: It cannot be made, or others can write to it.
@@ -99,9 +99,9 @@ class Cache:
     """A directory of entries, each a directory of files that can be made again at any time.
 
     Entries are written atomically, so several processes may share a cache. An entry is made again
-    if other versions made it, or if its files are not what was written. A directory that belongs
-    to another user, or that others can write to, is not used. A cache that fails costs time, but is
-    never an error.
+    if other versions made it, or if its files have changed. A directory that belongs to another
+    user, or that others can write to, is not used. A cache that fails costs time, but is never an
+    error.
 
     Args:
         directory: Directory of the entries; it is created with the first entry.
@@ -125,9 +125,9 @@ class Cache:
 
         Args:
             identity: The entry's key, JSON-ready.
-            versions: Versions and settings that made the entry; others make it again.
-            files: What the entry is made of, with the SHA-256 that each file must have. It is
-                a part of the key.
+            versions: Versions and settings. An entry that was made with others is made again.
+            files: The files that the entry is made from, with the SHA-256 that each must have.
+                The hashes are part of the key.
             make: Writes the entry's files into an empty directory.
             load: Loads the files from the entry's directory.
 
@@ -155,7 +155,7 @@ class Cache:
                 loaded = load(entry)
                 if _stamp(entry / _ENTRY) == stamp:
                     return loaded
-                # Another process has replaced it meanwhile, so that parts of both may be loaded.
+                # Another process replaced it meanwhile, so parts of both may have been loaded.
             except Exception as exc:  # noqa: BLE001 - engines have exceptions of their own
                 _LOG.info("cache %s, %s attempt: %s", entry, attempt, exc)
                 shutil.rmtree(entry, ignore_errors=True)
@@ -186,7 +186,7 @@ class Cache:
             return found
 
     def _note(self, path: Path) -> Path:
-        """The file in which the hash of another is remembered."""
+        """The file in which the hash of `path` is remembered."""
         return self.directory / _HASHES / sha256(os.fsencode(path.resolve())).hexdigest()[:32]
 
     def _remembered(self, note: Path, stamp: list[int]) -> str:
@@ -197,18 +197,18 @@ class Cache:
             kept, found, check = json.loads(note.read_bytes())
         except (OSError, ValueError, TypeError, RecursionError):
             return ""
-        return str(found) if kept == stamp and check == _check(stamp, found) else ""
+        return str(found) if kept == stamp and check == _checksum(stamp, found) else ""
 
     def _remember(self, note: Path, stamp: list[int], found: str) -> None:
         with suppress(OSError):
             if self._distrust(note.parent) is None:
                 private_directory(self.directory, note.parent)
                 with replacing(note) as part:
-                    part.write_text(json.dumps([stamp, found, _check(stamp, found)]))
+                    part.write_text(json.dumps([stamp, found, _checksum(stamp, found)]))
                 note.chmod(0o600)
 
     def _distrust(self, inner: Path) -> str | None:
-        """As `distrust`, for the cache's directory, and for one in it and the files there."""
+        """As `distrust`, for the cache's directory, a directory in it, and the files there."""
         reason = distrust(self.directory) or distrust(inner)
         if reason is None and inner.name != _HASHES and inner.is_dir():
             return next(filter(None, map(distrust, inner.iterdir())), None)
@@ -221,7 +221,7 @@ class Cache:
         files: Mapping[Path, str],
         make: Callable[[Path], None],
     ) -> None:
-        """Makes an entry in a temporary directory, which is then moved into place."""
+        """Makes an entry in a temporary directory, then moves it into place."""
         self._check(files)
         private_directory(self.directory, self.directory)
         with replacing_directory(entry) as part:
@@ -279,7 +279,7 @@ def _written(path: Path) -> list[int | str]:
 
 
 def _stamp(path: Path) -> list[int]:
-    """What changes with a file: size in bytes, times of change in ns, device and inode."""
+    """Size in bytes, times of change in ns, device and inode; they change with the file."""
     status = path.stat()
     return [
         status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_dev, status.st_ino,
@@ -287,12 +287,12 @@ def _stamp(path: Path) -> list[int]:
 
 
 def _settled(stamp: list[int]) -> bool:
-    """Whether a later change of a file would change its times, too."""
+    """Whether a later change of the file will change its times."""
     newest = max(stamp[1:3])
     whole_seconds = stamp[2] % 1_000_000_000 == 0
     return time.time_ns() - newest > 1e9 * (_COARSE_TICK_S if whole_seconds else _TICK_S)
 
 
-def _check(stamp: list[int], found: object) -> str:
-    """Guards a note against damage."""
+def _checksum(stamp: list[int], found: object) -> str:
+    """A checksum of a note, against damage."""
     return sha256(f"{stamp} {found}".encode()).hexdigest()

@@ -1,9 +1,9 @@
 """Writes files and directories atomically, cleans up after killed processes, and hashes files.
 
-What is being written has a temporary name beside its target, which names the process that makes it:
-`.NAME.mosrt-HOST-PID-TOKEN-NUMBER.part`. A directory that is being replaced may have such a name
-that ends with `previous`. Whatever a dead process has left is removed when something else is
-written to the same folder.
+Until it is complete, a file or directory has a temporary name beside its target, which tells the
+process that writes it: `.NAME.mosrt-HOST-PID-TOKEN-NUMBER.part`. A directory that is being replaced
+may have such a name that ends with `previous`. What a killed process left is removed when another
+writes to the same folder.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ _TEMPORARY: Final = re.compile(
     r"\.(?P<kind>part|previous)",
     re.DOTALL,
 )
-# Processes of another machine, or of another container, cannot be asked for; a day is more than any
-# command takes.
+# Whether a process of another machine or container is alive cannot be known. No command takes
+# longer than this.
 _OLD_S: Final = 24 * 3600.0
 # File systems allow 255 bytes; the rest of a temporary name takes at most 64.
 _MAX_NAME_BYTES: Final = 180
@@ -50,8 +50,8 @@ def replacing(path: Path) -> Iterator[Path]:
     """Yields a name to write to; the file written there replaces `path` if the block succeeds.
 
     Links are followed, and a file that exists keeps its mode and, where this process may set it,
-    its owner. What is no regular file, such as a device or a pipe, and what cannot be replaced
-    because its directory is read-only or it is mounted by itself, is written to in place.
+    its owner. Devices and pipes are written to in place, and so are files that cannot be replaced,
+    because their directory is read-only or they are mount points.
 
     Raises:
         OSError: The file cannot be written.
@@ -141,7 +141,7 @@ def recover_directory(path: Path) -> None:
 def files_below(
     folder: Path, *, recursive: bool = True, failed: Callable[[OSError], None] | None = None
 ) -> list[Path]:
-    """The files in a folder, sorted by path; links to files are files, also if they lead nowhere.
+    """The files in a folder, sorted by path, with links to files, even those that lead nowhere.
 
     Links to folders are followed, but each folder is read once, by its own path if it is below
     `folder`. What is neither a file nor a folder is left out, and so are macOS's `._NAME` files.
@@ -149,7 +149,7 @@ def files_below(
     Args:
         folder: Where to look.
         recursive: Whether to look into its folders, too.
-        failed: Called with what prevents a folder from being read. By default that is raised.
+        failed: Called with the error if a folder cannot be read. By default it is raised.
     """
     found: list[Path] = []
     read: set[tuple[int, int]] = set()
@@ -186,7 +186,7 @@ def sha256_of(path: Path) -> str:
 
 
 def _put(part: Path, path: Path) -> None:
-    """Moves a directory to `path`; what is there comes to be called `part`, or is removed."""
+    """Moves a directory to `path`. A directory there is then called `part`, or is removed."""
     try:
         part.rename(path)  # nothing is there, or an empty directory
         return
@@ -216,9 +216,9 @@ def _exchanged(one: Path, other: Path) -> bool:
 
 
 def _without_links(path: Path) -> Path:
-    """The file that links lead to, which need not exist; a link to an open file stays as it is."""
+    """The file that links lead to, which need not exist; links to open files are not followed."""
     for _ in range(40):
-        # /dev/stdout leads there; the file behind it is open, and replacing it would lose it.
+        # /dev/stdout leads there, to an open file, which must be written to and not replaced.
         opened = str(path.parent.resolve()).startswith("/proc/")
         if opened or not path.is_symlink():
             return path
@@ -237,13 +237,13 @@ def _keep_owner_and_mode(part: Path, old: os.stat_result) -> None:
 
 @functools.cache
 def _token(_pid: int) -> str:
-    """Tells processes apart that have the same number, one after the other."""
+    """A random token of this process, because numbers of processes are used again."""
     return secrets.token_hex(4)
 
 
 @functools.cache
 def _host() -> str:
-    """Stands for what process numbers are unique in: a machine, or a container on it."""
+    """A hash of the machine and container, within which process numbers are unique."""
     try:
         namespace = str(Path("/proc/self/ns/pid").readlink())
     except OSError:
@@ -252,7 +252,7 @@ def _host() -> str:
 
 
 def _short(name: str) -> str:
-    """A file's name, or if it is long the beginning of it and a hash."""
+    """A file's name; of a long one the beginning, and a hash."""
     raw = os.fsencode(name)
     if len(raw) <= _MAX_NAME_BYTES:
         return name
@@ -313,6 +313,6 @@ def _clean(folder: Path) -> None:
 
 
 def _replaced(previous: Path) -> bool:
-    """Whether the directory that took a previous one's place is there."""
+    """Whether there is a directory in place of a previous one."""
     found = _TEMPORARY.fullmatch(previous.name)
     return found is not None and os.path.lexists(previous.with_name(found["name"]))

@@ -1,8 +1,8 @@
 """Lets a process be forked while engines are loaded that have threads of their own.
 
-A child has a copy of its parent's memory, but only the thread that forked. An engine that the child
-destroys, at its end at the latest, would wait for its threads for ever; and a lock that another
-thread held stays locked.
+A child has a copy of its parent's memory, but only the thread that forked. When it destroys an
+engine, at its end at the latest, the engine waits for ever for threads that do not exist. A lock
+that another thread held stays locked.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _ENGINES: Final = _Engines()
 
 
 def keep_in_children(*engines: Any) -> None:
-    """Never destroys these engines in processes that are forked from this one.
+    """Keeps processes that are forked from this one from destroying these engines.
 
-    They remain usable there: the thread that calls one then does all of the work itself.
+    The engines remain usable there: the thread that calls one does all of its work.
     """
     for engine in engines:
         _ENGINES.alive.add(engine)

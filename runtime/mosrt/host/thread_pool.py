@@ -48,12 +48,12 @@ class Calls:
         Raises:
             ClosedError: `close` was called before.
         """
-        if os.getpid() != self._process:  # the threads of a parent process are not here
+        if os.getpid() != self._process:  # a fork has none of the threads of its parent
             self._reset()
         call, thread = object(), threading.get_ident()
         try:
             with self._changed:
-                # A call that was let in may make others.
+                # A call that runs may make others, even after `close`.
                 if self._closed and thread not in self._running.values():
                     raise ClosedError(f"{self._what} is closed; load the model again")
                 self._running[call] = thread
@@ -67,9 +67,10 @@ class Calls:
                 self._finish()
 
     def close(self) -> None:
-        """Lets no further call in, waits for those that run, then releases.
+        """Refuses further calls, waits for those that run, then releases.
 
-        Within a call, as in a signal handler, it does not wait: the last call to end releases.
+        If it is called within a call, as by a signal handler, it does not wait; the last call then
+        releases at its end.
         """
         if os.getpid() != self._process:
             self._reset()
@@ -127,7 +128,7 @@ class ThreadPool:
         try:
             work()
         finally:
-            # A worker that has not started yet is not needed any more.
+            # All items are taken, so workers that have not started yet are not needed.
             started = [worker for worker in workers if not worker.cancel()]
             errors = [worker.exception() for worker in started]
         for error in errors:

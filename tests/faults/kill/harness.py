@@ -6,6 +6,7 @@ directory, a third up to 10 ms after it began, and a third anywhere in the comma
 """
 
 import contextlib
+import faulthandler
 import hashlib
 import multiprocessing
 import os
@@ -24,7 +25,7 @@ from .commands import COMMANDS, WritingCommand
 
 __all__ = ["Moments", "Outcome", "kill_at_random_moments"]
 
-LIMIT_S = 120.0
+LIMIT_S = 300.0
 _CHANGES = frozenset(
     {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 )
@@ -104,7 +105,7 @@ def kill_at_random_moments(
                 outcome.half.append(f"{moment}: {type(exc).__name__}: {exc}")
         ended, _ = _run(command, workspace)
         if ended != 0:
-            log = (workspace / "log.txt").read_text()[-500:]
+            log = (workspace / "log.txt").read_text()[-2000:]
             outcome.half.append(f"{moment}: the next run ended with {ended}: {log}")
         outcome.left_over += sorted(_names(workspace) - expected)
         shutil.rmtree(workspace)
@@ -158,6 +159,7 @@ def _in_child(name: str, workspace: Path, moment: Moments | None, changes: Any) 
     log = os.open("log.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
+    faulthandler.dump_traceback_later(LIMIT_S - 10, exit=True)  # to the log, if it hangs
     os.environ["MOSRT_CACHE"] = str(workspace / "cache")
     os.environ["TMPDIR"] = str(workspace / "tmp")
     (workspace / "tmp").mkdir(exist_ok=True)

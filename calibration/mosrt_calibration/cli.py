@@ -112,7 +112,7 @@ _METHODS: Final = ("min-max", "percentile", "entropy", "mse")
     type=click.Path(file_okay=False, path_type=Path),
     metavar="DIR",
     help="Where activation statistics are kept for later runs. "
-    "[default: ~/.cache/mosrt/calibration]",
+    "[default: calibration in the cache of mosrt, see `mosrt info --machine`]",
 )
 @click.option("--threads", type=THREADS, help="Threads to use. [default: all cores]")
 def quantize(

@@ -1,5 +1,6 @@
 """Counts the frames of MPEG audio (MP3, MP2, MP1), and corrects the Info frame that counts them.
 
+`mosrt.audio.sources` decodes them, by libsndfile and its libmpg123.
 Without an Info frame, libmpg123 guesses the length from the first frame, and then reads only a part
 of a file of variable bit rate. Frames are laid out as in ISO/IEC 11172-3 and 13818-3, the Info
 frame as Xing and LAME write it.

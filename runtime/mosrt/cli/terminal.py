@@ -20,10 +20,10 @@ __all__ = ["bar_stream", "json_text", "printable", "terminal"]
 _STATUS_UNUSABLE: Final = 3
 # Characters that move the cursor, change the direction of text or end a line; and surrogates, which
 # stand for bytes of names that are not UTF-8.
-_OTHERS: Final = "\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
-_CONTROL: Final = re.compile(f"[\x00-\x1f{_OTHERS}]")
-_CONTROL_BUT_LAYOUT: Final = re.compile(f"[\x00-\x08\x0b-\x1f{_OTHERS}]")
-_NOT_IN_JSON: Final = re.compile(f"[{_OTHERS}]")
+_UNSAFE: Final = "\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+_CONTROL: Final = re.compile(f"[\x00-\x1f{_UNSAFE}]")
+_CONTROL_BUT_LAYOUT: Final = re.compile(f"[\x00-\x08\x0b-\x1f{_UNSAFE}]")
+_NOT_IN_JSON: Final = re.compile(f"[{_UNSAFE}]")
 _SIGNALS: Final = ("SIGTERM", "SIGHUP")
 
 
@@ -71,16 +71,16 @@ class _Printable(io.TextIOWrapper):
         self._essential = essential
 
     def write(self, text: str) -> int:
-        with self._named():
+        with self._named_failures():
             super().write(_CONTROL_BUT_LAYOUT.sub(_escaped, text))
         return len(text)
 
     def flush(self) -> None:
-        with self._named():
+        with self._named_failures():
             super().flush()
 
     @contextmanager
-    def _named(self) -> Iterator[None]:
+    def _named_failures(self) -> Iterator[None]:
         try:
             yield
         except OSError as exc:
@@ -115,7 +115,7 @@ def terminal() -> Iterator[None]:
     written, the process ends with one line and status 3. After SIGTERM or SIGHUP, temporary
     files are removed, and the status is 128 plus the number of the signal.
     """
-    codecs.register_error("mosrt", _replaced)
+    codecs.register_error("mosrt", _escape_unencodable)
     plain = sys.stdin, sys.stdout, sys.stderr
     with suppress(OSError):
         while (opened := os.open(os.devnull, os.O_RDWR)) < 3:
@@ -178,7 +178,7 @@ def _orderly_end() -> Iterator[None]:
         for name in _SIGNALS:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                handled[number] = signal.signal(number, _end)
+                handled[number] = signal.signal(number, _exit_on_signal)
     try:
         yield
     finally:
@@ -186,11 +186,11 @@ def _orderly_end() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _end(number: int, _frame: object) -> None:
+def _exit_on_signal(number: int, _frame: object) -> None:
     raise SystemExit(128 + number)
 
 
-def _replaced(error: UnicodeError) -> tuple[str | bytes, int]:
+def _escape_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:
     """Escapes what an encoding lacks; the ellipsis of tables is three dots."""
     if isinstance(error, UnicodeEncodeError) and error.object[error.start] == "\u2026":
         return "...", error.start + 1

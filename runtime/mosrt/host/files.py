@@ -119,7 +119,7 @@ def replacing_directory(path: Path, *, copy_of: Path | None = None) -> Iterator[
         yield part
         if path.exists():
             _keep_owner_and_mode(part, path.stat())
-        _put(part, path)
+        _move_into_place(part, path)
     finally:
         shutil.rmtree(part, ignore_errors=True)
 
@@ -132,7 +132,9 @@ def recover_directory(path: Path) -> None:
     if os.path.lexists(path):
         return
     for found in _left_behind(path.parent):
-        if found.name.startswith(f".{_short(path.name)}.mosrt-") and found.name.endswith(_PREVIOUS):
+        if found.name.startswith(f".{_short_name(path.name)}.mosrt-") and found.name.endswith(
+            _PREVIOUS
+        ):
             with suppress(OSError):
                 found.rename(path)
             return
@@ -185,7 +187,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _put(part: Path, path: Path) -> None:
+def _move_into_place(part: Path, path: Path) -> None:
     """Moves a directory to `path`. A directory there is then called `part`, or is removed."""
     try:
         part.rename(path)  # nothing is there, or an empty directory
@@ -193,7 +195,7 @@ def _put(part: Path, path: Path) -> None:
     except OSError:
         if not path.is_dir() or path.is_symlink():
             raise
-    if not _exchanged(part, path):
+    if not _exchange(part, path):
         previous = _temporary(path, _PREVIOUS)
         path.rename(previous)
         try:
@@ -204,7 +206,7 @@ def _put(part: Path, path: Path) -> None:
         shutil.rmtree(previous, ignore_errors=True)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def _exchange(one: Path, other: Path) -> bool:
     """Exchanges two names in one step; False where the system or the file system cannot do it."""
     if sys.platform != "linux":
         return False
@@ -251,7 +253,7 @@ def _host() -> str:
     return hashlib.sha256(f"{platform.node()} {namespace}".encode()).hexdigest()[:8]
 
 
-def _short(name: str) -> str:
+def _short_name(name: str) -> str:
     """A file's name; of a long one the beginning, and a hash."""
     raw = os.fsencode(name)
     if len(raw) <= _MAX_NAME_BYTES:
@@ -262,7 +264,7 @@ def _short(name: str) -> str:
 def _temporary(path: Path, kind: str) -> Path:
     pid = os.getpid()
     maker = f"{_host()}-{pid}-{_token(pid)}-{next(_NUMBERS)}"
-    return path.with_name(f".{_short(path.name)}.mosrt-{maker}.{kind}")
+    return path.with_name(f".{_short_name(path.name)}.mosrt-{maker}.{kind}")
 
 
 def _left_behind(folder: Path) -> Iterator[Path]:
@@ -303,7 +305,7 @@ def _alive(pid: int, token: str) -> bool:
 def _clean(folder: Path) -> None:
     """Removes what processes that are no longer alive have left in a folder, once per process."""
     for left in _left_behind(folder):
-        if left.name.endswith(_PREVIOUS) and not _replaced(left):
+        if left.name.endswith(_PREVIOUS) and not _was_replaced(left):
             continue
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
@@ -312,7 +314,7 @@ def _clean(folder: Path) -> None:
                 left.unlink()
 
 
-def _replaced(previous: Path) -> bool:
+def _was_replaced(previous: Path) -> bool:
     """Whether there is a directory in place of a previous one."""
     found = _TEMPORARY.fullmatch(previous.name)
     return found is not None and os.path.lexists(previous.with_name(found["name"]))

@@ -9,6 +9,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import click
+
+from mosrt.cli.command import STDOUT
 from mosrt.host.files import replacing
 
 __all__ = ["finite", "save", "save_text", "table"]
@@ -24,7 +27,10 @@ def save(run: dict[str, Any], out: Path) -> None:
 
 
 def save_text(text: str, out: Path) -> None:
-    """Writes a text file, complete or not at all."""
+    """Writes a text file, complete or not at all; "-" is standard output."""
+    if str(out) in STDOUT:
+        click.echo(text)
+        return
     try:
         with replacing(out) as part:
             part.write_text(text, encoding="utf-8", errors="backslashreplace")

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Mapping
+from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -56,10 +57,10 @@ def test_calls_that_run_end_with_their_score(
                 return exc
 
         with ThreadPoolExecutor(3) as pool:
-            futures = [pool.submit(score) for _ in range(3)]
+            calls = [pool.submit(score) for _ in range(3)]
             start.wait()
             scorer.close()
-            outcomes += [future.result() for future in futures]
+            outcomes += [call.result() for call in calls]
     for outcome in outcomes:
         if not isinstance(outcome, ClosedError):
             outcome.pop("timings_ms", None)
@@ -128,7 +129,7 @@ def test_an_ensemble_is_run_whole(
         scoring = pool.submit(scorer.score, speech, 16_000, views=1)
         assert slow[0].runs.wait(30)
         closing = pool.submit(scorer.close)
-        with pytest.raises(TimeoutError):
+        with pytest.raises(futures.TimeoutError):  # not the builtin before Python 3.11
             closing.result(timeout=0.1)
         for one in slow:
             one.may_end.set()

@@ -43,6 +43,10 @@ def test_gate(clips: Path) -> None:
     assert b"\x1b" not in done.stdout + done.stderr + (at / "v.xml").read_bytes()
     recorded = json.loads((at / "b.json").read_text())
     assert all(name in json.dumps(recorded, ensure_ascii=False) for name in ("plain.wav", "\udcff"))
+    printed = run(*gate, "b.json", "--json", "-", cwd=at)
+    assert json.loads(printed.stdout)["passed"]
+    assert b"mean" in printed.stderr
+    assert not (at / "-").exists()
     full = run(*gate, "b.json", "--json", "/dev/full", cwd=at)
     assert (full.returncode, b"/dev/full: No space left" in full.stderr) == (3, True)
     for options in (("--json", "b.json"), ("--json", "x", "--junit", "./x")):

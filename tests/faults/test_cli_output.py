@@ -92,7 +92,8 @@ def test_model_cards_and_manifests_are_text(tiny: Path, tmp_path: Path) -> None:
 
 def test_escapes() -> None:
     assert printable("a\tb\x7f\ud800é…") == "a\\tb\\x7f\\ud800é…"
-    value = {"a": "\x9b\u202e\udcff\n"}
+    assert printable("\u061c\u200b\ufeff") == "\\u061c\\u200b\\ufeff"
+    value = {"a": "\x9b\u202e\udcff\n\u061c\u2060"}
     assert json.loads(json_text(value)) == value
     assert json_text(value).isprintable()
 
@@ -231,6 +232,20 @@ def test_folders(tmp_path: Path) -> None:
     assert done.returncode == 1  # a link that leads nowhere is no recording
     assert b"passed over 5 files: 2 " in done.stderr
     assert b"1 .txt" in done.stderr
+
+
+def test_one_bad_path_does_not_stop_the_others(tmp_path: Path) -> None:
+    (tmp_path / "closed").mkdir(mode=0)
+    paths = (tmp_path / "closed" / "x.wav", "n" * 256, CLIP)
+    done = run("score", *paths, "--format", "jsonl", before=modes_count())
+    assert (done.returncode, b"1 scored, 2 failed" in done.stderr) == (1, True)
+
+
+def test_a_folder_is_no_name_of_a_file(tmp_path: Path) -> None:
+    for name in ("", "new/", "new/."):
+        done = run("score", CLIP, "-o", name, cwd=tmp_path)
+        assert (done.returncode, b"is no name of a file" in done.stderr) == (2, True)
+    assert not list(tmp_path.iterdir())
 
 
 def test_unreadable_folders_are_said(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_no_file_appears(entry: str, tmp_path: Path) -> None:
         "calibration": "onnx",
         "openvino": "openvino",
         "worker": "psutil",
-        "study": "librosa",
+        "study": "torch",
     }.get(entry)
     if module is not None and importlib.util.find_spec(module) is None:
         pytest.skip(f"needs {module}")

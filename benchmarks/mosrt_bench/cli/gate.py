@@ -9,6 +9,7 @@ from typing import Any, Final
 import click
 
 from mosrt.cli.command import (
+    STDOUT,
     THREADS,
     ExitStatus,
     FiniteRange,
@@ -54,8 +55,14 @@ _FILE: Final = click.Path(dir_okay=False, path_type=Path)
               show_default=True, metavar="P", help="False-alarm rate: the probability that the "
               "gate fails although nothing changed.")  # fmt: skip
 @click.option("--junit", "junit_file", type=_FILE, metavar="FILE",
-              help="Write the result as JUnit XML.")  # fmt: skip
-@click.option("--json", "json_file", type=_FILE, metavar="FILE", help="Write the result as JSON.")
+              help="Write the result as JUnit XML; - is standard output.")  # fmt: skip
+@click.option(
+    "--json",
+    "json_file",
+    type=_FILE,
+    metavar="FILE",
+    help="Write the result as JSON; - is standard output.",
+)
 @exit_on_error()
 def gate(
     audio: tuple[Path, ...], file: Path, update: bool, of_set: float | None, of_clip: float | None,
@@ -98,6 +105,7 @@ def gate(
         save_text(junit(verdict), junit_file)
     if json_file is not None:
         save(finite(verdict.to_dict()), json_file)
-    click.echo(gate_text(verdict))
+    printed = str(junit_file) in STDOUT or str(json_file) in STDOUT
+    click.echo(gate_text(verdict), err=printed)
     if not verdict.passed:
         sys.exit(ExitStatus.NO)

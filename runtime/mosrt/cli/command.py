@@ -27,6 +27,7 @@ from .terminal import printable, terminal
 __all__ = [
     "COUNT",
     "EXTRAS",
+    "STDOUT",
     "THREADS",
     "CommandError",
     "CommandGroup",
@@ -72,8 +73,8 @@ class FiniteRange(click.FloatRange):
 
 COUNT: Final = click.IntRange(1, 1_000_000)
 """The type of an option that counts clips, runs or the like."""
-# Names of standard output. Opening it by name would truncate what others have written to it.
-_STDOUT: Final = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+STDOUT: Final = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+"""Names of standard output. Opening it by name would truncate what others have written to it."""
 THREADS: Final = click.IntRange(1, MAX_THREADS)
 """The type of an option that gives a number of threads."""
 
@@ -130,7 +131,8 @@ def exit_on_error() -> Iterator[None]:
             reader of standard output has ended.
     """
     try:
-        yield
+        with _signals():
+            yield
     except click.ClickException as exc:
         exc.message = printable(exc.message)  # type: ignore[misc]  # click sets it per class
         raise
@@ -151,6 +153,20 @@ def exit_on_error() -> Iterator[None]:
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)
         raise click.exceptions.Exit(ExitStatus.INTERRUPTED) from None
+
+
+@contextmanager
+def _signals() -> Iterator[None]:
+    """Raises what a signal raised, of which modules that are being imported make an ImportError."""
+    try:
+        yield
+    except ImportError as exc:
+        cause: BaseException | None = exc
+        while isinstance(cause, ImportError):
+            cause = cause.__cause__
+        if isinstance(cause, (KeyboardInterrupt, SystemExit)):
+            raise cause from None
+        raise
 
 
 class CommandGroup(click.Group):
@@ -267,7 +283,9 @@ def output_option(
     """
 
     def parse(_ctx: click.Context, _param: click.Parameter, value: str | None) -> Path | None:
-        if value not in _STDOUT:
+        if value is not None and not directory and value.split("/")[-1] in ("", ".", ".."):
+            raise click.BadParameter(f"{value!r} is no name of a file")
+        if value not in STDOUT:
             return None if value is None else Path(value)
         if directory or required:
             raise click.BadParameter("this needs a name; standard output cannot hold it")

@@ -174,12 +174,9 @@ def _cell(value: Any) -> Any:
     if not isinstance(value, str):
         return value
     text = printable(value)
-    # A dash alone is standard input.
-    return (
-        f"'{text}"
-        if value != STDIN and value.startswith(("=", "+", "-", "@", "\t", "\r"))
-        else text
-    )
+    # A dash alone is standard input; the last four are wide forms of the first.
+    formula = value.startswith(tuple("=+-@\t\r\uff1d\uff0b\uff0d\uff20"))
+    return f"'{text}" if formula and value != STDIN else text
 
 
 def _number(value: float) -> str:

@@ -251,7 +251,7 @@ def _files(paths: Sequence[str], recursive: bool) -> tuple[list[str], bool]:
     for path in paths:
         if not path:
             raise click.UsageError("a path is empty")
-        if path == STDIN or not Path(path).is_dir():
+        if path == STDIN or not os.path.isdir(path):  # noqa: PTH112 - that of Path may raise
             files.append(path)
             continue
         before = len(failures)

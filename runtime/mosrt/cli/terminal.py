@@ -18,9 +18,9 @@ from typing import IO, Any, Final, TextIO
 __all__ = ["bar_stream", "json_text", "printable", "terminal"]
 
 _STATUS_UNUSABLE: Final = 3
-# Characters that move the cursor, change the direction of text or end a line; and surrogates, which
-# stand for bytes of names that are not UTF-8.
-_UNSAFE: Final = "\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff"
+# Characters that are invisible, move the cursor, change the direction of text or end a line; and
+# surrogates, which stand for bytes of names that are not UTF-8.
+_UNSAFE: Final = "\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
 _CONTROL: Final = re.compile(f"[\x00-\x1f{_UNSAFE}]")
 _CONTROL_BUT_LAYOUT: Final = re.compile(f"[\x00-\x08\x0b-\x1f{_UNSAFE}]")
 _NOT_IN_JSON: Final = re.compile(f"[{_UNSAFE}]")

@@ -53,6 +53,19 @@ def test_other_errors_are_bugs_and_pass() -> None:
         raise ZeroDivisionError
 
 
+@pytest.mark.parametrize(("signal", "status"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)])
+def test_a_signal_while_a_compiled_module_is_imported(signal: BaseException, status: int) -> None:
+    @click.command()
+    @exit_on_error()
+    def command() -> None:
+        try:
+            raise ImportError("initialization failed") from signal
+        except ImportError as exc:
+            raise ImportError("numpy says what to install") from exc
+
+    assert CliRunner().invoke(command, []).exit_code == status
+
+
 def test_a_missing_module_names_its_extra() -> None:
     for extras, module, advice in (
         (("bench", "export"), "scipy.stats", "mosrt[bench]"),

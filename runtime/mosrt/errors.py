@@ -19,6 +19,9 @@ for export, quantisation and benchmarks add subclasses of MosrtError of their ow
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 __all__ = [
     "AudioError",
     "BundleError",
@@ -31,6 +34,7 @@ __all__ = [
     "PlanError",
     "ProviderError",
     "missing_extra",
+    "os_errors_as",
 ]
 
 
@@ -100,3 +104,20 @@ def missing_extra(what: str, extra: str, module: str) -> str:
         module: The module that is missing.
     """
     return f"{what} needs the extra: pip install 'mosrt[{extra}]' ({module} is missing)"
+
+
+@contextmanager
+def os_errors_as(error: type[Exception], what: str, cure: str) -> Iterator[None]:
+    """Turns an OSError in the block into another error, but for errors of mosrt.
+
+    Args:
+        error: The type of the other error.
+        what: What failed, the file first: "a.onnx: cannot be read".
+        cure: What to do about it.
+    """
+    try:
+        yield
+    except MosrtError:
+        raise
+    except OSError as exc:
+        raise error(f"{what} ({exc.strerror or exc}); {cure}") from exc

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
+from mosrt.backends.base import check_tensors
 from mosrt.backends.engine_file import Profile, replacing_in_cache
-from mosrt.backends.trt import check_tensors
 from mosrt.backends.trt_module import TensorRt, dtype_name
 from mosrt.bundle.manifest import TensorSpec
 from mosrt.bundle.onnx_header import Node, Tensor, read_graph

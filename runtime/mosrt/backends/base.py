@@ -54,21 +54,25 @@ class Backend(Protocol):
 
 
 def check_tensors(
-    kind: str, wanted: Sequence[TensorSpec], found: Mapping[str, Sequence[int | str]]
+    what: str,
+    wanted: Sequence[TensorSpec],
+    found: Mapping[str, tuple[str | None, Sequence[int | str]]],
 ) -> None:
-    """Raises BundleError unless a graph has the inputs or outputs of the manifest.
+    """Raises BundleError unless a graph or engine has the inputs or outputs of the manifest.
 
     Args:
-        kind: "input" or "output", for the message.
-        wanted: The manifest's tensors; the batch, their first axis, is not compared.
-        found: Shapes of the graph's tensors by name; "" stands for an unnamed dynamic size.
+        what: What has them, and "input" or "output", for the message.
+        wanted: The manifest's tensors.
+        found: Types and shapes by name. None stands for a type that is not known, "" or -1 for a
+            dynamic size. The first size may be fixed where the manifest's is dynamic: some graphs
+            take only one recording.
     """
     for tensor in wanted:
-        shape = found.get(tensor.name)
-        if shape is None or not _fits(tuple(shape[1:]), tensor.shape[1:]):
+        dtype, shape = found.get(tensor.name, ("missing", ()))
+        if dtype not in (None, tensor.dtype) or not _fits(shape, tensor.shape):
             raise BundleError(
-                f"the graph's {kind} {tensor.name!r} is {shape}, but the manifest says "
-                f"{tensor.shape}; copy or export the bundle again"
+                f"{what} {tensor.name!r} is {found.get(tensor.name)}, but the manifest says "
+                f"{(tensor.dtype, tensor.shape)}; copy or export the bundle again"
             )
 
 
@@ -105,11 +109,15 @@ def reason(exc: Exception) -> str:
     return " ".join(str(exc).split())[:400]
 
 
-def _fits(found: tuple[int | str, ...], wanted: tuple[int | str, ...]) -> bool:
+def _fits(found: Sequence[int | str], wanted: Sequence[int | str]) -> bool:
     if len(found) != len(wanted):
         return False
-    pairs = zip(found, wanted, strict=True)
-    return all(a == b or (a == "" and isinstance(b, str)) for a, b in pairs)
+    return all(
+        a == b
+        or (a in ("", -1) and isinstance(b, str))
+        or (i == 0 and (not isinstance(a, int) or isinstance(b, str)))
+        for i, (a, b) in enumerate(zip(found, wanted, strict=True))
+    )
 
 
 def _sizes_fit(found: tuple[int, ...], wanted: tuple[int | str, ...]) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -118,12 +118,8 @@ class Cuda:
         numbers = []
         for attribute in (_ATTRIBUTE_MAJOR, _ATTRIBUTE_MINOR):
             number = ctypes.c_int()
-            self.call(
-                "cudaDeviceGetAttribute",
-                ctypes.byref(number),
-                ctypes.c_int(attribute),
-                ctypes.c_int(0),
-            )
+            asked, device = ctypes.c_int(attribute), ctypes.c_int(0)
+            self.call("cudaDeviceGetAttribute", ctypes.byref(number), asked, device)
             numbers.append(number.value)
         return "{}.{}".format(*numbers)
 
@@ -149,9 +145,9 @@ class Cuda:
 class _Handle:
     """A pointer that one function of the library makes and another one releases."""
 
-    def __init__(self, cuda: Cuda, make: Callable[[Any], None], release: str) -> None:
+    def __init__(self, cuda: Cuda, make: str, release: str, *args: Any) -> None:
         pointer = ctypes.c_void_p()
-        make(ctypes.byref(pointer))
+        cuda.call(make, ctypes.byref(pointer), *args)
         self._cuda = cuda
         self._release = release
         self._pointer: int | None = pointer.value
@@ -173,9 +169,7 @@ class DeviceBuffer(_Handle):
     """Memory on the GPU."""
 
     def __init__(self, cuda: Cuda, n_bytes: int) -> None:
-        super().__init__(
-            cuda, lambda p: cuda.call("cudaMalloc", p, ctypes.c_size_t(n_bytes)), "cudaFree"
-        )
+        super().__init__(cuda, "cudaMalloc", "cudaFree", ctypes.c_size_t(n_bytes))
 
     @property
     def address(self) -> int:
@@ -187,11 +181,8 @@ class HostBuffer(_Handle):
     """Page-locked host memory, which the GPU accesses by direct memory access."""
 
     def __init__(self, cuda: Cuda, n_bytes: int) -> None:
-        super().__init__(
-            cuda,
-            lambda p: cuda.call("cudaHostAlloc", p, ctypes.c_size_t(n_bytes), ctypes.c_uint(0)),
-            "cudaFreeHost",
-        )
+        size, flags = ctypes.c_size_t(n_bytes), ctypes.c_uint(0)
+        super().__init__(cuda, "cudaHostAlloc", "cudaFreeHost", size, flags)
         self._n_bytes = n_bytes
 
     @property
@@ -209,13 +200,8 @@ class Stream(_Handle):
     """A queue of work for the GPU that does not wait for the default stream."""
 
     def __init__(self, cuda: Cuda) -> None:
-        super().__init__(
-            cuda,
-            lambda p: cuda.call(
-                "cudaStreamCreateWithFlags", p, ctypes.c_uint(_STREAM_NON_BLOCKING)
-            ),
-            "cudaStreamDestroy",
-        )
+        flags = ctypes.c_uint(_STREAM_NON_BLOCKING)
+        super().__init__(cuda, "cudaStreamCreateWithFlags", "cudaStreamDestroy", flags)
 
     @property
     def handle(self) -> int:
@@ -259,13 +245,8 @@ class Event(_Handle):
     """A mark in a stream, for which a thread can wait without using a core."""
 
     def __init__(self, cuda: Cuda) -> None:
-        super().__init__(
-            cuda,
-            lambda p: cuda.call(
-                "cudaEventCreateWithFlags", p, ctypes.c_uint(_EVENT_BLOCKING_NO_TIMING)
-            ),
-            "cudaEventDestroy",
-        )
+        flags = ctypes.c_uint(_EVENT_BLOCKING_NO_TIMING)
+        super().__init__(cuda, "cudaEventCreateWithFlags", "cudaEventDestroy", flags)
 
     def record(self, on: Stream) -> None:
         """Queues the mark after all work queued so far."""
@@ -280,14 +261,9 @@ class Graph(_Handle):
     """Captured work that one call queues; see `Stream.capturing`."""
 
     def __init__(self, cuda: Cuda, template: ctypes.c_void_p) -> None:
-        super().__init__(
-            cuda,
-            # The arguments of cudaGraphInstantiate differ between CUDA 11 and 12.
-            lambda p: cuda.call(
-                "cudaGraphInstantiateWithFlags", p, template, ctypes.c_ulonglong(0)
-            ),
-            "cudaGraphExecDestroy",
-        )
+        # The arguments of cudaGraphInstantiate differ between CUDA 11 and 12.
+        make, flags = "cudaGraphInstantiateWithFlags", ctypes.c_ulonglong(0)
+        super().__init__(cuda, make, "cudaGraphExecDestroy", template, flags)
 
     def launch(self, on: Stream) -> None:
         """Queues the captured work."""

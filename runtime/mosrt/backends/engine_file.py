@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final
 
-from mosrt.errors import ProviderError
+from mosrt.errors import ProviderError, os_errors_as
 from mosrt.host.cache import cache_directory, distrust, private_directory
 from mosrt.host.files import replacing
 
@@ -256,7 +256,8 @@ def replacing_in_cache(path: Path, *, private: bool = True) -> Iterator[Any]:
     Raises:
         ProviderError: The file cannot be written.
     """
-    try:
+    cure = "free disk space, or set MOSRT_CACHE to a writable folder"
+    with os_errors_as(ProviderError, f"{path}: cannot be written", cure):
         if private:
             private_directory(path.parent, path.parent)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -264,11 +265,6 @@ def replacing_in_cache(path: Path, *, private: bool = True) -> Iterator[Any]:
             yield stream
         if private:
             path.chmod(0o600)
-    except OSError as exc:
-        raise ProviderError(
-            f"{path}: cannot be written ({exc.strerror or exc}); free disk space, or set "
-            "MOSRT_CACHE to a writable folder"
-        ) from exc
 
 
 def _stem(graph: str, target: Target) -> str:

@@ -78,11 +78,8 @@ class OpenVinoBackend:
         with fork_waits():
             models = [compiler.compiled(directory, member, inputs) for member in variant.members]
         for model in models:
-            for kind, wanted, present in (
-                ("input", inputs, model.inputs),
-                ("output", outputs, model.outputs),
-            ):
-                check_tensors(kind, wanted, {name: _shape(t) for t in present for name in t.names})
+            check_tensors("the graph's input", inputs, _shapes(model.inputs))
+            check_tensors("the graph's output", outputs, _shapes(model.outputs))
         self._requests = [model.create_infer_request() for model in models]
         keep_in_children(*models, *self._requests)
         self._mapped = compiler.mapped
@@ -163,8 +160,7 @@ class _Compiler:
         Raises:
             BundleError: OpenVINO cannot read or compile the graph.
         """
-        graph = directory / member.graph.path
-        weights = None if member.weights is None else directory / member.weights.path
+        graph, weights = member.paths(directory)
         if self._cache is not None:
             model = self._cache.get(
                 {
@@ -213,7 +209,11 @@ class _Compiler:
         return model
 
 
-def _shape(tensor: Any) -> list[int | str]:
-    """The shape of an input or output; "" stands for a dynamic size."""
-    sizes = tensor.get_partial_shape()
-    return [size.get_length() if size.is_static else "" for size in sizes]
+def _shapes(tensors: Any) -> dict[str, tuple[None, list[int | str]]]:
+    """The shapes of inputs or outputs; "" stands for a dynamic size."""
+    found: dict[str, tuple[None, list[int | str]]] = {}
+    for tensor in tensors:
+        sizes = tensor.get_partial_shape()
+        shape = [size.get_length() if size.is_static else "" for size in sizes]
+        found |= dict.fromkeys(tensor.names, (None, shape))
+    return found

@@ -99,11 +99,8 @@ class OrtBackend:
         )
         sessions = [opener.open(directory, member) for member in variant.members]
         for session in sessions:
-            for kind, wanted, present in (
-                ("input", inputs, session.get_inputs()),
-                ("output", outputs, session.get_outputs()),
-            ):
-                check_tensors(kind, wanted, {tensor.name: tensor.shape for tensor in present})
+            check_tensors("the graph's input", inputs, _shapes(session.get_inputs()))
+            check_tensors("the graph's output", outputs, _shapes(session.get_outputs()))
         self._sessions: list[Any] = sessions
         self._outputs = outputs
         self._calls = Calls("the backend", self._sessions.clear)
@@ -139,6 +136,10 @@ def present_providers() -> tuple[str, ...]:
     return tuple(name for name, full in PROVIDERS.items() if full in present)
 
 
+def _shapes(tensors: Any) -> dict[str, tuple[None, Sequence[int | str]]]:
+    return {tensor.name: (None, tensor.shape) for tensor in tensors}
+
+
 def _check_available(provider: str) -> None:
     here = present_providers()
     if provider not in here:
@@ -150,14 +151,7 @@ def _check_available(provider: str) -> None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Sessions:
-    """Settings with which the sessions of all networks are opened.
-
-    Attributes:
-        provider: A key of `PROVIDERS`.
-        threads: Threads for one call.
-        entries: Additional session configuration entries.
-        cache: Cache for graphs optimised for the CPU, if any.
-    """
+    """Settings with which the sessions of all networks are opened, as for `OrtBackend`."""
 
     provider: str
     threads: int
@@ -166,15 +160,11 @@ class _Sessions:
 
     def open(self, directory: Path, member: Member) -> Any:
         """Opens a network's session, from the cached optimised graph if there is one."""
-        graph, digest = directory / member.graph.path, member.sha256
-        weights = None if member.weights is None else directory / member.weights.path
+        (graph, weights), digest = member.paths(directory), member.sha256
         size = sum(file.bytes for file in member.files)
         if self.cache is not None and self.provider == "cpu" and size >= _WORTH_CACHING_BYTES:
             session = self.cache.get(
-                {
-                    "engine": "onnxruntime",
-                    "cpu": CpuFeatures.read().to_dict(),
-                },
+                {"engine": "onnxruntime", "cpu": CpuFeatures.read().to_dict()},
                 {
                     "onnxruntime": onnxruntime.__version__,
                     "options": {**_OPTIMISED_ENTRIES, **self.entries},
@@ -226,12 +216,7 @@ class _Sessions:
 
 
 def _with_options(provider: str, digest: str) -> list[Any]:
-    """A session's list of providers with options; the second takes nodes the first cannot run.
-
-    Args:
-        provider: A key of `PROVIDERS`.
-        digest: SHA-256 of the network's files.
-    """
+    """A session's list of providers with options; the second takes nodes the first cannot run."""
     cuda = (PROVIDERS["cuda"], _CUDA_OPTIONS)
     if provider == "cuda":
         return [cuda]

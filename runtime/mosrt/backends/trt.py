@@ -20,13 +20,13 @@ from mosrt.bundle.manifest import TensorSpec, Variant
 from mosrt.errors import BundleError, ProviderError
 from mosrt.host.thread_pool import Calls
 
-from .base import TENSORRT
+from .base import TENSORRT, check_tensors
 from .cuda import Cuda
 from .engine_file import EngineFiles, Target
 from .trt_context import ExecutionContext
 from .trt_module import TensorRt, dtype_name, find_tensorrt, tensorrt_installed
 
-__all__ = ["TrtBackend", "check_tensors", "present_providers"]
+__all__ = ["TrtBackend", "present_providers"]
 
 
 _BATCH: Final = "batch"
@@ -278,31 +278,6 @@ class _Network:
             return None
         self._n_contexts += 1
         return context
-
-
-def check_tensors(
-    where: str,
-    wanted: Sequence[TensorSpec],
-    found: Mapping[str, tuple[str, tuple[int, ...]]],
-) -> None:
-    """Raises BundleError unless an engine has the tensors of the manifest.
-
-    Args:
-        where: The file, and "input" or "output", for the message.
-        wanted: The manifest's tensors.
-        found: The engine's types and shapes by name; -1 stands for a dynamic size. The first size
-            may be fixed where the manifest's is dynamic: some graphs take only one recording.
-    """
-    for tensor in wanted:
-        dtype, shape = found.get(tensor.name, (None, ()))
-        sizes = [-1 if isinstance(size, str) else size for size in tensor.shape]
-        if sizes[:1] == [-1]:
-            sizes[:1] = shape[:1]
-        if dtype != tensor.dtype or list(shape) != sizes:
-            raise BundleError(
-                f"{where} {tensor.name!r} is {found.get(tensor.name)}, but the manifest says "
-                f"{(tensor.dtype, tensor.shape)}; copy or export the bundle again"
-            )
 
 
 def present_providers() -> tuple[str, ...]:

@@ -76,19 +76,19 @@ class ExecutionContext:
             self._event = Event(cuda)
             resources.callback(self._event.close)
             self._set_shapes({name: shapes[_LARGEST] for name, shapes in profile.items()})
-            largest = {
-                **{name: shapes[_LARGEST] for name, shapes in profile.items()},
-                **{name: self._tensor_shape(name) for name in dtypes if name not in profile},
-            }
+            outputs = [name for name in dtypes if name not in profile]
+            largest = {**self._shapes, **{name: self._tensor_shape(name) for name in outputs}}
             self._tensors: dict[str, _Tensor] = {}
             for name, shape in largest.items():
                 dtype = np.dtype(dtypes[name])
-                tensor = _Tensor(dtype, *_buffers(cuda, shape, dtype, resources))
-                self._tensors[name] = tensor
-                self._require(
-                    self._context.set_tensor_address(name, tensor.device.address),
-                    f"take a buffer for {name!r}",
-                )
+                n_bytes = max(1, math.prod(shape) * dtype.itemsize)
+                device = DeviceBuffer(cuda, n_bytes)
+                resources.callback(device.close)
+                host = HostBuffer(cuda, n_bytes)
+                resources.callback(host.close)
+                self._tensors[name] = _Tensor(dtype, device, host)
+                taken = self._context.set_tensor_address(name, device.address)
+                self._require(taken, f"take a buffer for {name!r}")
             resources.callback(self._drop_graph)
             self._resources = resources.pop_all()
 
@@ -236,18 +236,6 @@ class _Tensor:
     def n_bytes(self, shape: tuple[int, ...]) -> int:
         """Size in bytes of a tensor of the given shape."""
         return math.prod(shape) * self.dtype.itemsize
-
-
-def _buffers(
-    cuda: Cuda, shape: tuple[int, ...], dtype: np.dtype[Any], resources: ExitStack
-) -> tuple[DeviceBuffer, HostBuffer]:
-    """Allocates a buffer on the device and one on the host, which `resources` releases."""
-    n_bytes = max(1, math.prod(shape) * dtype.itemsize)
-    device = DeviceBuffer(cuda, n_bytes)
-    resources.callback(device.close)
-    host = HostBuffer(cuda, n_bytes)
-    resources.callback(host.close)
-    return device, host
 
 
 def _options(tensorrt: TensorRt, engine: Any, profile: Profile) -> tuple[Any, ...]:

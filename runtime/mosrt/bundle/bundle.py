@@ -14,13 +14,13 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
-from mosrt.errors import BundleError
+from mosrt.errors import BundleError, os_errors_as
 from mosrt.host.files import recover_directory, sha256_of
 
 from .container import Container
@@ -156,10 +156,8 @@ class Bundle:
             yield self.path
             return
         # Some systems cannot delete a memory-mapped file; it then stays in the temporary folder.
-        try:
+        with self._unpacking():
             temporary = TemporaryDirectory(prefix="mosrt-", ignore_cleanup_errors=True)
-        except OSError as exc:
-            raise BundleError(f"{self.path}: {_unpacking(exc)}") from exc
         with temporary as name:
             for file in self._files([variant]):
                 self._unpack(file, Path(name))
@@ -180,13 +178,9 @@ class Bundle:
         if not self.path.is_dir():
             return
         for file in self._files([variant]):
-            try:
+            what = f"{self.path / file.path}: cannot be read"
+            with os_errors_as(BundleError, what, "copy the bundle again"):
                 digest = hashed(self._container.file(file.path))
-            except OSError as exc:
-                raise BundleError(
-                    f"{self.path / file.path}: cannot be read ({exc.strerror or exc}); copy the "
-                    "bundle again"
-                ) from exc
             self._check_digest(file, digest)
 
     def _check_digest(self, file: File, digest: str) -> None:
@@ -200,7 +194,7 @@ class Bundle:
         """Extracts a file of a zip, and checks its SHA-256."""
         target = directory / file.path
         digest = hashlib.sha256()
-        try:
+        with self._unpacking():
             if shutil.disk_usage(directory).free < file.bytes:
                 raise OSError(f"{file.bytes} bytes are needed, and there are fewer")
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -208,9 +202,14 @@ class Bundle:
                 for chunk in self._container.chunks(file.path):
                     digest.update(chunk)
                     sink.write(chunk)
-        except OSError as exc:
-            raise BundleError(f"{self.path}: {_unpacking(exc)}") from exc
         self._check_digest(file, digest.hexdigest())
+
+    def _unpacking(self) -> AbstractContextManager[None]:
+        return os_errors_as(
+            BundleError,
+            f"{self.path}: cannot be unpacked into the temporary folder",
+            "name one with more space in TMPDIR, or unpack the zip yourself",
+        )
 
     def _files(self, variants: Iterable[Variant]) -> tuple[File, ...]:
         files = {file.path: file for variant in variants for file in variant.files}
@@ -234,8 +233,7 @@ class Bundle:
 
 def _check_graphs(variant: Variant, directory: Path) -> None:
     for member in variant.members:
-        weights = None if member.weights is None else directory / member.weights.path
-        check_external_data(directory / member.graph.path, weights)
+        check_external_data(*member.paths(directory))
 
 
 def _check_depth(value: object) -> None:
@@ -249,13 +247,6 @@ def _check_depth(value: object) -> None:
         if not level:
             return
     raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
-
-
-def _unpacking(exc: OSError) -> str:
-    return (
-        f"cannot be unpacked into the temporary folder ({exc.strerror or exc}); name one with more "
-        "space in TMPDIR, or unpack the zip yourself"
-    )
 
 
 DEFAULT_MODEL: Final = "nano"

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final
 
 from .fields import Range, Section, manifest_error, parse
@@ -87,6 +87,11 @@ class Member(Section):
     def files(self) -> tuple[File, ...]:
         """The graph, and the weights if they are in a separate file."""
         return (self.graph,) if self.weights is None else (self.graph, self.weights)
+
+    def paths(self, directory: Path) -> tuple[Path, Path | None]:
+        """The graph and the weights, if in a separate file, of a bundle in `directory`."""
+        weights = None if self.weights is None else directory / self.weights.path
+        return directory / self.graph.path, weights
 
     @property
     def sha256(self) -> str:

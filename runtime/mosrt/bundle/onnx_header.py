@@ -11,11 +11,12 @@ import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from mosrt.errors import BundleError
+from mosrt.errors import BundleError, os_errors_as
 
 __all__ = ["Node", "Tensor", "check_external_data", "read_graph"]
 
@@ -104,7 +105,7 @@ def read_graph(path: Path) -> tuple[list[Node], dict[str, Tensor]]:
     """
     nodes: list[Node] = []
     constants: dict[str, Tensor] = {}
-    try:
+    with _reading(path):
         for graph in _all(memoryview(path.read_bytes()), 7):
             for node in _all(graph, 1):
                 nodes.append(_node(node))
@@ -112,10 +113,6 @@ def read_graph(path: Path) -> tuple[list[Node], dict[str, Tensor]]:
                     constants[_text(node, 2)] = Tensor(value, path.parent)
             for initializer in _all(graph, 5):
                 constants[_text(initializer, 8)] = Tensor(initializer, path.parent)
-    except (IndexError, ValueError) as exc:
-        raise BundleError(f"{path}: not an ONNX file, or damaged; export it again") from exc
-    except OSError as exc:
-        raise BundleError(f"{path}: cannot be read ({exc}); copy the bundle again") from exc
     return nodes, constants
 
 
@@ -134,7 +131,7 @@ def check_external_data(path: Path, weights: Path | None) -> None:
             cannot be read, or is not an ONNX file.
     """
     allowed, n_bytes = None, 0
-    try:
+    with _reading(path):
         if weights is not None:
             n_bytes = weights.stat().st_size
             if weights.is_relative_to(path.parent):
@@ -152,11 +149,17 @@ def check_external_data(path: Path, weights: Path | None) -> None:
                 raise BundleError(
                     f"{path}: reads {weights} beyond its end; copy or export the bundle again"
                 )
-    except OSError as exc:
-        raise BundleError(f"{path}: cannot be read ({exc}); copy the bundle again") from exc
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turns whatever goes wrong while an ONNX file is read into a BundleError."""
+    try:
+        with os_errors_as(BundleError, f"{path}: cannot be read", "copy the bundle again"):
+            yield
+    except BundleError:
+        raise
     except (IndexError, ValueError) as exc:
-        if isinstance(exc, BundleError):
-            raise
         raise BundleError(f"{path}: not an ONNX file, or damaged; export it again") from exc
 
 

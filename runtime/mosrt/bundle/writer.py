@@ -8,7 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
-from mosrt.errors import BundleError, OutputError
+from mosrt.errors import BundleError, OutputError, os_errors_as
 from mosrt.host.files import recover_directory, replacing, replacing_directory, sha256_of
 
 from .bundle import MANIFEST_NAME, MODEL_CARD_NAME
@@ -89,10 +89,8 @@ def updated_bundle(bundle: Path, out: Path) -> Iterator[Path]:
     container = Container(bundle)
     for path in bundle.rglob("*"):
         if path.is_symlink() or not path.is_dir():
-            try:
+            with os_errors_as(BundleError, f"{path}: cannot be copied", "remove it"):
                 container.file(path.relative_to(bundle).as_posix())
-            except OSError as exc:
-                raise BundleError(f"{path}: cannot be copied ({exc}); remove it") from exc
     recover_directory(out)
     in_place = out.resolve() == bundle.resolve()
     if not in_place and (out.exists() or out.is_symlink()):
@@ -105,13 +103,9 @@ def updated_bundle(bundle: Path, out: Path) -> Iterator[Path]:
 def _written(out: Path, copy_of: Path | None = None) -> Iterator[Path]:
     """`replacing_directory`, whose own failures become an OutputError."""
     with ExitStack() as stack:
-        try:
+        cure = "name a directory that can be written with --output"
+        with os_errors_as(OutputError, f"{out}: cannot be written", cure):
             directory = stack.enter_context(replacing_directory(out, copy_of=copy_of))
-        except OSError as exc:
-            raise OutputError(
-                f"{out}: cannot be written ({exc.strerror or exc}); "
-                "name a directory that can be written with --output"
-            ) from exc
         yield directory
 
 

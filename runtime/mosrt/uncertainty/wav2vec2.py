@@ -14,7 +14,21 @@ from .sampling import SeededSampler
 __all__ = ["DropoutFamily", "MaskingFamily"]
 
 
-class DropoutFamily:
+class _ConvolutionFamily:
+    def __init__(self, spec: UncertaintySpec, stages: Stages) -> None:
+        self._spec = spec
+        self._stages = stages
+
+    def features(self, chunk: Float32Array) -> dict[str, Float32Array]:
+        """Features of the convolutions, (frames, channels)."""
+        return {"features": self._convolve(chunk)[0]}
+
+    def _convolve(self, chunk: Float32Array) -> Float32Array:
+        samples = normalised(chunk) if self._spec.normalised else chunk
+        return run(self._stages["convolutions"], {"waveform": samples[np.newaxis]}, "features")
+
+
+class DropoutFamily(_ConvolutionFamily):
     """Measures a CTC model, or the hidden units of a model that has no such head.
 
     Args:
@@ -24,13 +38,8 @@ class DropoutFamily:
     """
 
     def __init__(self, spec: UncertaintySpec, dropout: DropoutSpec, stages: Stages) -> None:
-        self._spec = spec
+        super().__init__(spec, stages)
         self._dropout = dropout
-        self._stages = stages
-
-    def features(self, chunk: Float32Array) -> dict[str, Float32Array]:
-        """Features of the convolutions, (frames, channels)."""
-        return {"features": self._convolve(chunk)[0]}
 
     def measure(self, chunk: Float32Array, number: int) -> dict[str, Rows]:
         """Measures by layout; see `ModelFamily`."""
@@ -64,12 +73,8 @@ class DropoutFamily:
         feeds = {"features": features, "keep": keep}
         return run(self._stages["encoder"], feeds, "logits")
 
-    def _convolve(self, chunk: Float32Array) -> Float32Array:
-        samples = normalised(chunk) if self._spec.normalised else chunk
-        return run(self._stages["convolutions"], {"waveform": samples[np.newaxis]}, "features")
 
-
-class MaskingFamily:
+class MaskingFamily(_ConvolutionFamily):
     """Measures a wav2vec 2.0 model with its pretraining head.
 
     Args:
@@ -79,13 +84,8 @@ class MaskingFamily:
     """
 
     def __init__(self, spec: UncertaintySpec, masking: MaskingSpec, stages: Stages) -> None:
-        self._spec = spec
+        super().__init__(spec, stages)
         self._masking = masking
-        self._stages = stages
-
-    def features(self, chunk: Float32Array) -> dict[str, Float32Array]:
-        """Features of the convolutions, (frames, channels)."""
-        return {"features": self._convolve(chunk)[0]}
 
     def measure(self, chunk: Float32Array, number: int) -> dict[str, Rows]:
         """Measures by layout; see `ModelFamily`."""
@@ -131,10 +131,6 @@ class MaskingFamily:
         }
         logits: Float32Array = run(self._stages["encoder"], feeds, "logits")[0]
         return logits
-
-    def _convolve(self, chunk: Float32Array) -> Float32Array:
-        samples = normalised(chunk) if self._spec.normalised else chunk
-        return run(self._stages["convolutions"], {"waveform": samples[np.newaxis]}, "features")
 
 
 def collapsed(logits: Float32Array) -> FloatArray:

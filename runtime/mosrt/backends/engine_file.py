@@ -186,7 +186,7 @@ class EngineFiles:
             with self.opened(path) as (header, engine):
                 return next(self._faults(path, header, engine, graph, target), None)
         except FileNotFoundError:
-            return "there is none"
+            return "it is missing"
         except (OSError, ValueError) as exc:
             return str(exc)
 

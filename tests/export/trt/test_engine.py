@@ -42,7 +42,7 @@ def test_embedded_models_build(rtx: TensorRt, name: str, tmp_path: Path) -> None
         member.name for member in bundle.variant("fp32").members
     ]
     for engine in planned:
-        assert engine.fault(files) == "there is none"
+        assert engine.fault(files) == "it is missing"
         path = engine.build(rtx, files)
         assert engine.fault(files) is None
         with files.opened(path) as (header, content):

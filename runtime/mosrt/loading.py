@@ -72,7 +72,7 @@ def load(
         remove_silence: Cut long quiet runs before scoring, as the reference implementation of
             UTMOSv2 does by default.
         any_format: Also read other formats that libsndfile knows than those of
-            `Scorer.score_file`. It may take files for audio that are none.
+            `Scorer.score_file`. It may misread files that are not audio.
         cache: Keep optimised graphs of large models on disk, in MOSRT_CACHE or the platform's usual
             place, so that the next start is quicker.
 

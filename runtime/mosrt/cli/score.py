@@ -117,7 +117,7 @@ ALL_DOMAINS: Final = "all"
 @click.option(
     "--any-format",
     is_flag=True,
-    help="Also read other formats that libsndfile knows. It may misread files that are no audio.",
+    help="Also read other formats that libsndfile knows. It may misread files that are not audio.",
 )
 @click.option("--frames", is_flag=True, help="Add the uncertainty over time to JSON.")
 @click.option("--horizons", is_flag=True, help="Add every measure per prediction horizon to JSON.")
@@ -201,7 +201,7 @@ def _score_all(
     kind: str,
     timings: bool,
 ) -> tuple[list[list[Score]], KeyboardInterrupt | AudioError | None]:
-    """Scores and reports file by file; what is done is kept if something stops it."""
+    """Scores and reports file by file. If something stops it, what is done is kept."""
     done: list[list[Score]] = []
     stopped: KeyboardInterrupt | AudioError | None = None
     rows_are_seen = output is None and sys.stdout.isatty()
@@ -227,7 +227,7 @@ def _score_all(
 
 
 class _KeptBesideError(Exception):
-    """Ends the writing of a file, so that what was there stays."""
+    """Raised to leave the older file in place."""
 
 
 class _ClickHandler(logging.Handler):
@@ -241,9 +241,9 @@ class _ClickHandler(logging.Handler):
 
 
 def _files(paths: Sequence[str], recursive: bool) -> tuple[list[str], bool]:
-    """The files meant by PATHS, those of directories sorted; and whether all could be looked for.
+    """The files that PATHS name or contain, and whether all directories could be read.
 
-    What is passed over is said on standard error.
+    Files of a directory are sorted. Those passed over are counted on standard error.
     """
     files: list[str] = []
     others: Counter[str] = Counter()
@@ -299,8 +299,8 @@ def _score(scorer: Scorer, path: str, domains: tuple[str, ...], request: Request
 def _output(path: Path | None) -> Iterator[tuple[IO[str], Callable[[], None]]]:
     """Standard output, or a file that gets its name only when it is complete.
 
-    Yields it and a function to call before the block ends early. A file then gets its name if that
-    is new, and else another, so that a complete older file stays.
+    Yields it, and a function to call if the block ends early. If a file of this name exists, it
+    then stays, and what was written gets another name.
     """
     if path is None:
         yield sys.stdout, lambda: None
@@ -315,7 +315,7 @@ def _output(path: Path | None) -> Iterator[tuple[IO[str], Callable[[], None]]]:
 
     try:
         with replacing(path) as part:
-            # Only text arrives in a file, too; tables may hold what is no UTF-8.
+            # Names in tables may not be UTF-8; a file gets only text, as the terminal does.
             with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
                 yield stream, keep
             if beside:

@@ -158,11 +158,7 @@ class CropPlan:
 
     @classmethod
     def grid(
-        cls,
-        n_samples: int,
-        views: int | None = None,
-        *,
-        geometry: CropGeometry = UTMOSV2_GEOMETRY,
+        cls, n_samples: int, views: int | None = None, *, geometry: CropGeometry = UTMOSV2_GEOMETRY
     ) -> CropPlan:
         """Evenly spaced crops without mixing: the default, and the same every time.
 
@@ -193,12 +189,7 @@ class CropPlan:
 
     @classmethod
     def reference(
-        cls,
-        n_samples: int,
-        seed: int,
-        views: int = 1,
-        *,
-        geometry: CropGeometry = UTMOSV2_GEOMETRY,
+        cls, n_samples: int, seed: int, views: int = 1, *, geometry: CropGeometry = UTMOSV2_GEOMETRY
     ) -> CropPlan:
         """The random crops of the public UTMOSv2 implementation after `np.random.seed(seed)`.
 
@@ -243,11 +234,7 @@ class CropPlan:
 
     @classmethod
     def paper(
-        cls,
-        n_samples: int,
-        seed: int = 0,
-        *,
-        geometry: CropGeometry = UTMOSV2_GEOMETRY,
+        cls, n_samples: int, seed: int = 0, *, geometry: CropGeometry = UTMOSV2_GEOMETRY
     ) -> CropPlan:
         """The paper's protocol: 5 repetitions of `reference`, for each network of the ensemble.
 

@@ -127,12 +127,8 @@ def _load_on(
     provider = precision.exact_provider(manifest.front_end, provider)
     if (warning := precision.warning(provider)) is not None:
         _LOG.warning("%s", warning)
-    engine: dict[str, Any] = {
-        "provider": provider,
-        "threads": options["threads"],
-        "cache": None if (where := cache_directory()) is None or not cache else Cache(where),
-    }
-    kept: Cache | None = engine["cache"]
+    kept = Cache(where) if cache and (where := cache_directory()) is not None else None
+    engine: dict[str, Any] = {"provider": provider, "threads": options["threads"], "cache": kept}
     with opened.extracted(chosen, check=False) as directory, ThreadPoolExecutor(2) as beside:
         # Hashing takes a second per gigabyte, unless the cache knows that a file is unchanged.
         intact = beside.submit(
@@ -171,16 +167,7 @@ def _unless_damaged(intact: Future[None]) -> Iterator[None]:
 
 
 def _reopen(model: str | os.PathLike[str], *, manifest: Manifest, **options: Any) -> Scorer:
-    """Opens a pickled scorer's bundle, which must be what it was.
-
-    Args:
-        model: Name or absolute path of the bundle.
-        manifest: The manifest it had, which holds the SHA-256 of every file.
-        **options: As for `load`.
-
-    Raises:
-        BundleError: The bundle is not there, or has changed.
-    """
+    """Opens a pickled scorer's bundle, whose manifest, and so every SHA-256, must be as it was."""
     path = find_bundle(model)
     if Bundle.open(path).manifest != manifest:
         raise BundleError(

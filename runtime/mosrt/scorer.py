@@ -310,11 +310,7 @@ class Scorer(ABC):
         try:
             recording = self._recording(_source(item, any_format=self._any_format))
         except AudioError as exc:
-            if self._on_bad_audio == "error":
-                raise
-            if self._on_bad_audio == "warn":
-                _LOG.warning("%s", exc)
-            return exc
+            return self._refused(exc)
         if recording.flags:
             reasons = "; ".join(FLAGS[flag] for flag in recording.flags)
             error = AudioError(f"{recording.name}: {reasons}", flags=recording.flags)
@@ -324,6 +320,14 @@ class Scorer(ABC):
                 return error
             _LOG.warning("%s; its score may mean little", error)
         return recording
+
+    def _refused(self, error: AudioError) -> AudioError:
+        """Raises an error, or logs it, or neither, as the policy wants."""
+        if self._on_bad_audio == "error":
+            raise error
+        if self._on_bad_audio == "warn":
+            _LOG.warning("%s", error)
+        return error
 
     def _not_finite(self, recording: Recording) -> AudioError:
         """The error for a recording whose score is nan or infinite.
@@ -337,16 +341,9 @@ class Scorer(ABC):
                 f"{self.manifest.name}: its output is not finite for {recording.name}, so its "
                 "weights are damaged; check them with `mosrt info --verify`, or export it again"
             )
-        error = AudioError(
-            f"{recording.name}: cannot be scored: {FLAGS[TOO_LOUD]}, and the model gives nothing "
-            "finite for it",
-            flags=recording.flags,
-        )
-        if self._on_bad_audio == "error":
-            raise error
-        if self._on_bad_audio == "warn":
-            _LOG.warning("%s", error)
-        return error
+        text = f"{FLAGS[TOO_LOUD]}, and the model gives nothing finite for it"
+        error = AudioError(f"{recording.name}: cannot be scored: {text}", flags=recording.flags)
+        return self._refused(error)
 
     def _recording(self, source: AudioSource) -> Recording:
         """A recording at the model's rate; AudioError if a guard refuses it."""

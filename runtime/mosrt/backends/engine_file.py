@@ -21,14 +21,7 @@ from mosrt.errors import ProviderError, os_errors_as
 from mosrt.host.cache import cache_directory, distrust, private_directory
 from mosrt.host.files import replacing
 
-__all__ = [
-    "EngineFiles",
-    "EngineKey",
-    "Header",
-    "Profile",
-    "Target",
-    "replacing_in_cache",
-]
+__all__ = ["EngineFiles", "EngineKey", "Header", "Profile", "Target", "replacing_in_cache"]
 
 Shape = tuple[int, ...]
 Profile = Mapping[str, tuple[Shape, Shape, Shape]]
@@ -36,7 +29,6 @@ Profile = Mapping[str, tuple[Shape, Shape, Shape]]
 
 _MAGIC: Final = b"mosrt engine 1\n"
 _MAX_HEADER_BYTES: Final = 1 << 20
-_CHUNK_BYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,7 +150,8 @@ class EngineFiles:
     def path(self, key: EngineKey) -> Path:
         """The path of the engine of `key`, whether or not it exists."""
         shapes = json.dumps(key.to_dict()["profile"], sort_keys=True)
-        return self.directory / f"{_stem(key.graph, key.target)}-{_short(shapes)}.engine"
+        short = sha256(shapes.encode()).hexdigest()[:8]
+        return self.directory / f"{_stem(key.graph, key.target)}-{short}.engine"
 
     def find(self, graph: str, target: Target) -> Path:
         """The path of the engine that was built last for a graph and target, of any shapes.
@@ -201,7 +194,7 @@ class EngineFiles:
             yield "its name does not match its header"
         if len(engine) != header.n_bytes:
             yield f"it has {len(engine)} of {header.n_bytes} bytes"
-        if _digest(engine) != header.sha256:
+        if sha256(engine).hexdigest() != header.sha256:
             yield "its SHA-256 differs from the one in its header"
 
     @contextmanager
@@ -237,7 +230,8 @@ class EngineFiles:
             ProviderError: The cache cannot be written.
         """
         with memoryview(engine) as view, view.cast("B") as content:
-            header = Header(key=key, n_bytes=len(content), sha256=_digest(content), facts=facts)
+            digest = sha256(content).hexdigest()
+            header = Header(key=key, n_bytes=len(content), sha256=digest, facts=facts)
             path = self.path(key)
             with replacing_in_cache(path) as stream:
                 stream.write(_MAGIC + header.to_line())
@@ -274,14 +268,3 @@ def _stem(graph: str, target: Target) -> str:
 
 def _shape(sizes: list[int]) -> Shape:
     return tuple(int(size) for size in sizes)
-
-
-def _short(text: str) -> str:
-    return sha256(text.encode()).hexdigest()[:8]
-
-
-def _digest(content: memoryview) -> str:
-    digest = sha256()
-    for first in range(0, len(content), _CHUNK_BYTES):
-        digest.update(content[first : first + _CHUNK_BYTES])
-    return digest.hexdigest()

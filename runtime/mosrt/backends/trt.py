@@ -115,21 +115,16 @@ class TrtBackend:
         Raises:
             ProviderError: A shape is outside the engine's profile, or CUDA or TensorRT failed.
         """
-        with self._calls.one():
-            return self._run(feeds, outputs)
-
-    def _run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
-        parts = self._parts(feeds) if self._batched else [(feeds, None)]
         done: list[dict[str, Array]] = []
-        for part, n_wanted in parts:
-            self._check_shapes(part)
-            results = [network.run(part, outputs) for network in self._networks]
-            done.append(
-                {
-                    name: np.stack([result[name][:n_wanted] for result in results])
+        with self._calls.one():
+            for part, n_wanted in self._parts(feeds) if self._batched else [(feeds, None)]:
+                self._check_shapes(part)
+                results = [network.run(part, outputs) for network in self._networks]
+                stacks = {
+                    name: np.stack([found[name][:n_wanted] for found in results])
                     for name in outputs
                 }
-            )
+                done.append(stacks)
         if len(done) == 1:
             return done[0]
         return {name: np.concatenate([part[name] for part in done], axis=1) for name in outputs}
@@ -196,7 +191,6 @@ class _Network:
         self._idle: list[ExecutionContext] = []
         self._n_contexts = 0
         self._max_contexts = _MAX_CONTEXTS
-        self._closed = False
         self._changed = threading.Condition()
 
     def check(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -225,18 +219,15 @@ class _Network:
             return context.run(feeds, outputs)
 
     def close(self) -> None:
-        """Waits for running calls; then releases contexts, engine and runtime, in this order."""
-        with self._changed:
-            self._closed = True
-            self._changed.wait_for(lambda: len(self._idle) == self._n_contexts)
-            # Callbacks run from last to first, and all of them run even if one fails.
-            with ExitStack() as releases:
-                releases.callback(self._forget, "_runtime")
-                releases.callback(self._forget, "_engine")
-                for context in self._idle:
-                    releases.callback(context.close)
-                self._idle.clear()
-                self._n_contexts = 0
+        """Releases contexts, engine and runtime, in this order; no call may be running."""
+        # Callbacks run from last to first, and all of them run even if one fails.
+        with ExitStack() as releases:
+            releases.callback(self._forget, "_runtime")
+            releases.callback(self._forget, "_engine")
+            for context in self._idle:
+                releases.callback(context.close)
+            self._idle.clear()
+            self._n_contexts = 0
 
     def _forget(self, name: str) -> None:
         # TensorRT frees an object with its last reference.
@@ -247,11 +238,7 @@ class _Network:
         with self._changed:
             context = None
             while context is None:
-                self._changed.wait_for(
-                    lambda: self._closed or self._idle or self._n_contexts < self._max_contexts
-                )
-                if self._closed:
-                    raise RuntimeError("the backend is closed")
+                self._changed.wait_for(lambda: self._idle or self._n_contexts < self._max_contexts)
                 context = self._idle.pop() if self._idle else self._new_context()
         try:
             yield context

@@ -17,15 +17,7 @@ from .fields import Range, Section, manifest_error, parse
 from .front_end_spec import FRONT_ENDS, GridSpec, MelSpec, SslSpec
 from .uncertainty_spec import STAGES, UNCERTAINTY_FAMILIES, UncertaintySpec, stages_in_use
 
-__all__ = [
-    "FAMILIES",
-    "SCHEMA_VERSION",
-    "File",
-    "Manifest",
-    "Member",
-    "TensorSpec",
-    "Variant",
-]
+__all__ = ["FAMILIES", "SCHEMA_VERSION", "File", "Manifest", "Member", "TensorSpec", "Variant"]
 
 SCHEMA_VERSION: Final = 1
 FAMILIES: Final = ("fusion", "spec", "ssl", "segments", *UNCERTAINTY_FAMILIES)

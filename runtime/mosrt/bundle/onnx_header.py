@@ -84,7 +84,11 @@ class Tensor:
                 value != 0 if isinstance(value, int) else any(value)
             ):
                 return False
-        return not is_external or not any(_outside(self.directory, external))
+        if not is_external:
+            return True
+        with (self.directory / external["location"]).open("rb") as stream:
+            stream.seek(int(external.get("offset", 0)))
+            return not any(stream.read(int(external.get("length", -1))))
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,13 +272,6 @@ def _constant(node: memoryview) -> Iterator[memoryview]:
     if _text(node, 4) == "Constant":
         for attribute in _all(node, 5):
             yield from _all(attribute, 5)
-
-
-def _outside(directory: Path, entry: dict[str, str]) -> bytes:
-    """The bytes of a tensor in an external file."""
-    with (directory / entry["location"]).open("rb") as stream:
-        stream.seek(int(entry.get("offset", 0)))
-        return stream.read(int(entry.get("length", -1)))
 
 
 def _all(message: memoryview, wanted: int) -> Iterator[memoryview]:

@@ -121,11 +121,7 @@ class _Table:
     """Columns as wide as the longest path and domain; a dash where there is no number."""
 
     def __init__(
-        self,
-        stream: IO[str],
-        paths: Sequence[str],
-        domains: Sequence[str],
-        measures: Sequence[str],
+        self, stream: IO[str], paths: Sequence[str], domains: Sequence[str], measures: Sequence[str]
     ) -> None:
         self._stream = stream
         self._measure = measures[0] if measures else None

@@ -230,8 +230,8 @@ class Cache:
             self._check(files)  # they must not have changed meanwhile
             for path in part.iterdir():
                 path.chmod(0o600)
-            stamps = {path.name: _stamp(path) for path in part.iterdir()}
-            written = {path.name: _written(path) for path in sorted(part.iterdir())}
+            stamps = {path.name: _stamp(path) for path in sorted(part.iterdir())}
+            written = {name: [stamps[name][0], sha256_of(part / name)] for name in stamps}
             text = json.dumps({**described, "files": written}, indent=1)
             (part / _ENTRY).write_text(text + "\n", encoding="utf-8")
             (part / _ENTRY).chmod(0o600)
@@ -271,11 +271,6 @@ def _warn_once(reason: str) -> None:
         "another with MOSRT_CACHE",
         reason,
     )
-
-
-def _written(path: Path) -> list[int | str]:
-    """Size in bytes and SHA-256 of a file of an entry."""
-    return [path.stat().st_size, sha256_of(path)]
 
 
 def _stamp(path: Path) -> list[int]:

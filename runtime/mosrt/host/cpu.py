@@ -64,11 +64,7 @@ class CpuFeatures:
 
     def to_dict(self) -> dict[str, Any]:
         """The processor as JSON-ready values."""
-        return {
-            "architecture": self.architecture,
-            "model": self.model,
-            "flags": sorted(self.flags),
-        }
+        return {"architecture": self.architecture, "model": self.model, "flags": sorted(self.flags)}
 
     @property
     def int8_dot(self) -> str | None:

@@ -102,7 +102,7 @@ class FusionFrontEnd:
                         )
                     if self._mel is not None:
                         feeds[self._mel.tensor] = (
-                            _view_crops(plan, row, crops)
+                            np.stack([crops[start] for start in plan.spec_starts[row].tolist()])
                             if self._in_graph
                             else _view_images(plan, row, self._mel, images)
                         )
@@ -148,11 +148,6 @@ def _mixes(plan: CropPlan, row: int, crop: int, spec: MelSpec) -> Iterator[tuple
     starts = plan.mix_starts[row, crop].tolist()
     weights = plan.mix_lambdas[row, crop].tolist()
     yield from zip(spec.windows, starts, weights, strict=True)
-
-
-def _view_crops(plan: CropPlan, row: int, crops: Mapping[int, Float32Array]) -> Float32Array:
-    """The spectrogram crops of one view, (crops, samples)."""
-    return np.stack([crops[start] for start in plan.spec_starts[row].tolist()])
 
 
 def _view_images(
@@ -269,9 +264,7 @@ class FusionScorer(Scorer):
             self._run_batch(pending, outputs)
 
     def _run_batch(
-        self,
-        pending: Sequence[tuple[_Clip, Mapping[str, Float32Array]]],
-        outputs: Sequence[str],
+        self, pending: Sequence[tuple[_Clip, Mapping[str, Float32Array]]], outputs: Sequence[str]
     ) -> None:
         started = time.perf_counter()
         views = [feeds for _, feeds in pending]

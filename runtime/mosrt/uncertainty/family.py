@@ -17,7 +17,6 @@ from mosrt._arrays import Array, Float32Array, FloatArray, IntArray
 from mosrt.backends import Backend, open_backend
 from mosrt.bundle.manifest import Manifest, Variant
 from mosrt.bundle.uncertainty_spec import STAGES
-from mosrt.host.cache import Cache
 
 __all__ = [
     "ModelFamily",
@@ -97,13 +96,7 @@ def row_measures(logits: npt.NDArray[np.floating[Any]]) -> FloatArray:
 
 
 def load_stages(
-    manifest: Manifest,
-    variant: Variant,
-    directory: Path,
-    *,
-    provider: str,
-    threads: int,
-    cache: Cache | None = None,
+    manifest: Manifest, variant: Variant, directory: Path, **engine: Any
 ) -> dict[str, Backend]:
     """Opens a backend for each graph, by the graph's name.
 
@@ -111,9 +104,7 @@ def load_stages(
         manifest: Of an uncertainty family.
         variant: The precision variant to run.
         directory: Where its files are.
-        provider: As for `open_backend`.
-        threads: As for `open_backend`.
-        cache: As for `open_backend`.
+        **engine: Provider, threads and cache, as for `open_backend`.
 
     Raises:
         ProviderError: The provider is not available.
@@ -129,9 +120,7 @@ def load_stages(
                 dataclasses.replace(variant, members=(member,)),
                 inputs=[tensors[name] for name in taken],
                 outputs=[tensors[name] for name in given],
-                provider=provider,
-                threads=threads,
-                cache=cache,
+                **engine,
             )
     except BaseException:
         for stage in stages.values():

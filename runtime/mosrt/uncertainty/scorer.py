@@ -36,12 +36,7 @@ class UncertaintyScorer(Scorer):
     """
 
     def __init__(
-        self,
-        manifest: Manifest,
-        stages: Stages,
-        *,
-        batch_size: int | None = None,
-        **options: Any,
+        self, manifest: Manifest, stages: Stages, *, batch_size: int | None = None, **options: Any
     ) -> None:
         if manifest.uncertainty is None:
             raise BundleError(f"manifest.json: {manifest.name!r} gives no uncertainty")
@@ -70,21 +65,19 @@ class UncertaintyScorer(Scorer):
         """
         self._check_plan(resolve_plan(plan))
         with self._calls.one():
-            return self._features((waveform, sample_rate))
-
-    def _features(self, item: Item) -> dict[str, Float32Array]:
-        recording = self._open(item)
-        if isinstance(recording, AudioError):
-            raise recording
-        bounds = self._bounds(recording)
-        if len(bounds) > 1:
-            limit_s = self._spec.window_samples / self.manifest.sample_rate_hz
-            raise MeasureError(
-                f"{recording.name}: {recording.duration_s:.1f} s is too long for features, "
-                f"which are given for one chunk; cut it to {limit_s:g} s"
-            )
-        chunk, _ = zero_padded(next(recording.chunks(bounds)), self._spec.zero_pad_below_samples)
-        features = self._family.features(chunk)
+            recording = self._open((waveform, sample_rate))
+            if isinstance(recording, AudioError):
+                raise recording
+            bounds = self._bounds(recording)
+            if len(bounds) > 1:
+                limit_s = self._spec.window_samples / self.manifest.sample_rate_hz
+                raise MeasureError(
+                    f"{recording.name}: {recording.duration_s:.1f} s is too long for features, "
+                    f"which are given for one chunk; cut it to {limit_s:g} s"
+                )
+            whole = next(recording.chunks(bounds))
+            chunk, _ = zero_padded(whole, self._spec.zero_pad_below_samples)
+            features = self._family.features(chunk)
         if not all(np.isfinite(each).all() for each in features.values()):
             raise self._not_finite(recording)
         return features

@@ -362,10 +362,10 @@ class Request:
 def _source(item: Item, *, any_format: bool) -> AudioSource:
     if isinstance(item, tuple):
         return ArraySource(*item)
+    if isinstance(item, bytearray | memoryview):
+        item = bytes(item)
     if isinstance(item, str | os.PathLike | bytes):
         return FileSource(item, any_format=any_format)
-    if isinstance(item, bytearray | memoryview):
-        return FileSource(bytes(item), any_format=any_format)
     name = getattr(item, "name", None)
     name = name if isinstance(name, str) else "audio"
     if hasattr(item, "encoding"):

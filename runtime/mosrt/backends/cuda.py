@@ -138,7 +138,7 @@ class Cuda:
             ctypes.c_void_p(source),
             ctypes.c_size_t(n_bytes),
             ctypes.c_int(kind),
-            ctypes.c_void_p(on.handle),
+            ctypes.c_void_p(on.address),
         )
 
 
@@ -153,7 +153,8 @@ class _Handle:
         self._pointer: int | None = pointer.value
 
     @property
-    def _value(self) -> int:
+    def address(self) -> int:
+        """The address of the memory, or of what stands for the object in other libraries."""
         if self._pointer is None:
             raise RuntimeError(f"{type(self).__name__} is used after it was closed")
         return self._pointer
@@ -171,11 +172,6 @@ class DeviceBuffer(_Handle):
     def __init__(self, cuda: Cuda, n_bytes: int) -> None:
         super().__init__(cuda, "cudaMalloc", "cudaFree", ctypes.c_size_t(n_bytes))
 
-    @property
-    def address(self) -> int:
-        """The buffer's address on the device."""
-        return self._value
-
 
 class HostBuffer(_Handle):
     """Page-locked host memory, which the GPU accesses by direct memory access."""
@@ -185,14 +181,9 @@ class HostBuffer(_Handle):
         super().__init__(cuda, "cudaHostAlloc", "cudaFreeHost", size, flags)
         self._n_bytes = n_bytes
 
-    @property
-    def address(self) -> int:
-        """The buffer's address on the host."""
-        return self._value
-
     def array(self, shape: tuple[int, ...], dtype: npt.DTypeLike) -> npt.NDArray[Any]:
         """The buffer's first bytes as an array, valid until the buffer is closed."""
-        memory = (ctypes.c_ubyte * self._n_bytes).from_address(self._value)
+        memory = (ctypes.c_ubyte * self._n_bytes).from_address(self.address)
         return np.ndarray(shape, dtype, buffer=memoryview(memory))
 
 
@@ -203,14 +194,9 @@ class Stream(_Handle):
         flags = ctypes.c_uint(_STREAM_NON_BLOCKING)
         super().__init__(cuda, "cudaStreamCreateWithFlags", "cudaStreamDestroy", flags)
 
-    @property
-    def handle(self) -> int:
-        """The stream's handle, for other libraries."""
-        return self._value
-
     def synchronize(self) -> None:
         """Waits until all queued work is done."""
-        self._cuda.call("cudaStreamSynchronize", ctypes.c_void_p(self._value))
+        self._cuda.call("cudaStreamSynchronize", ctypes.c_void_p(self.address))
 
     @contextmanager
     def capturing(self) -> Iterator[list[Graph]]:
@@ -222,7 +208,7 @@ class Stream(_Handle):
         Raises:
             ProviderError: The work cannot be captured; the stream stays usable.
         """
-        stream = ctypes.c_void_p(self._value)
+        stream = ctypes.c_void_p(self.address)
         captured: list[Graph] = []
         self._cuda.call("cudaStreamBeginCapture", stream, ctypes.c_int(_CAPTURE_THREAD_LOCAL))
         template = ctypes.c_void_p()
@@ -250,11 +236,13 @@ class Event(_Handle):
 
     def record(self, on: Stream) -> None:
         """Queues the mark after all work queued so far."""
-        self._cuda.call("cudaEventRecord", ctypes.c_void_p(self._value), ctypes.c_void_p(on.handle))
+        self._cuda.call(
+            "cudaEventRecord", ctypes.c_void_p(self.address), ctypes.c_void_p(on.address)
+        )
 
     def synchronize(self) -> None:
         """Waits until the GPU reaches the mark."""
-        self._cuda.call("cudaEventSynchronize", ctypes.c_void_p(self._value))
+        self._cuda.call("cudaEventSynchronize", ctypes.c_void_p(self.address))
 
 
 class Graph(_Handle):
@@ -267,7 +255,9 @@ class Graph(_Handle):
 
     def launch(self, on: Stream) -> None:
         """Queues the captured work."""
-        self._cuda.call("cudaGraphLaunch", ctypes.c_void_p(self._value), ctypes.c_void_p(on.handle))
+        self._cuda.call(
+            "cudaGraphLaunch", ctypes.c_void_p(self.address), ctypes.c_void_p(on.address)
+        )
 
 
 def _candidates() -> Iterator[str]:

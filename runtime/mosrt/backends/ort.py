@@ -102,6 +102,8 @@ class OrtBackend:
             check_tensors("the graph's input", inputs, _shapes(session.get_inputs()))
             check_tensors("the graph's output", outputs, _shapes(session.get_outputs()))
         self._sessions: list[Any] = sessions
+        if provider in _BOUND:
+            self._sessions = [BoundSession(session, "cuda") for session in sessions]
         self._outputs = outputs
         self._calls = Calls("the backend", self._sessions.clear)
         self.provider = provider
@@ -278,4 +280,4 @@ def _session(graph: Path, options: Any, provider: str, digest: str) -> Any:
         )
     # A provider that fails later must not be replaced either.
     session.disable_fallback()
-    return BoundSession(session, "cuda") if provider in _BOUND else session
+    return session

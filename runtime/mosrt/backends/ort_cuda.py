@@ -71,14 +71,6 @@ class BoundSession:
         finally:
             self._idle.put(binding)
 
-    def get_inputs(self) -> Any:
-        """The graph's inputs, as ONNX Runtime describes them."""
-        return self._session.get_inputs()
-
-    def get_outputs(self) -> Any:
-        """The graph's outputs, as ONNX Runtime describes them."""
-        return self._session.get_outputs()
-
 
 class _Binding:
     """An I/O binding and its inputs on the device, for one thread at a time."""

@@ -222,16 +222,13 @@ class _Network:
         """Releases contexts, engine and runtime, in this order; no call may be running."""
         # Callbacks run from last to first, and all of them run even if one fails.
         with ExitStack() as releases:
-            releases.callback(self._forget, "_runtime")
-            releases.callback(self._forget, "_engine")
+            # TensorRT frees an object with its last reference.
+            releases.callback(setattr, self, "_runtime", None)
+            releases.callback(setattr, self, "_engine", None)
             for context in self._idle:
                 releases.callback(context.close)
             self._idle.clear()
             self._n_contexts = 0
-
-    def _forget(self, name: str) -> None:
-        # TensorRT frees an object with its last reference.
-        setattr(self, name, None)
 
     @contextmanager
     def _context(self) -> Iterator[ExecutionContext]:

@@ -72,7 +72,8 @@ class ExecutionContext:
             self._stream = Stream(cuda)
             resources.callback(self._stream.close)
             self._context: Any = self._new_context(engine, profile)
-            resources.callback(self._forget_context)
+            # TensorRT frees the context with its last reference.
+            resources.callback(setattr, self, "_context", None)
             self._event = Event(cuda)
             resources.callback(self._event.close)
             self._set_shapes({name: shapes[_LARGEST] for name, shapes in profile.items()})
@@ -176,7 +177,7 @@ class ExecutionContext:
             self._cuda.copy_in(tensor.device, tensor.host, tensor.n_bytes(shape), self._stream)
         with self._tensorrt.log() as lines:
             self._require(
-                self._context.execute_async_v3(self._stream.handle), "run the engine", lines
+                self._context.execute_async_v3(self._stream.address), "run the engine", lines
             )
         for name in outputs:
             tensor = self._tensors[name]
@@ -186,7 +187,7 @@ class ExecutionContext:
     def _capture_graph(self, outputs: Sequence[str]) -> None:
         # TensorRT-RTX says beforehand whether a context can be captured.
         capturable = getattr(self._context, "is_stream_capturable", None)
-        if capturable is not None and not capturable(self._stream.handle):
+        if capturable is not None and not capturable(self._stream.address):
             self._may_capture = False
             return
         try:
@@ -202,10 +203,6 @@ class ExecutionContext:
         if self._graph is not None:
             self._graph.close()
             self._graph = None
-
-    def _forget_context(self) -> None:
-        # TensorRT frees the context with its last reference.
-        self._context = None
 
     def _new_context(self, engine: Any, profile: Profile) -> Any:
         """Creates a TensorRT context whose results do not depend on earlier runs."""

@@ -6,7 +6,7 @@ import stat
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -113,11 +113,8 @@ class Container:
         if self.path.is_dir():
             sizes = {}
             for name in names:
-                try:
-                    with self._reading(name):
-                        sizes[name] = self.file(name).stat().st_size
-                except FileNotFoundError:
-                    continue
+                with suppress(FileNotFoundError), self._reading(name):
+                    sizes[name] = self.file(name).stat().st_size
             return sizes
         with self._zip() as archive:
             counts = Counter(archive.namelist())

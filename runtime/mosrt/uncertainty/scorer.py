@@ -146,8 +146,9 @@ class UncertaintyScorer(Scorer):
     def _score_recording(self, item: Item, request: Request) -> Score:
         recording = self._open(item)
         domain, mos_map = self.manifest.default_domain, self._spec.mos_map
+        with_mos = () if mos_map is None else self.domains
         if isinstance(recording, AudioError):
-            return self._failed_score(recording, domain, () if mos_map is None else self.domains)
+            return self._failed_score(recording, domain, with_mos)
         bounds = self._bounds(recording)
         totals = _Totals()
         curves = []
@@ -167,8 +168,7 @@ class UncertaintyScorer(Scorer):
         measures = totals.means(per_horizon=request.horizons)
         uncertainty = self._spec.sign * measures[self._spec.measure]
         if not np.isfinite(list(measures.values())).all():
-            error = self._not_finite(recording)
-            return self._failed_score(error, domain, () if mos_map is None else self.domains)
+            return self._failed_score(self._not_finite(recording), domain, with_mos)
         rate_hz = self.manifest.sample_rate_hz
         mos = math.nan if mos_map is None else mos_map(uncertainty)
         end_s = recording.duration_s  # resampling may have rounded the number of samples up
@@ -180,7 +180,7 @@ class UncertaintyScorer(Scorer):
             n_views=len(bounds),
             views=(),
             windows=tuple((first / rate_hz, min(last / rate_hz, end_s)) for first, last in bounds),
-            domains={} if mos_map is None else dict.fromkeys(self.domains, mos),
+            domains=dict.fromkeys(with_mos, mos),
             measures={"uncertainty": uncertainty, **measures},
             frames=tuple(np.concatenate(curves).tolist()) if curves else (),
             frame_rate_hz=rate_hz / self._spec.hop_samples if curves else math.nan,

@@ -66,9 +66,16 @@ class ContrastFamily:
             )
             logits = self.logits(features, predictions, negatives)
             if "paper" in self._spec.layouts:
-                rows["paper"] = self._paper(logits, n_frames)
+                cut = np.concatenate([step.reshape(-1, step.shape[0]) for step in logits])
+                rows["paper"] = Rows(
+                    values=row_measures(cut), horizons=self._row_horizons(n_frames)
+                )
             if "contrastive" in self._spec.layouts:
-                rows["contrastive"] = self._contrastive(logits, n_frames)
+                rows["contrastive"] = Rows(
+                    values=row_measures(np.concatenate([step.T for step in logits])),
+                    frames=self._row_frames(n_frames),
+                    horizons=self._row_horizons(n_frames),
+                )
         if "dense" in self._stages:
             rows["dense"] = self._dense(features, predictions)
         return rows
@@ -113,19 +120,6 @@ class ContrastFamily:
         """The horizons that fit into a chunk."""
         first = self._contrast.first_horizon
         return range(first, min(first + self._contrast.n_steps, n_frames))
-
-    def _paper(self, logits: list[Float32Array], n_frames: int) -> Rows:
-        rows = [step.reshape(-1, step.shape[0]) for step in logits]
-        return Rows(
-            values=row_measures(np.concatenate(rows)), horizons=self._row_horizons(n_frames)
-        )
-
-    def _contrastive(self, logits: list[Float32Array], n_frames: int) -> Rows:
-        return Rows(
-            values=row_measures(np.concatenate([step.T for step in logits])),
-            frames=self._row_frames(n_frames),
-            horizons=self._row_horizons(n_frames),
-        )
 
     def _row_horizons(self, n_frames: int) -> IntArray:
         """Horizon of each row, steps in order."""

@@ -114,6 +114,18 @@ def test_mp3_joined_end_to_end(tmp_path: Path) -> None:
     assert len(read(first[len(info) :] * 2)[0]) == 2 * len(bare)
 
 
+def test_plain_mp3_is_read_alike_through_a_view(tmp_path: Path) -> None:
+    tagged, _, _ = mp3(44_100, 2, "VARIABLE", 3)
+    for ends in (
+        tagged,
+        ID3 + tagged,
+        ID3 + tagged + APE + ID3V1,
+        APE * 2 + tagged,
+        ID3 * 2 + tagged,
+    ):
+        assert_reads(ends, whole(tagged), tmp_path)
+
+
 def test_mp3_of_other_rates_joined() -> None:
     first, _, _ = mp3(44_100, 1, "VARIABLE", 3)
     second, _, _ = mp3(22_050, 1, "VARIABLE", 2)
@@ -300,6 +312,70 @@ def test_flac_of_unknown_length(tmp_path: Path) -> None:
     assert_reads(unknown, expected, tmp_path)
     assert_reads(ID3 + unknown + ID3V1, expected, tmp_path)
     assert_reads(unknown + data, np.concatenate([expected, expected]), tmp_path)
+
+
+@pytest.mark.parametrize("counted", [True, False])
+def test_flac_before_something_else(counted: bool) -> None:
+    data, expected = pcm("FLAC", subtype="PCM_16")
+    flac = data if counted else patched(data, (21, bytes([data[21] & 0xF0, 0, 0, 0, 0])))
+    other = mp3(44_100, 1, "VARIABLE")[0]
+    for behind in (other, np.random.default_rng(0).bytes(20_000)):
+        got, source = read(flac + behind)
+        np.testing.assert_array_equal(got, expected)
+        assert source.unread
+    for tags in (ID3[:8] + b"\x7f\x7f" + bytes(16_383), APE + ID3V1):
+        got, source = read(flac + tags)
+        np.testing.assert_array_equal(got, expected)
+        assert not source.unread
+        assert not source.truncated
+
+
+@pytest.mark.parametrize("keep", [0.4, 0.7, 0.95])
+@pytest.mark.parametrize("counted", [True, False])
+def test_a_cut_flac_is_read_up_to_the_cut(counted: bool, keep: float) -> None:
+    data, expected = pcm("FLAC", subtype="PCM_16")
+    flac = data if counted else patched(data, (21, bytes([data[21] & 0xF0, 0, 0, 0, 0])))
+    got, source = read(flac[: int(keep * len(flac))])
+    assert source.truncated
+    assert 0 <= keep * len(expected) - len(got) < 2 * 4_096
+    np.testing.assert_array_equal(got, expected[: len(got)])
+
+
+@pytest.mark.parametrize("subtype", ["VORBIS", "OPUS"])
+def test_ogg_cut_in_its_last_page(subtype: str) -> None:
+    data, _ = pcm("OGG", subtype=subtype)
+    last = data.rfind(b"OggS")
+    for end in (last, last + 10, last + 60, len(data) - 1):
+        assert read(data[:end])[1].truncated
+
+
+@pytest.mark.parametrize("kind", ["WAV", "RF64", "AIFF", "W64", "CAF", "AU"])
+def test_a_recording_of_unknown_length_ends_where_another_begins(kind: str) -> None:
+    data, expected = pcm(kind, subtype="PCM_16")
+    at, width = {
+        "WAV": (data.find(b"data") + 4, 4), "RF64": (data.find(b"ds64") + 8, 24),
+        "AIFF": (data.find(b"SSND") + 4, 4), "W64": (data.find(b"data\xf3") + 16, 8),
+        "CAF": (data.find(b"data\0") + 4, 8), "AU": (8, 4),
+    }[kind]  # fmt: skip
+    streamed = patched(data, (at, b"\xff" * width))
+    for other in (streamed, pcm("FLAC")[0], pcm("OGG", subtype="OPUS")[0], pcm("WAV")[0]):
+        got, source = read(streamed + other)
+        np.testing.assert_array_equal(got, np.concatenate([expected, read(other)[0]]))
+        assert not source.truncated
+        assert not source.unread
+
+
+def test_nist_ends_where_its_header_says(tmp_path: Path) -> None:
+    data, expected = pcm("NIST", subtype="PCM_16")
+    assert_reads(data + ID3V1, expected, tmp_path)
+    assert_reads(data + data, np.concatenate([expected, expected]), tmp_path)
+
+
+def test_text_behind_w64_is_no_audio() -> None:
+    data, expected = pcm("W64", subtype="PCM_16")
+    got, source = read(data + b"<html>" * 3_000)
+    np.testing.assert_array_equal(got, expected)
+    assert source.unread
 
 
 @pytest.mark.parametrize(

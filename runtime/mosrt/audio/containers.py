@@ -16,7 +16,7 @@ from typing import BinaryIO, Final
 
 from . import mp3
 
-__all__ = ["Part", "find_parts", "recognised"]
+__all__ = ["IGNORED_BYTES", "Part", "find_parts", "recognised"]
 
 # A program that writes to a pipe states 2 000 000 000, 0x7FFFF000, 0x80000000 or 0xFFFFFFFF bytes.
 # A length that is at least this, and more than the file has, therefore means "unknown".
@@ -25,9 +25,11 @@ _UNKNOWN_FROM_64: Final = 1 << 62
 _LARGEST_32: Final = 0xFFFF_FFFF
 _LARGEST_HEADER: Final = 1 << 24
 _READ_BYTES: Final = 1 << 18
-_MP3_IN_WAV: Final = 0x55
+_MPEG_IN_WAV: Final = (b"\x50\0", b"\x55\0")
 # So many bytes after the audio may be a tag of an unknown kind; more are reported as unread.
-_IGNORED_BYTES: Final = 4_096
+IGNORED_BYTES: Final = 4_096
+# What is looked for after a recording of unknown length, besides others of its kind.
+_JOINED: Final = {b"RIFF", b"fLaC", b"OggS", b"ID3"}
 _MOST_PARTS, _MOST_CHUNKS = 10_000, 10_000
 
 
@@ -44,6 +46,7 @@ class Part:
         padding: Bytes by which the length is overstated to libsndfile, so that it does not guess
             too few samples.
         unread: Whether there is audio in it that is not read.
+        open_end: Whether there may be, where the decoder stops before the end.
     """
 
     pieces: tuple[bytes | range, ...]
@@ -53,6 +56,7 @@ class Part:
     n_samples: int | None = None
     padding: int = 0
     unread: bool = False
+    open_end: bool = False
 
 
 def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
@@ -66,7 +70,7 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
         No recordings if the file is in no container that is known here.
     """
     parts: list[Part] = []
-    start = _after_tags(file, 0)
+    start = mp3.after_tags(file, 0)
     start = start if start < size else 0  # a tag that is longer than the file
     while start < size and len(parts) < _MOST_PARTS:
         reader = _reader(file, start)
@@ -74,41 +78,23 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
         if not found or found[-1].end <= start:
             break
         parts += found
-        start = _after_tags(file, found[-1].end)
+        start = mp3.after_tags(file, found[-1].end)
     if not parts:
         return [], False
-    rest = _read(file, start, max(0, min(_trimmed(file, size) - start, _READ_BYTES)))
-    unread = len(rest.strip(b"\0")) > _IGNORED_BYTES or any(part.unread for part in parts)
+    rest = _read(file, start, max(0, min(mp3.trimmed(file, size) - start, _READ_BYTES)))
+    unread = len(rest.strip(b"\0")) > IGNORED_BYTES or any(part.unread for part in parts)
     return parts, unread
 
 
 def recognised(head: BinaryIO, size: int) -> bool:
     """Whether a file that begins with the `size` bytes in `head` may be in a known container."""
-    start = _after_tags(head, 0)
+    start = mp3.after_tags(head, 0)
     return start >= size or _reader(head, start) is not None or bool(_mp3(head, start, size))
 
 
 def _read(file: BinaryIO, start: int, count: int) -> bytes:
     file.seek(start)
     return file.read(count)
-
-
-def _after_tags(file: BinaryIO, start: int) -> int:
-    """The position after the tags at `start` and the zeros that follow them."""
-    while length := mp3.tag_length(_read(file, start, 32)):
-        start += length
-        while zeros := _read(file, start, 4_096):
-            start += (skipped := len(zeros) - len(zeros.lstrip(b"\0")))
-            if skipped < len(zeros):
-                break
-    return start
-
-
-def _trimmed(file: BinaryIO, size: int) -> int:
-    """Length of a file without the tags at its end."""
-    while length := mp3.end_tag_length(_read(file, max(0, size - 128), min(size, 128))):
-        size = max(0, size - length)
-    return size
 
 
 _Reader = Callable[[BinaryIO, int, int], list[Part]]
@@ -127,7 +113,8 @@ def _reader(file: BinaryIO, start: int) -> _Reader | None:
 
 
 def _mp3(file: BinaryIO, start: int, size: int) -> list[Part]:
-    return [
+    end = mp3.trimmed(file, size)
+    found = [
         Part(
             pieces=stream.pieces,
             end=stream.end,
@@ -136,8 +123,13 @@ def _mp3(file: BinaryIO, start: int, size: int) -> list[Part]:
             n_samples=stream.n_samples,
             padding=stream.padding,
         )
-        for stream in mp3.streams(file, start, _trimmed(file, size))
+        for stream in mp3.streams(file, start, end)
     ]
+    plain = [(part.pieces, part.n_samples) for part in found] == [((range(start, end),), None)]
+    if plain and _read(file, 0, 3) == b"ID3" and start == mp3.tag_length(_read(file, 0, 32)):
+        # libmpg123 skips a tag by itself, and is faster without a view.
+        found = [replace(found[0], pieces=(range(size),))]
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,15 +200,15 @@ class _Layout:
         """The recording, in a list. Without a chunk of samples it stays as it is."""
         at, data, fields = start + self.first, None, _Fields()
         cut = unknown = unread = False
-        odd = 0
-        unpadded: list[int] = []
+        odd, unpadded = 0, list[int]()
         for _ in range(_MOST_CHUNKS):
             if odd and _read(file, at - 1, 1) not in (b"", b"\0"):
                 # Some programs forget the byte that makes the length of a chunk even.
                 at -= 1
                 unpadded += [at - start] if data is None else []
             name, body, length = self.next_chunk(file, start, at)
-            if not name or at >= size or (length < 0 and name != self.data):
+            beyond = length < 0 or (data is not None and body + length > size)
+            if not name or at >= size or (beyond and name != self.data):
                 break
             if name != self.data:
                 fields.read(name, file, body, length)
@@ -235,15 +227,14 @@ class _Layout:
         if data is None:
             return [Part(pieces=(range(start, size),), end=size)]
         body, length = data
-        end = min(at, size)
+        end, magic = min(at, size), _read(file, start, 4)
         if unknown or cut:
-            end = _trimmed(file, size) if unknown else size
+            end = _find(file, body, mp3.trimmed(file, size), {magic, *_JOINED}) if unknown else size
             length = max(0, end - body)
         if fields.mp3:
             streams = _mp3(file, body, body + length)
             return [*streams[:-1], replace(streams[-1], end=end)] if streams else []
         pieces: tuple[bytes | range, ...] = (range(start, end),)
-        magic = _read(file, start, 4)
         # libsndfile reads a WAV file to its end by itself if its header states too much.
         plain = magic in (b"RIFF", b"RF64") and data[1] > length and length < _LARGEST_32
         wrong = ((unknown or cut) and not (plain and fields.ds64 is None)) or magic == b"BW64"
@@ -257,29 +248,24 @@ class _Layout:
     def header(self, header: bytes, fields: _Fields, start: int, length: int) -> bytes:
         """A header, which is all before the samples, with the length that these have."""
         true = bytearray(header)
-        whole = len(header) + length
+        whole, n_blocks = len(header) + length, length // fields.block
         field = struct.calcsize(self.length)
         if fields.ds64 is not None:
             true[:4] = b"RF64"
-            sizes = (whole - 8, length, length // fields.block)
-            struct.pack_into("<QQQ", true, fields.ds64 - start, *sizes)
+            struct.pack_into("<QQQ", true, fields.ds64 - start, whole - 8, length, n_blocks)
             struct.pack_into("<I", true, len(true) - 4, _LARGEST_32)
             return bytes(true)
         if header[:4] == b"RIFF" and whole >= _LARGEST_32:
-            ds64 = struct.pack(
-                "<4sIQQQI", b"ds64", 28, whole + 28, length, length // fields.block, 0
-            )
+            ds64 = struct.pack("<4sIQQQI", b"ds64", 28, whole + 28, length, n_blocks, 0)
             return b"RF64\xff\xff\xff\xffWAVE" + ds64 + header[12:-4] + b"\xff\xff\xff\xff"
         largest = _LARGEST_32 if field == 4 else (1 << 63) - 1
         if self.total is not None:
-            struct.pack_into(
-                self.length, true, self.total, min(largest, whole if self.whole else whole - 8)
-            )
+            total = min(largest, whole if self.whole else whole - 8)
+            struct.pack_into(self.length, true, self.total, total)
         data = length + self.skip + (self.name + field if self.whole else 0)
         struct.pack_into(self.length, true, len(true) - self.skip - field, min(largest, data))
         if fields.comm is not None and fields.comm - start < len(true):
-            frames = min(_LARGEST_32, length // fields.block)
-            struct.pack_into(">I", true, fields.comm - start + 2, frames)
+            struct.pack_into(">I", true, fields.comm - start + 2, min(_LARGEST_32, n_blocks))
         return bytes(true)
 
 
@@ -289,7 +275,7 @@ class _Fields:
 
     Attributes:
         block: Bytes of a frame, all channels, or of a block of several frames.
-        mp3: Whether a WAV file holds MP3.
+        mp3: Whether a WAV file holds MP3 or MP2.
         ds64: Position of the contents of the chunk with 64-bit lengths.
         data_bytes: Length of the samples in that chunk.
         comm: Position of the contents of AIFF's chunk COMM.
@@ -308,7 +294,7 @@ class _Fields:
         raw = _read(file, body, min(length, 64)).ljust(64, b"\0")
         if name == b"fmt ":
             self.block = max(1, *struct.unpack_from("<H", raw, 12))
-            self.mp3 = raw[:2] == struct.pack("<H", _MP3_IN_WAV)
+            self.mp3 = raw[:2] in _MPEG_IN_WAV
         elif name == b"desc":
             self.block = max(1, *struct.unpack_from(">I", raw, 16))
         elif name == b"ds64":
@@ -345,7 +331,8 @@ def _au(file: BinaryIO, start: int, size: int) -> list[Part]:
     sample = {1: 1, 2: 1, 3: 2, 4: 3, 5: 4, 6: 4, 7: 8, 27: 1}.get(coding, 1)
     present = max(0, size - start - offset)
     if length == 0 or (length > present and length >= _UNKNOWN_FROM):
-        true = min(_trimmed(file, size) - start - offset, _LARGEST_32)
+        end = _find(file, start + max(24, offset), mp3.trimmed(file, size), {head[:4], *_JOINED})
+        true = min(end - start - offset, _LARGEST_32)
         patched = head[:8] + struct.pack(order + "I", max(0, true)) + head[12:]
         end = max(start + offset, start + offset + true)
         return [Part(pieces=(patched, range(start + 24, end)), end=end)]
@@ -363,9 +350,11 @@ def _nist(file: BinaryIO, start: int, size: int) -> list[Part]:
         return int(found[1]) if found else 0
 
     block = max(1, number(b"channel_count")) * max(1, number(b"sample_n_bytes"))
-    missing = number(b"sample_count") * block - (size - start - len(head))
+    end = start + len(head) + number(b"sample_count") * block
     compressed = re.search(rb"^sample_coding .*(shorten|shortpack|wavpack)", head, re.MULTILINE)
-    return [Part(pieces=(range(start, size),), end=size, cut=not compressed and missing >= block)]
+    cut = not compressed and end - size >= block
+    end = size if compressed or end == start + len(head) else min(end, size)
+    return [Part(pieces=(range(start, end),), end=end, cut=cut)]
 
 
 def _flac(file: BinaryIO, start: int, size: int) -> list[Part]:
@@ -377,44 +366,55 @@ def _flac(file: BinaryIO, start: int, size: int) -> list[Part]:
         at += 4 + int.from_bytes(head[1:], "big")
     info = int.from_bytes(_read(file, start + 18, 8), "big")
     counted = info & 0xF_FFFF_FFFF != 0  # 0 samples means an unknown number
-    size = _trimmed(file, size) if not counted else size
-    end = _find(file, rb"fLaC[\x00\x80]\x00\x00\x22", min(at, size), size)
-    return [Part(pieces=(range(start, end),), end=end, counted=counted)]
+    names = {b"fLaC", b"ID3"} if counted else _JOINED
+    end = _find(file, min(at, size), mp3.trimmed(file, size), names)
+    return [Part(pieces=(range(start, end),), end=end, counted=counted, open_end=True)]
 
 
-def _find(file: BinaryIO, pattern: bytes, start: int, size: int) -> int:
-    """Where eight bytes that match `pattern` begin; `size` if nowhere."""
-    expression, fixed = re.compile(pattern), pattern[:4]
-    while start < size:
-        chunk = _read(file, start, _READ_BYTES)
-        at = chunk.find(fixed)
-        while at >= 0:
-            if expression.match(_read(file, start + at, 8)):
-                return start + at
-            at = chunk.find(fixed, at + 1)
+# What a recording, a page of Ogg or a tag begins with.
+_BEGINS: Final = re.compile(
+    rb"(RIFF|RF64|BW64|RIFX)....WAVE|riff.\x91\xcf\x11|FORM....AIF[FC]|caff\0\x01\0\0|NIST_1A\n"
+    rb"|fLaC[\0\x80]\0\0\x22|OggS\0[\0-\x07]|\.snd\0\0..|ID3[\2-\4]\0[\0-\x7f]{5}",
+    re.DOTALL,
+)
+
+
+def _find(file: BinaryIO, start: int, size: int, names: set[bytes]) -> int:
+    """Where the next recording, page or tag of one of these names begins; `size` if nowhere."""
+    while start + 12 <= size:
+        chunk = _read(file, start, min(_READ_BYTES, size - start))
+        found = []
+        for name in names:
+            at = chunk.find(name)
+            while at >= 0 and not _BEGINS.match(_read(file, start + at, 12)):
+                at = chunk.find(name, at + 1)
+            found += [at] if at >= 0 else []
+        if found:
+            return start + min(found)
         start += max(1, len(chunk) - 3)
-        if len(chunk) < 4:
-            break
     return size
 
 
 def _ogg(file: BinaryIO, start: int, size: int) -> list[Part]:
     """The links of a chained Ogg file, each a part: libsndfile reads only the first of a file."""
-    links, page, at, misses, in_headers, unread = [start], start, start, 0, True, False
+    links, cuts, last = [start], [], False
+    page, at, misses, in_headers, unread = start, start, 0, True, False
     while at < size:
         head = _read(file, at, 27 + 255)
         if head[:4] != b"OggS" or len(head) < 27:
-            found = _find(file, rb"OggS\x00[\x00-\x07]", page + 4, size)
+            found = _find(file, page + 4, size, {b"OggS"})
             if found == size or misses == _MOST_CHUNKS or _reader(file, at) is not None:
                 break
-            unread, at, misses = unread or found - at > _IGNORED_BYTES, found, misses + 1
+            unread, at, misses = unread or found - at > IGNORED_BYTES, found, misses + 1
             continue
         first = bool(head[5] & 2)
         if first and not in_headers:
             links.append(at)
-        in_headers = first
+            cuts.append(not last)
+        in_headers, last = first, bool(head[5] & 4)
         page, at = at, at + 27 + head[26] + sum(head[27 : 27 + head[26]])
+    cuts.append(not last or at > size)
     return [
-        Part(pieces=(range(first, end),), end=end, unread=unread)
-        for first, end in pairwise([*links, min(at, size)])
+        Part(pieces=(range(first, end),), end=end, unread=unread, cut=cut)
+        for (first, end), cut in zip(pairwise([*links, min(at, size)]), cuts, strict=True)
     ]

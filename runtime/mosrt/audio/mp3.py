@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
-__all__ = ["Stream", "end_tag_length", "quiet", "streams", "tag_length"]
+__all__ = ["Stream", "after_tags", "quiet", "streams", "tag_length", "trimmed"]
 
 _READ_BYTES: Final = 1 << 20
 _LARGEST_FRAME_BYTES: Final = 1 << 13
@@ -121,7 +121,7 @@ def tag_length(head: bytes) -> int:
     return 0
 
 
-def end_tag_length(tail: bytes) -> int:
+def _end_tag_length(tail: bytes) -> int:
     """Length of the ID3v1, APEv2 or Lyrics3 tag that ends with `tail` (128 bytes); 0 if none."""
     if len(tail) == 128 and tail[:3] == b"TAG":
         return 128
@@ -131,6 +131,29 @@ def end_tag_length(tail: bytes) -> int:
     if tail[-9:] == b"LYRICS200" and tail[-15:-9].isdigit():
         return int(tail[-15:-9]) + 15
     return 0
+
+
+def after_tags(file: BinaryIO, start: int) -> int:
+    """The position after the tags at `start` and the zeros that follow them."""
+    while length := tag_length(_read(file, start, 32)):
+        start += length
+        while zeros := _read(file, start, 4_096):
+            start += (skipped := len(zeros) - len(zeros.lstrip(b"\0")))
+            if skipped < len(zeros):
+                break
+    return start
+
+
+def trimmed(file: BinaryIO, size: int) -> int:
+    """Length of a file without the tags at its end."""
+    while length := _end_tag_length(_read(file, max(0, size - 128), min(size, 128))):
+        size = max(0, size - length)
+    return size
+
+
+def _read(file: BinaryIO, start: int, count: int) -> bytes:
+    file.seek(start)
+    return file.read(count)
 
 
 def streams(file: BinaryIO, start: int, stop: int) -> Iterator[Stream]:
@@ -248,7 +271,8 @@ class _Frames:
     def free_format(self, at: int) -> bool:
         """Whether frames of an unstated bit rate begin at `at`."""
         head = self._bytes(at, _LARGEST_FRAME_BYTES)
-        return bool(re.match(rb"\xff[\xf2\xf3\xfa\xfb]\x00", head)) and head.find(head[:3], 32) > 0
+        found = re.match(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb][\x00-\x0b]", head)
+        return found is not None and head.find(found[0], 32) > 0
 
     def _load(self, at: int) -> None:
         """Reads the block at `at`, unless the frame there lies in this one."""
@@ -359,4 +383,7 @@ def _stream(
         if info.lame_at is not None:  # the end to be trimmed is not the real one
             patched[info.lame_at + 22] &= 0xF0
             patched[info.lame_at + 23] = 0
-    return Stream(pieces=(bytes(patched), *runs), end=end, cut=cut)
+    pieces: tuple[bytes | range, ...] = (bytes(patched), *runs)
+    if patched == info.raw and len(runs) == 1:
+        pieces = (range(runs[0].start - len(patched), runs[0].stop),)
+    return Stream(pieces=pieces, end=end, cut=cut)

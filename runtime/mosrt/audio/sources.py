@@ -24,7 +24,7 @@ from mosrt._arrays import Float32Array
 from mosrt.errors import AudioError
 from mosrt.host.fork import fork_waits
 
-from .containers import Part, find_parts, recognised
+from .containers import IGNORED_BYTES, Part, find_parts, recognised
 from .guards import FLAGS, MAX_RATE_HZ, MIN_RATE_HZ, frame_samples
 from .mp3 import quiet
 
@@ -190,6 +190,10 @@ class _View:
             self.error = exc
         return done
 
+    def unread(self) -> bool:
+        """Whether more follows the position than a tag or padding may have."""
+        return self._size - self._position > IGNORED_BYTES and any(self._next(self._size))
+
     def _next(self, count: int) -> bytes:
         number = bisect_right(self._starts, self._position) - 1
         if number >= len(self._pieces):
@@ -238,11 +242,11 @@ class FileSource:
             self._parts = [Part(pieces=(range(size),), end=size)]
         # soundfile takes every file named .raw for samples without a header.
         named = isinstance(self._file, Path) and self._file.suffix.lower() == ".raw" and known
-        self._whole = self._parts[0].pieces == (range(size),) and not (
-            named or self._parts[0].padding
-        )
+        first = self._parts[0]
+        viewed = named or first.padding or first.open_end
+        self._whole = first.pieces == (range(size),) and not viewed
         self.truncated = any(part.cut for part in self._parts)
-        with self._open(self._parts[0]) as sound:
+        with self._open(first) as sound:
             self.sample_rate_hz = _checked_rate(sound.samplerate, self.name)
             self.truncated = self.truncated or _SHORT_OGG in sound.extra_info
 
@@ -257,13 +261,9 @@ class FileSource:
                     if sound.samplerate == self.sample_rate_hz:
                         yield from self._part_blocks(part, sound)
                     else:
-                        _checked_rate(sound.samplerate, self.name)
+                        rates = _checked_rate(sound.samplerate, self.name), self.sample_rate_hz
                         resampler = soxr.ResampleStream(
-                            sound.samplerate,
-                            self.sample_rate_hz,
-                            sound.channels,
-                            dtype="float32",
-                            quality="HQ",
+                            *rates, sound.channels, dtype="float32", quality="HQ"
                         )
                         for block in self._part_blocks(part, sound):
                             yield resampler.resample_chunk(block).reshape(-1, sound.channels)
@@ -279,20 +279,21 @@ class FileSource:
         length = part.n_samples or sound.frames
         n_read = 0
         while n_read < length:
+            # No more than the length: other data may follow.
+            block = np.full((min(step, length - n_read), sound.channels), np.nan, np.float32)
             try:
-                # No more than the length: other data may follow.
-                block = sound.read(min(step, length - n_read), dtype="float32", always_2d=True)
+                block = sound.read(out=block)
             except (soundfile.LibsndfileError, RuntimeError) as exc:
-                if not n_read:
+                block = block[: np.append(np.isnan(block[:, 0]), True).argmax()]  # as decoded
+                if not n_read + len(block):
                     raise audio_error(self.name, "unreadable", str(exc)) from exc
-                self.truncated = True
-                return
+                length, self.truncated = 0, True
             if not len(block):
                 break
             n_read += len(block)
             yield block
-        if (part.counted and n_read < length) or _SHORT_OGG in sound.extra_info:
-            self.truncated = True
+        self.unread |= part.open_end and sound.name.unread()
+        self.truncated |= (part.counted and n_read < length) or _SHORT_OGG in sound.extra_info
 
     @contextmanager
     def _open(self, part: Part) -> Iterator[Any]:
@@ -321,9 +322,8 @@ class FileSource:
         try:
             yield
         except soundfile.LibsndfileError as exc:
-            detail = (
-                f"{exc.error_string.rstrip('.')}; convert it to WAV or FLAC if it plays elsewhere"
-            )
+            cure = "convert it to WAV or FLAC if it plays elsewhere"
+            detail = f"{exc.error_string.rstrip('.')}; {cure}"
             raise audio_error(self.name, "unreadable", detail) from exc
         except AudioError:
             raise

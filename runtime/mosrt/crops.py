@@ -28,7 +28,6 @@ __all__ = [
     "tiled_length",
 ]
 
-
 MAX_VIEWS: Final = 10_000
 """Most views of a recording: of a manifest's grid, and that a caller may ask for."""
 _KINDS: Final = ("grid", "reference", "paper")

@@ -25,7 +25,6 @@ from .base import OPENVINO, check_tensors, reason, stacked
 
 __all__ = ["OpenVinoBackend", "present_providers"]
 
-
 _ABSENT: Final[Any] = None  # in `sys.modules`: importing it fails
 _PRECISIONS: Final = {"openvino-bf16": "bf16", "openvino-fp32": "f32"}
 _BLOB: Final = "compiled.blob"

@@ -88,7 +88,12 @@ class OrtBackend:
         threads: int = 1,
         cache: Cache | None = None,
     ) -> None:
-        _check_available(provider)
+        if provider not in (here := present_providers()):
+            raise ProviderError(
+                f"provider {provider!r} is not in the installed onnxruntime "
+                f"{onnxruntime.__version__}, which has: {', '.join(here)}; install the onnxruntime "
+                "package for your hardware"
+            )
         if provider in _BOUND:
             load_cuda_libraries()
         opener = _Sessions(
@@ -140,15 +145,6 @@ def present_providers() -> tuple[str, ...]:
 
 def _shapes(tensors: Any) -> dict[str, tuple[None, Sequence[int | str]]]:
     return {tensor.name: (None, tensor.shape) for tensor in tensors}
-
-
-def _check_available(provider: str) -> None:
-    here = present_providers()
-    if provider not in here:
-        raise ProviderError(
-            f"provider {provider!r} is not in the installed onnxruntime {onnxruntime.__version__}, "
-            f"which has: {', '.join(here)}; install the onnxruntime package for your hardware"
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

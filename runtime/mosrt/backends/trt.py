@@ -28,7 +28,6 @@ from .trt_module import TensorRt, dtype_name, find_tensorrt, tensorrt_installed
 
 __all__ = ["TrtBackend", "present_providers"]
 
-
 _BATCH: Final = "batch"
 # Two contexts keep a GPU busy: one computes while the other copies. More only cost memory.
 _MAX_CONTEXTS: Final = 2

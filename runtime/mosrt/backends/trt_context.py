@@ -21,7 +21,6 @@ from .trt_module import TensorRt
 
 __all__ = ["ExecutionContext"]
 
-
 _LARGEST: Final = 2
 _LOG = logging.getLogger(__name__)
 

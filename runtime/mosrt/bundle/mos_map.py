@@ -15,7 +15,6 @@ from .fields import Range, Section, manifest_error
 
 __all__ = ["KINDS", "MosMap"]
 
-
 KINDS: Final = ("isotonic", "linear")
 MIN_CLIPS: Final = 5
 _Number = Annotated[float, Range(-1e300, 1e300)]

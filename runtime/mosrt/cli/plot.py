@@ -26,7 +26,6 @@ from mosrt.score import Score
 
 __all__ = ["draw", "log_mel"]
 
-
 _N_FFT: Final = 512
 _HOP: Final = 160
 _N_MELS: Final = 64

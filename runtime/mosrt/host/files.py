@@ -131,12 +131,10 @@ def recover_directory(path: Path) -> None:
     """
     if os.path.lexists(path):
         return
-    for found in _left_behind(path.parent):
-        if found.name.startswith(f".{_short_name(path.name)}.mosrt-") and found.name.endswith(
-            _PREVIOUS
-        ):
+    for left, name in _left_behind(path.parent):
+        if name["name"] == _short_name(path.name) and name["kind"] == _PREVIOUS:
             with suppress(OSError):
-                found.rename(path)
+                left.rename(path)
             return
 
 
@@ -267,8 +265,8 @@ def _temporary(path: Path, kind: str) -> Path:
     return path.with_name(f".{_short_name(path.name)}.mosrt-{maker}.{kind}")
 
 
-def _left_behind(folder: Path) -> Iterator[Path]:
-    """Yields what processes that are no longer alive have left in a folder."""
+def _left_behind(folder: Path) -> Iterator[tuple[Path, re.Match[str]]]:
+    """Yields what dead processes have left in a folder, and the parts of its names."""
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -283,7 +281,7 @@ def _left_behind(folder: Path) -> Iterator[Path]:
                 continue
             old = time.time() - status.st_mtime > _OLD_S
             if old or (found["host"] == _host() and not _alive(int(found["pid"]), found["token"])):
-                yield Path(entry.path)
+                yield Path(entry.path), found
 
 
 def _alive(pid: int, token: str) -> bool:
@@ -304,17 +302,12 @@ def _alive(pid: int, token: str) -> bool:
 @functools.cache
 def _clean(folder: Path) -> None:
     """Removes what processes that are no longer alive have left in a folder, once per process."""
-    for left in _left_behind(folder):
-        if left.name.endswith(_PREVIOUS) and not _was_replaced(left):
+    for left, name in _left_behind(folder):
+        # A previous directory is kept until there is another in its place.
+        if name["kind"] == _PREVIOUS and not os.path.lexists(left.with_name(name["name"])):
             continue
         if left.is_dir() and not left.is_symlink():
             shutil.rmtree(left, ignore_errors=True)
         else:
             with suppress(OSError):
                 left.unlink()
-
-
-def _was_replaced(previous: Path) -> bool:
-    """Whether there is a directory in place of a previous one."""
-    found = _TEMPORARY.fullmatch(previous.name)
-    return found is not None and os.path.lexists(previous.with_name(found["name"]))

@@ -18,7 +18,6 @@ __all__ = ["Calls", "ThreadPool"]
 _T = TypeVar("_T")
 _R = TypeVar("_R")
 
-
 _POOLS: Final[WeakSet[ThreadPool]] = WeakSet()
 
 

@@ -16,7 +16,6 @@ from .power import mel_power
 
 __all__ = ["AMIN", "MelFrontEnd", "resize_weights"]
 
-
 AMIN: Final = 1e-10  # librosa.power_to_db: power below this is silence
 _RESIZE_COLUMNS: Final = 32
 _RESIZE_ROWS: Final = 128

@@ -303,7 +303,11 @@ class FftMelPower:
         self._bands = tuple(
             _bands(weights, spans, bands[i : i + _BANDS], 0) for i in range(0, len(bands), _BANDS)
         )
-        self._hann = {window: _hann(window) for window in spec.windows}
+        # Periodic Hann windows.
+        self._hann = {
+            window: 0.5 - 0.5 * np.cos(2 * np.pi / window * np.arange(window))
+            for window in spec.windows
+        }
 
     def __call__(self, crop: Float32Array, windows: Sequence[int]) -> dict[int, Float32Array]:
         """Mel power of `crop` (samples,) for each window length: (n_mels, frames) float32."""
@@ -387,12 +391,6 @@ def _weights(spec: MelSpec, sample_rate_hz: int) -> npt.NDArray[np.float64]:
         f_min_hz=spec.f_min_hz,
         f_max_hz=spec.f_max_hz,
     )
-
-
-def _hann(window: int) -> npt.NDArray[np.float64]:
-    """Periodic Hann window, (window,)."""
-    hann: npt.NDArray[np.float64] = 0.5 - 0.5 * np.cos(2 * np.pi / window * np.arange(window))
-    return hann
 
 
 def _ceil_to(value: int, multiple: int) -> int:

@@ -14,7 +14,6 @@ from mosrt._arrays import Float32Array, IntArray
 
 __all__ = ["SeededSampler"]
 
-
 _TWO_32: Final = 2**32
 
 

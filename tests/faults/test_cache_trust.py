@@ -170,6 +170,32 @@ def test_a_directory_that_others_can_write_to(
 
 
 @needs_users
+def test_a_directory_that_others_can_replace(
+    tiny: Path, kept: Path, mos: Callable[[Path], float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for mode, n_entries in ((0o777, 0), (0o1777, 2), (0o775, 2)):
+        shared = kept.parent / f"{mode:o}"
+        (shared / "deep").mkdir(parents=True)
+        shared.chmod(mode)
+        monkeypatch.setenv("MOSRT_CACHE", str(shared / "deep" / "cache"))
+        mos(tiny)
+        assert len(list(shared.rglob("entry.json"))) == n_entries, mode
+
+
+@needs_users
+def test_an_entry_of_pipes_and_devices_does_not_hang(
+    tiny: Path, kept: Path, mos: Callable[[Path], float]
+) -> None:
+    right = mos(tiny)
+    pipe, device = kept.glob("*/entry.json")
+    pipe.unlink()
+    os.mkfifo(pipe)
+    device.unlink()
+    device.symlink_to("/dev/zero")
+    assert mos(tiny) == right
+
+
+@needs_users
 @pytest.mark.parametrize("what", ["entry", "file"])
 def test_an_entry_that_others_can_write_to(
     tiny: Path, kept: Path, mos: Callable[[Path], float], what: str,

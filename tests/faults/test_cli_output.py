@@ -210,6 +210,13 @@ def test_ratings_that_cannot_be_used(text: bytes, message: bytes, tmp_path: Path
     assert [path.name for path in tmp_path.iterdir()] == ["r.csv"]
 
 
+def test_a_rated_path_with_a_nul(tmp_path: Path) -> None:
+    (tmp_path / "r.csv").write_bytes(b"path,mos\na\0.wav,3\n")
+    done = run("fit-mos", "r.csv", "-m", "nano-uncertainty", "-o", "new", cwd=tmp_path)
+    assert done.returncode in (1, 2)  # the csv module of Python 3.10 refuses the file
+    assert b"Traceback" not in done.stderr
+
+
 def test_folders(tmp_path: Path) -> None:
     """Each recording once, whatever links there are; what is passed over is said."""
     (tmp_path / "a" / "deep").mkdir(parents=True)

@@ -175,7 +175,7 @@ def load_safely(
             f"{path}: not a plain state dict; reading it could run code that is in it; {cure} "
             f"({reason})"
         ) from exc
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as exc:
+    except Exception as exc:  # a damaged pickle ends torch in many ways
         reason = str(exc).split("\n")[0]
         raise CheckpointError(
             f"{path}: not a checkpoint that torch can read ({reason}); the file may be truncated: "

@@ -199,6 +199,7 @@ def keep_inputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path]) ->
     Raises:
         click.UsageError: An output is an input, or two outputs are one.
     """
+    inputs = [path for path in inputs if "\0" not in str(path)]  # which cannot be read
     read: dict[tuple[int, int], str | Path] = {}
     for path in inputs:
         with suppress(OSError):

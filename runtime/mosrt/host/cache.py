@@ -64,10 +64,10 @@ def cache_directory() -> Path | None:
     return parent / ("mosrt/Cache" if sys.platform == "win32" else "mosrt")
 
 
-def distrust(path: Path) -> str | None:
+def distrust(path: Path) -> str | None:  # noqa: PLR0911 - one for each reason
     """Why a file or directory of a cache cannot be relied on; None if it can, or does not exist.
 
-    It must belong to this user or to root, and nobody else may write to it.
+    It must belong to this user or to root, and nobody else may write to it or replace it.
     """
     if not hasattr(os, "geteuid"):  # Windows, where the cache is in the user's own folder
         return None
@@ -75,10 +75,16 @@ def distrust(path: Path) -> str | None:
         status = path.stat()
     except FileNotFoundError:
         return None
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        return f"{path} is neither a file nor a directory"
     if status.st_uid not in (os.geteuid(), 0):
         return f"{path} belongs to another user (number {status.st_uid})"
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return f"others can write to {path} (mode {stat.S_IMODE(status.st_mode):o})"
+    for folder in Path(os.path.realpath(path)).parents:
+        mode = folder.stat().st_mode
+        if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+            return f"others can replace {path} (mode of {folder}: {stat.S_IMODE(mode):o})"
     return None
 
 

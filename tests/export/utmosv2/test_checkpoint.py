@@ -177,3 +177,10 @@ def test_a_head_without_whole_domains_is_refused(columns: int, tmp_path: Path) -
     state["fc.weight"] = torch.zeros(1, columns)
     with pytest.raises(CheckpointError, match=f"'fc.weight' is 1 x {columns}"):
         read_checkpoint(saved(tmp_path / "model.pth", state))
+
+
+@pytest.mark.parametrize("data", [b"RIFF" + bytes(40), b"0", b"}u.", b"\x80\x02R."])
+def test_what_is_no_checkpoint_is_called_so(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "clip.pt").write_bytes(data)
+    with pytest.raises(CheckpointError, match="not a checkpoint|not a plain state dict"):
+        read_checkpoint(tmp_path / "clip.pt")

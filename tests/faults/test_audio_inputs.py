@@ -149,6 +149,15 @@ def test_noise_is_no_audio() -> None:
             FileSource(junk)
 
 
+@pytest.mark.parametrize("n_frames", [5, 40])
+def test_a_program_with_a_few_frames_in_it_is_no_mp3(n_frames: int) -> None:
+    junk = np.random.default_rng(0).bytes(30_000)
+    frame = b"\xff\xfb\x90\xc0" + bytes(413)
+    with pytest.raises(AudioError, match="no known audio"):
+        FileSource(b"\x7fELF" + junk + frame * n_frames + junk)
+    assert not FileSource(junk[:20_000] + frame * 100).truncated
+
+
 @pytest.mark.parametrize("kind", ["VOC", "SVX", "IRCAM", "PAF", "MAT5", "SDS", "HTK"])
 def test_other_formats_need_to_be_asked_for(kind: str, tmp_path: Path) -> None:
     data = encoded(speech_like(2.0), kind, subtype="PCM_16")

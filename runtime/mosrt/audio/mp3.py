@@ -14,7 +14,6 @@ import os
 import re
 import struct
 import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
@@ -25,6 +24,8 @@ _LARGEST_FRAME_BYTES: Final = 1 << 13
 # Most junk that is skipped to find a frame: before the first one, and between others.
 _LEADING_BYTES: Final = 1 << 16
 _GAP_BYTES: Final = 1 << 22
+# So many frames follow the first one if other data is before it: programs contain a few in a row.
+_MORE_FRAMES: Final = 7
 _SYNC: Final = re.compile(rb"\xff[\xe2-\xff][\x10-\xef]", re.DOTALL)
 _TAGS: Final = re.compile(rb"Xing|Info|VBRI")
 _FORMAT_BITS: Final = 0xFFFE_0C00  # sync, version, layer, sampling rate
@@ -156,21 +157,27 @@ def _read(file: BinaryIO, start: int, count: int) -> bytes:
     return file.read(count)
 
 
-def streams(file: BinaryIO, start: int, stop: int) -> Iterator[Stream]:
+def streams(file: BinaryIO, start: int, stop: int) -> list[Stream]:
     """The streams of MPEG audio in a file; none if it holds no such audio.
+
+    A file with other data before them has to consist of them by more than half.
 
     Args:
         file: A seekable file.
         start: Where the first one begins, or up to 64 KiB of junk before it.
         stop: Where the last one ends at the latest.
     """
-    frames = _Frames(file, stop)
-    at = frames.find(start, min(stop, start + _LEADING_BYTES), alone=True)
+    frames, found = _Frames(file, stop), list[Stream]()
+    first = at = frames.find(
+        start, min(stop, start + _LEADING_BYTES), alone=True, more=_MORE_FRAMES
+    )
     if at is None and frames.free_format(start):
-        yield Stream(pieces=(range(start, stop),), end=stop)
+        return [Stream(pieces=(range(start, stop),), end=stop)]
     while at is not None:
         stream, at = frames.stream(at)
-        yield stream
+        found.append(stream)
+    n_bytes = sum(len(piece) for stream in found for piece in stream.pieces)
+    return found if first == start or 2 * n_bytes > stop - start else []
 
 
 class _Frame(NamedTuple):
@@ -203,13 +210,14 @@ class _Frames:
         self._tags: set[int] = set()
         self._known: dict[bytes, _Frame | None] = {}
 
-    def find(self, start: int, stop: int, *, alone: bool = False) -> int | None:
+    def find(self, start: int, stop: int, *, alone: bool = False, more: int = 2) -> int | None:
         """Where the next of several frames in a row begins.
 
         Args:
             start: Where to look.
             stop: Where to give up.
             alone: Whether a frame at `start` may be the only one.
+            more: How many of its kind have to follow.
         """
         while start < stop:
             self._load(start)
@@ -217,7 +225,7 @@ class _Frames:
                 at = self._start + found.start()
                 if at >= stop:
                     return None
-                if self._continues(at, 1 if alone and at == start else 2):
+                if self._continues(at, 1 if alone and at == start else more):
                     return at
                 if at - self._start + 4 * _LARGEST_FRAME_BYTES > len(self._block):
                     break  # load more

@@ -244,8 +244,7 @@ class CropPlan:
 
     def check(self, n_samples: int, geometry: CropGeometry) -> None:
         """Raises PlanError unless the plan fits a recording and a model's geometry."""
-        crops = (geometry.n_crops,)
-        if self.spec_starts.shape[1:] != crops:
+        if self.spec_starts.shape[1] != geometry.n_crops:
             raise PlanError(
                 f"the plan has {self.spec_starts.shape[1]} spectrogram crops per view, the model "
                 f"wants {geometry.n_crops}"

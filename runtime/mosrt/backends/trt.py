@@ -89,18 +89,16 @@ class TrtBackend:
                 network = _Network(tensorrt, cuda, files, path)
                 self._networks.append(network)
                 network.check(inputs, outputs)
+            self._profile = self._networks[0].profile
+            if any(network.profile != self._profile for network in self._networks):
+                raise ProviderError(
+                    f"{directory}: the engines of its networks are built for different shapes; "
+                    "build them together with `mosrt build`"
+                )
         except BaseException:
             self.close()
             raise
         self._batched = all(tensor.shape[0] == _BATCH for tensor in inputs)
-        profiles = [network.profile for network in self._networks]
-        self._profile = profiles[0]
-        if any(profile != self._profile for profile in profiles):
-            self.close()
-            raise ProviderError(
-                f"{directory}: the engines of its networks are built for different shapes; build "
-                "them together with `mosrt build`"
-            )
         (self.provider,) = TENSORRT
         _, usual, _ = next(iter(self._profile.values()))
         self.batch_size = usual[0] if self._batched else 1

@@ -113,8 +113,9 @@ def read_graph(path: Path) -> tuple[list[Node], dict[str, Tensor]]:
         for graph in _all(memoryview(path.read_bytes()), 7):
             for node in _all(graph, 1):
                 nodes.append(_node(node))
-                for value in _constant(node):
-                    constants[_text(node, 2)] = Tensor(value, path.parent)
+                if nodes[-1].op_type == "Constant":
+                    for value in (each for attr in _all(node, 5) for each in _all(attr, 5)):
+                        constants[_text(node, 2)] = Tensor(value, path.parent)
             for initializer in _all(graph, 5):
                 constants[_text(initializer, 8)] = Tensor(initializer, path.parent)
     return nodes, constants
@@ -265,13 +266,6 @@ def _node(message: memoryview) -> Node:
         inputs=tuple(bytes(name).decode() for name in _all(message, 1)),
         integers=integers,
     )
-
-
-def _constant(node: memoryview) -> Iterator[memoryview]:
-    """Yields the tensor of a Constant node."""
-    if _text(node, 4) == "Constant":
-        for attribute in _all(node, 5):
-            yield from _all(attribute, 5)
 
 
 def _all(message: memoryview, wanted: int) -> Iterator[memoryview]:

@@ -15,7 +15,7 @@ from mosrt.bundle.bundle import Bundle, embedded_models, find_bundle
 from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.mos_map import KINDS, MosMap
 from mosrt.bundle.writer import updated_bundle, write_manifest
-from mosrt.errors import BundleError
+from mosrt.errors import BundleError, os_errors_as
 from mosrt.loading import load
 
 from .command import THREADS, CommandError, exit_statuses, keep_inputs, model_option, output_option
@@ -147,7 +147,6 @@ def _write(manifest: Manifest, source: Path, output: Path | None) -> None:
         with updated_bundle(source, output) as directory:
             write_manifest(directory, manifest)
         return
-    try:
+    cure = "write a copy with --output"
+    with os_errors_as(CommandError, f"{source}: cannot be written", cure):
         write_manifest(source, manifest)
-    except OSError as exc:
-        raise CommandError(f"{source}: cannot be written ({exc.strerror or exc})") from exc

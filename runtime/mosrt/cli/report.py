@@ -77,31 +77,29 @@ def record(path: str, score: Score, *, timings: bool) -> dict[str, Any]:
 
 
 class _JsonLines:
+    _before, _after = "", "\n"
+
     def __init__(self, stream: IO[str], timings: bool) -> None:
         self._stream = stream
         self._timings = timings
 
     def add(self, path: str, score: Score) -> None:
         text = json_text(record(path, score, timings=self._timings), self._stream)
-        self._stream.write(text + "\n")
+        self._stream.write(self._before + text + self._after)
         self._stream.flush()
 
 
-class _Json:
+class _Json(_JsonLines):
     """One array; each object on its own line."""
 
-    def __init__(self, stream: IO[str], timings: bool) -> None:
-        self._stream = stream
-        self._timings = timings
-        self._separator = "[\n"
+    _before, _after = "[\n", ""
 
     def add(self, path: str, score: Score) -> None:
-        text = json_text(record(path, score, timings=self._timings), self._stream)
-        self._stream.write(self._separator + text)
-        self._separator = ",\n"
+        super().add(path, score)
+        self._before = ",\n"
 
     def end(self) -> None:
-        self._stream.write("[]\n" if self._separator == "[\n" else "\n]\n")
+        self._stream.write("[]\n" if self._before == "[\n" else "\n]\n")
 
 
 class _Csv:

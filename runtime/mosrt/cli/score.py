@@ -18,7 +18,7 @@ from mosrt.audio.guards import BadAudioPolicy
 from mosrt.audio.sources import AUDIO_SUFFIXES
 from mosrt.backends import PROVIDERS
 from mosrt.crops import MAX_VIEWS, PlanRule
-from mosrt.errors import AudioError, DomainError, MosrtError
+from mosrt.errors import AudioError, DomainError, MosrtError, os_errors_as
 from mosrt.host.files import files_below, replacing
 from mosrt.loading import load
 from mosrt.score import Score
@@ -78,9 +78,7 @@ ALL_DOMAINS: Final = "all"
     help="Execution provider that runs the model.",
 )
 @click.option(
-    "--threads",
-    type=THREADS,
-    help="Threads to use. [default: all cores this process may use]",
+    "--threads", type=THREADS, help="Threads to use. [default: all cores this process may use]"
 )
 @click.option(
     "--cache/--no-cache",
@@ -110,9 +108,7 @@ ALL_DOMAINS: Final = "all"
     "scored and flag it, give no score, or stop.",
 )
 @click.option(
-    "--remove-silence",
-    is_flag=True,
-    help="Cut long quiet runs first, as the public UTMOSv2 does.",
+    "--remove-silence", is_flag=True, help="Cut long quiet runs first, as the public UTMOSv2 does."
 )
 @click.option(
     "--any-format",
@@ -176,10 +172,8 @@ def score(
                 from .plot import draw  # noqa: PLC0415 - matplotlib
 
             rate_hz = scorer.manifest.sample_rate_hz
-            try:
+            with os_errors_as(CommandError, f"{plot}: cannot be written", "choose another file"):
                 draw(files[0], done[0][0], sample_rate_hz=rate_hz, target=plot)
-            except OSError as exc:
-                raise CommandError(f"{plot}: cannot be written ({exc.strerror or exc})") from exc
     for i, name in enumerate(domains):
         click.echo(f"{printable(name)}: {summary([scores[i] for scores in done])}", err=True)
     if stopped is not None:
@@ -216,7 +210,8 @@ def _score_all(
     ):
         try:
             for path in bar:
-                scores = _score(scorer, path, domains, request)
+                file = sys.stdin.buffer if path == STDIN else path
+                scores = list(scorer._score_domains(file, domains, request).values())
                 done.append(scores)
                 for each in scores:
                     report.add(path, each)
@@ -287,12 +282,6 @@ def _domains(scorer: Scorer, domain: str | None) -> tuple[str, ...]:
     if domain is not None and domain not in scorer.domains:
         raise DomainError(domain, (*scorer.domains, ALL_DOMAINS))
     return (domain or scorer.manifest.default_domain,)
-
-
-def _score(scorer: Scorer, path: str, domains: tuple[str, ...], request: Request) -> list[Score]:
-    """The scores of one file, one per domain."""
-    file = sys.stdin.buffer if path == STDIN else path
-    return list(scorer._score_domains(file, domains, request).values())
 
 
 @contextmanager

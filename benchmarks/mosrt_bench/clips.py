@@ -50,6 +50,8 @@ def audio_files(paths: Sequence[Path]) -> list[AudioFile]:
             if not files:
                 raise BenchError(f"{path}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))})")
         for file in files:
+            if file.exists() and not file.is_file():  # each is read twice, to hash and to score it
+                raise BenchError(f"{file}: is a pipe or a device; give a file or a folder")
             name = file.relative_to(path).as_posix() if path.is_dir() else file.name
             if name in found and found[name].path.resolve() != file.resolve():
                 raise BenchError(

@@ -54,6 +54,14 @@ def test_gate(clips: Path) -> None:
 
 
 @needs_bench
+def test_pipes_and_devices_are_no_clips(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("pipe", "/dev/zero"):
+        done = run("gate", path, "--update", "--baseline", "b.json", cwd=tmp_path)
+        assert (done.returncode, b"is a pipe or a device" in done.stderr) == (3, True)
+
+
+@needs_bench
 def test_bench(clips: Path) -> None:
     options = ("--no-speed", "--provider", "cpu", "--report", ODD[0])
     done = run("bench", "run", "--audio", "clips", *options, cwd=clips.parent)

@@ -228,6 +228,15 @@ def test_masked_samples_are_no_audio(speech: Any) -> None:
     np.testing.assert_array_equal(block[:, 0], speech[: len(block)])
 
 
+@pytest.mark.parametrize("dtype", ["f4", "f8", "i2", "i4"])
+def test_both_byte_orders_are_taken(dtype: str) -> None:
+    samples = np.arange(-4_000, 4_000).astype(dtype)
+    little, big = (
+        next(ArraySource(samples.astype(order + dtype), 16_000).blocks()) for order in "<>"
+    )
+    np.testing.assert_array_equal(little, big)
+
+
 def test_mp3_in_wav_is_counted_too() -> None:
     tagged, info, _ = mp3(44_100, 1, "VARIABLE")
     bare = tagged[len(info) :]

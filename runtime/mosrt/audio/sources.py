@@ -108,14 +108,14 @@ class ArraySource:
             array = np.asarray(waveform)
         except (ValueError, TypeError, RuntimeError) as exc:
             raise audio_error(name, "bad-array", str(exc)) from exc
-        if array.dtype not in (np.float32, np.float64, *_INTEGER_SCALE):
+        if array.dtype.newbyteorder("=") not in (np.float32, np.float64, *_INTEGER_SCALE):
             raise audio_error(name, "bad-array", f"its dtype is {array.dtype}")
         if array.ndim not in (1, 2):
             raise audio_error(name, "bad-array", f"its shape is {array.shape}")
         if array.ndim == 2 and not 1 <= array.shape[0] <= _MAX_CHANNELS:
             hint = ", is it transposed?" if array.shape[0] > array.shape[1] > 0 else ""
             raise audio_error(name, "bad-array", f"its shape is {array.shape}{hint}")
-        self._samples = np.atleast_2d(array)
+        self._samples = np.atleast_2d(array.astype(array.dtype.newbyteorder("="), copy=False))
 
     def blocks(self) -> Iterator[Float32Array]:
         """Yields the recording in blocks (samples, channels) float32 of about 2 s."""

@@ -110,7 +110,7 @@ def _check_triton(target: Path) -> None:
 def _check_engines(target: Path) -> None:
     """A directory that engines are added to, one at a time: each is complete, or not there yet."""
     cached = [path.read_bytes() for path in target.parent.glob("cache/engines/*.engine")]
-    for path in target.iterdir():
+    for path in target.glob("*.engine"):  # a file that is being written has another name
         engine = path.read_bytes()
         assert engine
         assert any(each.endswith(engine) for each in cached)

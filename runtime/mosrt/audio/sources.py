@@ -307,8 +307,8 @@ class FileSource:
                     sound = _Sound(path if os.name == "nt" else os.fsencode(path))
                 else:
                     file = stack.enter_context(self._opened())
-                    view = None if self._whole else _View(file, part)
-                    sound = _Sound(view or file)
+                    view = _View(file, part)
+                    sound = _Sound(view)
                 stack.enter_context(sound)
             yield sound
             self.truncated = self.truncated or (view is not None and view.error is not None)

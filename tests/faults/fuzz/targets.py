@@ -55,7 +55,7 @@ class Target(Protocol):
 
 
 class Audio:
-    """The bytes of audio files, read from memory, from a file and from a pipe."""
+    """The bytes of audio files, read from memory and from a file."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -66,12 +66,9 @@ class Audio:
 
     def run(self, data: bytes) -> bool:
         file: Any = data
-        way = len(data) % 8
-        if way == 0:
+        if len(data) % 8 == 0:
             file = self._folder / "clip"
             file.write_bytes(data)
-        elif way == 1:
-            file = io.BytesIO(data).getvalue()
         try:
             recording = Recording(FileSource(file), _RATE_HZ)
             n = 0

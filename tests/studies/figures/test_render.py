@@ -52,7 +52,13 @@ def test_contents_link_to_headings() -> None:
 def test_runs_say_where_they_come_from() -> None:
     for path in RESULTS.glob("*.json"):
         run = json.loads(path.read_text(encoding="utf-8"))
-        commands = ("python -m mosrt_", "mosrt bench ", "mosrt calibrate ", "mosrt quantize ")
+        commands = (
+            "python -m mosrt_",
+            "mosrt bench ",
+            "mosrt calibrate ",
+            "mosrt quantize ",
+            "nox ",
+        )
         assert run["command"].startswith(commands)
         assert run["machine"]["cpu"]
         assert run["machine"]["packages"]["onnxruntime"]

@@ -17,8 +17,11 @@ import mosrt
 
 from .machines import CLIP
 
-# What a shell starts in the background ignores SIGINT, and so would its children.
-HEED = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+# What a shell starts in the background ignores SIGINT, and under nohup SIGHUP; so would children.
+HEED = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "hasattr(signal, 'SIGHUP') and signal.signal(signal.SIGHUP, signal.SIG_DFL);"
+)
 COMMAND = (
     sys.executable,
     "-c",

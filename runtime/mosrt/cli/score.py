@@ -145,7 +145,10 @@ def score(
     how much listeners disagree. The same command prints the same bytes every time.
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
     files, complete = _files(paths, recursive)
-    piped = files[0] == STDIN or Path(files[0]).is_fifo()  # --plot reads the recording twice
+    piped = files[0] == STDIN
+    with suppress(OSError):  # which scoring will tell
+        piped = piped or Path(files[0]).is_fifo()
+    # --plot reads the recording twice.
     if plot is not None and (len(files) > 1 or piped or str(plot) == "-"):
         raise click.UsageError("--plot draws one recording: give one file, and a name for the PNG")
     keep_inputs([output, plot], [*files, *([] if model is None else [model])])

@@ -14,6 +14,7 @@ import random
 import shutil
 import signal
 import sys
+import tempfile
 import threading
 import time
 from dataclasses import dataclass, field
@@ -162,6 +163,8 @@ def _in_child(name: str, workspace: Path, moment: Moments | None, changes: Any) 
     faulthandler.dump_traceback_later(LIMIT_S - 10, exit=True)  # to the log, if it hangs
     os.environ["MOSRT_CACHE"] = str(workspace / "cache")
     os.environ["TMPDIR"] = str(workspace / "tmp")
+    # Python would try the folder with a file of its own, which a kill would leave.
+    tempfile.tempdir = str(workspace / "tmp")
     (workspace / "tmp").mkdir(exist_ok=True)
     # Only what is below the workspace counts.
     root = str(workspace)

@@ -19,6 +19,8 @@ from tests.conftest import DATA, made_once
 pytest.importorskip("distillmos", reason="needs the package distillmos, of the extra export")
 from mosrt_export.distillmos import published_model
 
+pytestmark = pytest.mark.full  # an export takes half a minute
+
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:

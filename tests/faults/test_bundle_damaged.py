@@ -466,6 +466,7 @@ def test_a_hostile_bundle_is_not_copied(copy: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.full
 def test_every_damaged_byte_of_a_graph(copy: Path, clips: list[Path]) -> None:
     """The manifest agrees with the damage, as if an exporter were broken."""
     whole = (copy / GRAPH).read_bytes()

@@ -94,6 +94,7 @@ def test_a_bundle_that_claims_anothers_hashes(
     assert mos(tiny) == right
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("settled", [True, False])
 def test_a_damaged_entry_is_made_again(
     tiny: Path, kept: Path, mos: Callable[[Path], float], settled: bool

@@ -30,6 +30,7 @@ def clips(tmp_path: Path) -> Path:
 
 
 @needs_bench
+@pytest.mark.full
 def test_gate(clips: Path) -> None:
     gate = ("gate", "clips", "--views", "2", "--baseline")
     at = clips.parent

@@ -161,6 +161,7 @@ def test_standard_output_by_name(tmp_path: Path) -> None:
         assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.full
 def test_an_input_is_never_an_output(tmp_path: Path) -> None:
     clip = tmp_path / "a.wav"
     shutil.copy(CLIP, clip)

@@ -29,6 +29,7 @@ COMMAND = (
 )
 
 
+@pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="POSIX signals")
 @pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
 @pytest.mark.parametrize("after_s", [0.02, 0.1, 0.4, 2.0])

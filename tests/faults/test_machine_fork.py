@@ -97,6 +97,7 @@ check(child(again))
     )
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("provider", ["cpu", "openvino-fp32"])
 def test_forks_while_other_threads_score(provider: str) -> None:
     """No lock of the engine or of libsndfile is inherited."""

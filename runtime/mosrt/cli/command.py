@@ -199,6 +199,9 @@ def keep_inputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path]) ->
     Raises:
         click.UsageError: An output is an input, or two outputs are one.
     """
+    named = [output for output in outputs if output is not None]
+    if not named:
+        return
     inputs = [path for path in inputs if "\0" not in str(path)]  # which cannot be read
     read: dict[tuple[int, int], str | Path] = {}
     for path in inputs:
@@ -206,15 +209,12 @@ def keep_inputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path]) ->
             found = os.fstat(0) if path == "-" else Path(path).stat()
             read.setdefault((found.st_dev, found.st_ino), path)
     written: set[Path] = set()
-    for output in outputs:
-        if output is None:
-            continue
+    for output in named:
         real = Path(os.path.realpath(output))
         if real in written:
             raise click.UsageError(f"{output}: two outputs have this name; choose another")
         written.add(real)
-        inside = {parent for path in inputs for parent in Path(os.path.realpath(path)).parents}
-        if real.is_dir() and real in inside:
+        if real.is_dir() and any(real in Path(os.path.realpath(path)).parents for path in inputs):
             raise click.UsageError(f"{output}: has an input in it; choose another --output")
         if not real.is_file() and not real.is_dir():
             continue

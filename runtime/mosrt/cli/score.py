@@ -145,12 +145,14 @@ def score(
     how much listeners disagree. The same command prints the same bytes every time.
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
     files, complete = _files(paths, recursive)
-    piped = files[0] == STDIN
-    with suppress(OSError):  # which scoring will tell
-        piped = piped or Path(files[0]).is_fifo()
-    # --plot reads the recording twice.
-    if plot is not None and (len(files) > 1 or piped or str(plot) == "-"):
-        raise click.UsageError("--plot draws one recording: give one file, and a name for the PNG")
+    if plot is not None:
+        piped = files[0] == STDIN  # --plot reads the recording twice
+        with suppress(OSError):  # which scoring will tell
+            piped = piped or Path(files[0]).is_fifo()
+        if len(files) > 1 or piped or str(plot) == "-":
+            raise click.UsageError(
+                "--plot draws one recording: give one file, and a name for the PNG"
+            )
     keep_inputs([output, plot], [*files, *([] if model is None else [model])])
     rule = PlanRule.parse(plan_text, views)
     handler, logger = _ClickHandler(), logging.getLogger("mosrt")
@@ -255,10 +257,12 @@ def _files(paths: Sequence[str], recursive: bool) -> tuple[list[str], bool]:
             continue
         before = len(failures)
         found = files_below(Path(path), recursive=recursive, failed=failures.append)
-        audio = [file for file in found if file.suffix.lower() in AUDIO_SUFFIXES]
-        others.update(
-            file.suffix.lower() or "without an ending" for file in found if file not in set(audio)
-        )
+        audio = []
+        for file in found:
+            if (suffix := file.suffix.lower()) in AUDIO_SUFFIXES:
+                audio.append(file)
+            else:
+                others[suffix or "without an ending"] += 1
         if not audio:
             if failures[before:]:
                 raise failures[-1]

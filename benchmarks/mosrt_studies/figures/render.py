@@ -40,6 +40,8 @@ _RENAMED: Final = (
     (r" --out ", " --output "),
 )
 _LIST: Final = re.compile(r"--(variant|provider|length)s (\S+)")
+# The last commit that has the code of a study that is no longer here.
+_LAST_COMMIT: Final = {"architectures": "36dc3eb", "distilled": "9054121"}
 # Threads of studies that fix them and do not record them.
 _THREADS: Final = {"embedded": 1, "ladder": 1, "listening": 1, "order": 1, "drift": 1}
 
@@ -70,9 +72,11 @@ def _provenance(name: str, run: Run) -> str:
     threads = run.get("threads") or run.get("settings", {}).get("threads") or _THREADS.get(name)
     counts = " or ".join(map(str, threads)) if isinstance(threads, list) else str(threads)
     used = "" if threads is None else f" {counts} thread{'' if counts == '1' else 's'}."
+    commit = _LAST_COMMIT.get(name)
+    source = "" if commit is None else f" The code of this study is in commit `{commit}`."
     return (
         f"{machine['cpu']}, {machine['usable_cores']} cores, {machine['memory_gib']:.0f} GiB."
-        f"{used} {versions}. Raw data: [{name}.json](results/{name}.json).\n\n"
+        f"{used} {versions}. Raw data: [{name}.json](results/{name}.json).{source}\n\n"
         f"```\n{_current(run['command'])}\n```"
     )
 

@@ -1,1 +1,0 @@
-"""Training of `utmosv2-distilled`: UTMOSv2's size, the scores of `nano` as targets."""

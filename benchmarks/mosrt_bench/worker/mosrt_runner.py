@@ -183,11 +183,8 @@ def _build_missing(bundle: Bundle, variant: str) -> dict[str, Any]:
             settings=BuildSettings(),
         ):
             try:
-                path = files.find(engine.key.graph, target)
-                missing = files.fault(path, engine.key.graph, target) is not None
+                files.find(engine.key.graph, target)
             except ProviderError:
-                missing = True
-            if missing:
                 engine.build(tensorrt, files)
                 n_built += 1
     return {

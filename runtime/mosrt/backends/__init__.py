@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,9 +34,13 @@ _AUTO: Final = ("cuda", "cpu")
 
 def present_providers() -> tuple[str, ...]:
     """The providers whose packages are installed; one that needs a GPU may still fail to start."""
-    from . import openvino, trt  # noqa: PLC0415 - imported only where needed
+    from .trt_module import MODULES  # noqa: PLC0415 - only what is in use is imported
 
-    return (*ort.present_providers(), *openvino.present_providers(), *trt.present_providers())
+    return (
+        *ort.present_providers(),
+        *(OPENVINO if find_spec("openvino") else ()),
+        *(TENSORRT if any(map(find_spec, MODULES)) else ()),
+    )
 
 
 def candidates(provider: str) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ import ctypes
 import ctypes.util
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,10 +22,16 @@ from mosrt.errors import ProviderError
 
 __all__ = ["Cuda", "DeviceBuffer", "Event", "Graph", "HostBuffer", "Stream"]
 
-_ERROR_NO_DEVICE: Final = frozenset((34, 35, 100))  # stub library, driver too old or none, no GPU
-_ERROR_OUT_OF_MEMORY: Final = 2
-_ATTRIBUTE_MAJOR: Final = 75
-_ATTRIBUTE_MINOR: Final = 76
+_NO_DEVICE: Final = "; check that there is an NVIDIA GPU and that its driver supports this CUDA"
+_CURES: Final = {
+    2: "; close other programs, or build the engine again with a smaller --max-batch or "
+    "--max-seconds",  # out of memory
+    34: _NO_DEVICE,  # the library is a stub
+    35: _NO_DEVICE,  # the driver is missing or too old
+    100: _NO_DEVICE,  # there is no GPU
+}
+_ATTRIBUTE_MAJOR: Final = ctypes.c_int(75)
+_ATTRIBUTE_MINOR: Final = ctypes.c_int(76)
 _STREAM_NON_BLOCKING: Final = 1
 # A waiting thread sleeps, because the front end of the next recording needs the core.
 _EVENT_BLOCKING_NO_TIMING: Final = 1 | 2
@@ -77,33 +83,21 @@ class Cuda:
         )
 
     def call(self, name: str, *args: Any) -> None:
-        """Calls a function that returns an error code.
+        """Calls a function that returns an error code; an object here stands for its address.
 
         Raises:
             ProviderError: The function failed.
         """
-        code = getattr(self._library, name)(*args)
+        plain = (ctypes.c_void_p(arg.address) if isinstance(arg, _Handle) else arg for arg in args)
+        code = getattr(self._library, name)(*plain)
         if code == 0:
             return
         # Clears the error, which the next launch would report again.
         self._library.cudaGetLastError()
-        if code in _ERROR_NO_DEVICE:
-            cure = "; check that there is an NVIDIA GPU and that its driver supports this CUDA"
-        elif code == _ERROR_OUT_OF_MEMORY:
-            cure = (
-                "; close other programs, or build the engine again with a smaller --max-batch or "
-                "--max-seconds"
-            )
-        else:
-            cure = ""
+        cure = _CURES.get(code, "")
         constant = self._library.cudaGetErrorName(ctypes.c_int(code)).decode()
         text = self._library.cudaGetErrorString(ctypes.c_int(code)).decode()
         raise ProviderError(f"CUDA: {name} failed with {constant} ({code}, {text}){cure}")
-
-    def attempt(self, name: str, *args: Any) -> None:
-        """Calls a function and ignores its failure, because another error is being handled."""
-        if getattr(self._library, name)(*args) != 0:
-            self._library.cudaGetLastError()
 
     def compute_capability(self) -> str:
         """The compute capability of device 0, such as "8.7".
@@ -115,31 +109,17 @@ class Cuda:
         self.call("cudaGetDeviceCount", ctypes.byref(count))
         if count.value == 0:
             raise ProviderError("CUDA finds no NVIDIA GPU; check CUDA_VISIBLE_DEVICES")
-        numbers = []
-        for attribute in (_ATTRIBUTE_MAJOR, _ATTRIBUTE_MINOR):
-            number = ctypes.c_int()
-            asked, device = ctypes.c_int(attribute), ctypes.c_int(0)
-            self.call("cudaDeviceGetAttribute", ctypes.byref(number), asked, device)
-            numbers.append(number.value)
-        return "{}.{}".format(*numbers)
+        major, minor = ctypes.c_int(), ctypes.c_int()
+        device = ctypes.c_int(0)
+        self.call("cudaDeviceGetAttribute", ctypes.byref(major), _ATTRIBUTE_MAJOR, device)
+        self.call("cudaDeviceGetAttribute", ctypes.byref(minor), _ATTRIBUTE_MINOR, device)
+        return f"{major.value}.{minor.value}"
 
-    def copy_in(self, target: DeviceBuffer, source: HostBuffer, n_bytes: int, on: Stream) -> None:
-        """Queues a copy from the host to the device."""
-        self._copy(target.address, source.address, n_bytes, _HOST_TO_DEVICE, on)
-
-    def copy_out(self, target: HostBuffer, source: DeviceBuffer, n_bytes: int, on: Stream) -> None:
-        """Queues a copy from the device to the host."""
-        self._copy(target.address, source.address, n_bytes, _DEVICE_TO_HOST, on)
-
-    def _copy(self, target: int, source: int, n_bytes: int, kind: int, on: Stream) -> None:
-        self.call(
-            "cudaMemcpyAsync",
-            ctypes.c_void_p(target),
-            ctypes.c_void_p(source),
-            ctypes.c_size_t(n_bytes),
-            ctypes.c_int(kind),
-            ctypes.c_void_p(on.address),
-        )
+    def copy(self, target: _Handle, source: _Handle, n_bytes: int, on: Stream) -> None:
+        """Queues a copy between a `HostBuffer` and a `DeviceBuffer`, in either direction."""
+        kind = _HOST_TO_DEVICE if isinstance(source, HostBuffer) else _DEVICE_TO_HOST
+        size = ctypes.c_size_t(n_bytes)
+        self.call("cudaMemcpyAsync", target, source, size, ctypes.c_int(kind), on)
 
 
 class _Handle:
@@ -196,7 +176,7 @@ class Stream(_Handle):
 
     def synchronize(self) -> None:
         """Waits until all queued work is done."""
-        self._cuda.call("cudaStreamSynchronize", ctypes.c_void_p(self.address))
+        self._cuda.call("cudaStreamSynchronize", self)
 
     @contextmanager
     def capturing(self) -> Iterator[list[Graph]]:
@@ -208,19 +188,19 @@ class Stream(_Handle):
         Raises:
             ProviderError: The work cannot be captured; the stream stays usable.
         """
-        stream = ctypes.c_void_p(self.address)
         captured: list[Graph] = []
-        self._cuda.call("cudaStreamBeginCapture", stream, ctypes.c_int(_CAPTURE_THREAD_LOCAL))
+        self._cuda.call("cudaStreamBeginCapture", self, ctypes.c_int(_CAPTURE_THREAD_LOCAL))
         template = ctypes.c_void_p()
         try:
             yield captured
         except BaseException:
             # Ending an invalid capture fails too; the first error is the one to report.
-            self._cuda.attempt("cudaStreamEndCapture", stream, ctypes.byref(template))
+            with suppress(ProviderError):
+                self._cuda.call("cudaStreamEndCapture", self, ctypes.byref(template))
             if template.value is not None:
                 self._cuda.call("cudaGraphDestroy", template)
             raise
-        self._cuda.call("cudaStreamEndCapture", stream, ctypes.byref(template))
+        self._cuda.call("cudaStreamEndCapture", self, ctypes.byref(template))
         try:
             captured.append(Graph(self._cuda, template))
         finally:
@@ -236,13 +216,11 @@ class Event(_Handle):
 
     def record(self, on: Stream) -> None:
         """Queues the mark after all work queued so far."""
-        self._cuda.call(
-            "cudaEventRecord", ctypes.c_void_p(self.address), ctypes.c_void_p(on.address)
-        )
+        self._cuda.call("cudaEventRecord", self, on)
 
     def synchronize(self) -> None:
         """Waits until the GPU reaches the mark."""
-        self._cuda.call("cudaEventSynchronize", ctypes.c_void_p(self.address))
+        self._cuda.call("cudaEventSynchronize", self)
 
 
 class Graph(_Handle):
@@ -255,9 +233,7 @@ class Graph(_Handle):
 
     def launch(self, on: Stream) -> None:
         """Queues the captured work."""
-        self._cuda.call(
-            "cudaGraphLaunch", ctypes.c_void_p(self.address), ctypes.c_void_p(on.address)
-        )
+        self._cuda.call("cudaGraphLaunch", self, on)
 
 
 def _candidates() -> Iterator[str]:

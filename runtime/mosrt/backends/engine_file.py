@@ -157,21 +157,23 @@ class EngineFiles:
         """The path of the engine that was built last for a graph and target, of any shapes.
 
         Raises:
-            ProviderError: There is no such engine.
+            ProviderError: There is no such engine, or it cannot be used.
         """
         found = sorted(
             self.directory.glob(f"{_stem(graph, target)}-*.engine"),
             key=lambda path: (path.stat().st_mtime_ns, path.name),
         )
-        if found:
-            if (doubt := distrust(self.directory) or distrust(found[-1])) is not None:
-                raise ProviderError(
-                    f"the engine is not used, because {doubt}; take that right away (chmod go-w)"
-                )
-            return found[-1]
-        others = sorted(path.name for path in self.directory.glob(f"{graph[:16]}-*.engine"))
-        hint = f" (there are {', '.join(others)})" if others else ""
-        raise ProviderError(f"no engine for {target} in {self.directory}{hint}")
+        if not found:
+            others = sorted(path.name for path in self.directory.glob(f"{graph[:16]}-*.engine"))
+            hint = f" (there are {', '.join(others)})" if others else ""
+            raise ProviderError(f"no engine for {target} in {self.directory}{hint}")
+        if (doubt := distrust(self.directory) or distrust(found[-1])) is not None:
+            raise ProviderError(
+                f"the engine is not used, because {doubt}; take that right away (chmod go-w)"
+            )
+        if (fault := self.fault(found[-1], graph, target)) is not None:
+            raise ProviderError(f"{found[-1]} cannot be used: {fault}")
+        return found[-1]
 
     def fault(self, path: Path, graph: str, target: Target) -> str | None:
         """Why a file cannot be used for a graph and target; None if it can be used."""

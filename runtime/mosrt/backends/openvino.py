@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import sys
 import threading
@@ -21,9 +20,9 @@ from mosrt.host.cpu import CpuFeatures
 from mosrt.host.fork import fork_waits, keep_in_children
 from mosrt.host.thread_pool import Calls
 
-from .base import OPENVINO, check_tensors, reason, stacked
+from .base import check_tensors, reason, stacked
 
-__all__ = ["OpenVinoBackend", "present_providers"]
+__all__ = ["OpenVinoBackend"]
 
 _ABSENT: Final[Any] = None  # in `sys.modules`: importing it fails
 _PRECISIONS: Final = {"openvino-bf16": "bf16", "openvino-fp32": "f32"}
@@ -112,11 +111,6 @@ class OpenVinoBackend:
     def _release(self) -> None:
         self._requests.clear()
         self._mapped.clear()
-
-
-def present_providers() -> tuple[str, ...]:
-    """The providers of this backend if OpenVINO is installed, else none."""
-    return OPENVINO if importlib.util.find_spec("openvino") is not None else ()
 
 
 class _Compiler:

@@ -8,25 +8,23 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
-
-import numpy as np
 
 from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import TensorSpec, Variant
 from mosrt.errors import BundleError, ProviderError
 from mosrt.host.thread_pool import Calls
 
-from .base import TENSORRT, check_tensors
+from .base import TENSORRT, check_tensors, stacked
 from .cuda import Cuda
 from .engine_file import EngineFiles, Target
 from .trt_context import ExecutionContext
-from .trt_module import TensorRt, dtype_name, find_tensorrt, tensorrt_installed
+from .trt_module import TensorRt, dtype_name, find_tensorrt
 
-__all__ = ["TrtBackend", "present_providers"]
+__all__ = ["TrtBackend"]
 
 _BATCH: Final = "batch"
 # Two contexts keep a GPU busy: one computes while the other copies. More only cost memory.
@@ -77,11 +75,8 @@ class TrtBackend:
         self._calls = Calls("the backend", self._release)
         try:
             for member in variant.members:
-                graph = member.sha256
                 try:
-                    path = files.find(graph, target)
-                    if (fault := files.fault(path, graph, target)) is not None:
-                        raise ProviderError(f"{path} cannot be used: {fault}")
+                    path = files.find(member.sha256, target)
                 except ProviderError as exc:
                     raise ProviderError(
                         f"{directory / member.graph.path}: {exc}; build it here with `mosrt build`"
@@ -98,33 +93,22 @@ class TrtBackend:
         except BaseException:
             self.close()
             raise
-        self._batched = all(tensor.shape[0] == _BATCH for tensor in inputs)
+        self._outputs = outputs
         (self.provider,) = TENSORRT
         _, usual, _ = next(iter(self._profile.values()))
-        self.batch_size = usual[0] if self._batched else 1
+        batched = all(tensor.shape[0] == _BATCH for tensor in inputs)
+        self.batch_size = usual[0] if batched else 1
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
-        """Runs a batch of any size; see `mosrt.backends.Backend`.
-
-        A batch larger than the engine's maximum is split. The last part is padded with copies of
-        its last view, so that all parts have the same size.
+        """Runs a batch, of any size that the engine takes; see `mosrt.backends.Backend`.
 
         Raises:
             ProviderError: A shape is outside the engine's profile, or CUDA or TensorRT failed.
         """
-        done: list[dict[str, Array]] = []
         with self._calls.one():
-            for part, n_wanted in self._parts(feeds) if self._batched else [(feeds, None)]:
-                self._check_shapes(part)
-                results = [network.run(part, outputs) for network in self._networks]
-                stacks = {
-                    name: np.stack([found[name][:n_wanted] for found in results])
-                    for name in outputs
-                }
-                done.append(stacks)
-        if len(done) == 1:
-            return done[0]
-        return {name: np.concatenate([part[name] for part in done], axis=1) for name in outputs}
+            self._check_shapes(feeds)
+            results = [network.run(feeds, outputs) for network in self._networks]
+        return stacked(self._outputs, results, outputs)
 
     def close(self) -> None:
         """Waits for running calls, then releases the execution contexts and the engines."""
@@ -133,23 +117,6 @@ class TrtBackend:
     def _release(self) -> None:
         for network in self._networks:
             network.close()
-
-    def _parts(
-        self, feeds: Mapping[str, Array]
-    ) -> Iterable[tuple[Mapping[str, Array], int | None]]:
-        """Yields batches that fit the engine, and how many views of each are wanted."""
-        smallest, _, largest = (shape[0] for shape in next(iter(self._profile.values())))
-        n_views = len(next(iter(feeds.values())))
-        size = largest if n_views > largest else max(n_views, smallest)
-        for first in range(0, n_views, size):
-            part = {name: values[first : first + size] for name, values in feeds.items()}
-            n_wanted = len(next(iter(part.values())))
-            if n_wanted < size:
-                part = {
-                    name: np.concatenate([values, np.repeat(values[-1:], size - n_wanted, axis=0)])
-                    for name, values in part.items()
-                }
-            yield part, n_wanted
 
     def _check_shapes(self, feeds: Mapping[str, Array]) -> None:
         for name, (smallest, _, largest) in self._profile.items():
@@ -181,10 +148,16 @@ class _Network:
                     "build it again with `mosrt build`"
                 )
         self.profile = header.key.profile
-        modes = tensorrt.module.TensorIOMode
-        names = [self._engine.get_tensor_name(i) for i in range(self._engine.num_io_tensors)]
-        self._inputs = [name for name in names if self._engine.get_tensor_mode(name) == modes.INPUT]
-        self._outputs = [name for name in names if name not in self._inputs]
+        # Type and shape of each tensor by name.
+        self._inputs: dict[str, tuple[str, tuple[int, ...]]] = {}
+        self._outputs: dict[str, tuple[str, tuple[int, ...]]] = {}
+        for i in range(self._engine.num_io_tensors):
+            name = self._engine.get_tensor_name(i)
+            is_input = self._engine.get_tensor_mode(name) == tensorrt.module.TensorIOMode.INPUT
+            (self._inputs if is_input else self._outputs)[name] = (
+                dtype_name(self._engine.get_tensor_dtype(name)),
+                tuple(self._engine.get_tensor_shape(name)),
+            )
         self._idle: list[ExecutionContext] = []
         self._n_contexts = 0
         self._max_contexts = _MAX_CONTEXTS
@@ -192,18 +165,8 @@ class _Network:
 
     def check(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
         """Raises BundleError unless the engine has the manifest's inputs and outputs."""
-        for kind, wanted, names in (
-            ("input", inputs, self._inputs),
-            ("output", outputs, self._outputs),
-        ):
-            found = {
-                name: (
-                    dtype_name(self._engine.get_tensor_dtype(name)),
-                    tuple(self._engine.get_tensor_shape(name)),
-                )
-                for name in names
-            }
-            check_tensors(f"{self._path}: the engine's {kind}", wanted, found)
+        check_tensors(f"{self._path}: the engine's input", inputs, self._inputs)
+        check_tensors(f"{self._path}: the engine's output", outputs, self._outputs)
         if set(self.profile) != set(self._inputs):
             raise BundleError(
                 f"{self._path}: the engine takes {', '.join(self._inputs)}, but its header says "
@@ -243,10 +206,7 @@ class _Network:
 
     def _new_context(self) -> ExecutionContext | None:
         """Creates a context; None if memory does not suffice for one more."""
-        dtypes = {
-            name: dtype_name(self._engine.get_tensor_dtype(name))
-            for name in (*self._inputs, *self._outputs)
-        }
+        dtypes = {name: dtype for name, (dtype, _) in (self._inputs | self._outputs).items()}
         try:
             context = ExecutionContext(
                 self._tensorrt, self._cuda, self._engine, self.profile, dtypes
@@ -259,8 +219,3 @@ class _Network:
             return None
         self._n_contexts += 1
         return context
-
-
-def present_providers() -> tuple[str, ...]:
-    """The providers of this backend if TensorRT's module is installed, else none."""
-    return TENSORRT if tensorrt_installed() else ()

@@ -173,7 +173,7 @@ class ExecutionContext:
     def _queue_without_graph(self, outputs: Sequence[str]) -> None:
         for name, shape in self._shapes.items():
             tensor = self._tensors[name]
-            self._cuda.copy_in(tensor.device, tensor.host, tensor.n_bytes(shape), self._stream)
+            self._cuda.copy(tensor.device, tensor.host, tensor.n_bytes(shape), self._stream)
         with self._tensorrt.log() as lines:
             self._require(
                 self._context.execute_async_v3(self._stream.address), "run the engine", lines
@@ -181,7 +181,7 @@ class ExecutionContext:
         for name in outputs:
             tensor = self._tensors[name]
             n_bytes = tensor.n_bytes(self._output_shapes[name])
-            self._cuda.copy_out(tensor.host, tensor.device, n_bytes, self._stream)
+            self._cuda.copy(tensor.host, tensor.device, n_bytes, self._stream)
 
     def _capture_graph(self, outputs: Sequence[str]) -> None:
         # TensorRT-RTX says beforehand whether a context can be captured.

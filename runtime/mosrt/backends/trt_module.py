@@ -7,7 +7,6 @@ every NVIDIA GPU; TensorRT-RTX supports only the GPUs that it lists.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import re
 import threading
 from collections.abc import Iterator
@@ -18,7 +17,7 @@ from typing import Any, Final
 
 from mosrt.errors import ProviderError
 
-__all__ = ["MODULES", "TensorRt", "dtype_name", "find_tensorrt", "tensorrt_installed"]
+__all__ = ["MODULES", "TensorRt", "dtype_name", "find_tensorrt"]
 
 MODULES: Final = ("tensorrt", "tensorrt_rtx")
 _MIN_VERSIONS: Final = {"tensorrt": (10, 3), "tensorrt_rtx": (1, 0)}
@@ -27,15 +26,6 @@ _INSTALL: Final = (
     "needs --system-site-packages); elsewhere use `pip install tensorrt`, or `pip install "
     "tensorrt-rtx` for GeForce and RTX cards"
 )
-_DTYPES: Final = {
-    "FLOAT": "float32",
-    "HALF": "float16",
-    "INT8": "int8",
-    "UINT8": "uint8",
-    "INT32": "int32",
-    "INT64": "int64",
-    "BOOL": "bool",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +87,9 @@ def find_tensorrt() -> TensorRt:
     raise ProviderError(f"TensorRT is missing; {_INSTALL} ({'; '.join(reasons)})")
 
 
-def tensorrt_installed() -> bool:
-    """Whether one of `MODULES` is installed, without importing it."""
-    return any(importlib.util.find_spec(name) is not None for name in MODULES)
-
-
 def dtype_name(dtype: Any) -> str:
-    """NumPy's name of a TensorRT type, or TensorRT's own name if NumPy has no such type."""
-    return _DTYPES.get(dtype.name, str(dtype.name))
+    """NumPy's name of a TensorRT type; of a type that NumPy does not have, TensorRT's own name."""
+    return {"FLOAT": "float32", "HALF": "float16"}.get(dtype.name, str(dtype.name).lower())
 
 
 def _release(version: str) -> tuple[int, ...]:

@@ -20,8 +20,8 @@ def test_a_round_trip_through_the_device(library: FakeCudart) -> None:
     stream, event = Stream(cuda), Event(cuda)
     there, back, device = HostBuffer(cuda, 32), HostBuffer(cuda, 32), DeviceBuffer(cuda, 32)
     there.array((2, 4), np.float32)[...] = np.arange(8).reshape(2, 4)
-    cuda.copy_in(device, there, 32, stream)
-    cuda.copy_out(back, device, 32, stream)
+    cuda.copy(device, there, 32, stream)
+    cuda.copy(back, device, 32, stream)
     event.record(stream)
     assert not np.array_equal(back.array((8,), np.float32), np.arange(8))  # nothing ran yet
     event.synchronize()
@@ -39,7 +39,7 @@ def test_captured_work_runs_when_the_graph_is_launched(library: FakeCudart) -> N
     stream, host, device = Stream(cuda), HostBuffer(cuda, 4), DeviceBuffer(cuda, 4)
     host.array((4,), np.uint8)[...] = 7
     with stream.capturing() as captured:
-        cuda.copy_in(device, host, 4, stream)
+        cuda.copy(device, host, 4, stream)
     stream.synchronize()
     assert not library.memory(device.address).any()
     captured[0].launch(stream)
@@ -60,8 +60,8 @@ def test_a_capture_that_fails_leaves_a_usable_stream(
     stream, host, device = Stream(cuda), HostBuffer(cuda, 4), DeviceBuffer(cuda, 4)
     library.failures[function, 1] = code
     with pytest.raises(mosrt.ProviderError, match=function), stream.capturing():
-        cuda.copy_in(device, host, 4, stream)
-    cuda.copy_in(device, host, 4, stream)
+        cuda.copy(device, host, 4, stream)
+    cuda.copy(device, host, 4, stream)
     stream.synchronize()
     assert library.live["template"] == library.live["graph"] == 0
     assert library.last_error == 0  # else the next launch would report it

@@ -12,7 +12,6 @@ import mosrt
 from mosrt.backends.cuda import Cuda
 from mosrt.backends.engine_file import EngineFiles, Profile
 from mosrt.backends.trt import TrtBackend
-from mosrt.backends.trt_context import ExecutionContext
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.manifest import TensorSpec
 from tests.fakes.tensorrt import Tensors, expected
@@ -27,31 +26,13 @@ def test_runs_every_network(backend: TrtBackend) -> None:
     check(backend, feeds(4, seed=1), ("features",))
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 6, 7, 12, 13, 20])
-def test_batches_of_any_size(backend: TrtBackend, n: int) -> None:
-    """Batches below the smallest size are padded, those above the largest are split."""
+@pytest.mark.parametrize("n", [2, 3, 6])
+def test_batches_of_any_size_that_the_engine_takes(backend: TrtBackend, n: int) -> None:
     check(backend, feeds(n))
     check(backend, feeds(4))
     check(backend, feeds(n, seed=1))
-
-
-def test_every_part_of_a_split_batch_is_full(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A shorter last part would be computed with another batch size than the first."""
-    machine.put(variant())
-    backend = machine.open(variant())
-    seen: list[int] = []
-    run = ExecutionContext.run
-
-    def counts(context: ExecutionContext, given: Any, names: Any) -> dict[str, Array]:
-        seen.append(len(given["images"]))
-        return run(context, given, names)
-
-    monkeypatch.setattr(ExecutionContext, "run", counts)
-    backend.run(feeds(13), ["mos"])
-    assert seen == [6, 6, 6]
-    backend.close()
+    with pytest.raises(mosrt.ProviderError, match=r"\(7, 3, 4\).*\(6, 3, 4\).*--max-batch"):
+        backend.run(feeds(7), ["mos"])
 
 
 def test_order_of_calls(machine: Machine) -> None:

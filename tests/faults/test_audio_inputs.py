@@ -18,7 +18,7 @@ import mosrt
 from mosrt import AudioError
 from mosrt.audio.sources import ArraySource, FileSource
 
-from .test_audio_lengths import encoded, mp3, read, speech_like, whole
+from .audio_files import encoded, mp3, read, speech_like, whole
 
 fifos = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs named pipes")
 

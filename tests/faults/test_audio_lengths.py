@@ -2,183 +2,31 @@
 
 from __future__ import annotations
 
-import io
 import struct
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import pytest
-import soundfile
 
 from mosrt import AudioError
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import FileSource
 
-Samples = npt.NDArray[np.float32]
-RATE_HZ = 16_000
-ID3 = b"ID3\x04\0\0\0\0\0\x14" + bytes(20)
-ID3V1 = b"TAG" + bytes(125)
-APE = b"APETAGEX" + struct.pack("<IIII", 2000, 32, 0, 0) + bytes(8)
-
-
-def speech_like(seconds: float, rate_hz: int = RATE_HZ, channels: int = 1) -> Samples:
-    """Noise with syllables, so that a variable bit rate varies; (samples, channels)."""
-    n = int(seconds * rate_hz)
-    level = 0.02 + 0.15 * np.abs(np.sin(np.arange(n) / rate_hz * 3.0)) ** 3
-    values = np.random.default_rng(n).normal(0, 1, (n, channels)) * level[:, np.newaxis]
-    return values.astype(np.float32)
-
-
-def encoded(samples: Samples, kind: str, rate_hz: int = RATE_HZ, **options: Any) -> bytes:
-    stream = io.BytesIO()
-    soundfile.write(stream, samples, rate_hz, format=kind, **options)
-    return stream.getvalue()
-
-
-def read(data: bytes | Path) -> tuple[Samples, FileSource]:
-    source = FileSource(data)
-    return np.concatenate([block.mean(axis=1) for block in source.blocks()]), source
-
-
-class Unseekable(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
-    """Seeking would make libmpg123 round samples in another way."""
-
-    def seekable(self) -> bool:
-        return False
-
-
-def whole(data: bytes) -> Samples:
-    """The samples of a file that needs no mending, as soundfile reads it at once."""
-    with Unseekable(io.BytesIO(data)) as file:
-        mono: Samples = file.read(file.frames, dtype="float32", always_2d=True).mean(axis=1)
-    return mono
-
-
-def assert_reads(data: bytes, expected: Samples, tmp_path: Path) -> None:
-    """Path and bytes give the samples, and no flag."""
-    path = tmp_path / "clip.bin"
-    path.write_bytes(data)
-    for form in (data, path):
-        got, source = read(form)
-        np.testing.assert_array_equal(got, expected)
-        assert not source.truncated
-        assert not source.unread
-
-
-MP3_RATES = (8_000, 11_025, 12_000, 16_000, 22_050, 24_000, 32_000, 44_100, 48_000)
-
-
-def mp3(rate_hz: int, channels: int, mode: str, seconds: float = 4.0) -> tuple[bytes, bytes, int]:
-    """An MP3 with its Info frame, that frame's bytes, and the number of frames behind it."""
-    samples = speech_like(seconds, rate_hz, channels)
-    data = encoded(samples, "MP3", rate_hz, bitrate_mode=mode, compression_level=0.5)
-    at = max(data.find(b"Info"), data.find(b"Xing"))
-    frames, size = struct.unpack(">II", data[at + 8 : at + 16])
-    start = data.rfind(b"\xff", 0, at)
-    assert size == len(data) - start
-    # The second frame has the first two bytes of all frames.
-    end = data.find(data[start : start + 2], at + 120)
-    return data[start:], data[start:end], frames
-
-
-@pytest.mark.parametrize("mode", ["CONSTANT", "VARIABLE"])
-@pytest.mark.parametrize("channels", [1, 2])
-@pytest.mark.parametrize("rate_hz", MP3_RATES)
-def test_mp3_without_an_info_frame(rate_hz: int, channels: int, mode: str, tmp_path: Path) -> None:
-    tagged, info, frames = mp3(rate_hz, channels, mode)
-    bare = tagged[len(info) :]
-    per_frame = 1152 if rate_hz >= 32_000 else 576
-    got, source = read(bare)
-    assert len(got) == frames * per_frame
-    assert not source.truncated
-    # The tag tells a decoder to drop the encoder's delay; the rest is the same.
-    trimmed, _ = read(tagged)
-    start = int(np.argmax([np.array_equal(got[k : k + 999], trimmed[:999]) for k in range(2500)]))
-    np.testing.assert_array_equal(got[start : start + len(trimmed)], trimmed)
-    np.testing.assert_array_equal(trimmed, whole(tagged))
-    for ends in (ID3 + bare, bare + ID3V1, bare + APE + ID3V1, ID3 + bytes(3000) + bare):
-        assert_reads(ends, got, tmp_path)
-
-
-def test_mp3_joined_end_to_end(tmp_path: Path) -> None:
-    first, info, _ = mp3(44_100, 1, "VARIABLE", 3)
-    second, _, _ = mp3(44_100, 2, "CONSTANT", 2)
-    expected = np.concatenate([whole(first), whole(second)])
-    assert_reads(first + second, expected, tmp_path)
-    assert_reads(ID3 + first + ID3V1 + ID3 + second + ID3V1, expected, tmp_path)
-    bare, _ = read(first[len(info) :])
-    assert_reads(first[len(info) :] + second, np.concatenate([bare, whole(second)]), tmp_path)
-    assert_reads(first[len(info) :] * 2, read(first[len(info) :] * 2)[0], tmp_path)
-    assert len(read(first[len(info) :] * 2)[0]) == 2 * len(bare)
-
-
-def test_plain_mp3_is_read_alike_through_a_view(tmp_path: Path) -> None:
-    tagged, _, _ = mp3(44_100, 2, "VARIABLE", 3)
-    for ends in (
-        tagged,
-        ID3 + tagged,
-        ID3 + tagged + APE + ID3V1,
-        APE * 2 + tagged,
-        ID3 * 2 + tagged,
-    ):
-        assert_reads(ends, whole(tagged), tmp_path)
-
-
-def test_mp3_of_other_rates_joined() -> None:
-    first, _, _ = mp3(44_100, 1, "VARIABLE", 3)
-    second, _, _ = mp3(22_050, 1, "VARIABLE", 2)
-    recording = Recording(FileSource(first + second), RATE_HZ)
-    assert recording.flags == ()
-    assert recording.duration_s == pytest.approx(5.0, abs=0.01)
-
-
-def test_mp3_is_truncated_only_where_a_tag_promises_more() -> None:
-    tagged, info, _ = mp3(22_050, 1, "VARIABLE")
-    half = len(tagged) // 2
-    got, source = read(tagged[:half])
-    assert source.truncated
-    np.testing.assert_array_equal(got, whole(tagged)[: len(got)])
-    assert not read(tagged[len(info) : half])[1].truncated
-
-
-@pytest.mark.parametrize("factor", [0.1, 0.5])
-def test_mp3_whose_info_frame_counts_too_few(factor: float) -> None:
-    tagged, info, frames = mp3(24_000, 1, "VARIABLE")
-    at = max(info.find(b"Info"), info.find(b"Xing")) + 8
-    wrong = bytearray(tagged)
-    struct.pack_into(">I", wrong, at, int(frames * factor))
-    got, source = read(bytes(wrong))
-    right = whole(tagged)
-    np.testing.assert_array_equal(got[: len(right)], right)
-    assert len(got) - len(right) < 3 * 576  # padding that the tag would have cut
-    assert not source.truncated
-
-
-@pytest.mark.parametrize("promised", [0, 30, 1.0, 500])
-def test_mp3_with_a_vbri_frame(promised: float) -> None:
-    tagged, info, frames = mp3(44_100, 2, "VARIABLE")
-    bare = tagged[len(info) :]
-    count = frames if promised == 1.0 else int(promised)
-    vbri = info[:4] + bytes(32) + b"VBRI" + struct.pack(">HHHII", 1, 0, 75, len(tagged), count)
-    data = vbri.ljust(len(info), b"\0") + bare
-    got, source = read(data)
-    np.testing.assert_array_equal(got, read(bare)[0])
-    assert len(got) == frames * 1152
-    assert source.truncated == (count == 500)
-
-
-def pcm(kind: str, **options: Any) -> tuple[bytes, Samples]:
-    data = encoded(speech_like(2.0), kind, **options)
-    return data, whole(data)
-
-
-def patched(data: bytes, *fields: tuple[int, bytes]) -> bytes:
-    found = bytearray(data)
-    for at, value in fields:
-        found[at : at + len(value)] = value
-    return bytes(found)
+from .audio_files import (
+    APE,
+    ID3,
+    ID3V1,
+    RATE_HZ,
+    assert_reads,
+    encoded,
+    mp3,
+    patched,
+    pcm,
+    read,
+    speech_like,
+    whole,
+)
 
 
 @pytest.mark.parametrize("riff", [0, 36, 0x7FFF_F024, 0xFFFF_FFFF])
@@ -242,12 +90,6 @@ def test_different_containers_joined(tmp_path: Path) -> None:
     files = [encoded(speech_like(1.0), kind) for kind in kinds]
     joined = b"".join(files)
     assert_reads(joined, np.concatenate([whole(file) for file in files]), tmp_path)
-
-
-def test_a_tag_longer_than_the_file(tmp_path: Path) -> None:
-    tagged, info, _ = mp3(22_050, 1, "VARIABLE")
-    wrong = b"ID3\4\0\0\x7f\x7f\x7f\x7f" + bytes(100)
-    assert_reads(wrong + tagged[len(info) :], read(tagged[len(info) :])[0], tmp_path)
 
 
 def test_files_of_very_many_parts_end_in_time() -> None:

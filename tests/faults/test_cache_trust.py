@@ -35,11 +35,6 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def copy(tiny: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny, tmp_path / "copy"))
-
-
-@pytest.fixture
 def mos(speech: npt.NDArray[np.float32]) -> Callable[[Path], float]:
     def scored(bundle: Path) -> float:
         with mosrt.load(bundle, provider="cpu", threads=1) as scorer:

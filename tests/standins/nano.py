@@ -74,10 +74,10 @@ def small_pool() -> Pool:
     return Pool(voices, [[said[start : start + 48_000]] for start in (0, 4000, 8000, 12_000)])
 
 
-def random_nano(*, with_ssl: bool, seed: int = 0) -> Nano:
+def random_nano(seed: int = 0) -> Nano:
     """A model with random weights whose batch norms have seen something."""
     torch.manual_seed(seed)
-    model = Nano(with_ssl=with_ssl)
+    model = Nano()
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             assert module.running_mean is not None
@@ -103,6 +103,5 @@ def provenance() -> dict[str, Any]:
         "hours": 41.7,
         "data_sha256": "ab" * 32,
         "epochs": 10.0,
-        "joint_epochs": 1.0,
-        "ablation": {"mel": row, "fusion": row},
+        "ablation": {"mel": row, "mel, tuned": row},
     }

@@ -55,7 +55,7 @@ def nano() -> None:
     \b
       python -m mosrt_export.nano generate --speech SPEECH --teachers TEACHERS -o data
       python -m mosrt_export.nano pretrain --data data -o wav2vec.pt
-      python -m mosrt_export.nano train --data data --wav2vec wav2vec.pt -o nano.pt
+      python -m mosrt_export.nano train --data data -o nano.pt
       python -m mosrt_export.nano export nano.pt -o nano
 
     The recipe needs an extra, and programs that synthesise and code speech:
@@ -110,41 +110,29 @@ def pretrain(**options: Any) -> None:
     """Train a wav2vec v1 model with 1.1 million parameters on the clean recordings.
 
     Training uses no labels. `mosrt export wav2vec` reads the checkpoint, which has the published
-    layout. `train --wav2vec` uses it as the waveform branch.
+    layout.
     """
     _run("run_pretrain", options)
 
 
-@nano.command(short_help="Train the fusion model on labelled clips.", epilog=exit_statuses())
+@nano.command(short_help="Train the model on labelled clips.", epilog=exit_statuses())
 @_data
 @_checkpoint
-@_existing(
-    "--wav2vec",
-    "FILE",
-    "Checkpoint made by `pretrain`. Without it the model has no waveform branch.",
-    required=False,
-)
-@_setting(
-    "--epochs", 10.0, "Passes over the data that train the spectrogram branch alone.", _EPOCHS
-)
-@_setting(
-    "--joint-epochs", 1.0, "Passes over the data at the end that train all parts together.", _EPOCHS
-)
+@_setting("--epochs", 7.0, "Passes over the data, before the tuning.", _EPOCHS)
 @_setting("--workers", 2, "Number of processes that compute log-mel images.", COUNT)
 @_seed
 @_device
 @_reduced
 def train(**options: Any) -> None:
-    """Train each branch alone, then the head, then all parts together.
+    """Train the model, then tune it.
 
-    Prints the correlation of each network's predictions with the labels of validation clips. The
-    waveform branch is dropped if it adds too little, and the model card says so.
+    Prints the correlation of its predictions with the labels of validation clips after each stage.
     """
     _run("run_train", options)
 
 
 @nano.command(
-    short_help="Export the fusion model to a bundle.",
+    short_help="Export the model to a bundle.",
     epilog=exit_statuses("graph and torch disagree and nothing is written"),
 )
 @click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))

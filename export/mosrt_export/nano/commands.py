@@ -14,7 +14,6 @@ import torch
 from mosrt.cli.terminal import bar_stream
 from mosrt.errors import MosrtError
 from mosrt_export.parity import audio_sources
-from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
 from mosrt_export.uncertainty.wav2vec.model import Wav2Vec
 
 from .data.dataset import (
@@ -104,9 +103,8 @@ def run_pretrain(
 
 
 def run_train(
-    *, data: Path, output: Path, wav2vec: Path | None, epochs: float, joint_epochs: float,
-    workers: int, seed: int, device: str, reduced: bool,
-) -> None:  # fmt: skip
+    *, data: Path, output: Path, epochs: float, workers: int, seed: int, device: str, reduced: bool
+) -> None:
     """Runs `train`."""
     _check_folder(output)
     where = _device(device)
@@ -120,12 +118,11 @@ def run_train(
     images = [np.load(path, mmap_mode="r") for path in image_paths(data)]
     hours = round(len(dataset) * _CLIP_S / 3600, 1)
     click.echo(f"{len(dataset)} clips ({hours} h)")
-    plan = Plan(mel_epochs=epochs, joint_epochs=joint_epochs, seed=seed, reduced=reduced)
-    encoder = None if wav2vec is None else read_wav2vec(wav2vec).build()
+    plan = Plan(epochs=epochs, seed=seed, reduced=reduced)
     stages = _StageLines()
-    clips = Clips(dataset.waveforms, images, dataset.labels, dataset.ladders)
+    clips = Clips(images, dataset.labels, dataset.ladders)
     resume = output.with_name(f"{output.name}.mel")
-    outcome = train_nano(clips, encoder, plan, where, stages, resume)
+    outcome = train_nano(clips, plan, where, stages, resume)
     stages.close()
     click.echo(ablation_table(outcome.ablation))
     provenance = {
@@ -136,14 +133,13 @@ def run_train(
         "data": dataset.recipe,
         "data_sha256": dataset.digest(),
         "epochs": epochs,
-        "joint_epochs": joint_epochs,
         "ablation": {
             network: {name: [round(value, 4) for value in pair] for name, pair in row.items()}
             for network, row in outcome.ablation.items()
         },
     }
     save_nano(output, outcome.model, outcome.standard, provenance)
-    click.echo(f"{output}: a {outcome.model.kind} model for {', '.join(LABELS)}")
+    click.echo(f"{output}: a model for {', '.join(LABELS)}")
 
 
 def run_export(

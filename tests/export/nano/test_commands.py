@@ -53,8 +53,7 @@ def test_help_imports_no_model_library() -> None:
         "python -m mosrt_export.nano generate --speech",
         "pip install 'mosrt[train]'",
         "--reduced",
-        "--joint-epochs",
-        "--wav2vec",
+        "--epochs",
         "--evaluation",
     ):
         assert any(words in line for line in text), words
@@ -209,7 +208,7 @@ def test_export_refuses_other_files(tmp_path: Path) -> None:
     result = run("export", checkpoint, "--output", out)
     assert result.exit_code == ExitStatus.UNUSABLE
     assert "x.pt: not a checkpoint" in result.output
-    save_nano(checkpoint, random_nano(with_ssl=False), STANDARD, provenance())
+    save_nano(checkpoint, random_nano(), STANDARD, provenance())
     result = run("export", checkpoint, "--output", out, "--evaluation", results)
     assert result.exit_code == ExitStatus.UNUSABLE
     assert "results.json: not JSON" in result.output

@@ -13,7 +13,7 @@ from typing import Any, Final
 import torch
 
 from mosrt.audio.sources import AudioSource
-from mosrt.bundle.front_end_spec import GridSpec, SslSpec
+from mosrt.bundle.front_end_spec import GridSpec
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.bundle.writer import bundle_file, new_directory
 from mosrt.host.files import sha256_of
@@ -67,13 +67,11 @@ def export_nano(
     model, standard, training = load_nano(checkpoint)
     reference = NanoGraph(model, standard)
     graph: OnnxModule = folded(reference)
-    waveform = SslSpec(tensor="waveform", crop_samples=CLIP_SAMPLES, epsilon=1e-7)
-    ssl = None if model.ssl is None else waveform
     manifest = Manifest(
         name=out.name,
-        family=reference.kind,
+        family="spec",
         sample_rate_hz=SAMPLE_RATE_HZ,
-        ssl=ssl,
+        ssl=None,
         mel=MEL,
         domains=reference.domains,
         default_domain=OVERALL,
@@ -99,7 +97,7 @@ def export_nano(
         },
     )
     if front_end == "graph":
-        graph = AudioGraph(graph, ssl=ssl, mel=MEL, sample_rate_hz=SAMPLE_RATE_HZ)
+        graph = AudioGraph(graph, ssl=None, mel=MEL, sample_rate_hz=SAMPLE_RATE_HZ)
         manifest = taking_audio(manifest)
     with new_directory(out, force=force) as directory:
         shapes = {
@@ -134,7 +132,6 @@ def nano_card(manifest: Manifest) -> str:
     evaluation = provenance.get("evaluation") or {}
     card = template.format(
         name=manifest.name,
-        encoder=", a wav2vec v1 encoder on the waveform" if manifest.family == "fusion" else "",
         formula=_formula(provenance["combination"]),
         hours=training["hours"],
         clips=training["clips"],
@@ -143,7 +140,6 @@ def nano_card(manifest: Manifest) -> str:
         evaluation="\n".join(f"- {claim}: {result}" for claim, result in evaluation.items())
         or "Not evaluated yet.",
         ablation=ablation_table(training["ablation"]),
-        branches=_branches(manifest),
         sample_rate_hz=manifest.sample_rate_hz,
         limit_hz=manifest.sample_rate_hz // 2,
         drift=manifest.variants["fp32"].drift.get("mos_max_abs", "not measured"),
@@ -160,14 +156,3 @@ def _formula(combination: Mapping[str, Any]) -> str:
         cost = f"{rule['slope'] * scale:g}"
         text += f", less {cost} for every point of `{name}` below {rule['threshold']}"
     return text
-
-
-def _branches(manifest: Manifest) -> str:
-    if manifest.family == "fusion":
-        return "Both branches are used, because each adds to the other."
-    if "ssl" not in manifest.provenance["training"]["ablation"]:
-        return "No waveform branch was tried."
-    return (
-        "A self-supervised waveform encoder was trained as a second branch. It was dropped because "
-        "it improved the correlations too little for its cost."
-    )

@@ -13,13 +13,9 @@ from torch import nn
 from mosrt.errors import MosrtError
 from mosrt.host.files import replacing
 from mosrt_export.graphs.graph import OnnxModule
-from mosrt_export.nano.data.clips import CLIP_SAMPLES
 from mosrt_export.nano.data.dataset import LABELS
 from mosrt_export.nano.data.images import MEL
-from mosrt_export.uncertainty.wav2vec.model import Encoder
-from mosrt_export.utmosv2.config import Kind
 
-from .pretraining import ARCHITECTURE
 from .training import Standardisation
 
 __all__ = [
@@ -133,30 +129,6 @@ def _deviation(frames: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
     return torch.sqrt((centred * centred).mean(dim=2) + 1e-4)
 
 
-class SslBranch(nn.Module):
-    """A self-supervised waveform encoder whose features are pooled over time.
-
-    Args:
-        encoder: Maps waveforms (batch, samples) to features (batch, channels, frames).
-        channels: Channels of the features.
-
-    Attributes:
-        feature_size: Size of the embedding.
-    """
-
-    def __init__(self, encoder: nn.Module, channels: int) -> None:
-        super().__init__()
-        self.encoder = encoder
-        self.feature_size = 3 * channels
-
-    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-        """Maps waveforms (batch, samples) of unit variance to (batch, feature_size)."""
-        features = self.encoder(waveform).float()
-        mean = features.mean(dim=2)
-        spread = _deviation(features, mean)
-        return torch.cat([mean, spread, features.amax(dim=2)], dim=1)
-
-
 class NanoHead(nn.Module):
     """Maps embeddings to a standardised score for every domain.
 
@@ -190,37 +162,16 @@ class NanoHead(nn.Module):
 
 
 class Nano(nn.Module):
-    """Branches and head. Its scores are standardised.
+    """The branch and the head. Its scores are standardised."""
 
-    Args:
-        with_ssl: Whether it has the waveform branch.
-
-    Attributes:
-        kind: "fusion", or "spec" without the waveform branch.
-    """
-
-    def __init__(self, *, with_ssl: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
         self.mel = MelBranch(len(MEL.windows), MEL.n_mels)
-        channels = ARCHITECTURE.channels
-        self.ssl = SslBranch(Encoder(ARCHITECTURE), channels) if with_ssl else None
-        self.kind: Kind = "fusion" if with_ssl else "spec"
-        size = self.mel.feature_size + (0 if self.ssl is None else self.ssl.feature_size)
-        self.head = NanoHead(size, len(LABELS))
+        self.head = NanoHead(self.mel.feature_size, len(LABELS))
 
-    def features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Returns embeddings by output name, from "waveform" and "images" as the kind needs."""
-        features = {}
-        if self.ssl is not None:
-            features["ssl_features"] = self.ssl(inputs["waveform"])
-        features["spec_features"] = self.mel(inputs["images"])
-        return features
-
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """Maps waveform (batch, samples) and images, as the kind needs, to (batch, domains)."""
-        names = ("images",) if self.ssl is None else ("waveform", "images")
-        features = self.features(dict(zip(names, inputs, strict=True)))
-        scores: torch.Tensor = self.head(torch.cat(list(features.values()), dim=1))
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Maps images (batch, windows, mels, frames) in [0, 1] to (batch, domains)."""
+        scores: torch.Tensor = self.head(self.mel(images))
         return scores
 
 
@@ -268,11 +219,10 @@ class NanoGraph(OnnxModule):
 
     Attributes:
         combination: How the default score is computed; see `default_score`.
-        kind: "fusion", or "spec" without the waveform branch.
-        n_domains: Number of scores.
         domains: Names of the scores.
-        input_names: Names of the inputs in order.
-        input_shapes: Shape per clip of each input, in order.
+        n_domains: Number of scores.
+        input_names: Names of the inputs.
+        input_shapes: Shape per clip of each input.
         output_sizes: Size per clip of each output, in order, "mos" first.
     """
 
@@ -280,39 +230,32 @@ class NanoGraph(OnnxModule):
         super().__init__()
         self.model = model
         self.combination = default_score(standard)
-        self.kind = model.kind
         self.domains = (OVERALL, *LABELS)
         self.n_domains = len(self.domains)
         self.register_buffer("mean", torch.from_numpy(standard.mean.astype(np.float32)))
         self.register_buffer("deviation", torch.from_numpy(standard.deviation.astype(np.float32)))
-        self.input_shapes: dict[str, tuple[int, ...]] = {}
-        self.output_sizes = {"mos": self.n_domains}
-        if model.ssl is not None:
-            self.input_shapes["waveform"] = (CLIP_SAMPLES,)
-            self.output_sizes["ssl_features"] = model.ssl.feature_size
-        self.input_shapes["images"] = (len(MEL.windows), MEL.image_height, MEL.image_width)
-        self.output_sizes["spec_features"] = model.mel.feature_size
-        self.input_names = tuple(self.input_shapes)
+        self.input_names = ("images",)
+        self.input_shapes = {"images": (len(MEL.windows), MEL.image_height, MEL.image_width)}
+        self.output_sizes = {"mos": self.n_domains, "spec_features": model.mel.feature_size}
         self.eval().requires_grad_(False)
 
     def features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Returns embeddings by output name."""
-        return self.model.features(inputs)
+        """Returns the embedding by output name."""
+        return {"spec_features": self.model.mel(inputs["images"])}
 
     def score(self, features: dict[str, torch.Tensor], domain: torch.Tensor) -> torch.Tensor:
         """Returns scores (batch,) of one-hot domains (batch, n_domains)."""
-        return (self.scores(features) * domain).sum(dim=1)
+        return (self.scores(features["spec_features"]) * domain).sum(dim=1)
 
-    def scores(self, features: dict[str, torch.Tensor]) -> torch.Tensor:
+    def scores(self, features: torch.Tensor) -> torch.Tensor:
         """Returns scores (batch, n_domains)."""
-        standardised = self.model.head(torch.cat(list(features.values()), dim=1))
-        scores = standardised * self.deviation + self.mean
+        scores = self.model.head(features) * self.deviation + self.mean
         return torch.cat([combined(scores, LABELS, self.combination), scores], dim=1)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Maps the tensors of `input_names` to those of `output_sizes`."""
-        features = self.features(dict(zip(self.input_names, inputs, strict=True)))
-        return (self.scores(features), *features.values())
+        features = self.model.mel(*inputs)
+        return self.scores(features), features
 
 
 def save_nano(
@@ -321,7 +264,6 @@ def save_nano(
     """Writes a checkpoint: tensors, and how the model was trained as plain values."""
     saved = {
         "format": _FORMAT,
-        "kind": model.kind,
         "state": model.state_dict(),
         "mean": torch.from_numpy(standard.mean),
         "deviation": torch.from_numpy(standard.deviation),
@@ -345,7 +287,7 @@ def load_nano(path: Path) -> tuple[Nano, Standardisation, dict[str, Any]]:
         saved = torch.load(path, map_location="cpu", weights_only=True)
         if saved["format"] != _FORMAT:
             raise NanoError(f"{path}: format {saved['format']!r}, not {_FORMAT!r}; train it again")
-        model = Nano(with_ssl=saved["kind"] == "fusion")
+        model = Nano()
         model.load_state_dict(saved["state"])
     except MosrtError:
         raise

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
 from mosrt_export.nano.data.dataset import LABELS
 from mosrt_export.nano.data.images import MEL
@@ -18,7 +17,6 @@ from mosrt_export.nano.train.model import (
     NanoError,
     NanoGraph,
     NanoHead,
-    SslBranch,
     combined,
     default_score,
     load_nano,
@@ -35,27 +33,20 @@ def seeded() -> None:
     torch.manual_seed(0)
 
 
-def feeds(names: tuple[str, ...], seed: int = 0) -> list[torch.Tensor]:
+def feed(seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    shapes = {
-        "waveform": (2, 8000),
-        "images": (2, len(MEL.windows), MEL.image_height, 64),
-    }
-    return [torch.rand(shapes[name], generator=generator) for name in names]
+    return torch.rand((2, len(MEL.windows), MEL.image_height, 64), generator=generator)
 
 
-@pytest.mark.parametrize("with_ssl", [False, True])
 @torch.inference_mode()
-def test_all_domains_are_scored_at_once(with_ssl: bool) -> None:
-    graph = NanoGraph(random_nano(with_ssl=with_ssl), STANDARD)
-    assert graph.kind == ("fusion" if with_ssl else "spec")
+def test_all_domains_are_scored_at_once() -> None:
+    graph = NanoGraph(random_nano(), STANDARD)
     assert graph.domains == (OVERALL, *LABELS)
-    assert graph.input_names == (("waveform", "images") if with_ssl else ("images",))
-    given = feeds(graph.input_names)
-    outputs = dict(zip(graph.output_sizes, graph(*given), strict=True))
+    assert graph.input_names == ("images",)
+    outputs = dict(zip(graph.output_sizes, graph(feed()), strict=True))
     for name, size in graph.output_sizes.items():
         assert outputs[name].shape == (2, size)
-    features = graph.features(dict(zip(graph.input_names, given, strict=True)))
+    features = graph.features({"images": feed()})
     for i, one_hot in enumerate(torch.eye(graph.n_domains)):
         score = graph.score(features, one_hot.expand(2, -1))
         torch.testing.assert_close(score, outputs["mos"][:, i])
@@ -66,11 +57,9 @@ def test_all_domains_are_scored_at_once(with_ssl: bool) -> None:
 @torch.inference_mode()
 def test_scores_are_on_the_scales_of_their_labels() -> None:
     """Standardised scores times deviation plus mean; the first column combines the others."""
-    model = random_nano(with_ssl=True)
-    graph = NanoGraph(model, STANDARD)
-    given = feeds(graph.input_names)
-    mos, *_ = graph(*given)
-    wanted = model(*given).numpy() * STANDARD.deviation + STANDARD.mean
+    model = random_nano()
+    mos, *_ = NanoGraph(model, STANDARD)(feed())
+    wanted = model(feed()).numpy() * STANDARD.deviation + STANDARD.mean
     np.testing.assert_allclose(mos[:, 1:].numpy(), wanted, rtol=1e-5)
     for row in mos.double().numpy():
         scores = dict(zip(LABELS, row[1:], strict=True))
@@ -86,33 +75,29 @@ def test_scores_are_on_the_scales_of_their_labels() -> None:
         )
 
 
-@pytest.mark.parametrize("with_ssl", [False, True])
-def test_checkpoints_come_back(with_ssl: bool, tmp_path: Path) -> None:
-    model = random_nano(with_ssl=with_ssl)
+def test_checkpoints_come_back(tmp_path: Path) -> None:
+    model = random_nano()
     path = tmp_path / "nano.pt"
     save_nano(path, model, STANDARD, provenance())
     assert [file.name for file in tmp_path.iterdir()] == ["nano.pt"]
     again, standard, notes = load_nano(path)
     assert notes == provenance()
-    assert again.kind == model.kind
     assert not again.training
     np.testing.assert_array_equal(standard.mean, STANDARD.mean)
     np.testing.assert_array_equal(standard.deviation, STANDARD.deviation)
-    given = feeds(("waveform", "images") if with_ssl else ("images",))
     with torch.inference_mode():
-        assert torch.equal(again(*given), model(*given))
+        assert torch.equal(again(feed()), model(feed()))
 
 
 def test_another_seed_is_another_model() -> None:
     """Guards the other tests against weights that do not matter."""
-    given = feeds(("images",))
     with torch.inference_mode():
-        first, second = (random_nano(with_ssl=False, seed=seed)(*given) for seed in (0, 1))
+        first, second = (random_nano(seed)(feed()) for seed in (0, 1))
     assert not torch.allclose(first, second)
 
 
 def saved(path: Path, **changes: object) -> Path:
-    save_nano(path, random_nano(with_ssl=False), STANDARD, provenance())
+    save_nano(path, random_nano(), STANDARD, provenance())
     content = torch.load(path, weights_only=True)
     torch.save({**content, **changes}, path)
     return path
@@ -123,7 +108,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     text.write_text("not even a pickle")
     tensor = tmp_path / "tensor.pt"
     torch.save(torch.zeros(3), tensor)
-    other = saved(tmp_path / "kind.pt", kind="fusion")
+    other = saved(tmp_path / "kind.pt", state={})
     for path in (text, tensor, other, tmp_path / "none.pt"):
         with pytest.raises(NanoError, match=f"{path.name}: not a checkpoint"):
             load_nano(path)
@@ -140,7 +125,7 @@ def test_foreign_classes_are_not_unpickled(tmp_path: Path) -> None:
 
 def test_writing_is_atomic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = tmp_path / "nano.pt"
-    save_nano(path, random_nano(with_ssl=False), STANDARD, provenance())
+    save_nano(path, random_nano(), STANDARD, provenance())
     before = path.read_bytes()
 
     def breaks_off(_content: object, part: Path) -> None:
@@ -150,7 +135,7 @@ def test_writing_is_atomic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setattr(torch, "save", breaks_off)
     other = Standardisation(STANDARD.mean + 1, STANDARD.deviation)
     with pytest.raises(OSError, match="no space"):
-        save_nano(path, random_nano(with_ssl=False), other, provenance())
+        save_nano(path, random_nano(), other, provenance())
     assert path.read_bytes() == before
 
 
@@ -203,22 +188,6 @@ def test_constant_frames_have_finite_gradients() -> None:
     assert torch.isfinite(images.grad).all()
     for parameter in branch.parameters():
         assert parameter.grad is None or torch.isfinite(parameter.grad).all()
-
-
-@torch.inference_mode()
-def test_the_waveform_branch_pools_over_time() -> None:
-    class Frames(nn.Module):
-        def forward(self, waveform: torch.Tensor) -> torch.Tensor:
-            return waveform.reshape(len(waveform), 3, -1)
-
-    waveform = torch.randn(2, 60)
-    found = SslBranch(Frames(), 3)(waveform).numpy()
-    frames = waveform.double().numpy().reshape(2, 3, 20)
-    wanted = np.concatenate(
-        [frames.mean(axis=2), np.sqrt(frames.var(axis=2) + 1e-4), frames.max(axis=2)], axis=1
-    )
-    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
-    assert SslBranch(Frames(), 3).feature_size == found.shape[1]
 
 
 @torch.inference_mode()

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from mosrt_bench.energy import GpuEnergy, PowerRail, Rapl, counters, energy, rails
-from mosrt_bench.worker.device import MemoryPeak, Nvml, UsedBytes, device_memory
+from mosrt_bench.energy import Counter, PowerRail, energy, gpus, packages, rails
+from mosrt_bench.worker.device import Nvml, UsedBytes, device_memory, memory_peak
 
 
 def zone(folder: Path, name: str, microjoules: int) -> Path:
@@ -24,11 +24,17 @@ def zone(folder: Path, name: str, microjoules: int) -> Path:
 
 def test_rapl_counts_beyond_its_range(tmp_path: Path) -> None:
     path = zone(tmp_path, "intel-rapl:0", 900_000)
-    counter = Rapl(path)
+    (counter,), _ = packages(tmp_path)
     assert counter.name == "RAPL package-0"
     assert counter.joules() == pytest.approx(0.9)
-    (path / "energy_uj").write_text("100000\n")
-    assert counter.joules() == pytest.approx(1.1)
+    clock = [0.0]
+
+    def score() -> None:
+        (path / "energy_uj").write_text("100000\n")
+        clock[0] += 2.0
+
+    (row,) = energy("a", score, [counter], now=lambda: clock[0])
+    assert row["joules"] == pytest.approx(0.2)
 
 
 @pytest.fixture
@@ -43,15 +49,14 @@ def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_whole_packages_only_and_what_is_missing_is_said(tmp_path: Path) -> None:
     zone(tmp_path, "intel-rapl:0", 1)
     zone(tmp_path, "intel-rapl:0:0", 1)  # the cores alone: counted in the package
-    found, notes = counters(tmp_path)
+    found, notes = packages(tmp_path)
     assert [counter.name for counter in found] == ["RAPL package-0"]
-    assert notes == [
-        "energy of GPUs: NVIDIA's management library is not here",
-        "energy of a Jetson's rails: no INA3221 monitors on this machine",
-    ]
-    found, notes = counters(tmp_path / "none")
-    assert found == []
-    assert notes[0] == "energy of the processor: no RAPL counters on this machine"
+    assert notes == []
+    none = tmp_path / "none"
+    assert packages(none) == ([], ["energy of the processor: no RAPL counters on this machine"])
+    assert gpus() == ([], ["energy of GPUs: NVIDIA's management library is not here"])
+    no_rails = "energy of a Jetson's rails: no INA3221 monitors on this machine"
+    assert rails(none) == ([], [no_rails])
     used_bytes, notes = device_memory()
     assert used_bytes is None
     assert notes == ["device memory: NVIDIA's management library is not here"]
@@ -90,13 +95,13 @@ class Library:
 
 
 def test_nvml_counts_in_millijoules() -> None:
-    nvml = Nvml(Library())
-    counter = GpuEnergy(0, nvml)
+    library = Library()
+    (counter,), notes = gpus(library)
+    assert notes == ["energy of GPUs: GPU 1 does not count its energy"]
+    library.millijoules = 5_000
     assert (counter.name, counter.joules()) == ("GPU 0", 10.0)
-    with pytest.raises(OSError, match="GPU 1 does not count its energy"):
-        GpuEnergy(1, nvml)
     with pytest.raises(OSError, match="no GPU 2"):
-        GpuEnergy(2, nvml)
+        Nvml(library).joules(2)
 
 
 def test_device_memory_is_that_of_all_gpus() -> None:
@@ -112,11 +117,11 @@ def test_device_memory_is_that_of_all_gpus() -> None:
             seen.set()
         return used
 
-    with MemoryPeak(watched) as peak:
+    with memory_peak(watched) as peak_mb:
         library.used_bytes = 53_000_000
         assert seen.wait(60)
         library.used_bytes = 3_000_000
-    assert peak.peak_mb == 50.0
+    assert peak_mb() == 50.0
     used_bytes, notes = device_memory(Nvml(Library(shared=True)))
     assert (used_bytes, notes) == (None, ["device memory: GPU 0 does not tell its memory"])
 
@@ -149,7 +154,7 @@ def test_rails_of_a_jetson(tmp_path: Path) -> None:
         clock[0] += 0.5
 
     # 10 W, 2 W and 1.47 W, for half a second per score
-    rows = energy({"a": score}, list(found), seconds=2.0, now=lambda: clock[0])
+    rows = energy("a", score, found, seconds=2.0, now=lambda: clock[0])
     assert [row["watts"] for row in rows] == pytest.approx([10.0, 2.0, 1.47])
     assert [row["joules"] for row in rows] == pytest.approx([5.0, 1.0, 0.735])
     (hwmon / "curr2_input").unlink()
@@ -168,30 +173,22 @@ def test_rails_of_an_older_jetson(tmp_path: Path) -> None:
     (rail,), _ = rails(tmp_path)
     assert rail.name == "rail POM_5V_IN"
     clock = [0.0]
-    rail = PowerRail("x", lambda: 4.5 if clock[0] < 2 else 1.5, now=lambda: clock[0])
+    power = PowerRail(lambda: 4.5 if clock[0] < 2 else 1.5, now=lambda: clock[0])
     clock[0] = 1.0
-    rail.sample()
+    power.joules()
     clock[0] = 2.0
     # a second at 4.5 W, and one from there to 1.5 W
-    assert rail.joules() == pytest.approx(4.5 + 3.0)
+    assert power.joules() == pytest.approx(4.5 + 3.0)
 
 
 def test_energy_is_per_score() -> None:
-    class Steady:
-        name = "steady"
-
-        def __init__(self) -> None:
-            self.used = 0.0
-
-        def joules(self) -> float:
-            return self.used
-
-    meter, clock = Steady(), [0.0]
+    used, clock = [0.0], [0.0]
+    meter = Counter(name="steady", joules=lambda: used[0])
 
     def score() -> None:
-        meter.used += 3.0
+        used[0] += 3.0
         clock[0] += 0.5
 
-    (row,) = energy({"a": score}, [meter], seconds=2.0, now=lambda: clock[0])
+    (row,) = energy("a", score, [meter], seconds=2.0, now=lambda: clock[0])
     assert row == {"contestant": "a", "part": "steady", "joules": 3.0, "watts": 6.0, "runs": 4}
-    assert energy({"a": score}, []) == []
+    assert energy("a", score, []) == []

@@ -18,11 +18,11 @@ from typing import Any, Final
 import numpy as np
 
 from mosrt_bench.errors import WorkerError, WorkerTimeoutError
-from mosrt_bench.worker.device import MemoryPeak, UsedBytes
+from mosrt_bench.worker.device import UsedBytes, memory_peak
 
 from .configurations import Configuration
 
-__all__ = ["ColdStarts"]
+__all__ = ["cold_start", "cold_start_row"]
 
 _PROGRAM: Final = """
 import json, sys, time
@@ -63,77 +63,58 @@ def score():
 )
 
 
-class ColdStarts:
-    """Fresh processes of several configurations, and what they took.
-
-    Files are in the system's cache after the first: this measures the program, not the disk.
+def cold_start(
+    configuration: Configuration,
+    clip: Path,
+    *,
+    used_bytes: UsedBytes | None = None,
+    limit_s: Callable[[], float] | None = None,
+) -> dict[str, Any]:
+    """Runs one process to its end; files are in the system's cache after the first.
 
     Args:
-        clip: An audio file.
+        configuration: What it loads.
+        clip: An audio file, which it scores twice.
         used_bytes: Gives the memory in use on the GPUs; None where nothing does.
-        limit_s: Gives the longest time for the next process, in seconds; None for no limit.
+        limit_s: Gives the longest time that it may take, in seconds; None for no limit.
+
+    Returns:
+        What `cold_start_row` takes.
+
+    Raises:
+        WorkerError: It failed, or did not end in time.
     """
-
-    def __init__(
-        self,
-        clip: Path,
-        *,
-        used_bytes: UsedBytes | None = None,
-        limit_s: Callable[[], float] | None = None,
-    ) -> None:
-        self._clip = clip
-        self._used_bytes = used_bytes
-        self._limit_s = limit_s
-        self._answers: dict[str, list[dict[str, Any]]] = {}
-
-    def start(self, configuration: Configuration) -> None:
-        """Runs one process to its end.
-
-        Raises:
-            WorkerError: It failed, or did not end in time.
-        """
-        limit_s = None if self._limit_s is None else self._limit_s()
-        used_bytes = self._used_bytes if configuration.on_nvidia else None
-        program = _OF_TORCH if configuration.is_torch else _OF_MOSRT
-        options = json.dumps(configuration.options())
-        with nullcontext() if used_bytes is None else MemoryPeak(used_bytes) as watch:
-            started = time.perf_counter()
-            try:
-                done = subprocess.run(
-                    [sys.executable, "-c", program, options, str(self._clip)],
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                    timeout=limit_s,
-                )
-            except subprocess.TimeoutExpired:
-                raise WorkerTimeoutError(
-                    f"a fresh process did not end within {limit_s:.0f} s"
-                ) from None
-            process_ms = 1e3 * (time.perf_counter() - started)
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["it wrote no message"]
-            raise WorkerError(
-                f"a fresh process ended with status {done.returncode}: {lines[-1].strip()}"
+    longest_s = None if limit_s is None else limit_s()
+    program = _OF_TORCH if configuration.is_torch else _OF_MOSRT
+    options = json.dumps(configuration.options())
+    used_bytes = used_bytes if configuration.on_nvidia else None
+    with nullcontext() if used_bytes is None else memory_peak(used_bytes) as peak_mb:
+        started = time.perf_counter()
+        try:
+            done = subprocess.run(
+                [sys.executable, "-c", program, options, str(clip)],
+                capture_output=True,
+                text=True,
+                check=False,
+                timeout=longest_s,
             )
-        answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-        device_peak_mb = None if watch is None else watch.peak_mb
-        answer |= {"process_ms": process_ms, "device_peak_mb": device_peak_mb}
-        self._answers.setdefault(configuration.name, []).append(answer)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Rows of a report, JSON-ready.
-
-        Returns:
-            Rows with "contestant", "runs", medians "process_ms" (from start to end), "import_ms",
-            "load_ms", "first_score_ms" and "second_score_ms", the largest "peak_mb" (1e6 bytes;
-            None where the system does not tell), and the largest "device_peak_mb" over what was in
-            use before (None without an NVIDIA GPU, and where nothing tells).
-        """
-        return [_row(name, answers) for name, answers in self._answers.items()]
+        except subprocess.TimeoutExpired:
+            raise WorkerTimeoutError(
+                f"a fresh process did not end within {longest_s:.0f} s"
+            ) from None
+        process_ms = 1e3 * (time.perf_counter() - started)
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["it wrote no message"]
+        raise WorkerError(
+            f"a fresh process ended with status {done.returncode}: {lines[-1].strip()}"
+        )
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    device_peak_mb = None if peak_mb is None else peak_mb()
+    return {**answer, "process_ms": process_ms, "device_peak_mb": device_peak_mb}
 
 
-def _row(name: str, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def cold_start_row(name: str, answers: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What a report keeps of a configuration's fresh processes; REPORT.md describes it."""
     row: dict[str, Any] = {"contestant": name, "runs": len(answers)}
     for key in ("process_ms", "import_ms", "load_ms", "first_score_ms", "second_score_ms"):
         row[key] = float(np.median([answer[key] for answer in answers]))

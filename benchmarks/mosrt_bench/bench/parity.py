@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -22,8 +22,7 @@ from mosrt_bench.stats.metrics import agreement, intervals, rank_flips
 from mosrt_bench.worker.protocol import Runner
 
 from .configurations import Configuration, configured, reference_variant
-from .request import Request, TimeBudget
-from .speed import NO_TIME, duration
+from .request import NO_TIME, Session, duration
 
 __all__ = ["Parity", "Scores", "compare_scores", "provider_problem", "run_parity", "tolerance_mos"]
 
@@ -71,56 +70,50 @@ class _Scored:
 
 
 def run_parity(
+    session: Session,
     bundles: Sequence[Bundle],
     configurations: Sequence[Configuration],
     clips: Sequence[AudioFile],
-    request: Request,
     parity: Parity,
-    *,
-    budget: TimeBudget,
-    say: Callable[[str], None],
-    keep: Callable[[], None] = lambda: None,
 ) -> None:
     """Scores the clips with every configuration, with the most threads asked for.
 
     Args:
+        session: What is asked for, and the time that is left.
         bundles: The models.
         configurations: All that is compared.
         clips: What to score.
-        request: What is asked for.
         parity: Gets what is found, one configuration after the other.
-        budget: Time of the whole run.
-        say: Told what is being done.
-        keep: Called when `parity` has more.
 
     Raises:
         MosrtError: A reference cannot be run.
     """
+    request, limit_s = session.request, session.limit_s
     threads = max(request.threads)
-    limit_s = budget.answer_s if request.isolate else None
     for bundle in bundles:
-        name = bundle.manifest.name
         variant = reference_variant(bundle)
         reference = configured(bundle, request, variant=variant, provider="cpu", threads=threads)
-        say(f"scoring {len(clips)} clips: {reference.label}, the reference")
+        session.say(f"scoring {len(clips)} clips: {reference.label}, the reference")
         of_reference = _score(reference.open(limit_s), clips, wants_nodes=False)
         parity.scores[reference.label] = of_reference.scores
         against = [(reference.label, of_reference.scores)]
         if request.references:
-            say("scoring with torch")
+            session.say("scoring with torch")
             torch = configured(
                 bundle, request, variant="fp32", provider="torch-cpu", threads=threads
             )
             checkpoint = _score(torch.open(limit_s, front_end="mosrt"), clips, wants_nodes=False)
             against.append(("torch checkpoint", checkpoint.scores))
-        for own in [c for c in configurations if c.model == name and c.threads == threads]:
-            if budget.exhausted():
+        for own in configurations:
+            if own.bundle is not bundle or own.threads != threads:
+                continue
+            if session.budget.exhausted():
                 parity.rows.append(_not_run(own, f"not measured: {NO_TIME}"))
                 continue
             scored = of_reference
             if own != reference:
                 about = duration(of_reference.taken_s)
-                say(f"scoring {len(clips)} clips: {own.label} (about {about})")
+                session.say(f"scoring {len(clips)} clips: {own.label} (about {about})")
                 try:
                     # asking the profiler takes a session of its own
                     scored = _score(own.open(limit_s), clips, wants_nodes=own.provider != "cpu")
@@ -135,7 +128,7 @@ def run_parity(
                     # as if the threads shared the work perfectly
                     parity.score_s[same.name] = scored.score_s * threads / same.threads
             parity.rows += _rows(own, scored, against)
-            keep()
+            session.keep()
 
 
 def _rows(

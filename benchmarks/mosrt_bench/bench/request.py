@@ -11,8 +11,20 @@ from typing import Any, Final
 
 from .timing import Effort
 
-__all__ = ["LENGTHS_S", "TORCH", "TORCH_AUTO", "Request", "TimeBudget", "parse_duration", "shown"]
+__all__ = [
+    "LENGTHS_S",
+    "NO_TIME",
+    "TORCH",
+    "TORCH_AUTO",
+    "Request",
+    "Session",
+    "TimeBudget",
+    "duration",
+    "parse_duration",
+    "shown",
+]
 
+NO_TIME: Final = "no time left"
 LENGTHS_S: Final = (1.0, 3.0, 5.0, 10.0, 30.0)
 TORCH_AUTO: Final = "auto"
 TORCH: Final[Mapping[str, tuple[str, str]]] = {
@@ -136,6 +148,37 @@ class TimeBudget:
         if self._total_s is None:
             return _ANSWER_S
         return min(_ANSWER_S, _ANSWER_SHARE * self._total_s, self.left_s)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Session:
+    """A run under way: what is asked for, the time left, and who is told.
+
+    Attributes:
+        request: What is asked for.
+        budget: Time of the whole run.
+        say: Told what is being done.
+        keep: Called when the report has more.
+    """
+
+    request: Request
+    budget: TimeBudget
+    say: Callable[[str], None]
+    keep: Callable[[], None]
+
+    @property
+    def limit_s(self) -> Callable[[], float] | None:
+        """Gives the longest wait for a process's next answer; None if all run in this process."""
+        return self.budget.answer_s if self.request.isolate else None
+
+
+def duration(seconds: float) -> str:
+    """A time to wait, rounded for people."""
+    if seconds < 100:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    if seconds < 100 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
 
 
 def parse_duration(text: str) -> float:

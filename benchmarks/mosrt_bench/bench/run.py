@@ -25,7 +25,7 @@ from mosrt_bench.stats.voicemos import Rating, protocol, read_ratings
 
 from .configurations import bundle_sha256, list_configurations, open_bundle, reference_variant
 from .parity import Parity, Scores, run_parity
-from .request import Request, TimeBudget
+from .request import Request, Session, TimeBudget
 from .speed import SpeedRun
 from .view_study import study_views
 
@@ -56,10 +56,12 @@ class Bench:
     def __init__(
         self, request: Request, say: Say = lambda _: None, keep: Keep = lambda _: None
     ) -> None:
-        self._request = request
-        self._say = say
-        self._keep: Callable[[], None] = lambda: keep(self.report)
-        self._budget = TimeBudget(request.budget_s)
+        self._session = Session(
+            request=request,
+            budget=TimeBudget(request.budget_s),
+            say=say,
+            keep=lambda: keep(self.report),
+        )
         self._bundles = [open_bundle(name) for name in request.bundles]
         self._configurations = list_configurations(self._bundles, request)
         self._ratings, self._rated, self.clips = _clips(request)
@@ -101,40 +103,23 @@ class Bench:
         Raises:
             MosrtError: Something that is asked for cannot be done.
         """
-        request, report, parity = self._request, self._report, self._parity
+        session, report, parity = self._session, self._report, self._parity
+        request = session.request
         with _without_warnings():
-            run_parity(
-                self._bundles,
-                self._configurations,
-                self.clips,
-                request,
-                parity,
-                budget=self._budget,
-                say=self._say,
-                keep=self._keep,
-            )
+            run_parity(session, self._bundles, self._configurations, self.clips, parity)
             if request.peers:
-                self._say("scoring with the peers")
+                session.say("scoring with the peers")
                 report["peers"] = peer_results(request.peers, self.clips)
             if self._ratings:
-                self._say("comparing with the ratings")
+                session.say("comparing with the ratings")
                 self._compare_with_ratings()
             if request.view_study:
                 report["estimator"] = list(self._study_views())
             if request.speed and parity.runnable:
                 source = _scored_by_all(self.clips, parity.scores)
-                SpeedRun(
-                    request,
-                    parity.runnable,
-                    source,
-                    parity.score_s,
-                    report,
-                    budget=self._budget,
-                    say=self._say,
-                    keep=self._keep,
-                ).run()
+                SpeedRun(session, parity.runnable, source, parity.score_s, report).run()
         report["finished"] = True
-        self._keep()
+        session.keep()
 
     def _compare_with_ratings(self) -> None:
         report, rated = self._report, self._rated
@@ -158,7 +143,7 @@ class Bench:
             if c.is_reference and c.bundle.manifest.uncertainty is None
         }
         for name, configuration in studied.items():
-            self._say(f"studying the number of views: {name}")
+            self._session.say(f"studying the number of views: {name}")
             with mosrt.load(
                 configuration.bundle.path,
                 variant=configuration.variant,
@@ -168,9 +153,9 @@ class Bench:
                 yield study_views(
                     scorer,
                     self.clips,
-                    seeds=self._request.seeds,
-                    max_views=self._request.max_views,
-                    wanted=self._request.half_width,
+                    seeds=self._session.request.seeds,
+                    max_views=self._session.request.max_views,
+                    wanted=self._session.request.half_width,
                 )
 
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from mosrt.errors import MosrtError
 from mosrt_bench.clips import AudioFile
@@ -17,9 +16,9 @@ from mosrt_bench.energy import counters, energy
 from mosrt_bench.worker.device import device_memory
 from mosrt_bench.worker.protocol import Runner
 
-from .cold_start import ColdStarts
+from .cold_start import cold_start, cold_start_row
 from .configurations import Configuration
-from .request import Request, TimeBudget
+from .request import NO_TIME, Session, duration
 from .timing import (
     Effort,
     Load,
@@ -34,64 +33,33 @@ from .timing import (
     throughput_rows,
 )
 
-__all__ = ["HEADLINE_S", "NO_TIME", "Schedule", "SpeedRun", "duration"]
+__all__ = ["HEADLINE_S", "SpeedRun", "time_left_s"]
 
 HEADLINE_S: Final = 5.0
-NO_TIME: Final = "no time left"
 # A fresh process without its two scores: Python's start, imports and a small model.
 _START_S: Final = 1.0
 # Timings are not made shorter than this per configuration to fit a time budget.
 _SHORTEST_S: Final = 0.5
 
-Say = Callable[[str], None]
 
+def time_left_s(expected_s: Sequence[float], n_done: int, taken_s: float) -> float:
+    """What the steps that are left will probably take, in seconds.
 
-def duration(seconds: float) -> str:
-    """A time to wait, rounded for people."""
-    if seconds < 100:
-        return f"{max(10, round(seconds, -1)):.0f} s"
-    if seconds < 100 * 60:
-        return f"{seconds / 60:.0f} min"
-    return f"{seconds / 3600:.1f} h"
-
-
-class Schedule:
-    """Steps that follow each other, each with an estimate of its time.
-
-    Where a step took longer or shorter than estimated, the estimate of what is left is corrected by
-    the same factor.
+    The estimate is corrected by the factor by which the steps that are done were misjudged.
 
     Args:
-        say: Told of each step and of the time left.
-        steps: Seconds expected of each step, by its text, in the order in which they will begin.
-        now: The clock, in seconds.
+        expected_s: Seconds expected of each step, in order.
+        n_done: Steps that are done.
+        taken_s: Seconds that they took.
     """
+    done_s = sum(expected_s[:n_done])
+    return (taken_s / done_s if done_s > 0 else 1.0) * sum(expected_s[n_done:])
 
-    def __init__(
-        self, say: Say, steps: dict[str, float], *, now: Callable[[], float] = time.perf_counter
-    ) -> None:
-        self._say = say
-        self._left = dict(steps)
-        self._now = now
-        self._expected_s = 0.0
-        self._taken_s = 0.0
-        self._begun_s: float | None = None
 
-    @property
-    def left_s(self) -> float:
-        """What the steps that have not begun will probably take."""
-        factor = self._taken_s / self._expected_s if self._expected_s > 0 else 1.0
-        return factor * sum(self._left.values())
-
-    def begin(self, step: str) -> None:
-        """Says that a step begins, and how long it and all that is left will take."""
-        now_s = self._now()
-        if self._begun_s is not None:
-            self._taken_s += now_s - self._begun_s
-        self._begun_s = now_s
-        left_s = self.left_s
-        self._say(f"{step} (about {duration(left_s)} left)")
-        self._expected_s += self._left.pop(step)
+class _Step(NamedTuple):
+    what: str
+    expected_s: float
+    measure: Callable[[], None]
 
 
 class SpeedRun:
@@ -100,141 +68,110 @@ class SpeedRun:
     A configuration that fails takes no further part; the report's "not_measured" says why.
 
     Args:
-        request: What is asked for.
+        session: What is asked for, and the time that is left.
         runnable: Configurations.
         source: A recording that all of them can score.
         score_s: About how long each takes for a clip of 5 s, by name; for estimates only.
         report: Gets the results, after every step and on an interruption.
-        budget: Time of the whole run.
-        say: Told what is being done, and how long the rest will take.
-        keep: Called when the report has more.
     """
 
     def __init__(
         self,
-        request: Request,
+        session: Session,
         runnable: Sequence[Configuration],
         source: AudioFile,
         score_s: Mapping[str, float],
         report: dict[str, Any],
-        *,
-        budget: TimeBudget,
-        say: Say,
-        keep: Callable[[], None] = lambda: None,
     ) -> None:
-        self._request = request
+        self._session, self._request, self._budget = session, session.request, session.budget
         self._configurations = {c.name: c for c in runnable}
-        self._n_configurations = len(runnable)
         self._torch = next((c.name for c in runnable if c.is_torch), None)
         self._source = source
-        self._score_s = score_s
+        self._costs_s = [score_s[name] for name in self._configurations]
         self._report = report
-        self._budget = budget
-        self._say = say
-        self._keep = keep
         self._runners: dict[str, Runner] = {}
-        self._lengths_s = sorted({*request.lengths_s, HEADLINE_S})
         # What all else is compared by comes first, in case that time runs out.
-        self._lengths_s.sort(key=lambda length_s: length_s != HEADLINE_S)
+        lengths_s = sorted(
+            {*self._request.lengths_s, HEADLINE_S}, key=lambda s: (s != HEADLINE_S, s)
+        )
+        self._clips = {length_s: Path(f"{length_s:g}.wav") for length_s in lengths_s}
 
     def run(self) -> None:
         """Measures all there is time for."""
-        report = self._report
-        report["timed_audio"] = self._source.name
-        effort = self._effort()
-        schedule = Schedule(self._say, self._steps(effort))
+        self._report |= {"timed_audio": self._source.name, "latency": []}
+        steps = self._steps(self._effort())
+        expected_s = [step.expected_s for step in steps]
         with tempfile.TemporaryDirectory(prefix="mosrt-bench-") as directory:
-            clips = {}
-            for length_s in self._lengths_s:
-                clips[length_s] = Path(directory, f"{length_s:g}.wav")
-                clips[length_s].write_bytes(clip_of(self._source.path, length_s))
-            headline = clips[HEADLINE_S]
-            with self._loaded():
-                report["latency"] = []
-                for length_s, clip in clips.items():
-                    if self._begins(schedule, self._latency_step(length_s)):
-                        self._latency(clip, length_s, effort)
-                        self._keep()
-                report["latency"].sort(key=lambda row: row["clip_s"])
-                if self._begins(schedule, "throughput"):
-                    self._throughput(headline, effort)
-                    self._keep()
-                if not self._budget.exhausted():
-                    self._energy(headline)
-                    self._keep()
-            if self._request.starts and self._begins(schedule, self._starts_step()):
-                self._cold_starts(headline)
-                self._keep()
+            for length_s, clip in self._clips.items():
+                self._clips[length_s] = Path(directory, clip)
+                self._clips[length_s].write_bytes(clip_of(self._source.path, length_s))
+            try:
+                self._load()
+                begun_s = time.perf_counter()
+                for i, step in enumerate(steps):
+                    if not self._configurations or self._budget.exhausted():
+                        for name in self._configurations:
+                            self._not_measured(name, step.what, NO_TIME)
+                        continue
+                    left_s = time_left_s(expected_s, i, time.perf_counter() - begun_s)
+                    self._session.say(f"{step.what} (about {duration(left_s)} left)")
+                    step.measure()
+                    self._session.keep()
+            finally:
+                self._close()
 
     def _effort(self) -> Effort:
         """How long each timing is: as asked for, or shorter so that all fit the budget."""
         effort = self._request.effort
         while (
-            sum(self._steps(effort).values()) > self._budget.left_s and effort.seconds > _SHORTEST_S
+            sum(step.expected_s for step in self._steps(effort)) > self._budget.left_s
+            and effort.seconds > _SHORTEST_S
         ):
             effort = dataclasses.replace(effort, seconds=effort.seconds / 2)
         if effort != self._request.effort:
-            self._say(f"{effort.seconds:g} s per timing, to fit the time budget")
+            self._session.say(f"{effort.seconds:g} s per timing, to fit the time budget")
         return effort
 
-    def _latency_step(self, length_s: float) -> str:
-        return f"timing {self._n_configurations} configurations on {length_s:g} s"
-
-    def _starts_step(self) -> str:
-        return f"{self._request.starts} fresh processes each"
-
-    def _steps(self, effort: Effort) -> dict[str, float]:
+    def _steps(self, effort: Effort) -> list[_Step]:
         """What will be done, and about how long each step takes, in seconds.
 
         A clip shorter than 5 s is taken to cost as much, since a model may look at it as often, and
         a longer one to cost more in proportion, which estimates too long rather than too short.
         """
-        request = self._request
-        costs_s = [self._score_s[name] for name in self._configurations]
-        steps = {}
-        for length_s in self._lengths_s:
+        request, costs_s = self._request, self._costs_s
+        steps = []
+        for length_s in self._clips:
+            what = f"timing {len(costs_s)} configurations on {length_s:g} s"
             round_s = max(1.0, length_s / HEADLINE_S) * sum(costs_s)
-            steps[self._latency_step(length_s)] = expected_latency_s(round_s, len(costs_s), effort)
-        steps["throughput"] = sum(
+            expected_s = expected_latency_s(round_s, len(costs_s), effort)
+            steps.append(_Step(what, expected_s, partial(self._latency, length_s, effort, what)))
+        expected_s = sum(
             expected_throughput_s(cost_s, request.batches, request.callers, effort)
             for cost_s in costs_s
         )
+        steps.append(_Step("throughput", expected_s, partial(self._throughput, effort)))
         if request.starts:
-            steps[self._starts_step()] = request.starts * sum(
-                _START_S + 3 * cost_s for cost_s in costs_s
-            )
+            expected_s = request.starts * sum(_START_S + 3 * cost_s for cost_s in costs_s)
+            what = f"{request.starts} fresh processes each"
+            steps.append(_Step(what, expected_s, self._cold_starts))
         return steps
 
-    def _begins(self, schedule: Schedule, step: str) -> bool:
-        """Begins a step, unless there is no time for it or nothing to measure."""
-        if self._configurations and not self._budget.exhausted():
-            schedule.begin(step)
-            return True
-        for name in self._configurations:
-            self._not_measured(name, step, NO_TIME)
-        return False
+    def _load(self) -> None:
+        self._session.say(f"loading {len(self._configurations)} configurations")
+        for name, configuration in list(self._configurations.items()):
+            try:
+                self._runners[name] = configuration.open(self._session.limit_s)
+            except MosrtError as exc:
+                self._drop(name, "loading", str(exc))
 
-    @contextmanager
-    def _loaded(self) -> Iterator[None]:
-        """Loads all configurations, and closes them afterwards."""
-        # not a step: it says nothing of how well the others are estimated
-        self._say(f"loading {len(self._configurations)} configurations")
-        limit_s = self._budget.answer_s if self._request.isolate else None
-        try:
-            for name, configuration in list(self._configurations.items()):
-                try:
-                    self._runners[name] = configuration.open(limit_s)
-                except MosrtError as exc:
-                    self._drop(name, "loading", str(exc))
-            yield
-        finally:
-            for runner in self._runners.values():
-                runner.close()
+    def _close(self) -> None:
+        while self._runners:
+            self._runners.popitem()[1].close()
 
     def _drop(self, name: str, step: str, reason: str) -> None:
         """Takes a configuration that failed out of what follows."""
         self._not_measured(name, step, reason)
-        self._say(f"{name} fails: {reason}")
+        self._session.say(f"{name} fails: {reason}")
         del self._configurations[name]
         if (runner := self._runners.pop(name, None)) is not None:
             runner.close()
@@ -243,13 +180,15 @@ class SpeedRun:
         reason = self._configurations[name].without_paths(reason)
         self._report["not_measured"].append({"contestant": name, "what": step, "reason": reason})
 
-    def _calls(self, clip: Path) -> dict[str, Callable[[], Mapping[str, float]]]:
+    def _calls(self, length_s: float) -> dict[str, Callable[[], Mapping[str, float]]]:
+        clip = self._clips[length_s]
         return {name: partial(self._runners[name].time, clip) for name in self._configurations}
 
-    def _latency(self, clip: Path, length_s: float, effort: Effort) -> None:
+    def _latency(self, length_s: float, effort: Effort, what: str) -> None:
         taken: dict[str, Timings] = {}
+        calls = self._calls(length_s)
         try:
-            take_turns(self._calls(clip), effort, timings=taken, out_of_time=self._budget.exhausted)
+            take_turns(calls, effort, timings=taken, out_of_time=self._budget.exhausted)
         finally:
             timed = {name: each for name, each in taken.items() if each.total_ms}
             complete = [name for name, each in timed.items() if each.failure is None]
@@ -261,19 +200,20 @@ class SpeedRun:
                     row["torch"] = self._torch
                     row["ratio_to_torch"] = paired_ratio(each.total_ms, timed[self._torch].total_ms)
                 self._report["latency"].append(row)
+            self._report["latency"].sort(key=lambda row: row["clip_s"])
         for name, each in taken.items():
             if each.failure is not None:
-                self._drop(name, self._latency_step(length_s), each.failure)
+                self._drop(name, what, each.failure)
             elif not each.total_ms:
-                self._not_measured(name, self._latency_step(length_s), NO_TIME)
+                self._not_measured(name, what, NO_TIME)
 
-    def _throughput(self, clip: Path, effort: Effort) -> None:
+    def _throughput(self, effort: Effort) -> None:
         loads: list[Load] = []
         request = self._request
         try:
             measure_throughput(
                 {name: self._runners[name] for name in self._configurations},
-                clip,
+                self._clips[HEADLINE_S],
                 batches=request.batches,
                 callers=request.callers,
                 effort=effort,
@@ -284,39 +224,43 @@ class SpeedRun:
             self._report["throughput"] = throughput_rows(loads, HEADLINE_S, self._torch)
         for load in loads:
             if load.failure is not None or not load.rates:
-                self._not_measured(
-                    load.name, f"throughput, {load.kind} {load.count}", load.failure or NO_TIME
-                )
+                what = f"throughput, {load.kind} {load.count}"
+                self._not_measured(load.name, what, load.failure or NO_TIME)
+        if not self._budget.exhausted():
+            self._session.keep()
+            self._energy()
 
-    def _energy(self, clip: Path) -> None:
+    def _energy(self) -> None:
         meters, notes = counters()
         self._report["notes"] += notes
         self._report["energy"] = []
-        for name, call in self._calls(clip).items():
+        for name, call in self._calls(HEADLINE_S).items():
             try:
-                self._report["energy"] += energy({name: call}, meters)
+                self._report["energy"] += energy(name, call, meters)
             except MosrtError as exc:
                 self._drop(name, "energy", str(exc))
 
-    def _cold_starts(self, clip: Path) -> None:
+    def _cold_starts(self) -> None:
+        self._close()
         used_bytes, notes = device_memory()
         self._report["notes"] += notes
-        starts = ColdStarts(
-            clip,
-            used_bytes=used_bytes,
-            limit_s=self._budget.answer_s if self._request.isolate else None,
-        )
+        answers: dict[str, list[dict[str, Any]]] = {}
         try:
             for _ in range(self._request.starts):
                 for name, configuration in list(self._configurations.items()):
                     if self._budget.exhausted():
                         break
                     try:
-                        starts.start(configuration)
+                        answer = cold_start(
+                            configuration,
+                            self._clips[HEADLINE_S],
+                            used_bytes=used_bytes,
+                            limit_s=self._session.limit_s,
+                        )
+                        answers.setdefault(name, []).append(answer)
                     except MosrtError as exc:
                         self._drop(name, "cold start", str(exc))
         finally:
-            self._report["cold_start"] = starts.rows()
-        measured = {row["contestant"] for row in self._report["cold_start"]}
-        for name in self._configurations.keys() - measured:
+            self._report["cold_start"] = [cold_start_row(*each) for each in answers.items()]
+        for name in self._configurations.keys() - answers.keys():
             self._not_measured(name, "cold start", NO_TIME)

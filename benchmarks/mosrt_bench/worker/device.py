@@ -6,10 +6,11 @@ import ctypes
 import shutil
 import subprocess
 import threading
-from collections.abc import Callable
-from typing import Any, Final, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
-__all__ = ["MemoryPeak", "Nvml", "Polling", "UsedBytes", "describe_gpu", "device_memory"]
+__all__ = ["Nvml", "UsedBytes", "describe_gpu", "device_memory", "memory_peak", "polling"]
 
 UsedBytes = Callable[[], int]
 
@@ -55,10 +56,7 @@ class Nvml:
             OSError: There is no such GPU, or it does not count its energy.
         """
         millijoules = ctypes.c_ulonglong()
-        if self._library.nvmlDeviceGetTotalEnergyConsumption(
-            self._handle(gpu), ctypes.byref(millijoules)
-        ):
-            raise OSError(f"GPU {gpu} does not count its energy")
+        self._read("nvmlDeviceGetTotalEnergyConsumption", gpu, millijoules, "count its energy")
         return millijoules.value / 1e3
 
     def used_bytes(self, gpu: int) -> int:
@@ -68,15 +66,16 @@ class Nvml:
             OSError: There is no such GPU, or it does not tell, as GPUs that share the CPU's memory.
         """
         memory = _Memory()
-        if self._library.nvmlDeviceGetMemoryInfo(self._handle(gpu), ctypes.byref(memory)):
-            raise OSError(f"GPU {gpu} does not tell its memory")
+        self._read("nvmlDeviceGetMemoryInfo", gpu, memory, "tell its memory")
         return int(memory.used)
 
-    def _handle(self, gpu: int) -> ctypes.c_void_p:
+    def _read(self, function: str, gpu: int, value: Any, what: str) -> None:
+        """Lets one of the library's functions write a GPU's value."""
         handle = ctypes.c_void_p()
         if self._library.nvmlDeviceGetHandleByIndex_v2(gpu, ctypes.byref(handle)):
             raise OSError(f"no GPU {gpu}")
-        return handle
+        if getattr(self._library, function)(handle, ctypes.byref(value)):
+            raise OSError(f"GPU {gpu} does not {what}")
 
 
 def device_memory(nvml: Nvml | None = None) -> tuple[UsedBytes | None, list[str]]:
@@ -112,38 +111,29 @@ def describe_gpu() -> str | None:
     return answer.stdout.strip() or None if answer.returncode == 0 else None
 
 
-_P = TypeVar("_P", bound="Polling")
+@contextmanager
+def polling(poll: Callable[[], object]) -> Iterator[None]:
+    """Calls a function every 10 ms in the background of a block, until it raises OSError."""
+    ended = threading.Event()
 
-
-class Polling:
-    """Calls a function every 10 ms in the background of a block, until it raises OSError.
-
-    Args:
-        poll: The function.
-    """
-
-    def __init__(self, poll: Callable[[], None]) -> None:
-        self._poll = poll
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-
-    def __enter__(self: _P) -> _P:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        while not self._ended.wait(_EVERY_S):
+    def run() -> None:
+        while not ended.wait(_EVERY_S):
             try:
-                self._poll()
+                poll()
             except OSError:  # the device is lost, which whoever uses it will report
                 return
 
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
-class MemoryPeak(Polling):
+
+@contextmanager
+def memory_peak(used_bytes: UsedBytes) -> Iterator[Callable[[], float]]:
     """Measures the most GPU memory in use during a block, over what was in use before it.
 
     It reads the memory of the whole device every 10 ms, because a process's own account leaves out
@@ -151,17 +141,15 @@ class MemoryPeak(Polling):
 
     Args:
         used_bytes: See `device_memory`.
+
+    Yields:
+        A function that gives the peak so far, in MB of 1e6 bytes.
     """
+    before = most = used_bytes()
 
-    def __init__(self, used_bytes: UsedBytes) -> None:
-        super().__init__(self._update)
-        self._used_bytes = used_bytes
-        self._before = self._most = used_bytes()
+    def update() -> None:
+        nonlocal most
+        most = max(most, used_bytes())
 
-    @property
-    def peak_mb(self) -> float:
-        """In units of 1e6 bytes."""
-        return round((self._most - self._before) / 1e6, 1)
-
-    def _update(self) -> None:
-        self._most = max(self._most, self._used_bytes())
+    with polling(update):
+        yield lambda: round((most - before) / 1e6, 1)

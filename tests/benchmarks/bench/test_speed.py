@@ -8,8 +8,8 @@ from typing import Any, cast
 
 import pytest
 
-from mosrt_bench.bench.request import TimeBudget, parse_duration
-from mosrt_bench.bench.speed import Schedule, duration
+from mosrt_bench.bench.request import TimeBudget, duration, parse_duration
+from mosrt_bench.bench.speed import time_left_s
 from mosrt_bench.bench.timing import (
     Effort,
     expected_latency_s,
@@ -121,15 +121,11 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 
 def test_what_is_left_is_corrected_by_what_was() -> None:
-    said: list[str] = []
-    now_s = 0.0
-    schedule = Schedule(said.append, {"a": 60.0, "b": 120.0, "c": 120.0}, now=lambda: now_s)
-    schedule.begin("a")
-    now_s = 120.0
-    schedule.begin("b")
-    now_s = 130.0  # a and b together took 130 s of the 180 s expected
-    schedule.begin("c")
-    assert said == ["a (about 5 min left)", "b (about 8 min left)", "c (about 90 s left)"]
+    expected_s = [60.0, 120.0, 120.0]
+    assert time_left_s(expected_s, 0, 0.0) == 300
+    assert time_left_s(expected_s, 1, 120.0) == 480
+    # the first two took 130 s of the 180 s expected
+    assert time_left_s(expected_s, 2, 130.0) == pytest.approx(120 * 130 / 180)
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ import soundfile
 from mosrt.bundle.bundle import find_bundle
 from mosrt.errors import MosrtError, ProviderError
 from mosrt_bench.errors import BenchError, WorkerError, WorkerTimeoutError
-from mosrt_bench.worker.device import MemoryPeak
+from mosrt_bench.worker.device import memory_peak
 from mosrt_bench.worker.process import IsolatedRunner, WorkerProcess
 from mosrt_bench.worker.worker import open_runner
 from tests.benchmarks.conftest import Fusion
@@ -110,11 +110,11 @@ def test_one_that_crashes_leaves_its_last_words(planted: str) -> None:
 
 def test_memory_is_watched_over_what_was_in_use() -> None:
     levels = iter([5_000_000, 5_000_000, 9_000_000, *[6_000_000] * 10_000])
-    with MemoryPeak(lambda: next(levels)) as memory:
+    with memory_peak(lambda: next(levels)) as peak_mb:
         deadline = time.monotonic() + 10
-        while memory.peak_mb < 4 and time.monotonic() < deadline:
+        while peak_mb() < 4 and time.monotonic() < deadline:
             time.sleep(0.01)
-    assert memory.peak_mb == 4.0
+    assert peak_mb() == 4.0
 
 
 def torch_options(fusion: Fusion, **changes: Any) -> dict[str, Any]:

@@ -48,7 +48,7 @@ _EXPORT: Final = frozenset({
     "transformers",
 })  # fmt: skip
 EXTRAS: Final = {
-    "bench": frozenset({"librosa", "psutil", "scipy", "threadpoolctl"}),
+    "bench": frozenset({"jinja2", "librosa", "psutil", "scipy", "threadpoolctl"}),
     "calibrate": frozenset({"matplotlib", "onnx"}),
     "export": _EXPORT,
     "openvino": frozenset({"openvino"}),

@@ -100,7 +100,7 @@ check(child(again))
 @pytest.mark.full
 @pytest.mark.parametrize("provider", ["cpu", "openvino-fp32"])
 def test_forks_while_other_threads_score(provider: str) -> None:
-    """No lock of the engine or of libsndfile is inherited."""
+    """No lock of the engine, of NumPy or of libsndfile is inherited."""
     run(
         """
 stop = False
@@ -118,6 +118,32 @@ finally:
 compare()
 """,
         provider=provider,
+    )
+
+
+def test_a_fork_waits_for_matrix_products() -> None:
+    """A lock of NumPy's is held for too short a time to be met by chance."""
+    run(
+        """
+from mosrt.mel.front_end import MelFrontEnd
+images, inside, entered = MelFrontEnd.images, 0, threading.Event()
+def slow(*arguments):
+    global inside
+    inside += 1
+    entered.set()
+    time.sleep(0.2)
+    made = images(*arguments)
+    inside -= 1
+    return made
+MelFrontEnd.images = slow
+thread = threading.Thread(target=compare)
+thread.start()
+entered.wait()
+def outside():
+    assert not inside
+check(child(outside))
+thread.join()
+"""
     )
 
 

@@ -17,6 +17,7 @@ from mosrt.bundle.front_end_spec import MelSpec
 from mosrt.bundle.manifest import Manifest
 from mosrt.crops import CropGeometry, CropPlan, Plan, PlanRule, normalised, resolve_plan
 from mosrt.errors import AudioError, BundleError, MeasureError
+from mosrt.host.fork import fork_waits
 from mosrt.host.thread_pool import ThreadPool
 from mosrt.mel.front_end import MelFrontEnd
 from mosrt.score import Score, interval_95
@@ -120,7 +121,8 @@ class FusionFrontEnd:
             return {}
 
         def make(start: int) -> dict[int, Float32Array]:
-            return front_end.images(crops[start], windows[start])
+            with fork_waits():  # NumPy's matrix products have a lock
+                return front_end.images(crops[start], windows[start])
 
         return dict(zip(windows, pool.map(make, windows), strict=True))
 

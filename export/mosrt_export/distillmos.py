@@ -32,7 +32,7 @@ from mosrt.host.cpu import usable_cores
 from mosrt.mos.scorer import FusionFrontEnd
 
 from .errors import CheckpointError
-from .graphs.graph import BATCH, OPSET, OnnxModule, tensor, write_graph
+from .graphs.graph import BATCH, OPSET, tensor, write_dynamic_graph
 from .model_card import distillmos_card, provenance
 from .parity import Drift, Step, publish, rounded
 
@@ -43,10 +43,16 @@ TOLERANCE_MOS: Final = 1e-4
 _SAMPLE_RATE_HZ: Final = 16_000
 _SEGMENT_SAMPLES: Final = 122_880
 _HOP_SAMPLES: Final = 16_000  # largest distance between segments
+_COLUMN: Final = 320  # samples from one column of features to the next
+_COLUMNS: Final = _SEGMENT_SAMPLES // _COLUMN
+_STEP_SAMPLES: Final = 8 * _COLUMN
+_EDGE: Final = 3  # a column sees 6 frames, of half a column each, to either side
 _FFT: Final = 320
 _FRAME_HOP: Final = 160
 _EXPONENT: Final = 0.3
 _DOMAIN: Final = "overall"
+_INPUTS: Final = (tensor("waveform", BATCH, "samples"),)
+_OUTPUTS: Final = (tensor("mos", BATCH, 1),)
 _LIBRARIES: Final = ("mosrt", "torch", "distillmos", "onnx", "onnxscript")
 
 
@@ -75,8 +81,10 @@ class _ComplexSpectrogram(nn.Module):
         return compressed
 
 
-class DistillMos(OnnxModule):
+class DistillMos(nn.Module):
     """The published model from segments of audio to MOS.
+
+    Zeros at a segment's end have constant features, which are stored instead of computed.
 
     Args:
         published: The package's model.
@@ -84,17 +92,33 @@ class DistillMos(OnnxModule):
 
     def __init__(self, published: nn.Module) -> None:
         super().__init__()
-        self.input_names = ("waveform",)
-        self.output_sizes = {"mos": 1}
         self.add_module(FRONT_END_SCOPE, _ComplexSpectrogram())
         self.cnn = published.get_submodule("cnn.cnn")
         self.head = published.get_submodule("transformer_pool_attn")
+        with torch.inference_mode():
+            silent = self._features(torch.zeros(1, _SEGMENT_SAMPLES))[..., -_EDGE - 1 :]
+        self.register_buffer("silence", silent[..., :1].clone())
+        self.register_buffer("edge", silent[..., 1:].clone())
 
-    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
-        """MOS (batch, 1) of segments (batch, 122880) in [-1, 1]."""
-        (waveform,) = inputs
+    def _features(self, waveform: torch.Tensor) -> torch.Tensor:
         features = self.cnn(self.get_submodule(FRONT_END_SCOPE)(waveform))
-        quality = self.head(features.flatten(1, -2).transpose(1, 2))
+        flat: torch.Tensor = features.flatten(1, -2)
+        return flat
+
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+        """MOS (batch, 1) of segments (batch, samples) in [-1, 1], as if zeros followed.
+
+        `samples` is 122880, or a multiple of 2560 below, and the last 2560 of those are zeros.
+        """
+        features = self._features(waveform)
+        # The last columns saw the end of the input, which the segment does not have there.
+        n = waveform.shape[1] // _COLUMN
+        kept = n - _EDGE + _EDGE * (n // _COLUMNS)
+        silence = self.get_buffer("silence").expand(1, -1, _COLUMNS - _EDGE)
+        padding = torch.cat([silence, self.get_buffer("edge")], 2)[..., kept:]
+        padding = padding.expand(features.shape[0], -1, -1)
+        features = torch.cat([features[..., :kept], padding], 2)
+        quality = self.head(features.transpose(1, 2))
         mos: torch.Tensor = 1 + 4 * quality.unsqueeze(1)
         return mos
 
@@ -150,12 +174,16 @@ def export_distillmos(
         published = published_model()
     with new_directory(out, force=force) as directory:
         with step("exporting"):
-            graph, weights = write_graph(
+            graph, weights = write_dynamic_graph(
                 DistillMos(published).eval(),
-                {"waveform": (_SEGMENT_SAMPLES,)},
-                directory / "model.fp32.onnx",
+                [torch.zeros(2, 20 * _STEP_SAMPLES)],
+                inputs=_INPUTS,
+                outputs=_OUTPUTS,
+                path=directory / "model.fp32.onnx",
             )
-            member = Member(name="network", graph=bundle_file(graph), weights=bundle_file(weights))
+            member = Member(
+                name="network", graph=bundle_file(graph), weights=weights and bundle_file(weights)
+            )
             manifest = _manifest(name, Variant(opset=OPSET, members=(member,)))
         with step(f"comparing with torch on {len(clips)} clips and all of them as one"):
             drift = _compared(directory, manifest, published, clips)
@@ -175,12 +203,13 @@ def _manifest(name: str, variant: Variant) -> Manifest:
             crop_samples=_SEGMENT_SAMPLES,
             epsilon=0.0,
             segment_hop_samples=_HOP_SAMPLES,
+            segment_step_samples=_STEP_SAMPLES,
         ),
         mel=None,
         domains=(_DOMAIN,),
         default_domain=_DOMAIN,
-        inputs=(tensor("waveform", BATCH, _SEGMENT_SAMPLES),),
-        outputs=(tensor("mos", BATCH, 1),),
+        inputs=_INPUTS,
+        outputs=_OUTPUTS,
         variants={"fp32": variant},
         front_end="graph",
         provenance=provenance(
@@ -219,7 +248,7 @@ def _compared(
             plan = PlanRule(kind="grid").plan(recording.n_samples, front_end.geometry)
             scores = [
                 float(backend.run({"waveform": view["waveform"][None]}, ["mos"])["mos"][0, 0, 0])
-                for view in front_end.views(recording, plan)
+                for view in front_end.views(recording, plan, short=True)
             ]
             with torch.inference_mode():
                 expected = float(published(torch.from_numpy(waveform)[None])[0, 0])

@@ -1,5 +1,6 @@
 """Distill-MOS as a bundle, held to the package that publishes it."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import torch
 from click.testing import CliRunner
 
 import mosrt
+from mosrt.backends import OrtBackend
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.manifest import Manifest
 from mosrt.errors import BundleError
@@ -76,6 +78,26 @@ def test_segments_are_of_their_family(bundle: Path) -> None:
     assert Manifest.from_dict(plain) == manifest
     with pytest.raises(BundleError, match="does not fit family 'ssl'"):
         Manifest.from_dict({**plain, "family": "ssl"})
-    del plain["ssl"]["segment_hop_samples"]
-    with pytest.raises(BundleError, match="does not fit family 'segments'"):
-        Manifest.from_dict(plain)
+    for name in ("segment_hop_samples", "segment_step_samples"):
+        ssl = {key: value for key, value in plain["ssl"].items() if key != name}
+        with pytest.raises(BundleError, match="does not fit family 'segments'"):
+            Manifest.from_dict({**plain, "ssl": ssl})
+
+
+def test_zeros_need_not_be_computed(bundle: Path) -> None:
+    manifest = Bundle.open(bundle).manifest
+    assert manifest.ssl is not None
+    lengths = [manifest.ssl.padded_samples(n) for n in (1, 2_560, 2_561, 117_760, 120_320, 122_879)]
+    assert lengths == [5_120, 5_120, 7_680, 120_320, 122_880, 122_880]
+    rng = np.random.default_rng(0)
+    backend = OrtBackend(
+        bundle, manifest.variants["fp32"], inputs=manifest.inputs, outputs=manifest.outputs
+    )
+    with contextlib.closing(backend):
+        for n in (1, 2_560, 60_000, 117_760):
+            segment = np.zeros((1, 122_880), np.float32)
+            segment[:, :n] = rng.normal(0, 0.1, n)
+            short = segment[:, : manifest.ssl.padded_samples(n)]
+            found = [backend.run({"waveform": each}, ["mos"])["mos"] for each in (short, segment)]
+            # Other sizes may be added in another order.
+            np.testing.assert_allclose(found[0], found[1], atol=1e-5)

@@ -56,7 +56,8 @@ def size_ranges(
                 f"batch sizes {smallest}, {usual}, {largest} do not ascend; --min-batch, "
                 "--opt-batch and --max-batch must"
             )
-        return {"batch": (smallest, usual, largest)}
+        length = 0 if manifest.ssl is None else manifest.ssl.crop_samples
+        return {"batch": (smallest, usual, largest), "samples": (length, length, length)}
     if batch is not None:
         raise EngineError(
             f"{manifest.name} processes one recording at a time; leave the batch options out"

@@ -199,9 +199,11 @@ class Manifest(Section):
     def check(self, where: str) -> None:  # noqa: ARG002 - it is the whole manifest
         """Raises BundleError when fields that are each well formed contradict one another."""
         hop_samples = 0 if self.ssl is None else self.ssl.segment_hop_samples
+        step_samples = 0 if self.ssl is None else self.ssl.segment_step_samples
         for name, present, families in (
             ("ssl", self.ssl is not None, ("fusion", "ssl", "segments")),
             (f"ssl.segment_hop_samples ({hop_samples})", hop_samples > 0, ("segments",)),
+            (f"ssl.segment_step_samples ({step_samples})", step_samples > 0, ("segments",)),
             ("mel", self.mel is not None, ("fusion", "spec")),
             ("uncertainty", self.uncertainty is not None, UNCERTAINTY_FAMILIES),
         ):
@@ -243,7 +245,8 @@ class Manifest(Section):
         _check_known("front_end", self.front_end, FRONT_ENDS)
         expected: dict[str, tuple[int | str, ...]] = {}
         if self.ssl is not None:
-            expected[self.ssl.tensor] = (self.ssl.crop_samples,)
+            fixed = self.family != "segments"
+            expected[self.ssl.tensor] = (self.ssl.crop_samples if fixed else "samples",)
         if (mel := self.mel) is not None:
             images = (mel.n_crops * len(mel.windows), mel.image_height, mel.image_width)
             crops = (mel.n_crops, mel.crop_samples)
@@ -286,7 +289,7 @@ class Manifest(Section):
         if self.front_end == "numpy":
             del plain["front_end"]
         if self.ssl is not None and not self.ssl.segment_hop_samples:
-            del plain["ssl"]["segment_hop_samples"]
+            del plain["ssl"]["segment_hop_samples"], plain["ssl"]["segment_step_samples"]
         for variant in plain["variants"].values():
             for name in ("kind", "calibration", "fixed_batch"):
                 if variant[name] is None:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from mosrt._arrays import Float32Array, IntArray
 from mosrt.audio.recording import Recording
-from mosrt.backends import Backend
+from mosrt.backends import TENSORRT, Backend
 from mosrt.bundle.front_end_spec import MelSpec
 from mosrt.bundle.manifest import Manifest
 from mosrt.crops import CropGeometry, CropPlan, Plan, PlanRule, normalised, resolve_plan
@@ -62,7 +62,13 @@ class FusionFrontEnd:
         )
 
     def views(
-        self, recording: Recording, plan: CropPlan, pool: ThreadPool | None = None, at_once: int = 1
+        self,
+        recording: Recording,
+        plan: CropPlan,
+        pool: ThreadPool | None = None,
+        at_once: int = 1,
+        *,
+        short: bool = False,
     ) -> Iterator[dict[str, Float32Array]]:
         """Makes the inputs of a plan's views, one view after the other.
 
@@ -71,6 +77,7 @@ class FusionFrontEnd:
             plan: The crops; must fit the recording and `geometry`.
             pool: Threads that share the work; by default the caller's alone.
             at_once: Views to prepare together, so that all threads have work.
+            short: Whether a recording that is shorter than a segment becomes a shorter input.
 
         Yields:
             Per view, tensors by input name, float32, without the batch axis.
@@ -78,12 +85,14 @@ class FusionFrontEnd:
         pool = pool or ThreadPool(1)
         for rows in _blocks(range(plan.n_views), _VIEWS_READ):
             requests: list[tuple[IntArray, int]] = []
-            missing = 0  # samples of zeros that follow the recording
+            zeros = 0  # that follow the recording
             if self._ssl is not None:
                 length = self._ssl.crop_samples
-                if self._ssl.segment_hop_samples:
-                    missing = max(length - recording.n_samples, 0)
-                requests.append((plan.ssl_starts[rows], length - missing))
+                if self._ssl.segment_hop_samples and recording.n_samples < length:
+                    padded = self._ssl.padded_samples(recording.n_samples) if short else length
+                    length = recording.n_samples
+                    zeros = padded - length
+                requests.append((plan.ssl_starts[rows], length))
             if self._mel is not None:
                 starts = list(_windows_by_start(plan, rows, self._mel))
                 requests.append((np.array(starts, np.int64), self._mel.crop_samples))
@@ -97,7 +106,7 @@ class FusionFrontEnd:
                 for row in some:
                     feeds = {}
                     if self._ssl is not None:
-                        crop = np.pad(read[0][row - rows[0]], (0, missing))
+                        crop = np.pad(read[0][row - rows[0]], (0, zeros))
                         feeds[self._ssl.tensor] = (
                             crop if self._in_graph else normalised(crop, self._ssl.epsilon)
                         )
@@ -201,6 +210,8 @@ class FusionScorer(Scorer):
             **options,
         )
         self._backend = backend
+        # Engines are built for one length, and a batch has one.
+        self._short = backend.batch_size == 1 and backend.provider not in TENSORRT
         self._front_end = FusionFrontEnd(manifest) if front_end is None else front_end
 
     def features(
@@ -255,7 +266,9 @@ class FusionScorer(Scorer):
         pending: list[tuple[_Clip, dict[str, Float32Array]]] = []
         for clip in clips:
             started = time.perf_counter()
-            for feeds in self._front_end.views(clip.recording, clip.plan, pool, at_once):
+            for feeds in self._front_end.views(
+                clip.recording, clip.plan, pool, at_once, short=self._short
+            ):
                 clip.front_end_ms += 1e3 * (time.perf_counter() - started)
                 pending.append((clip, feeds))
                 if len(pending) == self._backend.batch_size:

@@ -182,7 +182,9 @@ def export_distillmos(
                 path=directory / "model.fp32.onnx",
             )
             member = Member(
-                name="network", graph=bundle_file(graph), weights=weights and bundle_file(weights)
+                name="network",
+                graph=bundle_file(graph),
+                weights=None if weights is None else bundle_file(weights),
             )
             manifest = _manifest(name, Variant(opset=OPSET, members=(member,)))
         with step(f"comparing with torch on {len(clips)} clips and all of them as one"):

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from mosrt._arrays import Float32Array, IntArray
 from mosrt.audio.recording import Recording
-from mosrt.backends import TENSORRT, Backend
+from mosrt.backends import Backend
+from mosrt.backends.base import TENSORRT
 from mosrt.bundle.front_end_spec import MelSpec
 from mosrt.bundle.manifest import Manifest
 from mosrt.crops import CropGeometry, CropPlan, Plan, PlanRule, normalised, resolve_plan

@@ -17,25 +17,16 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import sys
-import types
-import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import (
-    Any,
-    Final,
-    Literal,
-    TypeAlias,
-    TypeVar,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Final, Literal, TypeAlias, get_args, get_type_hints
 
+from mosrt.bundle.fields import Range, Section, manifest_error, parse
 from mosrt.bundle.front_end_spec import MelSpec
+from mosrt.errors import BundleError
 from mosrt_export.errors import ConfigError
 
 if sys.version_info >= (3, 11):
@@ -68,12 +59,13 @@ PUBLISHED_DOMAINS: Final = (
     "somos",
 )
 
-_MAX_CROP_SAMPLES: Final = 2_000_000
-_T = TypeVar("_T")
+_MAX_SPECTRA: Final = 1 << 27  # values in the spectra of a crop, which take memory
+_CropSamples = Annotated[int, Range(1, 2_000_000)]
+_Heads = Annotated[int, Range(1, 1024)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncoderConfig:
+class EncoderConfig(Section):
     """The SSL encoder, built from its configuration class without a download.
 
     Attributes:
@@ -86,7 +78,7 @@ class EncoderConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SslConfig:
+class SslConfig(Section):
     """The waveform branch.
 
     Attributes:
@@ -96,14 +88,14 @@ class SslConfig:
         encoder: The SSL encoder.
     """
 
-    crop_samples: int = 48_000
-    epsilon: float = 1e-7
-    attention_heads: int = 8
+    crop_samples: _CropSamples = 48_000
+    epsilon: Annotated[float, Range(1e-30, 1.0)] = 1e-7
+    attention_heads: _Heads = 8
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SpectrogramConfig:
+class SpectrogramConfig(Section):
     """The spectrogram branch and its input images.
 
     Attributes:
@@ -123,8 +115,8 @@ class SpectrogramConfig:
     """
 
     backbone: str = "tf_efficientnetv2_s.in21k_ft_in1k"
-    attention_heads: int = 8
-    crop_samples: int = 22_400
+    attention_heads: _Heads = 8
+    crop_samples: _CropSamples = 22_400
     n_crops: int = 2
     n_fft: int = 4096
     hop_length: int = 32
@@ -138,18 +130,26 @@ class SpectrogramConfig:
     @property
     def images(self) -> MelSpec:
         """The images as the runtime's front end computes them."""
-        values = dataclasses.asdict(self)
-        del values["backbone"], values["attention_heads"]
-        return MelSpec(tensor="images", image_height=self.n_mels, **values)
+        values = {**dataclasses.asdict(self), "windows": list(self.windows)}
+        values |= {"tensor": "images", "image_height": self.n_mels}
+        return parse(values, MelSpec, "spectrogram")
+
+    def check(self, where: str) -> None:
+        """Raises BundleError for images that the runtime refuses, or whose spectra are large."""
+        if self.crop_samples * self.n_fft / self.hop_length > _MAX_SPECTRA:
+            raise manifest_error(
+                f"crop_samples / hop_length * n_fft of {where} must be at most {_MAX_SPECTRA}"
+            )
+        _ = self.images
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ModelConfig:
+class ModelConfig(Section):
     """Everything about a model that its checkpoint does not contain.
 
     Attributes:
         name: Name of the model in the bundle.
-        kind: "fusion", "spec" or "ssl"; None reads it from the checkpoint.
+        kind: One of `Kind`; None reads it from the checkpoint.
         sample_rate_hz: Sample rate of the model's input.
         domains: Data domains in the order of training, or None for the published ten.
         default_domain: The domain that is used if a caller names none; None means "sarulab" if
@@ -162,8 +162,8 @@ class ModelConfig:
     """
 
     name: str = "utmosv2"
-    kind: Kind | None = None
-    sample_rate_hz: int = 16_000
+    kind: str | None = None
+    sample_rate_hz: Annotated[int, Range(1, 384_000)] = 16_000
     domains: tuple[str, ...] | None = None
     default_domain: str | None = None
     licence: str | None = None
@@ -197,58 +197,40 @@ class ModelConfig:
         Raises:
             ConfigError: A key is unknown, of the wrong type or out of range.
         """
-        config = _build(cls, values, "")
-        config._check()
-        return config
+        _check_keys(values, cls, "")
+        encoder = dict(values.get("ssl", {}).get("encoder", {}))
+        # Keys of the encoder belong to transformers and are checked where the encoder is built.
+        own = {"model_type": encoder.pop("model_type", None), "overrides": encoder}
+        try:
+            return parse({**values, "ssl": {**values.get("ssl", {}), "encoder": own}}, cls, "")
+        except BundleError as exc:  # which would be right for the same field of a manifest
+            raise ConfigError(str(exc).removeprefix("manifest.json: ")) from exc
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values including defaults, which `from_dict` reads back."""
-        plain = dataclasses.asdict(self)
+        plain = json.loads(json.dumps(dataclasses.asdict(self)))  # with lists for tuples
         encoder = plain["ssl"]["encoder"]
         encoder.update(encoder.pop("overrides"))
-        return cast("dict[str, Any]", _without_none(plain))
+        return {key: value for key, value in plain.items() if value is not None}
 
-    def _check(self) -> None:
-        """Raises ConfigError for values of the right type that describe no model."""
-        ssl, spec = self.ssl, self.spectrogram
-        for key, value, largest in (
-            ("sample_rate_hz", self.sample_rate_hz, 384_000),
-            ("ssl.crop_samples", ssl.crop_samples, _MAX_CROP_SAMPLES),
-            ("ssl.epsilon", ssl.epsilon, 1),
-            ("ssl.attention_heads", ssl.attention_heads, 1024),
-            ("spectrogram.attention_heads", spec.attention_heads, 1024),
-            ("spectrogram.crop_samples", spec.crop_samples, _MAX_CROP_SAMPLES),
-            ("spectrogram.n_crops", spec.n_crops, 64),
-            ("spectrogram.n_fft", spec.n_fft, 65_536),
-            ("spectrogram.hop_length", spec.hop_length, 65_536),
-            ("spectrogram.n_mels", spec.n_mels, 2048),
-            ("spectrogram.floor_db", spec.floor_db, 1000),
-            ("spectrogram.image_width", spec.image_width, 2048),
-            ("the number of spectrogram.windows", len(spec.windows), 16),
-            # Each frame has a spectrum, which takes memory.
-            ("crop_samples / hop_length * n_fft of spectrogram",
-             spec.crop_samples * spec.n_fft / max(spec.hop_length, 1), 1 << 27),
-        ):  # fmt: skip
-            if not 0 < value <= largest:  # nan is refused, too
-                raise ConfigError(f"{key} must be positive and at most {largest}, not {value}")
-        if not all(0 < w <= spec.n_fft for w in spec.windows):
-            raise ConfigError(
-                f"spectrogram.windows must be lengths from 1 to n_fft ({spec.n_fft}), "
-                f"not {list(spec.windows)}"
+    def check(self, where: str) -> None:  # noqa: ARG002
+        """Raises BundleError for values that are right alone and describe no model together."""
+        if self.kind not in (None, *get_args(Kind)):
+            raise manifest_error(
+                f"kind must be one of {', '.join(get_args(Kind))}, not {self.kind!r}"
             )
-        if not 0 <= spec.f_min_hz < spec.f_max_hz <= self.sample_rate_hz / 2:
-            raise ConfigError(
-                "spectrogram needs 0 <= f_min_hz < f_max_hz <= sample_rate_hz / 2, not "
-                f"{spec.f_min_hz} and {spec.f_max_hz} at {self.sample_rate_hz} Hz"
+        if self.spectrogram.f_max_hz > self.sample_rate_hz / 2:
+            raise manifest_error(
+                "spectrogram.f_max_hz must be at most sample_rate_hz / 2, not "
+                f"{self.spectrogram.f_max_hz} at {self.sample_rate_hz} Hz"
             )
-        if self.domains is not None:
-            if not self.domains or len(set(self.domains)) != len(self.domains):
-                raise ConfigError("domains must be at least one name, without repetition")
-            if self.default_domain is not None and self.default_domain not in self.domains:
-                raise ConfigError(
-                    f"default_domain {self.default_domain!r} is not among domains: "
-                    f"{', '.join(self.domains)}"
-                )
+        domains = PUBLISHED_DOMAINS if self.domains is None else self.domains
+        if not domains or len(set(domains)) != len(domains):
+            raise manifest_error("domains must be at least one name, without repetition")
+        if self.default_domain is not None and self.default_domain not in domains:
+            raise manifest_error(
+                f"default_domain {self.default_domain!r} is not among domains: {', '.join(domains)}"
+            )
 
 
 def did_you_mean(wrong: str, known: Iterable[str]) -> str:
@@ -258,56 +240,15 @@ def did_you_mean(wrong: str, known: Iterable[str]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known: {', '.join(names)}"
 
 
-def _build(kind: type[_T], values: Mapping[str, Any], where: str) -> _T:
-    """Builds the dataclass `kind` from a TOML table; `where` is the table's dotted name."""
+def _check_keys(values: Mapping[str, Any], kind: type[Section], where: str) -> None:
+    """Raises ConfigError for a key of a TOML table, named `where`, that `kind` does not have."""
     hints = get_type_hints(kind)
-    if kind is EncoderConfig:
-        # Keys of the encoder belong to transformers and are checked where the encoder is built.
-        known = {"model_type": values["model_type"]} if "model_type" in values else {}
-        rest = {key: value for key, value in values.items() if key != "model_type"}
-        values = {**known, "overrides": rest}
-    arguments: dict[str, Any] = {}
     for key, value in values.items():
         path = f"{where}.{key}" if where else key
         if key not in hints:
             raise ConfigError(f"unknown key {path!r}; {did_you_mean(key, hints)}")
-        arguments[key] = _typed(value, hints[key], path)
-    return kind(**arguments)
-
-
-def _typed(value: Any, hint: Any, path: str) -> Any:
-    """Checks that `value` has the type `hint`; `path` is the key for the error."""
-    if dataclasses.is_dataclass(hint):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{path} must be a table: write [{path}] above its keys")
-        return _build(cast("type[Any]", hint), value, path)
-    origin = get_origin(hint)
-    if origin in (typing.Union, types.UnionType):
-        (hint,) = (option for option in get_args(hint) if option is not type(None))
-        return _typed(value, hint, path)
-    if origin is Literal:
-        if value not in get_args(hint):
-            raise ConfigError(f"{path} must be one of {', '.join(get_args(hint))}, not {value!r}")
-        return value
-    if origin is tuple:
-        if not isinstance(value, list):
-            raise ConfigError(f"{path} must be a list, not {type(value).__name__}")
-        return tuple(
-            _typed(item, get_args(hint)[0], f"{path}[{i}]") for i, item in enumerate(value)
-        )
-    if origin is not None:
-        return dict(value)
-    if hint is float and type(value) is int:
-        value = float(value)
-    if type(value) is not hint:
-        raise ConfigError(f"{path} must be {hint.__name__}, not {type(value).__name__}")
-    return value
-
-
-def _without_none(value: Any) -> Any:
-    """Removes keys whose value is None, because TOML has no null."""
-    if isinstance(value, Mapping):
-        return {key: _without_none(item) for key, item in value.items() if item is not None}
-    if isinstance(value, tuple):
-        return [_without_none(item) for item in value]
-    return value
+        if isinstance(hints[key], type) and issubclass(hints[key], Section):
+            if not isinstance(value, Mapping):
+                raise ConfigError(f"{path} must be a table: write [{path}] above its keys")
+            if hints[key] is not EncoderConfig:
+                _check_keys(value, hints[key], path)

@@ -181,10 +181,6 @@ def _plan(
         raise ConfigError(
             f"{path}: the model has {n_domains} data domains, but {len(domains)} are named; {cure}"
         )
-    if config.default_domain is not None and config.default_domain not in domains:
-        raise ConfigError(
-            f"default_domain {config.default_domain!r} is not among domains: {', '.join(domains)}"
-        )
     plan = _Plan(config=config, kind=kind, domains=domains, front_end=front_end)
     if previous is not None and plan != previous:
         raise CheckpointError(

@@ -31,7 +31,7 @@ from .checkpoint import (
     read_checkpoint,
 )
 from .config import PUBLISHED_DOMAINS, Kind, ModelConfig
-from .fusion import Model, build, simplified
+from .fusion import GraphModel, Model, build
 from .parity import compare, drift_of, make_views
 
 __all__ = ["Source", "export_bundle", "n_steps"]
@@ -194,7 +194,7 @@ def _export_member(
     source: Source, plan: _Plan, inputs: Sequence[TensorSpec], directory: Path
 ) -> tuple[Member, tuple[TensorSpec, ...]]:
     """Writes one network's graph and weights; returns its entry and its outputs."""
-    model: OnnxModule = simplified(plan.build(read_checkpoint(source.path)))
+    model: OnnxModule = GraphModel(plan.build(read_checkpoint(source.path)))
     if plan.front_end == "graph":
         rate_hz = plan.config.sample_rate_hz
         model = AudioGraph(model, ssl=plan.ssl, mel=plan.mel, sample_rate_hz=rate_hz)

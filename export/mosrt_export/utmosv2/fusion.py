@@ -1,12 +1,13 @@
 """The three kinds of UTMOSv2 model as torch modules, and the module behind their ONNX graph.
 
 The original modules have the published state-dict keys and are the reference of the parity check.
-`simplified` converts one to the module that is exported, which scores all domains at once.
+`GraphModel` makes one the module that is exported, which scores all domains at once.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from typing import Final
 
 import torch
@@ -18,13 +19,10 @@ from .config import Kind, ModelConfig
 from .spectrogram import SpectrogramBranch, SpectrogramGraph
 from .ssl import SslBranch, SslGraph
 
-__all__ = ["Fusion", "GraphModel", "Model", "SpectrogramOnly", "SslOnly", "build", "simplified"]
+__all__ = ["Fusion", "GraphModel", "Model", "SpectrogramOnly", "SslOnly", "build"]
 
-_INPUTS: Final[dict[Kind, tuple[str, ...]]] = {
-    "fusion": ("waveform", "images"),
-    "spec": ("images",),
-    "ssl": ("waveform",),
-}
+Branches = Mapping[str, SslBranch | SpectrogramBranch]
+_INPUTS: Final = {"ssl": "waveform", "spec": "images"}
 
 
 class Model(nn.Module, ABC):
@@ -41,8 +39,15 @@ class Model(nn.Module, ABC):
     fc: nn.Linear
 
     @abstractmethod
+    def branches(self) -> Branches:
+        """The branches by "ssl" and "spec", in the head's order."""
+
     def features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Branch features by output name ("ssl_features", "spec_features"), in the head's order."""
+        return {
+            f"{name}_features": branch.embed(inputs[_INPUTS[name]])
+            for name, branch in self.branches().items()
+        }
 
     def forward(self, inputs: dict[str, torch.Tensor], domain: torch.Tensor) -> torch.Tensor:
         """Predicts the mean opinion score.
@@ -79,12 +84,9 @@ class Fusion(Model):
         size = self.ssl.feature_size + self.spec_long.feature_size
         self.fc = nn.Linear(size + 3 * n_domains, 1)
 
-    def features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """SSL features, then spectrogram features."""
-        return {
-            "ssl_features": self.ssl.embed(inputs["waveform"]),
-            "spec_features": self.spec_long.embed(inputs["images"]),
-        }
+    def branches(self) -> Branches:
+        """Both."""
+        return {"ssl": self.ssl, "spec": self.spec_long}
 
 
 class SslOnly(Model, SslBranch):
@@ -95,9 +97,9 @@ class SslOnly(Model, SslBranch):
         self.kind, self.n_domains = "ssl", n_domains
         self.fc = nn.Linear(self.feature_size + n_domains, 1)
 
-    def features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """SSL features."""
-        return {"ssl_features": self.embed(inputs["waveform"])}
+    def branches(self) -> Branches:
+        """The model itself."""
+        return {"ssl": self}
 
 
 class SpectrogramOnly(Model, SpectrogramBranch):
@@ -108,9 +110,9 @@ class SpectrogramOnly(Model, SpectrogramBranch):
         self.kind, self.n_domains = "spec", n_domains
         self.fc = nn.Linear(self.feature_size + n_domains, 1)
 
-    def features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Spectrogram features."""
-        return {"spec_features": self.embed(inputs["images"])}
+    def branches(self) -> Branches:
+        """The model itself."""
+        return {"spec": self}
 
 
 def build(kind: Kind, config: ModelConfig, n_domains: int) -> Model:
@@ -128,6 +130,12 @@ def build(kind: Kind, config: ModelConfig, n_domains: int) -> Model:
 class GraphModel(OnnxModule):
     """The module behind an ONNX graph, which returns scores of all domains, and features.
 
+    It equals the original up to rounding. Stems read one channel, columns for zero inputs are
+    removed, norms are folded, and attention is averaged before its linear part.
+
+    Args:
+        model: The original, which is changed in place and must not be used afterwards.
+
     Attributes:
         input_names: Inputs in order.
         output_sizes: Outputs in order, "mos" first, and the size of each beside the batch.
@@ -135,19 +143,12 @@ class GraphModel(OnnxModule):
 
     def __init__(self, model: Model) -> None:
         super().__init__()
-        self.kind = model.kind
-        self.input_names = _INPUTS[model.kind]
-        self.ssl: SslGraph | None = None
-        self.spec: SpectrogramGraph | None = None
+        self.input_names = tuple(_INPUTS[name] for name in model.branches())
         self.output_sizes = {"mos": model.n_domains}
-        ssl = model if isinstance(model, SslBranch) else getattr(model, "ssl", None)
-        if isinstance(ssl, SslBranch):
-            self.ssl = SslGraph(ssl)
-            self.output_sizes["ssl_features"] = ssl.feature_size
-        spec = model if isinstance(model, SpectrogramBranch) else getattr(model, "spec_long", None)
-        if isinstance(spec, SpectrogramBranch):
-            self.spec = SpectrogramGraph(spec)
-            self.output_sizes["spec_features"] = spec.feature_size
+        for name, branch in model.branches().items():
+            graph = SslGraph(branch) if isinstance(branch, SslBranch) else SpectrogramGraph(branch)
+            self.add_module(name, graph)
+            self.output_sizes[f"{name}_features"] = branch.feature_size
         columns = model.fc.weight.detach()
         keep, start = [], 0
         gap = model.n_domains if model.kind == "fusion" else 0
@@ -158,6 +159,7 @@ class GraphModel(OnnxModule):
         self.weight = nn.Parameter(torch.cat(keep, dim=1).T.contiguous(), requires_grad=False)
         offsets = columns[:, start:].double() + model.fc.bias.detach().double()
         self.offsets = nn.Parameter(offsets.float(), requires_grad=False)
+        self.eval().requires_grad_(False)
 
     def forward(self, *inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Computes scores and features.
@@ -168,23 +170,6 @@ class GraphModel(OnnxModule):
         Returns:
             Tensors named by `output_sizes`: mos (batch, n_domains), then the branches' features.
         """
-        named = dict(zip(self.input_names, inputs, strict=True))
-        features = []
-        if self.ssl is not None:
-            features.append(self.ssl(named["waveform"]))
-        if self.spec is not None:
-            features.append(self.spec(named["images"]))
+        features = [graph(x) for graph, x in zip(self.children(), inputs, strict=True)]
         joined = torch.cat(features, dim=1) if len(features) > 1 else features[0]
         return (joined @ self.weight + self.offsets, *features)
-
-
-def simplified(model: Model) -> GraphModel:
-    """Converts an original module to the module that is exported.
-
-    The result equals the original up to rounding. Stems read one channel, columns for zero inputs
-    are removed, norms are folded, and attention is averaged before its linear part. `model` is
-    changed in place and must not be used afterwards.
-    """
-    graph = GraphModel(model)
-    graph.eval().requires_grad_(False)
-    return graph

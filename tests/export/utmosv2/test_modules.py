@@ -11,7 +11,7 @@ from torch import nn
 from mosrt_export.errors import ConfigError
 from mosrt_export.graphs.rewrites import MeanAttention, fold_batch_norm
 from mosrt_export.utmosv2.config import Kind, ModelConfig
-from mosrt_export.utmosv2.fusion import Fusion, Model, build, simplified
+from mosrt_export.utmosv2.fusion import Fusion, GraphModel, Model, build
 from mosrt_export.utmosv2.spectrogram import build_backbone
 from tests.golden.utmosv2_model import CASES, load_case
 from tests.standins.utmosv2 import (
@@ -45,7 +45,7 @@ def test_simplified_equals_faithful(kind: Kind) -> None:
     inputs = {name: torch.from_numpy(value) for name, value in feeds.items()}
     with torch.inference_mode():
         expected = [all_domains(model, inputs), *model.features(inputs).values()]
-    graph = simplified(small_model(kind, config))
+    graph = GraphModel(small_model(kind, config))
     with torch.inference_mode():
         found = graph(*inputs.values())
     assert graph.input_names == tuple(inputs)
@@ -72,7 +72,7 @@ def test_other_backbones_simplify(backbone: str, folded: bool) -> None:
     images = torch.from_numpy(small_feeds(config, "spec", batch=2)["images"])
     with torch.inference_mode():
         expected = model.features({"images": images})["spec_features"]
-    graph = simplified(model)
+    graph = GraphModel(model)
     norms = [m for m in graph.modules() if isinstance(m, nn.BatchNorm2d)]
     assert bool(norms) is False or not folded
     with torch.inference_mode():
@@ -167,7 +167,7 @@ def test_other_encoders_simplify(encoder: str) -> None:
     waveform = torch.from_numpy(small_feeds(config, "ssl", batch=2)["waveform"])
     with torch.inference_mode():
         expected = model.features({"waveform": waveform})["ssl_features"]
-        found = simplified(model)(waveform)[1]
+        found = GraphModel(model)(waveform)[1]
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-5)
 
 
@@ -205,7 +205,7 @@ def test_golden_vectors() -> None:
         assert relative(features["ssl_features"], case.ssl_features) < 1e-4
         assert relative(features["spec_features"], case.spec_features) < 1e-4
         assert abs(mos - case.mos) < 1e-3
-    graph = simplified(model)
+    graph = GraphModel(model)
     for case in cases:
         with torch.inference_mode():
             scores, ssl, spec = graph(

@@ -29,7 +29,6 @@ __all__ = [
     "Checkpoint",
     "StateFile",
     "download_fold",
-    "fold_file",
     "load_safely",
     "load_strictly",
     "read_checkpoint",
@@ -54,10 +53,11 @@ TRAINING_DATA: Final = (
 _MAX_DOMAINS: Final = 1_000
 _WRAPPERS: Final = ("state_dict", "model_state_dict", "model")
 _PREFIXES: Final = ("module.", "_orig_mod.")
-_WEIGHT_NORM: Final = (
-    (".weight_g", ".parametrizations.weight.original0"),
-    (".weight_v", ".parametrizations.weight.original1"),
-)
+# Keys of weight norm before torch 2.0, and since.
+_WEIGHT_NORM: Final = {
+    ".weight_g": ".parametrizations.weight.original0",
+    ".weight_v": ".parametrizations.weight.original1",
+}
 _SHOWN_KEYS: Final = 6
 _UNKNOWN_TYPE: Final = re.compile(r"GLOBAL ([\w.]+)")
 
@@ -123,7 +123,10 @@ def load_strictly(
         CheckpointError: A key is missing or unexpected, or a shape differs.
     """
     expected = model.state_dict()
-    state = {_as_in(expected, key): value for key, value in checkpoint.state.items()}
+    state = dict(checkpoint.state)
+    for old, new in _WEIGHT_NORM.items():
+        for key in [key for key in state if key.endswith(old) and key not in expected]:
+            state[key.removesuffix(old) + new] = state.pop(key)
     found = {
         "missing": [key for key in expected if key not in state],
         "unexpected": [key for key in state if key not in expected],
@@ -250,25 +253,9 @@ def _n_domains(state: Mapping[str, torch.Tensor], kind: Kind, path: Path) -> int
     return int(n_domains)
 
 
-def _as_in(expected: Mapping[str, Any], key: str) -> str:
-    """`key` under the weight-norm layout that `expected` uses."""
-    for old, new in _WEIGHT_NORM:
-        for layout, other in ((old, new), (new, old)):
-            if key.endswith(layout):
-                renamed = key.removesuffix(layout) + other
-                if key not in expected and renamed in expected:
-                    return renamed
-    return key
-
-
 def _some(keys: list[str]) -> str:
     shown = ", ".join(keys[:_SHOWN_KEYS])
     return shown if len(keys) <= _SHOWN_KEYS else f"{shown}, and {len(keys) - _SHOWN_KEYS} more"
-
-
-def fold_file(fold: int) -> str:
-    """Name of a fold's checkpoint in the repository."""
-    return f"fold{fold}_s42_best_model.pth"
 
 
 def download_fold(fold: int, revision: str = PINNED_REVISION) -> Path:
@@ -288,7 +275,7 @@ def download_fold(fold: int, revision: str = PINNED_REVISION) -> Path:
     import huggingface_hub  # noqa: PLC0415 - not needed for a checkpoint at hand
     from huggingface_hub.errors import HfHubHTTPError  # noqa: PLC0415
 
-    name = fold_file(fold)
+    name = f"fold{fold}_s42_best_model.pth"
     try:
         path = Path(huggingface_hub.hf_hub_download(REPOSITORY, name, revision=revision))
     except (HfHubHTTPError, OSError, ValueError) as exc:

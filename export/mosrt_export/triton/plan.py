@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from mosrt.backends.engine_file import EngineFiles, Profile, Target
+from mosrt.backends.engine_file import EngineFiles, EngineKey
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.bundle.uncertainty_spec import STAGES
 from mosrt_export.errors import TritonError
@@ -21,38 +21,25 @@ from mosrt_export.trt.shapes import member_tensors, profile_of, size_ranges
 
 from .config import Network, Serving, ensemble_config, ensemble_step, network_config
 
-__all__ = [
-    "Plan",
-    "ServedEngine",
-    "match_engines",
-    "plan_repository",
-    "write_mean_graph",
-]
+__all__ = ["Plan", "ServedEngine", "match_engines", "plan_repository", "write_mean_graph"]
 
 _SERVED_MODULE: Final = "tensorrt"
+_DEFAULT_MAX_BATCH: Final = 8
+_MEAN_OPSET: Final = 18
+# The oldest IR version that has the opset, so that old servers can read it.
+_MEAN_IR_VERSION: Final = 8
+# Inputs that a client selects from the outputs of an earlier graph, which no ensemble can do.
+_PICKED: Final = frozenset({"queries"})
+# Names that are safe for shells, URLs and file systems.
+_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedEngine:
-    """An engine file that passed all checks.
-
-    Attributes:
-        path: The file in mosrt's cache.
-        target: TensorRT version and GPU that it was built for.
-        profile: Range of its input shapes.
-    """
+    """An engine file in mosrt's cache that passed all checks, and what it was built from."""
 
     path: Path
-    target: Target
-    profile: Profile
-
-    def write_plan(self, path: Path) -> None:
-        """Writes the plain engine, without mosrt's header."""
-        with (
-            EngineFiles(self.path.parent).opened(self.path) as (_, engine),
-            path.open("wb") as stream,
-        ):
-            stream.write(engine)
+    key: EngineKey
 
 
 def match_engines(
@@ -75,17 +62,21 @@ def match_engines(
     networks = {member.sha256: member for member in variant.members}
     found: dict[str, ServedEngine] = {}
     for path in paths:
-        engine, graph = _read(path)
-        member = networks.get(graph)
+        engine = _read(path)
+        member = networks.get(engine.key.graph)
         if member is None:
             raise TritonError(
-                f"{path}: belongs to graph {graph[:16]}, which is not in this variant; pass the "
-                "files that `mosrt build` prints for the same bundle and variant"
+                f"{path}: belongs to graph {engine.key.graph[:16]}, which is not in this variant; "
+                "pass the files that `mosrt build` prints for the same bundle and variant"
             )
         if member.name in found:
             raise TritonError(f"{path}: a second engine of {member.name}; pass one per network")
-        if manifest.uncertainty is None:
-            _check_batches(path, engine.profile)
+        fewest = max((smallest[0] for smallest, _, _ in engine.key.profile.values()), default=1)
+        if manifest.uncertainty is None and fewest > 1:
+            raise TritonError(
+                f"{path}: needs at least {fewest} views, but a request may have one; build it "
+                "with `mosrt build --min-batch 1`"
+            )
         found[member.name] = engine
     missing = [member.name for member in variant.members if member.name not in found]
     if missing:
@@ -93,14 +84,13 @@ def match_engines(
             f"no engine of {', '.join(missing)}; pass --engine once per network, with the files "
             "that `mosrt build` prints"
         )
-    if len({engine.target for engine in found.values()}) > 1:
-        targets = "; ".join(f"{name}: {engine.target}" for name, engine in found.items())
+    if len({engine.key.target for engine in found.values()}) > 1:
+        targets = "; ".join(f"{name}: {engine.key.target}" for name, engine in found.items())
         raise TritonError(f"the engines are for different targets ({targets}); build them together")
     return found
 
 
-def _read(path: Path) -> tuple[ServedEngine, str]:
-    """Returns an engine and the SHA-256 of its graph."""
+def _read(path: Path) -> ServedEngine:
     files = EngineFiles(path.parent)
     try:
         with files.opened(path) as (header, _):
@@ -117,26 +107,7 @@ def _read(path: Path) -> tuple[ServedEngine, str]:
             f"{path}: was built by {key.target.module}; Triton runs only engines of the full "
             "TensorRT: build with that, or leave --engine out to serve the ONNX graph"
         )
-    return ServedEngine(path=path, target=key.target, profile=key.profile), key.graph
-
-
-def _check_batches(path: Path, profile: Profile) -> None:
-    fewest = max(smallest[0] for smallest, _, _ in profile.values())
-    if fewest > 1:
-        raise TritonError(
-            f"{path}: needs at least {fewest} views, but a request may have one; build it "
-            "with `mosrt build --min-batch 1`"
-        )
-
-
-_DEFAULT_MAX_BATCH: Final = 8
-_MEAN_OPSET: Final = 18
-# The oldest IR version that has the opset, so that old servers can read it.
-_MEAN_IR_VERSION: Final = 8
-# Inputs that a client selects from the outputs of an earlier graph, which no ensemble can do.
-_PICKED: Final = frozenset({"queries"})
-# Names that are safe for shells, URLs and file systems.
-_NAME: Final = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]*")
+    return ServedEngine(path=path, key=key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,7 +205,9 @@ def _max_batch(
         return 0
     if engines:
         limit = min(
-            largest[0] for engine in engines.values() for _, _, largest in engine.profile.values()
+            largest[0]
+            for engine in engines.values()
+            for _, _, largest in engine.key.profile.values()
         )
         reason = "the limit of the engines; build them with a larger `mosrt build --max-batch`"
     elif variant.fixed_batch is not None:
@@ -256,7 +229,7 @@ def _network(
     max_batch: int,
 ) -> Network:
     inputs, outputs = member_tensors(manifest, member)
-    profile = profile_of(inputs, size_ranges(manifest)) if engine is None else engine.profile
+    profile = profile_of(inputs, size_ranges(manifest)) if engine is None else engine.key.profile
     usual = {name: middle for name, (_, middle, _) in profile.items()}
     tuned = None
     if engine is not None and max_batch:
@@ -288,16 +261,11 @@ def _stage_ensemble(
         return None
     passed_on = {tensor.name for network in served for tensor in network.outputs}
     inputs = (tensor for network in served for tensor in network.inputs)
-    return ensemble_config(
-        name,
-        [ensemble_step(network) for network in served],
-        # Once each, and none that an earlier graph computes.
-        inputs=list(
-            {tensor.name: tensor for tensor in inputs if tensor.name not in passed_on}.values()
-        ),
-        outputs=served[-1].outputs,
-        max_batch=0,
-    )
+    # Once each, and none that an earlier graph computes.
+    sent = {tensor.name: tensor for tensor in inputs if tensor.name not in passed_on}
+    steps = [ensemble_step(network) for network in served]
+    outputs = served[-1].outputs
+    return ensemble_config(name, steps, inputs=[*sent.values()], outputs=outputs, max_batch=0)
 
 
 def _mean(name: str, scores: TensorSpec, networks: tuple[str, ...], max_batch: int) -> Network:
@@ -311,14 +279,13 @@ def _mean(name: str, scores: TensorSpec, networks: tuple[str, ...], max_batch: i
         dataclasses.replace(scores, name=f"{scores.name}_{network}") for network in networks
     )
     apart = dataclasses.replace(scores, name=f"{scores.name}_networks", shape=shape)
-    ranges = {"batch": (1, 1, max_batch)}
     return Network(
         name=name,
         backend="onnxruntime",
         inputs=inputs,
         outputs=(scores, apart),
         max_batch=max_batch,
-        usual={name: usual for name, (_, usual, _) in profile_of(inputs, ranges).items()},
+        usual={name: one for name, (one, _, _) in profile_of(inputs, {"batch": (1, 1, 1)}).items()},
         joins=False,
     )
 
@@ -332,21 +299,14 @@ def _mean_ensemble(
         ensemble_step(network, {scores: into.name})
         for network, into in zip(networks.values(), mean.inputs, strict=True)
     ]
-    return ensemble_config(
-        name,
-        [*steps, ensemble_step(mean)],
-        inputs=manifest.inputs,
-        outputs=mean.outputs,
-        max_batch=mean.max_batch,
-    )
+    steps.append(ensemble_step(mean))
+    inputs, outputs, limit = manifest.inputs, mean.outputs, mean.max_batch
+    return ensemble_config(name, steps, inputs=inputs, outputs=outputs, max_batch=limit)
 
 
 def write_mean_graph(network: Network, path: Path) -> None:
     """Writes the graph of a plan's `mean`, in float32."""
     from onnx import TensorProto, checker, helper, save  # noqa: PLC0415 - optional
-
-    def tensor(spec: TensorSpec) -> object:
-        return helper.make_tensor_value_info(spec.name, TensorProto.FLOAT, list(spec.shape))
 
     mean, apart = network.outputs
     rows = [f"{spec.name}_row" for spec in network.inputs]
@@ -361,7 +321,10 @@ def write_mean_graph(network: Network, path: Path) -> None:
         ),
     ]
     axis = helper.make_tensor("networks", TensorProto.INT64, [1], [1])
-    inputs, outputs = ([tensor(spec) for spec in x] for x in (network.inputs, network.outputs))
+    inputs, outputs = (
+        [helper.make_tensor_value_info(x.name, TensorProto.FLOAT, list(x.shape)) for x in specs]
+        for specs in (network.inputs, network.outputs)
+    )
     graph = helper.make_graph(nodes, "mean", inputs, outputs, [axis])
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", _MEAN_OPSET)], ir_version=_MEAN_IR_VERSION

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
 
-from mosrt.backends.engine_file import Target
+from mosrt.backends.engine_file import EngineFiles, Target
 from mosrt.bundle.bundle import MODEL_CARD_NAME, Bundle
 from mosrt.bundle.manifest import File, Manifest, Member, Variant
 from mosrt.bundle.variants import check, reference
@@ -87,7 +87,7 @@ def write_repository(
         text = json.dumps(facts, indent=2, ensure_ascii=False)
         _write(directory / MODEL_FACTS_NAME, f"{text}\n")
         _write(directory / _CLIENT, Path(__file__).with_name(_CLIENT).read_text(encoding="utf-8"))
-        target = next(iter(matched.values())).target if matched else None
+        target = next(iter(matched.values())).key.target if matched else None
         _write(directory / "README.md", guide(manifest, name, plan, serving, target))
         if card := bundle.model_card():
             _write(directory / MODEL_CARD_NAME, card)
@@ -128,7 +128,9 @@ def _write_networks(
         for member in variant.members:
             version = directory / networks[member.name].name / _VERSION
             if member.name in engines:
-                engines[member.name].write_plan(version / _TENSORRT)
+                path = engines[member.name].path
+                with EngineFiles(path.parent).opened(path) as (_, engine):
+                    (version / _TENSORRT).write_bytes(engine)  # without mosrt's header
                 continue
             _copy(source, member.graph, version / _ONNX)
             if member.weights is not None:

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Final
 
@@ -54,9 +55,13 @@ def score():
 """,
 )
 _OF_TORCH: Final = _PROGRAM.format(
-    imports="from mosrt_bench.worker.worker import open_runner\nimport torch, librosa",
+    imports="""
+from mosrt_bench.worker.protocol import Options
+from mosrt_bench.worker.worker import open_runner
+import torch, librosa
+""",
     load="""
-runner = open_runner(options)
+runner = open_runner(Options(**options))
 def score():
     runner.time(clip)
 """,
@@ -86,7 +91,7 @@ def cold_start(
     """
     longest_s = None if limit_s is None else limit_s()
     program = _OF_TORCH if configuration.is_torch else _OF_MOSRT
-    options = json.dumps(configuration.options())
+    options = json.dumps(asdict(configuration.options()))
     used_bytes = used_bytes if configuration.on_nvidia else None
     with nullcontext() if used_bytes is None else memory_peak(used_bytes) as peak_mb:
         started = time.perf_counter()

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-import zipfile
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from mosrt.backends import present_providers
 from mosrt.bundle.bundle import MANIFEST_NAME, Bundle, find_bundle
+from mosrt.bundle.container import Container
 from mosrt.bundle.manifest import Manifest
 from mosrt.errors import BundleError
 from mosrt.host.cpu import CpuFeatures
 from mosrt_bench.errors import BenchError
 from mosrt_bench.worker.process import IsolatedRunner
-from mosrt_bench.worker.protocol import Runner
+from mosrt_bench.worker.protocol import FrontEnd, Options, Runner
 from mosrt_bench.worker.worker import open_runner
 
 from .request import TORCH, TORCH_AUTO, Request
@@ -24,17 +24,15 @@ from .request import TORCH, TORCH_AUTO, Request
 __all__ = [
     "Configuration",
     "bundle_sha256",
-    "configured",
     "list_configurations",
     "open_bundle",
     "providers_here",
-    "reference_variant",
+    "reference_of",
 ]
 
 ALL: Final = "all"
 REFERENCE_VARIANT: Final = "fp32"
 REFERENCE_PROVIDER: Final = "cpu"
-_TORCH: Final = "torch-"
 _ON_NVIDIA: Final = ("cuda", "tensorrt", "tensorrt-ep")
 
 
@@ -43,23 +41,18 @@ class Configuration:
     """One way to run one model: with mosrt on a provider, or in torch.
 
     Attributes:
+        request: What else is asked for: crop plan, views and checkpoints.
         bundle: The model; for torch, the bundle that its checkpoints became.
-        variant: Precision variant; for torch "fp32" or "fp16".
-        provider: Execution provider asked for; for torch "torch-cpu" or "torch-cuda", with
-            "-compiled" after it where torch compiles the model.
+        variant: Precision variant; see `Options`.
+        provider: Execution provider asked for; see `Options`.
         threads: Threads of one call.
-        checkpoints: For torch, one per network of the bundle.
-        plan: Crop plan; the model's default grid if None.
-        views: Views per recording; the plan's own number if None.
     """
 
+    request: Request
     bundle: Bundle
     variant: str
     provider: str
     threads: int
-    checkpoints: tuple[Path, ...] = ()
-    plan: str | None = None
-    views: int | None = None
 
     @property
     def model(self) -> str:
@@ -79,13 +72,12 @@ class Configuration:
     @property
     def is_torch(self) -> bool:
         """Whether torch runs it instead of mosrt."""
-        return self.provider.startswith(_TORCH)
+        return self.options().is_torch
 
     @property
     def is_reference(self) -> bool:
         """Whether the others of its bundle are compared with its scores."""
-        is_variant = self.variant == reference_variant(self.bundle)
-        return is_variant and self.provider == REFERENCE_PROVIDER
+        return self.label == reference_of(self.bundle, self.request).label
 
     @property
     def on_nvidia(self) -> bool:
@@ -94,59 +86,51 @@ class Configuration:
 
     def without_paths(self, text: str) -> str:
         """Text with the names of its files for their paths, since a report may be published."""
-        for path in (self.bundle.path, *self.checkpoints):
+        for path in (self.bundle.path, *self.request.references):
             text = text.replace(str(path), path.name)
         return text
 
-    def options(self, **changes: Any) -> dict[str, Any]:
-        """What `open_runner` needs, JSON-ready."""
-        options: dict[str, Any] = {
-            "bundle": str(self.bundle.path),
-            "variant": self.variant,
-            "provider": self.provider,
-            "threads": self.threads,
-            "plan": self.plan,
-            "views": self.views,
-        }
-        if self.is_torch:
-            options |= {"checkpoints": [str(path) for path in self.checkpoints], **changes}
-        return options
+    def options(self, front_end: FrontEnd = "librosa") -> Options:
+        """What loads it, in any process."""
+        has_views = self.bundle.manifest.uncertainty is None
+        return Options(
+            bundle=str(self.bundle.path),
+            variant=self.variant,
+            provider=self.provider,
+            threads=self.threads,
+            plan=self.request.plan if has_views else None,
+            views=self.request.views if has_views else None,
+            checkpoints=[str(path) for path in self.request.references],
+            front_end=front_end,
+        )
 
-    def open(self, limit_s: Callable[[], float] | None = None, **changes: Any) -> Runner:
+    def open(
+        self, limit_s: Callable[[], float] | None = None, front_end: FrontEnd = "librosa"
+    ) -> Runner:
         """Loads it; the caller closes the runner.
 
         Args:
             limit_s: For a process of its own: gives the longest time to wait for its next answer,
                 in seconds. None loads it in this process.
-            **changes: Other options for torch's runner.
+            front_end: For torch, what makes the model's inputs.
 
         Raises:
             MosrtError: It cannot be run on this machine.
         """
-        options = self.options(**changes)
+        options = self.options(front_end)
         return open_runner(options) if limit_s is None else IsolatedRunner(options, limit_s)
 
 
-def configured(
-    bundle: Bundle, request: Request, *, variant: str, provider: str, threads: int
-) -> Configuration:
-    """A configuration of a bundle, with the crop plan and checkpoints that are asked for."""
-    has_views = bundle.manifest.uncertainty is None
-    return Configuration(
-        bundle=bundle,
-        variant=variant,
-        provider=provider,
-        threads=threads,
-        checkpoints=request.references if provider.startswith(_TORCH) else (),
-        plan=request.plan if has_views else None,
-        views=request.views if has_views else None,
-    )
-
-
-def reference_variant(bundle: Bundle) -> str:
-    """The variant that others are compared with: "fp32", or the first where there is none."""
+def reference_of(bundle: Bundle, request: Request) -> Configuration:
+    """What others of a bundle are compared with: "fp32", or its first variant, on the CPU."""
     variants = bundle.manifest.variants
-    return REFERENCE_VARIANT if REFERENCE_VARIANT in variants else next(iter(variants))
+    return Configuration(
+        request=request,
+        bundle=bundle,
+        variant=REFERENCE_VARIANT if REFERENCE_VARIANT in variants else next(iter(variants)),
+        provider=REFERENCE_PROVIDER,
+        threads=max(request.threads),
+    )
 
 
 def open_bundle(reference: str) -> Bundle:
@@ -162,12 +146,9 @@ def open_bundle(reference: str) -> Bundle:
 
 def bundle_sha256(bundle: Bundle) -> str:
     """SHA-256 of a bundle's manifest, which has the hashes of all its files."""
-    if bundle.path.is_dir():
-        manifest = (bundle.path / MANIFEST_NAME).read_bytes()
-    else:
-        with zipfile.ZipFile(bundle.path) as archive:
-            manifest = archive.read(MANIFEST_NAME)
-    return hashlib.sha256(manifest).hexdigest()
+    # its size was checked when the bundle was opened
+    manifest = Container.open(bundle.path).read(MANIFEST_NAME, sys.maxsize)
+    return hashlib.sha256(manifest or b"").hexdigest()
 
 
 def providers_here() -> tuple[str, ...]:
@@ -222,7 +203,9 @@ def list_configurations(bundles: Sequence[Bundle], request: Request) -> list[Con
     ]
     kinds += [(bundles[0], *kind) for kind in _torch(bundles[0].manifest, request, chosen)]
     found = [
-        configured(bundle, request, variant=variant, provider=provider, threads=threads)
+        Configuration(
+            request=request, bundle=bundle, variant=variant, provider=provider, threads=threads
+        )
         for bundle, variant, provider in kinds
         for threads in request.threads
     ]

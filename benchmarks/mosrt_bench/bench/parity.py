@@ -6,6 +6,7 @@ provider is the one asked for, and no domain's scores look like another domain's
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from mosrt_bench.clips import AudioFile
 from mosrt_bench.stats.metrics import agreement, intervals, rank_flips
 from mosrt_bench.worker.protocol import Runner
 
-from .configurations import Configuration, configured, reference_variant
+from .configurations import Configuration, reference_of
 from .request import NO_TIME, Session, duration
 
 __all__ = ["Parity", "Scores", "compare_scores", "provider_problem", "run_parity", "tolerance_mos"]
@@ -89,23 +90,19 @@ def run_parity(
         MosrtError: A reference cannot be run.
     """
     request, limit_s = session.request, session.limit_s
-    threads = max(request.threads)
     for bundle in bundles:
-        variant = reference_variant(bundle)
-        reference = configured(bundle, request, variant=variant, provider="cpu", threads=threads)
+        reference = reference_of(bundle, request)
         session.say(f"scoring {len(clips)} clips: {reference.label}, the reference")
         of_reference = _score(reference.open(limit_s), clips, wants_nodes=False)
         parity.scores[reference.label] = of_reference.scores
         against = [(reference.label, of_reference.scores)]
         if request.references:
             session.say("scoring with torch")
-            torch = configured(
-                bundle, request, variant="fp32", provider="torch-cpu", threads=threads
-            )
+            torch = dataclasses.replace(reference, variant="fp32", provider="torch-cpu")
             checkpoint = _score(torch.open(limit_s, front_end="mosrt"), clips, wants_nodes=False)
             against.append(("torch checkpoint", checkpoint.scores))
         for own in configurations:
-            if own.bundle is not bundle or own.threads != threads:
+            if own.bundle is not bundle or own.threads != reference.threads:
                 continue
             if session.budget.exhausted():
                 parity.rows.append(_not_run(own, f"not measured: {NO_TIME}"))
@@ -126,7 +123,7 @@ def run_parity(
                 if same.label == own.label:
                     parity.runnable.append(same)
                     # as if the threads shared the work perfectly
-                    parity.score_s[same.name] = scored.score_s * threads / same.threads
+                    parity.score_s[same.name] = scored.score_s * own.threads / same.threads
             parity.rows += _rows(own, scored, against)
             session.keep()
 

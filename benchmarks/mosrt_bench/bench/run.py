@@ -23,7 +23,7 @@ from mosrt_bench.output import finite
 from mosrt_bench.peers import peer_results
 from mosrt_bench.stats.voicemos import Rating, protocol, read_ratings
 
-from .configurations import bundle_sha256, list_configurations, open_bundle, reference_variant
+from .configurations import bundle_sha256, list_configurations, open_bundle, reference_of
 from .parity import Parity, Scores, run_parity
 from .request import Request, Session, TimeBudget
 from .speed import SpeedRun
@@ -74,7 +74,7 @@ class Bench:
             "machine": describe(),
             "settings": request.settings(),
             "audio": [clip.to_dict() for clip in self.clips],
-            "bundles": [_bundle(bundle) for bundle in self._bundles],
+            "bundles": [_bundle(bundle, request) for bundle in self._bundles],
             "notes": [],
             "finished": False,
             "not_measured": [],
@@ -179,14 +179,14 @@ def _brief(scores: Mapping[str, float]) -> dict[str, float]:
     return {name: float(f"{value:.7g}") for name, value in scores.items()}
 
 
-def _bundle(bundle: Bundle) -> dict[str, Any]:
+def _bundle(bundle: Bundle, request: Request) -> dict[str, Any]:
     manifest = bundle.manifest
     return {
         "name": manifest.name,
         "family": manifest.family,
         "sha256": bundle_sha256(bundle),
         "bytes": bundle.n_bytes,
-        "reference": f"{manifest.name} {reference_variant(bundle)} cpu",
+        "reference": reference_of(bundle, request).label,
         "default_domain": manifest.default_domain,
         "variants": {
             name: {"bytes": sum(f.bytes for f in v.files), "declared_drift": dict(v.drift)}

@@ -21,7 +21,7 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.errors import ProviderError
 from mosrt.score import Score
 
-from .protocol import Clips, LoadKind, time_callers
+from .protocol import Clips, LoadKind, Options, time_callers
 
 __all__ = ["ENGINE_BATCHES", "MosrtRunner"]
 
@@ -35,38 +35,27 @@ _FREE_SAMPLES: Final = 8_000
 class MosrtRunner:
     """Runs a bundle; see `mosrt_bench.worker.protocol.Runner`.
 
-    Args:
-        bundle: Path of the bundle.
-        variant: Precision variant.
-        provider: Execution provider. For "tensorrt", engines are built that the cache does not
-            have.
-        threads: Threads of one call.
-        plan: Crop plan, such as "reference:0"; the model's default grid if left out.
-        views: Views per recording; the plan's own number if left out.
+    For the provider "tensorrt", engines are built that the cache does not have.
 
     Raises:
         MosrtError: It cannot be run on this machine.
     """
 
-    def __init__(
-        self,
-        bundle: str,
-        variant: str,
-        provider: str,
-        *,
-        threads: int,
-        plan: str | None = None,
-        views: int | None = None,
-    ) -> None:
-        self._bundle, self._variant, self._asked = Path(bundle), variant, provider
+    def __init__(self, options: Options) -> None:
+        self._loaded = options
         self.facts: dict[str, Any] = {}
-        if provider == "tensorrt":
-            self.facts = _build_missing(Bundle.open(self._bundle), variant)
-        self._scorer = mosrt.load(self._bundle, variant=variant, provider=provider, threads=threads)
+        if options.provider == "tensorrt":
+            self.facts = _build_missing(Bundle.open(options.bundle), options.variant)
+        self._scorer = mosrt.load(
+            Path(options.bundle),
+            variant=options.variant,
+            provider=options.provider,
+            threads=options.threads,
+        )
         self.provider = self._scorer.provider
         self._options: dict[str, Any] = {}
-        if plan is not None or views is not None:
-            self._options = {"plan": plan or "grid", "views": views}
+        if options.plan is not None or options.views is not None:
+            self._options = {"plan": options.plan or "grid", "views": options.views}
         self._clips = Clips()
 
     def score(self, clip: Path) -> dict[str, Any]:
@@ -98,11 +87,11 @@ class MosrtRunner:
 
     def nodes(self) -> dict[str, int] | None:
         """Nodes of the first network by provider; None where ONNX Runtime does not tell."""
-        full = PROVIDERS.get(self._asked)
+        full = PROVIDERS.get(self._loaded.provider)
         if full is None:
             return None
-        bundle = Bundle.open(self._bundle)
-        variant = bundle.variant(self._variant)
+        bundle = Bundle.open(self._loaded.bundle)
+        variant = bundle.variant(self._loaded.variant)
         with bundle.extracted(variant) as directory:
             try:
                 counts = _nodes_by_provider(directory / variant.members[0].graph.path, full)

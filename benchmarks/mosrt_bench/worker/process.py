@@ -9,12 +9,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any, Final, cast
 
 from mosrt_bench.errors import WorkerError, WorkerTimeoutError
 
-from .protocol import LoadKind
+from .protocol import LoadKind, Options
 
 __all__ = ["IsolatedRunner", "WorkerProcess"]
 
@@ -109,16 +110,16 @@ class IsolatedRunner:
     """A `Runner` in a process of its own.
 
     Args:
-        options: See `mosrt_bench.worker.worker.open_runner`.
+        options: What it loads.
         limit_s: Gives the longest time to wait for the next answer, in seconds.
 
     Raises:
         WorkerError: The configuration cannot be loaded.
     """
 
-    def __init__(self, options: Mapping[str, Any], limit_s: Callable[[], float]) -> None:
+    def __init__(self, options: Options, limit_s: Callable[[], float]) -> None:
         self._limit_s = limit_s
-        self._process = WorkerProcess(options)
+        self._process = WorkerProcess(asdict(options))
         try:
             opened = self._ask("open")
         except BaseException:

@@ -9,18 +9,54 @@ answer from its standard output: `{"answer": ...}`, or `{"error": TEXT}`. The fi
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
-__all__ = ["ERROR_CHARACTERS", "Clips", "LoadKind", "Runner", "time_callers"]
+__all__ = ["ERROR_CHARACTERS", "Clips", "FrontEnd", "LoadKind", "Options", "Runner", "time_callers"]
 
 ERROR_CHARACTERS: Final = 600
 """Longest error text of an answer."""
 
 LoadKind = Literal["batch", "callers"]
 """How several recordings are scored at once: by `score_many`, or by threads that share a model."""
+
+
+FrontEnd = Literal["librosa", "mosrt"]
+"""What makes the inputs of a torch model: librosa, as in the published code, or mosrt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What a configuration needs to be loaded, in any process; JSON-ready as a dictionary.
+
+    Attributes:
+        bundle: Path of the bundle; for torch, of the one that its checkpoints became.
+        variant: Precision variant; for torch "fp32" or "fp16".
+        provider: Execution provider; for torch "torch-cpu" or "torch-cuda", with "-compiled" after
+            it where torch compiles the model.
+        threads: Threads of one call.
+        plan: Crop plan, such as "reference:0"; the model's default grid if None.
+        views: Views per recording; the plan's own number if None.
+        checkpoints: For torch, paths of checkpoints, one per network of the bundle.
+        front_end: For torch, what makes the model's inputs.
+    """
+
+    bundle: str
+    variant: str
+    provider: str
+    threads: int
+    plan: str | None = None
+    views: int | None = None
+    checkpoints: Sequence[str] = ()
+    front_end: FrontEnd = "librosa"
+
+    @property
+    def is_torch(self) -> bool:
+        """Whether torch runs it instead of mosrt."""
+        return self.provider.startswith("torch-")
 
 
 class Runner(Protocol):

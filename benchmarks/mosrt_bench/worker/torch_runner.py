@@ -10,16 +10,16 @@ Needs the extras `export` and `bench`; a checkpoint of an embedded model also ne
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import librosa
 import numpy as np
-import numpy.typing as npt
 import torch
 
+from mosrt._arrays import Float32Array, FloatArray
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import FileSource
 from mosrt.bundle.bundle import Bundle
@@ -35,13 +35,11 @@ from mosrt_export.utmosv2.config import ModelConfig
 from mosrt_export.utmosv2.fusion import build
 from mosrt_export.utmosv2.parity import Scored
 
-from .protocol import Clips, LoadKind, time_callers
+from .protocol import Clips, FrontEnd, LoadKind, Options, time_callers
 
 __all__ = ["TorchRunner", "librosa_image", "librosa_views", "torch_resize"]
 
-Float32Array = npt.NDArray[np.float32]
 Feeds = dict[str, Float32Array]
-FrontEnd = Literal["librosa", "mosrt"]
 
 
 class TorchRunner:
@@ -51,16 +49,9 @@ class TorchRunner:
     of a batch by a pool of threads, a clip each, as a data loader would. All views of a clip or
     batch go through the model together.
 
-    Args:
-        bundle: Path of a bundle, whose manifest describes the model and its inputs.
-        variant: "fp32", without TF32, or "fp16".
-        provider: "torch-cpu" or "torch-cuda", with "-compiled" after it where torch compiles the
-            model.
-        checkpoints: One per network of the bundle; scores are the mean over them.
-        front_end: Who makes the model's inputs.
-        threads: Threads of torch on the CPU, and of the front end of a batch.
-        plan: Crop plan, such as "reference:0"; the model's default grid if left out.
-        views: Views per recording; the plan's own number if left out.
+    The bundle's manifest describes the model and its inputs. With several checkpoints, scores are
+    the mean over them. The variant "fp32" is without TF32. The threads are those of torch on the
+    CPU, and of the front end of a batch.
 
     Raises:
         ProviderError: torch finds no GPU.
@@ -68,49 +59,39 @@ class TorchRunner:
         BenchError: The bundle is of another kind, or the checkpoints are not its own.
     """
 
-    def __init__(
-        self,
-        bundle: str,
-        variant: str,
-        provider: str,
-        checkpoints: Sequence[str],
-        *,
-        front_end: FrontEnd = "librosa",
-        threads: int,
-        plan: str | None = None,
-        views: int | None = None,
-    ) -> None:
-        _, device, *compiled = provider.split("-")
+    def __init__(self, options: Options) -> None:
+        _, device, *compiled = options.provider.split("-")
         if device == "cuda" and not torch.cuda.is_available():
             raise ProviderError(f"torch {torch.__version__} finds no GPU that it can use")
-        opened = Bundle.open(Path(bundle))
-        manifest = opened.manifest
-        _check_kind(manifest, front_end)
-        networks = len(opened.variant(next(iter(manifest.variants))).members)
-        if len(checkpoints) != networks:
+        bundle = Bundle.open(options.bundle)
+        manifest = bundle.manifest
+        _check_kind(manifest, options.front_end)
+        networks = len(bundle.variant(next(iter(manifest.variants))).members)
+        if len(options.checkpoints) != networks:
             raise BenchError(
-                f"{manifest.name} has {networks} networks and {len(checkpoints)} checkpoints are "
-                "given; pass --reference once for each"
+                f"{manifest.name} has {networks} networks and {len(options.checkpoints)} "
+                "checkpoints are given; pass --reference once for each"
             )
         # The precision is what the configuration's name says.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        self._threads = threads
-        torch.set_num_threads(threads)
+        self._threads = options.threads
+        torch.set_num_threads(options.threads)
         self._manifest = manifest
         self._front_end = FusionFrontEnd(taking_features(manifest))
-        self._by_librosa = front_end == "librosa"
-        self._rule = PlanRule.parse(plan or "grid", views)
+        self._by_librosa = options.front_end == "librosa"
+        self._rule = PlanRule.parse(options.plan or "grid", options.views)
         self._device = torch.device(device)
-        self._dtype = torch.float16 if variant == "fp16" else torch.float32
+        self._dtype = torch.float16 if options.variant == "fp16" else torch.float32
         modules: list[Any] = [
-            _load(Path(path), manifest).to(self._device, self._dtype) for path in checkpoints
+            _load(Path(path), manifest).to(self._device, self._dtype)
+            for path in options.checkpoints
         ]
         self._models: list[Scored] = modules
         self._compiled: list[Any] = [torch.compile(module) for module in modules if compiled]
-        self._pool = ThreadPoolExecutor(threads)
+        self._pool = ThreadPoolExecutor(options.threads)
         self._clips = Clips()
-        self.provider = provider
+        self.provider = options.provider
         self.facts: dict[str, Any] = {
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name(0) if device == "cuda" else "CPU",
@@ -126,19 +107,11 @@ class TorchRunner:
             scores = dict.fromkeys(domains, float("nan"))
             return {"scores": scores, "duration_s": float("nan")}
         inputs = self._on_device(self._views(recording))
-        every = torch.eye(len(domains), dtype=self._dtype, device=self._device)
-        found = []
-        with torch.inference_mode():
-            for model in self._models:
-                rows = _rows(model.features(inputs), len(domains))
-                found += [[float(value) for value in model.score(row, every)] for row in rows]
-        means = dict(zip(domains, np.mean(np.asarray(found, np.float64), axis=0), strict=True))
+        means = self._run(inputs, domains).mean(axis=1)
+        scores = dict(zip(domains, means.tolist(), strict=True))
         if self._compiled:  # what is timed computes the default domain only
-            means[self._manifest.default_domain] = np.mean(self._run(inputs))
-        return {
-            "scores": {name: float(value) for name, value in means.items()},
-            "duration_s": recording.duration_s,
-        }
+            scores[self._manifest.default_domain] = float(self._run(inputs).mean())
+        return {"scores": scores, "duration_s": recording.duration_s}
 
     def time(self, clip: Path) -> dict[str, float]:
         """See `Runner.time`."""
@@ -205,22 +178,30 @@ class TorchRunner:
             for name in views[0]
         }
 
-    def _run(self, inputs: Mapping[str, torch.Tensor]) -> list[float]:
-        """MOS of every network and view for the default domain."""
+    def _run(
+        self, inputs: dict[str, torch.Tensor], domains: Sequence[str] | None = None
+    ) -> FloatArray:
+        """MOS (domains, networks * views) in eager torch.
+
+        Without `domains`, of the default domain, by the compiled models where there are any.
+        """
+        places = [
+            self._manifest.domains.index(d) for d in domains or (self._manifest.default_domain,)
+        ]
         n_views = len(next(iter(inputs.values())))
-        domains = self._manifest.domains
-        one_hot = torch.zeros(n_views, len(domains), dtype=self._dtype, device=self._device)
-        one_hot[:, domains.index(self._manifest.default_domain)] = 1
-        found: list[float] = []
+        one_hot = torch.eye(len(self._manifest.domains), dtype=self._dtype, device=self._device)
+        rows = [one_hot[place].expand(n_views, -1) for place in places]
+        found = []
         with torch.inference_mode():
             for i, model in enumerate(self._models):
-                if self._compiled:
-                    scores = self._compiled[i](inputs, one_hot)
+                if self._compiled and domains is None:
+                    scores = [self._compiled[i](inputs, row) for row in rows]
                 else:
-                    scores = model.score(model.features(dict(inputs)), one_hot)
-                # The list is on the host, so the device is done when it is there.
-                found += scores.float().tolist()
-        return found
+                    features = model.features(inputs)
+                    scores = [model.score(features, row) for row in rows]
+                # The lists are on the host, so the device is done when they are there.
+                found.append([each.float().tolist() for each in scores])
+        return np.concatenate(found, axis=1)
 
 
 def librosa_image(
@@ -332,12 +313,3 @@ def _load(path: Path, manifest: Manifest) -> Any:
             f"{len(manifest.domains)}; it is another model's checkpoint"
         )
     return model
-
-
-def _rows(features: Mapping[str, torch.Tensor], n_domains: int) -> list[dict[str, torch.Tensor]]:
-    """Each view's features, repeated for every domain."""
-    n_views = len(next(iter(features.values())))
-    return [
-        {name: value[i : i + 1].expand(n_domains, -1) for name, value in features.items()}
-        for i in range(n_views)
-    ]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .protocol import ERROR_CHARACTERS, Runner
+from .protocol import ERROR_CHARACTERS, Options, Runner
 
 __all__ = ["open_runner", "peak_mb", "serve"]
 
@@ -22,23 +22,19 @@ Handler = Callable[[Mapping[str, Any]], Any]
 """Answers a request; the answer is JSON-ready."""
 
 
-def open_runner(options: Mapping[str, Any]) -> Runner:
+def open_runner(options: Options) -> Runner:
     """Loads a configuration.
-
-    Args:
-        options: The arguments of `MosrtRunner`, or, where "provider" begins with "torch-", of
-            `TorchRunner`.
 
     Raises:
         MosrtError: It cannot be run on this machine.
     """
-    if options["provider"].startswith("torch-"):
+    if options.is_torch:
         from .torch_runner import TorchRunner  # noqa: PLC0415 - each process imports its own engine
 
-        return TorchRunner(**options)
+        return TorchRunner(options)
     from .mosrt_runner import MosrtRunner  # noqa: PLC0415
 
-    return MosrtRunner(**options)
+    return MosrtRunner(options)
 
 
 def serve(handle: Handler) -> None:
@@ -77,7 +73,7 @@ def peak_mb() -> float | None:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def _session(options: Mapping[str, Any]) -> Handler:
+def _session(options: Options) -> Handler:
     """Answers requests to one runner, which the request "open" loads."""
     runner: Runner | None = None
 
@@ -106,4 +102,4 @@ def _reason(exc: Exception) -> str:
 
 
 if __name__ == "__main__":
-    serve(_session(json.loads(sys.argv[2])))
+    serve(_session(Options(**json.loads(sys.argv[2]))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +18,13 @@ from mosrt.errors import MosrtError, ProviderError
 from mosrt_bench.errors import BenchError, WorkerError, WorkerTimeoutError
 from mosrt_bench.worker.device import memory_peak
 from mosrt_bench.worker.process import IsolatedRunner, WorkerProcess
+from mosrt_bench.worker.protocol import Options
 from mosrt_bench.worker.worker import open_runner
 from tests.benchmarks.conftest import Fusion
 from tests.conftest import DATA
 
 CLIP = DATA / "flite_kal_8k_mono.wav"
-NANO = {
-    "bundle": str(find_bundle("nano")), "variant": "fp32", "provider": "cpu",
-    "threads": 1,
-}  # fmt: skip
+NANO = Options(bundle=str(find_bundle("nano")), variant="fp32", provider="cpu", threads=1)
 
 
 def unlimited() -> float:
@@ -52,21 +51,21 @@ def test_a_process_of_its_own_gives_the_same_scores() -> None:
 
 
 def test_a_plan_and_views_are_passed_on() -> None:
-    runner = open_runner({**NANO, "views": 1})
-    assert runner.score(CLIP) != open_runner({**NANO, "views": 5}).score(CLIP)
-    seeded = open_runner({**NANO, "plan": "reference:1"})
-    assert seeded.score(CLIP) != open_runner({**NANO, "plan": "reference:2"}).score(CLIP)
+    runner = open_runner(replace(NANO, views=1))
+    assert runner.score(CLIP) != open_runner(replace(NANO, views=5)).score(CLIP)
+    seeded = open_runner(replace(NANO, plan="reference:1"))
+    assert seeded.score(CLIP) != open_runner(replace(NANO, plan="reference:2")).score(CLIP)
 
 
 def test_a_failure_is_told_and_the_worker_goes_on() -> None:
-    worker = WorkerProcess({**NANO, "provider": "none"})
+    worker = WorkerProcess(asdict(replace(NANO, provider="none")))
     with pytest.raises(WorkerError, match="unknown provider 'none'"):
         worker.ask({"do": "open"}, 60)
     with pytest.raises(WorkerError, match="first request must be 'open'"):
         worker.ask({"do": "nodes"}, 60)
     worker.close()
     with pytest.raises(WorkerError, match="unknown provider 'none'"):
-        IsolatedRunner({**NANO, "provider": "none"}, unlimited)
+        IsolatedRunner(replace(NANO, provider="none"), unlimited)
 
 
 @pytest.fixture
@@ -117,12 +116,13 @@ def test_memory_is_watched_over_what_was_in_use() -> None:
     assert peak_mb() == 4.0
 
 
-def torch_options(fusion: Fusion, **changes: Any) -> dict[str, Any]:
-    options = {"bundle": str(fusion.bundle), "variant": "fp32", "provider": "torch-cpu"}
-    return {**options, "threads": 1, "checkpoints": [str(fusion.checkpoint)], **changes}
+def torch_options(fusion: Fusion, **changes: Any) -> Options:
+    checkpoints = [str(fusion.checkpoint)]
+    options = replace(NANO, bundle=str(fusion.bundle), provider="torch-cpu")
+    return replace(options, **{"checkpoints": checkpoints, **changes})
 
 
-def scores(options: dict[str, Any], clip: Path) -> dict[str, float]:
+def scores(options: Options, clip: Path) -> dict[str, float]:
     runner = open_runner(options)
     found: dict[str, float] = runner.score(clip)["scores"]
     runner.close()
@@ -143,7 +143,7 @@ def test_torch_with_either_front_end_scores_like_the_bundle(
 ) -> None:
     """Rounding of two front ends and two engines, on scores of order one."""
     for clip in (CLIP, short):
-        bundle = {**NANO, "bundle": str(fusion.bundle), "plan": plan}
+        bundle = replace(NANO, bundle=str(fusion.bundle), plan=plan)
         wanted = scores(bundle, clip)
         assert np.ptp([*wanted.values()]) > 1e-3  # domains differ, or swaps would go unseen
         for front_end in ("librosa", "mosrt"):

@@ -87,12 +87,12 @@ def open_backend(
     """
     tensors: dict[str, Any] = {"inputs": inputs, "outputs": outputs}
     if provider in TENSORRT:
-        from .trt import TrtBackend  # noqa: PLC0415 - see present_providers
+        from .trt import TrtBackend  # noqa: PLC0415 - only what is in use is imported
 
         return TrtBackend(directory, variant, **tensors)
     options: dict[str, Any] = {"provider": provider, "threads": threads, "cache": cache}
     if provider in OPENVINO:
-        from .openvino import OpenVinoBackend  # noqa: PLC0415 - see present_providers
+        from .openvino import OpenVinoBackend  # noqa: PLC0415 - as above
 
         return OpenVinoBackend(directory, variant, **tensors, **options)
     return OrtBackend(directory, variant, **tensors, **options)

@@ -38,15 +38,8 @@ class OpenVinoBackend:
     Inputs are not copied; outputs are copied before the next call starts. One call runs at a time,
     and other threads wait.
 
-    Args:
-        directory: Directory of the bundle's files.
-        variant: The variant to run.
-        inputs: Inputs that the graphs must have.
-        outputs: Outputs that the graphs must have.
-        provider: "openvino-bf16", "openvino-fp32", or "openvino" for the first of them that the
-            CPU supports; the attribute `provider` names the one chosen.
-        threads: Threads for one call.
-        cache: Cache for compiled models; none by default.
+    Arguments are those of `mosrt.backends.open_backend`. Provider "openvino" is the better of
+    "openvino-bf16" and "openvino-fp32" that the CPU supports; the attribute `provider` names it.
 
     Raises:
         ProviderError: OpenVINO is not installed, or the CPU has no bfloat16 instructions.
@@ -72,20 +65,32 @@ class OpenVinoBackend:
                 "this CPU has no bfloat16 instructions (AMX-BF16 or AVX512-BF16); choose provider "
                 "'openvino-fp32'"
             )
-        compiler = _Compiler(_PRECISIONS[provider], threads, cpu, cache)
+        self.provider = provider
+        self.batch_size = 1
+        self._openvino = _import_openvino()
+        self._core: Any = self._openvino.Core()
+        keep_in_children(self._core)
+        self._mapped: list[Any] = []  # files that compiled models read from
+        self._cache = cache
+        self._cpu = cpu
+        self._inputs, self._outputs = inputs, outputs
+        self._options = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": _PRECISIONS[provider],
+            "INFERENCE_NUM_THREADS": threads,
+            "NUM_STREAMS": 1,
+            # Pinned threads of two processes would compete for the same core.
+            "ENABLE_CPU_PINNING": False,
+        }
         with fork_waits():
-            models = [compiler.compiled(directory, member, inputs) for member in variant.members]
+            models = [self._compiled(directory, member) for member in variant.members]
         for model in models:
             check_tensors("the graph's input", inputs, _shapes(model.inputs))
             check_tensors("the graph's output", outputs, _shapes(model.outputs))
         self._requests = [model.create_infer_request() for model in models]
         keep_in_children(*models, *self._requests)
-        self._mapped = compiler.mapped
         self._lock = threading.Lock()
-        self._outputs = outputs
         self._calls = Calls("the backend", self._release)
-        self.provider = provider
-        self.batch_size = 1
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
         """Runs a batch; see `mosrt.backends.Backend`. All outputs are computed."""
@@ -110,49 +115,11 @@ class OpenVinoBackend:
 
     def _release(self) -> None:
         self._requests.clear()
+        self._core = None
         self._mapped.clear()
 
-
-class _Compiler:
-    """Compiles models with fixed settings.
-
-    Attributes:
-        mapped: Memory-mapped files that compiled models read from.
-    """
-
-    def __init__(self, precision: str, threads: int, cpu: CpuFeatures, cache: Cache | None) -> None:
-        try:
-            # OpenVINO reports every import to its maker, unless this package cannot be imported.
-            silenced = sys.modules.setdefault("openvino_telemetry", _ABSENT) is None
-            try:
-                import openvino  # noqa: PLC0415 - an extra, and slow to import
-            finally:
-                if silenced:
-                    del sys.modules["openvino_telemetry"]
-        except ImportError as exc:
-            message = missing_extra("provider 'openvino'", "openvino", exc.name or "openvino")
-            raise ProviderError(message) from exc
-        self._openvino: Any = openvino
-        self._core = openvino.Core()
-        keep_in_children(self._core)
-        self.mapped: list[Any] = []
-        self._cpu = cpu
-        self._cache = cache
-        self._options = {
-            "PERFORMANCE_HINT": "LATENCY",
-            "INFERENCE_PRECISION_HINT": precision,
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            # Pinned threads of two processes would compete for the same core.
-            "ENABLE_CPU_PINNING": False,
-        }
-
-    def compiled(self, directory: Path, member: Member, inputs: Sequence[TensorSpec]) -> Any:
-        """Compiles a network, or takes it from the cache.
-
-        Raises:
-            BundleError: OpenVINO cannot read or compile the graph.
-        """
+    def _compiled(self, directory: Path, member: Member) -> Any:
+        """Compiles a network, or takes it from the cache."""
         graph, weights = member.paths(directory)
         if self._cache is not None:
             model = self._cache.get(
@@ -163,20 +130,20 @@ class _Compiler:
                 },
                 {"openvino": self._openvino.get_version()},
                 files={directory / file.path: file.sha256 for file in member.files},
-                make=lambda entry: self._export(graph, weights, inputs, entry),
+                make=lambda entry: self._export(graph, weights, entry),
                 load=self._import,
             )
             if model is not None:
                 return model
-        return self._compile(graph, weights, inputs)
+        return self._compile(graph, weights)
 
-    def _compile(self, graph: Path, weights: Path | None, inputs: Sequence[TensorSpec]) -> Any:
+    def _compile(self, graph: Path, weights: Path | None) -> Any:
         check_external_data(graph, weights)
         try:
             model = self._core.read_model(graph)
-            if all(isinstance(size, int) for tensor in inputs for size in tensor.shape[1:]):
+            if all(isinstance(size, int) for tensor in self._inputs for size in tensor.shape[1:]):
                 # Only the batch is dynamic, and it is always one view here.
-                model.reshape({tensor.name: [1, *tensor.shape[1:]] for tensor in inputs})
+                model.reshape({tensor.name: [1, *tensor.shape[1:]] for tensor in self._inputs})
             return self._core.compile_model(model, "CPU", self._options)
         except RuntimeError as exc:
             raise BundleError(
@@ -185,11 +152,9 @@ class _Compiler:
                 "provider 'cpu'"
             ) from exc
 
-    def _export(
-        self, graph: Path, weights: Path | None, inputs: Sequence[TensorSpec], entry: Path
-    ) -> None:
+    def _export(self, graph: Path, weights: Path | None, entry: Path) -> None:
         stream = io.BytesIO()
-        self._compile(graph, weights, inputs).export_model(stream)
+        self._compile(graph, weights).export_model(stream)
         (entry / _BLOB).write_bytes(stream.getbuffer())
 
     def _import(self, entry: Path) -> Any:
@@ -198,8 +163,23 @@ class _Compiler:
         blob = np.memmap(entry / _BLOB, np.uint8, "c")
         tensor = self._openvino.Tensor(blob, shared_memory=True)
         model = self._core.import_model(tensor, "CPU", self._options)
-        self.mapped.append(blob)
+        self._mapped.append(blob)
         return model
+
+
+def _import_openvino() -> Any:
+    try:
+        # OpenVINO reports every import to its maker, unless this package cannot be imported.
+        silenced = sys.modules.setdefault("openvino_telemetry", _ABSENT) is None
+        try:
+            import openvino  # noqa: PLC0415 - an extra, and slow to import
+        finally:
+            if silenced:
+                del sys.modules["openvino_telemetry"]
+    except ImportError as exc:
+        message = missing_extra("provider 'openvino'", "openvino", exc.name or "openvino")
+        raise ProviderError(message) from exc
+    return openvino
 
 
 def _shapes(tensors: Any) -> dict[str, tuple[None, list[int | str]]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
@@ -37,6 +36,16 @@ PROVIDERS: Final = {
 _GPU_BATCH: Final = 4
 # Smaller networks are optimised in milliseconds, so caching gains nothing.
 _WORTH_CACHING_BYTES: Final = 16_000_000
+_ENTRIES: Final = {
+    # By default a file's name may say that it is of another format.
+    "session.load_model_format": "ONNX",
+    # Threads that wait for the next node spin, which saves a tenth of the time. They spin for less
+    # than a millisecond, so that processes can share the cores, and not after the run, when the
+    # front end of the next clip needs the cores.
+    "session.intra_op.allow_spinning": "1",
+    "session.intra_op.spin_duration_us": "200",
+    "session.force_spinning_stop": "1",
+}
 _OPTIMISED: Final = "optimised.onnx"
 # Weights are written to a file beside the graph, so that they are memory-mapped and shared by
 # sessions and processes. Weights that kernels prepack are not written: float networks gain nothing
@@ -63,14 +72,7 @@ _BOUND: Final = ("cuda", "tensorrt-ep")
 class OrtBackend:
     """Runs a variant's graphs with ONNX Runtime, one session per network.
 
-    Args:
-        directory: Directory of the bundle's files.
-        variant: The variant to run.
-        inputs: Inputs that the graphs must have.
-        outputs: Outputs that the graphs must have.
-        provider: A key of `PROVIDERS`.
-        threads: Threads for one call.
-        cache: Cache for graphs optimised for the CPU; none by default.
+    Arguments are those of `mosrt.backends.open_backend`; the provider is a key of `PROVIDERS`.
 
     Raises:
         ProviderError: The provider is unknown, not in this ONNX Runtime, or failed to start.
@@ -96,24 +98,21 @@ class OrtBackend:
             )
         if provider in _BOUND:
             load_cuda_libraries()
-        opener = _Sessions(
-            provider=provider,
-            threads=threads,
-            entries={} if variant.sums_fit else _EXACT_ENTRIES,
-            cache=cache,
-        )
-        sessions = [opener.open(directory, member) for member in variant.members]
-        for session in sessions:
-            check_tensors("the graph's input", inputs, _shapes(session.get_inputs()))
-            check_tensors("the graph's output", outputs, _shapes(session.get_outputs()))
-        self._sessions: list[Any] = sessions
-        if provider in _BOUND:
-            self._sessions = [BoundSession(session, "cuda") for session in sessions]
-        self._outputs = outputs
-        self._calls = Calls("the backend", self._sessions.clear)
         self.provider = provider
         # A single view already keeps a CPU busy.
         self.batch_size = 1 if provider == "cpu" else _GPU_BATCH
+        self._threads = threads
+        self._entries = {} if variant.sums_fit else _EXACT_ENTRIES
+        self._cache = cache
+        self._outputs = outputs
+        sessions = [self._open(directory, member) for member in variant.members]
+        for session in sessions:
+            check_tensors("the graph's input", inputs, _shapes(session.get_inputs()))
+            check_tensors("the graph's output", outputs, _shapes(session.get_outputs()))
+        if provider in _BOUND:
+            sessions = [BoundSession(session, "cuda") for session in sessions]
+        self._sessions = sessions
+        self._calls = Calls("the backend", sessions.clear)
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Float32Array]:
         """Runs a batch; see `mosrt.backends.Backend`."""
@@ -136,6 +135,54 @@ class OrtBackend:
         """Waits for calls that run, then releases the sessions."""
         self._calls.close()
 
+    def _open(self, directory: Path, member: Member) -> Any:
+        """Opens a network's session, from the cached optimised graph if there is one."""
+        graph, weights = member.paths(directory)
+        size = sum(file.bytes for file in member.files)
+        if self._cache is not None and self.provider == "cpu" and size >= _WORTH_CACHING_BYTES:
+            session = self._cache.get(
+                {"engine": "onnxruntime", "cpu": CpuFeatures.read().to_dict()},
+                {
+                    "onnxruntime": onnxruntime.__version__,
+                    "options": {**_OPTIMISED_ENTRIES, **self._entries},
+                },
+                files={directory / file.path: file.sha256 for file in member.files},
+                make=lambda entry: self._optimise(graph, weights, entry),
+                load=self._load_optimised,
+            )
+            if session is not None:
+                return session
+        check_external_data(graph, weights)
+        return _session(graph, self._options(), self.provider, member.sha256)
+
+    def _options(self) -> Any:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Memory patterns take a sixth more memory and save no time on these graphs.
+        options.enable_mem_pattern = False
+        for name, value in (_ENTRIES | self._entries).items():
+            options.add_session_config_entry(name, value)
+        return options
+
+    def _optimise(self, graph: Path, weights: Path | None, entry: Path) -> None:
+        """Writes the graph as ONNX Runtime optimises it for this CPU."""
+        check_external_data(graph, weights)
+        options = self._options()
+        options.intra_op_num_threads = 1
+        options.optimized_model_filepath = str(entry / _OPTIMISED)
+        for name, value in _OPTIMISED_ENTRIES.items():
+            options.add_session_config_entry(name, value)
+        _session(graph, options, "cpu")
+        written = entry / f"{_OPTIMISED}.data"
+        check_external_data(entry / _OPTIMISED, written if written.exists() else None)
+
+    def _load_optimised(self, entry: Path) -> Any:
+        options = self._options()
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        return _session(entry / _OPTIMISED, options, "cpu")
+
 
 def present_providers() -> tuple[str, ...]:
     """The keys of `PROVIDERS` that the installed ONNX Runtime supports."""
@@ -145,72 +192,6 @@ def present_providers() -> tuple[str, ...]:
 
 def _shapes(tensors: Any) -> dict[str, tuple[None, Sequence[int | str]]]:
     return {tensor.name: (None, tensor.shape) for tensor in tensors}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Sessions:
-    """Settings with which the sessions of all networks are opened, as for `OrtBackend`."""
-
-    provider: str
-    threads: int
-    entries: Mapping[str, str]
-    cache: Cache | None
-
-    def open(self, directory: Path, member: Member) -> Any:
-        """Opens a network's session, from the cached optimised graph if there is one."""
-        (graph, weights), digest = member.paths(directory), member.sha256
-        size = sum(file.bytes for file in member.files)
-        if self.cache is not None and self.provider == "cpu" and size >= _WORTH_CACHING_BYTES:
-            session = self.cache.get(
-                {"engine": "onnxruntime", "cpu": CpuFeatures.read().to_dict()},
-                {
-                    "onnxruntime": onnxruntime.__version__,
-                    "options": {**_OPTIMISED_ENTRIES, **self.entries},
-                },
-                files={directory / file.path: file.sha256 for file in member.files},
-                make=lambda entry: self._optimise(graph, weights, digest, entry),
-                load=lambda entry: self._load_optimised(entry, digest),
-            )
-            if session is not None:
-                return session
-        check_external_data(graph, weights)
-        return _session(graph, self._options(), self.provider, digest)
-
-    def _options(self) -> Any:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = self.threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # By default a file's name may say that it is of another format.
-        options.add_session_config_entry("session.load_model_format", "ONNX")
-        # Memory patterns take a sixth more memory and save no time on these graphs.
-        options.enable_mem_pattern = False
-        # Threads that wait for the next node spin, which saves a tenth of the time. They spin for
-        # less than a millisecond, so that processes can share the cores, and not after the run,
-        # when the front end of the next clip needs the cores.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
-        options.add_session_config_entry("session.intra_op.spin_duration_us", "200")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
-        for name, value in self.entries.items():
-            options.add_session_config_entry(name, value)
-        return options
-
-    def _optimise(self, graph: Path, weights: Path | None, digest: str, entry: Path) -> None:
-        """Writes the graph as ONNX Runtime optimises it for this CPU."""
-        check_external_data(graph, weights)
-        options = self._options()
-        options.intra_op_num_threads = 1
-        options.optimized_model_filepath = str(entry / _OPTIMISED)
-        for name, value in _OPTIMISED_ENTRIES.items():
-            options.add_session_config_entry(name, value)
-        _session(graph, options, "cpu", digest)
-        written = entry / f"{_OPTIMISED}.data"
-        check_external_data(entry / _OPTIMISED, written if written.exists() else None)
-
-    def _load_optimised(self, entry: Path, digest: str) -> Any:
-        options = self._options()
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        return _session(entry / _OPTIMISED, options, "cpu", digest)
 
 
 def _with_options(provider: str, digest: str) -> list[Any]:
@@ -252,7 +233,7 @@ def _needs(provider: str) -> str:
     )
 
 
-def _session(graph: Path, options: Any, provider: str, digest: str) -> Any:
+def _session(graph: Path, options: Any, provider: str, digest: str = "") -> Any:
     try:
         with fork_waits():
             session = onnxruntime.InferenceSession(

@@ -58,43 +58,29 @@ class BoundSession:
     def __init__(self, session: Any, device: str) -> None:
         self._session = session
         self._device = device
-        self._idle: queue.SimpleQueue[_Binding] = queue.SimpleQueue()
+        # Bindings that no call uses, each with its inputs on the device.
+        self._idle: queue.SimpleQueue[tuple[Any, dict[str, Any]]] = queue.SimpleQueue()
 
     def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
         """Runs the graph; returns the named outputs, in order."""
         try:
-            binding = self._idle.get_nowait()
+            binding, inputs = self._idle.get_nowait()
         except queue.Empty:
-            binding = _Binding(self._session, self._device)
+            binding, inputs = self._session.io_binding(), {}
         try:
-            return binding.run(outputs, feeds)
+            for name, array in feeds.items():
+                if name not in inputs or tuple(inputs[name].shape()) != array.shape:
+                    inputs[name] = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
+                        array.shape, array.dtype.type, self._device, 0
+                    )
+                    binding.bind_ortvalue_input(name, inputs[name])
+                inputs[name].update_inplace(np.ascontiguousarray(array))
+            binding.clear_binding_outputs()
+            for name in outputs:
+                # ONNX Runtime copies the output to host memory.
+                binding.bind_output(name, "cpu")
+            self._session.run_with_iobinding(binding)
+            found: list[Array] = binding.copy_outputs_to_cpu()
+            return found
         finally:
-            self._idle.put(binding)
-
-
-class _Binding:
-    """An I/O binding and its inputs on the device, for one thread at a time."""
-
-    def __init__(self, session: Any, device: str) -> None:
-        self._session = session
-        self._device = device
-        self._binding = session.io_binding()
-        self._inputs: dict[str, Any] = {}
-
-    def run(self, outputs: Sequence[str], feeds: Mapping[str, Array]) -> list[Array]:
-        for name, array in feeds.items():
-            value = self._inputs.get(name)
-            if value is None or tuple(value.shape()) != array.shape:
-                value = onnxruntime.OrtValue.ortvalue_from_shape_and_type(
-                    array.shape, array.dtype.type, self._device, 0
-                )
-                self._inputs[name] = value
-                self._binding.bind_ortvalue_input(name, value)
-            value.update_inplace(np.ascontiguousarray(array))
-        self._binding.clear_binding_outputs()
-        for name in outputs:
-            # ONNX Runtime copies the output to host memory.
-            self._binding.bind_output(name, "cpu")
-        self._session.run_with_iobinding(self._binding)
-        found: list[Array] = self._binding.copy_outputs_to_cpu()
-        return found
+            self._idle.put((binding, inputs))

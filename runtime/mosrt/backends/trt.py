@@ -39,11 +39,9 @@ class TrtBackend:
     own, which is created when none is idle; if two are in use already, the call waits. `run` copies
     its feeds and returns new arrays, so the caller may change both.
 
+    Arguments are those of `mosrt.backends.open_backend`, and:
+
     Args:
-        directory: Directory of the bundle, for messages; the engines are in the cache.
-        variant: The variant to run.
-        inputs: Inputs that the engines must have.
-        outputs: Outputs that the engines must have.
         files: The cache of engines; by default the one in mosrt's cache directory.
         cuda: CUDA's runtime library; by default it is searched for.
 

@@ -8,11 +8,10 @@ read modulo its own length.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Final
+from dataclasses import astuple, dataclass
+from typing import Final
 
 import numpy as np
-import numpy.typing as npt
 
 from ._arrays import Float32Array, FloatArray, IntArray
 from .errors import PlanError
@@ -31,6 +30,8 @@ __all__ = [
 MAX_VIEWS: Final = 10_000
 """Most views of a recording: of a manifest's grid, and that a caller may ask for."""
 _KINDS: Final = ("grid", "reference", "paper")
+# The paper repeats 5 times for each of 5 folds. Here all folds of a bundle look at the same crops,
+# so that the front end runs once for all of them.
 _PAPER_REPETITIONS: Final = 5
 _MIX_ALPHA: Final = 0.4  # the reference's Beta(0.4, 0.4), design of UTMOSv2 (arXiv 2409.09305)
 
@@ -140,15 +141,9 @@ class CropPlan:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, CropPlan):
             return NotImplemented
-        return all(
-            (a is None and b is None) or (a is not None and b is not None and np.array_equal(a, b))
-            for a, b in zip(self._arrays(), other._arrays(), strict=True)
-        )
+        return all(map(np.array_equal, astuple(self), astuple(other)))
 
     __hash__ = None  # type: ignore[assignment]  # holds arrays
-
-    def _arrays(self) -> tuple[npt.NDArray[Any] | None, ...]:
-        return (self.ssl_starts, self.spec_starts, self.mix_starts, self.mix_lambdas)
 
     @property
     def n_views(self) -> int:
@@ -231,17 +226,6 @@ class CropPlan:
             return cls(ssl, spec)
         return cls(ssl, spec, mix, lambdas)
 
-    @classmethod
-    def paper(
-        cls, n_samples: int, seed: int = 0, *, geometry: CropGeometry = UTMOSV2_GEOMETRY
-    ) -> CropPlan:
-        """The paper's protocol: 5 repetitions of `reference`, for each network of the ensemble.
-
-        A five-fold bundle thus gives the paper's 5 folds x 5 repetitions. All folds look at the
-        same crops, so that the front end runs once for all of them.
-        """
-        return cls.reference(n_samples, seed, _PAPER_REPETITIONS, geometry=geometry)
-
     def check(self, n_samples: int, geometry: CropGeometry) -> None:
         """Raises PlanError unless the plan fits a recording and a model's geometry."""
         if self.spec_starts.shape[1] != geometry.n_crops:
@@ -314,9 +298,8 @@ class PlanRule:
         """The plan for a recording of `n_samples` at the model's rate."""
         if self.kind == "grid":
             return CropPlan.grid(n_samples, self.views, geometry=geometry)
-        if self.kind == "paper":
-            return CropPlan.paper(n_samples, self.seed, geometry=geometry)
-        return CropPlan.reference(n_samples, self.seed, self.views or 1, geometry=geometry)
+        views = _PAPER_REPETITIONS if self.kind == "paper" else self.views or 1
+        return CropPlan.reference(n_samples, self.seed, views, geometry=geometry)
 
 
 Plan = CropPlan | PlanRule | str

@@ -52,11 +52,11 @@ class Score:
     """
 
     mos: float
-    low: float
-    high: float
+    low: float = math.nan
+    high: float = math.nan
     n_views: int
-    views: tuple[float, ...]
-    windows: tuple[tuple[float, float], ...]
+    views: tuple[float, ...] = ()
+    windows: tuple[tuple[float, float], ...] = ()
     domain: str
     domains: Mapping[str, float] = field(default_factory=dict)
     measures: Mapping[str, float] = field(default_factory=dict)

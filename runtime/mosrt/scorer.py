@@ -294,11 +294,7 @@ class Scorer(ABC):
         return self._make_score(
             domain,
             mos=math.nan,
-            low=math.nan,
-            high=math.nan,
             n_views=0,
-            views=(),
-            windows=(),
             domains=dict.fromkeys(domains, math.nan),
             measures=dict.fromkeys(self.measures, math.nan),
             flags=error.flags,
@@ -314,10 +310,8 @@ class Scorer(ABC):
         if recording.flags:
             reasons = "; ".join(FLAGS[flag] for flag in recording.flags)
             error = AudioError(f"{recording.name}: {reasons}", flags=recording.flags)
-            if self._on_bad_audio == "error":
-                raise error
-            if self._on_bad_audio == "nan":
-                return error
+            if self._on_bad_audio != "warn":
+                return self._refused(error)
             _LOG.warning("%s; its score may mean little", error)
         return recording
 

@@ -29,7 +29,6 @@ def test_reference_views_continue_one_stream() -> None:
     two = CropPlan.reference(86_320, 3, views=2)
     assert two.ssl_starts[0] == CropPlan.reference(86_320, 3).ssl_starts[0]
     assert two != CropPlan.reference(86_320, 4, views=2)
-    assert CropPlan.paper(86_320, 3) == CropPlan.reference(86_320, 3, views=5)
 
 
 @given(n_samples=st.integers(1, 10_000_000), views=st.none() | st.integers(1, 40))
@@ -132,7 +131,7 @@ def test_rules() -> None:
     geometry = CropGeometry()
     assert PlanRule.parse("grid", 3).plan(90_000, geometry) == CropPlan.grid(90_000, 3)
     assert PlanRule.parse("reference:7").plan(90_000, geometry) == CropPlan.reference(90_000, 7)
-    assert PlanRule.parse("paper:2").plan(90_000, geometry) == CropPlan.paper(90_000, 2)
+    assert PlanRule.parse("paper:2").plan(90_000, geometry) == CropPlan.reference(90_000, 2, 5)
     for text in ("", "grids", "reference", "reference:x", "reference:-1", "grid:3", "paper:"):
         with pytest.raises(PlanError, match="known|needs a seed"):
             PlanRule.parse(text)

@@ -72,9 +72,7 @@ def size_ranges(
         )
     usual_samples = max(spec.min_samples, min(longest, round(_USUAL_S * rate_hz)))
     samples = (spec.min_samples, usual_samples, longest)
-    small, usual, large = (
-        (size - spec.receptive_samples) // spec.hop_samples + 1 for size in samples
-    )
+    small, usual, large = map(spec.n_frames, samples)
     passes = 1 if spec.dropout is None else spec.dropout.passes_per_run
     return {
         "batch": (1, 1, 1),

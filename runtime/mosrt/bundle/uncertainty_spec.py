@@ -169,6 +169,10 @@ class UncertaintySpec(Section):
                 "uses; get the bundle from a source you trust"
             )
 
+    def n_frames(self, n_samples: int) -> int:
+        """Feature frames of a chunk of `n_samples`."""
+        return (n_samples - self.receptive_samples) // self.hop_samples + 1
+
     def check_family(self, family: str) -> None:
         """Raises BundleError unless layouts and sections are those of `family`."""
         sections = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Final
 
 import numpy as np
@@ -37,7 +37,7 @@ class MelFrontEnd:
         self._segments = _resize_segments(spec.n_frames, spec.image_width)
 
     def spectrograms(
-        self, crop: Float32Array, windows: Sequence[int] | None = None
+        self, crop: Float32Array, windows: Iterable[int] | None = None
     ) -> dict[int, Float32Array]:
         """Normalised log-mel spectrograms of a crop, before the resize.
 
@@ -59,7 +59,7 @@ class MelFrontEnd:
         return {window: _normalised_db(power[window], self._spec.floor_db) for window in wanted}
 
     def images(
-        self, crop: Float32Array, windows: Sequence[int] | None = None
+        self, crop: Float32Array, windows: Iterable[int] | None = None
     ) -> dict[int, Float32Array]:
         """The log-mel images of a crop.
 

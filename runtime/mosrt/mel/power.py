@@ -27,9 +27,9 @@ For all windows together this takes about twenty operations per frame and bin.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -104,12 +104,8 @@ _BLOCK_TILE: Final = 16
 _FFT_FRAMES: Final = 32
 
 
-class MelPower(Protocol):
-    """Computes mel power spectra of a crop."""
-
-    def __call__(self, crop: Float32Array, windows: Sequence[int]) -> dict[int, Float32Array]:
-        """Mel power of `crop` (samples,) for each window length: (n_mels, frames) float32."""
-        ...
+MelPower = Callable[[Float32Array, Sequence[int]], dict[int, Float32Array]]
+"""Mel power of a crop (samples,) for each of some window lengths: (n_mels, frames) float32."""
 
 
 def mel_power(spec: MelSpec, sample_rate_hz: int) -> MelPower:
@@ -211,7 +207,7 @@ class SlidingMelPower:
             )
 
     def __call__(self, crop: Float32Array, windows: Sequence[int]) -> dict[int, Float32Array]:
-        """Mel power of `crop` (samples,) for each window length: (n_mels, frames) float32."""
+        """As `MelPower`."""
         spec, hop = self._spec, self._spec.hop_length
         blocks = np.zeros((self._n_blocks, hop), np.float64)
         blocks[: len(crop) // hop] = crop.reshape(-1, hop)
@@ -310,7 +306,7 @@ class FftMelPower:
         }
 
     def __call__(self, crop: Float32Array, windows: Sequence[int]) -> dict[int, Float32Array]:
-        """Mel power of `crop` (samples,) for each window length: (n_mels, frames) float32."""
+        """As `MelPower`."""
         spec = self._spec
         count = _ceil_to(spec.n_frames, _FRAME_TILE)
         padded = np.zeros((count - 1) * spec.hop_length + spec.n_fft)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -98,12 +99,9 @@ class FusionFrontEnd:
                 starts = list(_windows_by_start(plan, rows, self._mel))
                 requests.append((np.array(starts, np.int64), self._mel.crop_samples))
             read = recording.gather(requests)
+            crops = {} if self._mel is None else dict(zip(starts, read[-1], strict=True))
             for some in _blocks(rows, at_once):
-                crops: dict[int, Float32Array] = {}
-                images: dict[int, dict[int, Float32Array]] = {}
-                if self._mel is not None:
-                    crops = dict(zip(starts, read[-1], strict=True))
-                    images = self._images(crops, _windows_by_start(plan, some, self._mel), pool)
+                images = self._images(crops, plan, some, pool)
                 for row in some:
                     feeds = {}
                     if self._ssl is not None:
@@ -120,15 +118,13 @@ class FusionFrontEnd:
                     yield feeds
 
     def _images(
-        self,
-        crops: Mapping[int, Float32Array],
-        windows: Mapping[int, Sequence[int]],
-        pool: ThreadPool,
+        self, crops: Mapping[int, Float32Array], plan: CropPlan, rows: range, pool: ThreadPool
     ) -> dict[int, dict[int, Float32Array]]:
-        """Images by crop start and window length, for the windows needed at each start."""
-        front_end = self._mel_front_end
-        if front_end is None:
+        """The images that some views need, by crop start and window length."""
+        spec, front_end = self._mel, self._mel_front_end
+        if spec is None or front_end is None:
             return {}
+        windows = _windows_by_start(plan, rows, spec)
 
         def make(start: int) -> dict[int, Float32Array]:
             with fork_waits():  # NumPy's matrix products have a lock
@@ -137,9 +133,7 @@ class FusionFrontEnd:
         return dict(zip(windows, pool.map(make, windows), strict=True))
 
 
-def _windows_by_start(
-    plan: CropPlan, rows: Sequence[int], spec: MelSpec
-) -> dict[int, tuple[int, ...]]:
+def _windows_by_start(plan: CropPlan, rows: Sequence[int], spec: MelSpec) -> dict[int, set[int]]:
     """The window lengths that some views need at each crop start, so that none is made twice."""
     needed: dict[int, set[int]] = {}
     for row in rows:
@@ -147,10 +141,7 @@ def _windows_by_start(
             needed.setdefault(start, set()).update(spec.windows)
             for window, other, _ in _mixes(plan, row, crop, spec):
                 needed.setdefault(other, set()).add(window)
-    return {
-        start: tuple(window for window in spec.windows if window in windows)
-        for start, windows in needed.items()
-    }
+    return needed
 
 
 def _mixes(plan: CropPlan, row: int, crop: int, spec: MelSpec) -> Iterator[tuple[int, int, float]]:
@@ -261,29 +252,28 @@ class FusionScorer(Scorer):
 
     def _run(self, clips: Sequence[_Clip], outputs: Sequence[str]) -> None:
         """Runs every view of every clip through the model, filling each clip's `outputs`."""
-        pool = self._pool
+        inputs = self._inputs(clips)
+        while batch := list(itertools.islice(inputs, self._backend.batch_size)):
+            self._run_batch(batch, outputs)
+
+    def _inputs(self, clips: Sequence[_Clip]) -> Iterator[tuple[_Clip, dict[str, Float32Array]]]:
+        """Yields the model's inputs for every view of every clip."""
         # As many views at a time as have crops for all threads.
         at_once = max(1, self.threads // max(1, self._front_end.geometry.n_crops))
-        pending: list[tuple[_Clip, dict[str, Float32Array]]] = []
         for clip in clips:
             started = time.perf_counter()
             for feeds in self._front_end.views(
-                clip.recording, clip.plan, pool, at_once, short=self._short
+                clip.recording, clip.plan, self._pool, at_once, short=self._short
             ):
                 clip.front_end_ms += 1e3 * (time.perf_counter() - started)
-                pending.append((clip, feeds))
-                if len(pending) == self._backend.batch_size:
-                    self._run_batch(pending, outputs)
-                    pending.clear()
+                yield clip, feeds
                 started = time.perf_counter()
-        if pending:
-            self._run_batch(pending, outputs)
 
     def _run_batch(
-        self, pending: Sequence[tuple[_Clip, Mapping[str, Float32Array]]], outputs: Sequence[str]
+        self, batch: Sequence[tuple[_Clip, Mapping[str, Float32Array]]], outputs: Sequence[str]
     ) -> None:
         started = time.perf_counter()
-        views = [feeds for _, feeds in pending]
+        views = [feeds for _, feeds in batch]
         views += [views[-1]] * (self._backend.batch_size - len(views))
         feeds = {name: np.stack([view[name] for view in views]) for name in views[0]}
         results = self._backend.run(feeds, outputs)
@@ -294,9 +284,9 @@ class FusionScorer(Scorer):
                     f"{len(views)}; copy or export the bundle again"
                 )
         elapsed_ms = 1e3 * (time.perf_counter() - started)
-        for i, (clip, _) in enumerate(pending):
+        for i, (clip, _) in enumerate(batch):
             clip.outputs.append({name: result[:, i] for name, result in results.items()})
-            clip.model_ms += elapsed_ms / len(pending)
+            clip.model_ms += elapsed_ms / len(batch)
 
     def _to_scores(self, clip: _Clip | AudioError, domains: tuple[str, ...]) -> dict[str, Score]:
         if isinstance(clip, AudioError):
@@ -336,25 +326,18 @@ class FusionScorer(Scorer):
     def _windows(self, clip: _Clip) -> tuple[tuple[float, float], ...]:
         """Span in seconds from the first to the last sample that each view reads."""
         geometry, plan = self._front_end.geometry, clip.plan
-        spans = []
-        for view in range(plan.n_views):
-            crops = [
-                self._span(start, geometry.spec_samples, clip.recording)
-                for start in plan.spec_starts[view].tolist()
-            ]
-            if geometry.ssl_samples:
-                start = int(plan.ssl_starts[view])
-                crops.append(self._span(start, geometry.ssl_samples, clip.recording))
-            spans.append((min(first for first, _ in crops), max(last for _, last in crops)))
-        return tuple(spans)
-
-    def _span(self, start: int, length: int, recording: Recording) -> tuple[float, float]:
-        """Span in seconds of one crop; a recording that is repeated for it is read whole."""
-        if recording.n_samples <= length:
-            start, length = 0, recording.n_samples
-        rate_hz = self.manifest.sample_rate_hz
+        n_samples, rate_hz = clip.recording.n_samples, self.manifest.sample_rate_hz
+        crops = [(plan.spec_starts, geometry.spec_samples)]
+        if geometry.ssl_samples:
+            crops.append((plan.ssl_starts[:, np.newaxis], geometry.ssl_samples))
+        # A recording that is not longer than a crop is read whole.
+        first = [np.where(n_samples > length, starts, 0) for starts, length in crops]
+        last = [np.minimum(starts + length, n_samples) for starts, length in crops]
+        starts_s = np.concatenate(first, axis=1).min(axis=1) / rate_hz
+        ends_s = np.concatenate(last, axis=1).max(axis=1) / rate_hz
         # Resampling may have rounded the number of samples up.
-        return start / rate_hz, min((start + length) / rate_hz, recording.duration_s)
+        ends_s = np.minimum(ends_s, clip.recording.duration_s)
+        return tuple(zip(starts_s.tolist(), ends_s.tolist(), strict=True))
 
 
 @dataclass(slots=True)

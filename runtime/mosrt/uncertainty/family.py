@@ -16,7 +16,7 @@ import numpy.typing as npt
 from mosrt._arrays import Array, Float32Array, FloatArray, IntArray
 from mosrt.backends import Backend, open_backend
 from mosrt.bundle.manifest import Manifest, Variant
-from mosrt.bundle.uncertainty_spec import STAGES
+from mosrt.bundle.uncertainty_spec import STAGES, UncertaintySpec
 
 __all__ = [
     "ModelFamily",
@@ -129,37 +129,28 @@ def load_stages(
     return stages
 
 
-def chunk_bounds(
-    n_samples: int, *, window_samples: int, hop_samples: int, receptive_samples: int
-) -> list[tuple[int, int]]:
-    """First sample and one past the last of each chunk.
+def chunk_bounds(n_samples: int, spec: UncertaintySpec) -> list[tuple[int, int]]:
+    """First sample and one past the last of each chunk of a recording of `n_samples`.
 
-    Args:
-        n_samples: Length of the recording, at least `receptive_samples`.
-        window_samples: Length of the longest chunk.
-        hop_samples: Samples from one frame to the next.
-        receptive_samples: Samples that one frame depends on.
+    Chunks are about equally long, at most `spec.window_samples`, and have no frame in common.
     """
-    if n_samples <= window_samples:
+    if n_samples <= spec.window_samples:
         return [(0, n_samples)]
-    n_frames = (n_samples - receptive_samples) // hop_samples + 1
-    per_chunk = (window_samples - receptive_samples) // hop_samples + 1
-    n_chunks = math.ceil(n_frames / per_chunk)
+    n_frames = spec.n_frames(n_samples)
+    n_chunks = math.ceil(n_frames / spec.n_frames(spec.window_samples))
     bounds = [i * n_frames // n_chunks for i in range(n_chunks + 1)]
+    hop_samples = spec.hop_samples
     return [
-        (first * hop_samples, (last - 1) * hop_samples + receptive_samples)
+        (first * hop_samples, (last - 1) * hop_samples + spec.receptive_samples)
         for first, last in pairwise(bounds)
     ]
 
 
-def zero_padded(chunk: Float32Array, below_samples: int) -> tuple[Float32Array, bool]:
+def zero_padded(chunk: Float32Array, below_samples: int) -> Float32Array:
     """A recording (samples,) with as many zeros before it, if it has under `below_samples`.
 
     The published code of arXiv 2312.15616 does the same.
-
-    Returns:
-        The samples, and whether zeros were added.
     """
     if len(chunk) >= below_samples:
-        return chunk, False
-    return np.concatenate([np.zeros_like(chunk), chunk]), True
+        return chunk
+    return np.concatenate([np.zeros_like(chunk), chunk])

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,7 +67,7 @@ class UncertaintyScorer(Scorer):
             recording = self._open((waveform, sample_rate))
             if isinstance(recording, AudioError):
                 raise recording
-            bounds = self._bounds(recording)
+            bounds = chunk_bounds(recording.n_samples, self._spec)
             if len(bounds) > 1:
                 limit_s = self._spec.window_samples / self.manifest.sample_rate_hz
                 raise MeasureError(
@@ -76,7 +75,7 @@ class UncertaintyScorer(Scorer):
                     f"which are given for one chunk; cut it to {limit_s:g} s"
                 )
             whole = next(recording.chunks(bounds))
-            chunk, _ = zero_padded(whole, self._spec.zero_pad_below_samples)
+            chunk = zero_padded(whole, self._spec.zero_pad_below_samples)
             features = self._family.features(chunk)
         if not all(np.isfinite(each).all() for each in features.values()):
             raise self._not_finite(recording)
@@ -124,14 +123,6 @@ class UncertaintyScorer(Scorer):
                 f"{self.manifest.name} reads all of every recording; leave plan and views out"
             )
 
-    def _bounds(self, recording: Recording) -> list[tuple[int, int]]:
-        return chunk_bounds(
-            recording.n_samples,
-            window_samples=self._spec.window_samples,
-            hop_samples=self._spec.hop_samples,
-            receptive_samples=self._spec.receptive_samples,
-        )
-
     def _score(
         self, items: Sequence[Item], domains: tuple[str, ...], request: Request
     ) -> list[dict[str, Score]]:
@@ -149,21 +140,19 @@ class UncertaintyScorer(Scorer):
         with_mos = () if mos_map is None else self.domains
         if isinstance(recording, AudioError):
             return self._failed_score(recording, domain, with_mos)
-        bounds = self._bounds(recording)
+        bounds = chunk_bounds(recording.n_samples, self._spec)
         totals = _Totals()
         curves = []
         started = time.perf_counter()
         for number, chunk in enumerate(recording.chunks(bounds)):
-            samples, padded = zero_padded(chunk, self._spec.zero_pad_below_samples)
-            with _fitting():
-                rows = self._family.measure(samples, number)
+            samples = zero_padded(chunk, self._spec.zero_pad_below_samples)
+            rows = self._measure(samples, number)
             totals.add(rows)
             if request.frames:
-                n_frames = self._n_frames(len(samples))
-                curve = self._curve(rows, n_frames)
+                n_frames = self._spec.n_frames(len(samples))
                 # Frames that depend on nothing but the added zeros are no part of the recording.
-                own = n_frames - self._n_frames(len(chunk)) if padded else 0
-                curves.append(curve[own:])
+                added = n_frames - self._spec.n_frames(len(chunk))
+                curves.append(self._curve(rows, n_frames)[added:])
         model_ms = 1e3 * (time.perf_counter() - started)
         measures = totals.means(per_horizon=request.horizons)
         uncertainty = self._spec.sign * measures[self._spec.measure]
@@ -175,10 +164,7 @@ class UncertaintyScorer(Scorer):
         return self._make_score(
             domain,
             mos=mos,
-            low=math.nan,
-            high=math.nan,
             n_views=len(bounds),
-            views=(),
             windows=tuple((first / rate_hz, min(last / rate_hz, end_s)) for first, last in bounds),
             domains=dict.fromkeys(with_mos, mos),
             measures={"uncertainty": uncertainty, **measures},
@@ -189,8 +175,16 @@ class UncertaintyScorer(Scorer):
             timings_ms={**recording.timings_ms, "model": model_ms},
         )
 
-    def _n_frames(self, n_samples: int) -> int:
-        return (n_samples - self._spec.receptive_samples) // self._spec.hop_samples + 1
+    def _measure(self, chunk: Float32Array, number: int) -> dict[str, Rows]:
+        """As the family's; BundleError if the outputs of its graphs do not fit together."""
+        try:
+            return self._family.measure(chunk, number)
+        except MosrtError:
+            raise
+        except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
+            raise BundleError(
+                f"the graphs do not fit together ({exc}); copy or export the bundle again"
+            ) from exc
 
     def _curve(self, rows_of: Mapping[str, Rows], n_frames: int) -> FloatArray:
         """Uncertainty of each frame of a chunk, (n_frames,): the mean over rows that are about it.
@@ -212,25 +206,12 @@ class UncertaintyScorer(Scorer):
         )
 
 
-@contextmanager
-def _fitting() -> Iterator[None]:
-    """Raises BundleError if the outputs of the graphs do not fit together."""
-    try:
-        yield
-    except (ArithmeticError, LookupError, TypeError, ValueError) as exc:
-        if isinstance(exc, MosrtError):
-            raise
-        raise BundleError(
-            f"the graphs do not fit together ({exc}); copy or export the bundle again"
-        ) from exc
-
-
-@dataclass(slots=True)
 class _Totals:
-    """Sums over rows, by layout and horizon."""
+    """Sums over rows by layout and horizon; the horizon is None for all rows of the layout."""
 
-    sums: dict[tuple[str, int | None], FloatArray] = field(default_factory=dict)
-    counts: dict[tuple[str, int | None], int] = field(default_factory=dict)
+    def __init__(self) -> None:
+        self._sums: dict[tuple[str, int | None], FloatArray] = {}
+        self._counts: Counter[tuple[str, int | None]] = Counter()
 
     def add(self, rows_of: Mapping[str, Rows]) -> None:
         """Adds the rows of a chunk, by layout."""
@@ -242,18 +223,17 @@ class _Totals:
 
     def _add(self, key: tuple[str, int | None], values: FloatArray) -> None:
         with np.errstate(invalid="ignore", over="ignore"):  # the scorer reports it
-            sums = self.sums.get(key, np.zeros(len(MEASURES))) + values.sum(axis=1)
-        self.sums[key] = sums
-        self.counts[key] = self.counts.get(key, 0) + values.shape[1]
+            self._sums[key] = self._sums.get(key, np.zeros(len(MEASURES))) + values.sum(axis=1)
+        self._counts[key] += values.shape[1]
 
     def means(self, *, per_horizon: bool) -> dict[str, float]:
         """Means by name: "dense.entropy", and then "dense.entropy@3" per horizon if asked for."""
-        found = {}
-        for whole in (True, False) if per_horizon else (True,):
-            for (layout, horizon), sums in self.sums.items():
-                if (horizon is None) == whole:
-                    suffix = "" if horizon is None else f"@{horizon}"
-                    means = (sums / self.counts[layout, horizon]).tolist()
-                    for measure, mean in zip(MEASURES, means, strict=True):
-                        found[f"{layout}.{measure}{suffix}"] = mean
-        return found
+        found, found_at = {}, {}
+        for (layout, horizon), sums in self._sums.items():
+            means = (sums / self._counts[layout, horizon]).tolist()
+            for measure, mean in zip(MEASURES, means, strict=True):
+                if horizon is None:
+                    found[f"{layout}.{measure}"] = mean
+                else:
+                    found_at[f"{layout}.{measure}@{horizon}"] = mean
+        return found | found_at if per_horizon else found

@@ -13,11 +13,12 @@ distractor frames. A layout arranges them in rows:
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Final
 
 import numpy as np
 
-from mosrt._arrays import Array, Float32Array, IntArray
+from mosrt._arrays import Array, Float32Array, FloatArray, IntArray
 from mosrt.bundle.uncertainty_spec import ContrastSpec, UncertaintySpec
 from mosrt.host.thread_pool import ThreadPool
 
@@ -67,15 +68,11 @@ class ContrastFamily:
             logits = self.logits(features, predictions, negatives)
             if "paper" in self._spec.layouts:
                 cut = np.concatenate([step.reshape(-1, step.shape[0]) for step in logits])
-                rows["paper"] = Rows(
-                    values=row_measures(cut), horizons=self._row_horizons(n_frames)
-                )
+                paper = self._rows(row_measures(cut), n_frames)
+                rows["paper"] = dataclasses.replace(paper, frames=None)
             if "contrastive" in self._spec.layouts:
-                rows["contrastive"] = Rows(
-                    values=row_measures(np.concatenate([step.T for step in logits])),
-                    frames=self._row_frames(n_frames),
-                    horizons=self._row_horizons(n_frames),
-                )
+                joined = np.concatenate([step.T for step in logits])
+                rows["contrastive"] = self._rows(row_measures(joined), n_frames)
         if "dense" in self._stages:
             rows["dense"] = self._dense(features, predictions)
         return rows
@@ -121,15 +118,13 @@ class ContrastFamily:
         first = self._contrast.first_horizon
         return range(first, min(first + self._contrast.n_steps, n_frames))
 
-    def _row_horizons(self, n_frames: int) -> IntArray:
-        """Horizon of each row, steps in order."""
-        horizons = np.array(self._horizons(n_frames))
-        return np.repeat(horizons, n_frames - horizons)
-
-    def _row_frames(self, n_frames: int) -> IntArray:
-        """Predicted frame of each row, steps in order."""
-        return np.concatenate(
-            [np.arange(horizon, n_frames) for horizon in self._horizons(n_frames)]
+    def _rows(self, values: FloatArray, n_frames: int) -> Rows:
+        """Rows for each predicted frame, steps in order."""
+        horizons = self._horizons(n_frames)
+        return Rows(
+            values=values,
+            frames=np.concatenate([np.arange(horizon, n_frames) for horizon in horizons]),
+            horizons=np.repeat(horizons, [n_frames - horizon for horizon in horizons]),
         )
 
     def _dense(self, features: Float32Array, predictions: Float32Array) -> Rows:
@@ -148,8 +143,4 @@ class ContrastFamily:
             matrix = run(self._stages["dense"], feeds, "similarities")[0]
             shares = [matrix[i : i + _SHARE_ROWS] for i in range(0, len(matrix), _SHARE_ROWS)]
             values += self._pool.map(row_measures, shares)
-        return Rows(
-            values=np.concatenate(values, axis=1),
-            frames=self._row_frames(n_frames),
-            horizons=self._row_horizons(n_frames),
-        )
+        return self._rows(np.concatenate(values, axis=1), n_frames)

@@ -51,7 +51,8 @@ class DropoutFamily(_ConvolutionFamily):
         while done < dropout.n_passes:
             n = min(dropout.passes_per_run, dropout.n_passes - done)
             shape = (n, features.shape[1], dropout.channels)
-            logits = self.logits(features, sampler.keep(dropout.probability, shape))
+            feeds = {"features": features, "keep": sampler.keep(dropout.probability, shape)}
+            logits = run(self._stages["encoder"], feeds, "logits")  # (passes, frames, columns)
             # Pass by pass, so that the sum does not depend on how passes are grouped.
             with np.errstate(invalid="ignore", over="ignore"):  # the scorer reports it
                 for one in logits:
@@ -59,19 +60,6 @@ class DropoutFamily(_ConvolutionFamily):
             done += n
         mean = np.delete(total / done, dropout.dropped_columns, axis=1)
         return {"ctc": Rows(values=row_measures(mean), frames=np.arange(len(mean)))}
-
-    def logits(self, features: Float32Array, keep: Float32Array) -> Float32Array:
-        """Logits of some passes.
-
-        Args:
-            features: Features of the convolutions, (1, frames, channels).
-            keep: Factor of each feature in each pass, (passes, frames, channels).
-
-        Returns:
-            (passes, frames, columns) float32.
-        """
-        feeds = {"features": features, "keep": keep}
-        return run(self._stages["encoder"], feeds, "logits")
 
 
 class MaskingFamily(_ConvolutionFamily):

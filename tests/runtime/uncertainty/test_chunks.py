@@ -10,16 +10,30 @@ from hypothesis import strategies as st
 
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import ArraySource
+from mosrt.bundle.uncertainty_spec import UncertaintySpec
 from mosrt.uncertainty.family import chunk_bounds
 from tests.conftest import noise
+
+
+def spec(window_samples: int, hop_samples: int, receptive_samples: int) -> UncertaintySpec:
+    return UncertaintySpec(
+        hop_samples=hop_samples,
+        receptive_samples=receptive_samples,
+        min_samples=receptive_samples,
+        zero_pad_below_samples=0,
+        window_samples=window_samples,
+        normalised=False,
+        layouts=("dense",),
+        measure="dense.entropy",
+        sign=1,
+        seed=0,
+    )
 
 
 @given(st.integers(465, 3_000_000), st.sampled_from([20_000, 320_000]), st.sampled_from([160, 320]))
 def test_chunks_tile_the_frames(n_samples: int, window: int, hop: int) -> None:
     receptive = 465
-    chunks = chunk_bounds(
-        n_samples, window_samples=window, hop_samples=hop, receptive_samples=receptive
-    )
+    chunks = chunk_bounds(n_samples, spec(window, hop, receptive))
     if n_samples <= window:
         assert chunks == [(0, n_samples)]
         return
@@ -49,8 +63,6 @@ def test_chunks_read_in_one_pass_equal_the_whole(
     streamed = Recording(
         ArraySource(samples, rate_hz), 16_000, remove_silence=remove_silence, kept_s=0.0
     )
-    bounds = chunk_bounds(
-        whole.n_samples, window_samples=5_000, hop_samples=160, receptive_samples=465
-    )
+    bounds = chunk_bounds(whole.n_samples, spec(5_000, 160, 465))
     for a, b in zip(whole.chunks(bounds), streamed.chunks(bounds), strict=True):
         np.testing.assert_array_equal(a, b)

@@ -44,11 +44,11 @@ _FILE: Final = click.Path(dir_okay=False, path_type=Path)
               "spread.")  # fmt: skip
 @click.option("--threads", type=THREADS, metavar="N",
               help="Threads. [default: all cores]")  # fmt: skip
-@click.option("--tolerance", "of_set", type=FiniteRange(min=0), metavar="DROP",
+@click.option("--tolerance", type=FiniteRange(min=0), metavar="DROP",
               help="Largest drop of the set's mean, median, 5th or 95th percentile that passes: in "
               "MOS, or, for uncertainty models, relative to the recorded mean. [default: 0.05 MOS, "
               "or 0.02]")  # fmt: skip
-@click.option("--clip-tolerance", "of_clip", type=FiniteRange(min=0), metavar="DROP",
+@click.option("--clip-tolerance", type=FiniteRange(min=0), metavar="DROP",
               help="Largest drop of a single clip that passes, in the same unit. [default: 0.2 "
               "MOS, or 0.05]")  # fmt: skip
 @click.option("--alpha", type=FiniteRange(min=0, max=0.5, min_open=True), default=0.05,
@@ -65,8 +65,9 @@ _FILE: Final = click.Path(dir_okay=False, path_type=Path)
 )
 @exit_on_error()
 def gate(
-    audio: tuple[Path, ...], file: Path, update: bool, of_set: float | None, of_clip: float | None,
-    alpha: float, junit_file: Path | None, json_file: Path | None, **options: Any,
+    audio: tuple[Path, ...], file: Path, update: bool, tolerance: float | None,
+    clip_tolerance: float | None, alpha: float, junit_file: Path | None, json_file: Path | None,
+    **options: Any,
 ) -> None:  # fmt: skip
     """Compare the scores of AUDIO, files or folders, with a recorded baseline.
 
@@ -83,8 +84,7 @@ def gate(
     with require_extra("bench"):
         from mosrt_bench.clips import audio_files  # noqa: PLC0415
         from mosrt_bench.gate.baseline import Baseline, score_set  # noqa: PLC0415
-        from mosrt_bench.gate.decision import Tolerances  # noqa: PLC0415 - scipy
-        from mosrt_bench.gate.decision import gate as decide  # noqa: PLC0415
+        from mosrt_bench.gate.decision import gate as decide  # noqa: PLC0415 - scipy
         from mosrt_bench.gate.report import gate_text, junit  # noqa: PLC0415
         from mosrt_bench.output import finite, save, save_text  # noqa: PLC0415
 
@@ -100,7 +100,7 @@ def gate(
         click.echo(f"{file}: recorded {len(after.clips)} clips", err=True)
         return
     before.check(after, file)
-    verdict = decide(before, after, Tolerances.of(before, of_set, of_clip, alpha))
+    verdict = decide(before, after, tolerance=tolerance, clip_tolerance=clip_tolerance, alpha=alpha)
     if junit_file is not None:
         save_text(junit(verdict), junit_file)
     if json_file is not None:

@@ -33,7 +33,7 @@ from mosrt_bench.stats.multiple_comparisons import holm
 
 from .baseline import Baseline, ClipScore
 
-__all__ = ["ClipDelta", "SetDelta", "Tolerances", "Verdict", "gate"]
+__all__ = ["ClipDelta", "SetDelta", "Verdict", "gate"]
 
 _RESAMPLES: Final = 4000
 # Default tolerances of the set and of a clip, in MOS, or relative to the mean uncertainty. On the
@@ -49,34 +49,6 @@ STATISTICS: Final[Mapping[str, Callable[[FloatArray], FloatArray]]] = {
     "p5": lambda scores: np.percentile(scores, 5, axis=-1),
     "p95": lambda scores: np.percentile(scores, 95, axis=-1),
 }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tolerances:
-    """Drops that pass.
-
-    Attributes:
-        of_set: Largest drop of a statistic of the set, in MOS, or relative to the mean uncertainty
-            of the baseline.
-        of_clip: Largest drop of a clip, in the same unit.
-        alpha: False-alarm rate: of all clips together, and of all statistics together.
-    """
-
-    of_set: float
-    of_clip: float
-    alpha: float
-
-    @classmethod
-    def of(
-        cls, baseline: Baseline, of_set: float | None, of_clip: float | None, alpha: float
-    ) -> Tolerances:
-        """The tolerances given; None stands for the default of the baseline's kind of scores."""
-        defaults = _UNCERTAINTY_TOLERANCES if baseline.of_uncertainty else _MOS_TOLERANCES
-        return cls(
-            of_set=defaults[0] if of_set is None else of_set,
-            of_clip=defaults[1] if of_clip is None else of_clip,
-            alpha=alpha,
-        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,17 +106,22 @@ class Verdict:
     """The decision of a gate.
 
     Attributes:
+        tolerance: Largest drop of a statistic of the set that passes, in MOS, or relative to the
+            mean uncertainty of the baseline.
+        clip_tolerance: Largest drop of a clip that passes, in the same unit.
+        alpha: False-alarm rate: of all clips together, and of all statistics together.
+        scale: The unit of tolerances, in units of the scores.
         summary: The statistics of the set.
         clips: All clips, the largest drop first.
-        tolerances: Drops that pass.
-        scale: The unit of tolerances, in units of the scores.
         notes: Remarks for the reader.
     """
 
+    tolerance: float
+    clip_tolerance: float
+    alpha: float
+    scale: float
     summary: tuple[SetDelta, ...]
     clips: tuple[ClipDelta, ...]
-    tolerances: Tolerances
-    scale: float
     notes: tuple[str, ...]
 
     @property
@@ -154,29 +131,33 @@ class Verdict:
 
     def to_dict(self) -> dict[str, Any]:
         """The decision, JSON-ready."""
-        return {
-            "kind": "mosrt gate",
-            "passed": self.passed,
-            "tolerance": self.tolerances.of_set,
-            "clip_tolerance": self.tolerances.of_clip,
-            "alpha": self.tolerances.alpha,
-            "scale": self.scale,
-            "summary": [asdict(delta) for delta in self.summary],
-            "clips": [asdict(delta) for delta in self.clips],
-            "listen_to": [delta.clip for delta in self.clips if delta.failed],
-            "notes": list(self.notes),
-        }
+        found = {"kind": "mosrt gate", "passed": self.passed, **asdict(self)}
+        notes = found.pop("notes")
+        listen_to = [delta.clip for delta in self.clips if delta.failed]
+        return {**found, "listen_to": listen_to, "notes": notes}
 
 
-def gate(before: Baseline, after: Baseline, tolerances: Tolerances) -> Verdict:
+def gate(
+    before: Baseline,
+    after: Baseline,
+    *,
+    tolerance: float | None = None,
+    clip_tolerance: float | None = None,
+    alpha: float = 0.05,
+) -> Verdict:
     """Compares a set of clips with its baseline.
 
     Args:
         before: The baseline.
         after: The new scores, of clips with the same names.
-        tolerances: Drops that pass.
+        tolerance: As in the verdict; None for the default of the baseline's kind of scores.
+        clip_tolerance: Likewise.
+        alpha: As in the verdict.
     """
-    scale, alpha = before.scale, tolerances.alpha
+    defaults = _UNCERTAINTY_TOLERANCES if before.of_uncertainty else _MOS_TOLERANCES
+    tolerance = defaults[0] if tolerance is None else tolerance
+    clip_tolerance = defaults[1] if clip_tolerance is None else clip_tolerance
+    scale = before.scale
     pairs = [(name, was, after.clips[name]) for name, was in before.clips.items()]
     changed = [i for i, (_, was, now) in enumerate(pairs) if was.sha256 != now.sha256]
     adjusted = np.ones(len(pairs))
@@ -190,15 +171,17 @@ def gate(before: Baseline, after: Baseline, tolerances: Tolerances) -> Verdict:
             error=_error(was, now) if was.sha256 != now.sha256 else 0.0,
             p=float(p),
             same_file=was.sha256 == now.sha256,
-            failed=bool(p < alpha and was.score - now.score > tolerances.of_clip * scale),
+            failed=bool(p < alpha and was.score - now.score > clip_tolerance * scale),
         )
         for (name, was, now), p in zip(pairs, adjusted, strict=True)
     ]
     return Verdict(
-        summary=tuple(_summary(clips, tolerances.of_set * scale, alpha)),
-        clips=tuple(sorted(clips, key=lambda clip: clip.delta)),
-        tolerances=tolerances,
+        tolerance=tolerance,
+        clip_tolerance=clip_tolerance,
+        alpha=alpha,
         scale=scale,
+        summary=tuple(_summary(clips, tolerance * scale, alpha)),
+        clips=tuple(sorted(clips, key=lambda clip: clip.delta)),
         notes=tuple(_notes(clips, before)),
     )
 

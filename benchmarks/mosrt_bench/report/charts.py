@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -109,23 +109,39 @@ class Chart:
 def charts(report: Row) -> Iterator[Chart]:
     """All charts that have points, but those of view studies."""
     places = _places(report)
-    latency, throughput = report.get("latency", []), report.get("throughput", [])
-    yield from _latency_and_drift(report, places)
+    drift = {
+        row["contestant"]: row["mae"] / row["scale"]
+        for row in report["parity"]
+        if row.get("mae") is not None and row["against"] != "torch checkpoint"
+    }
+    latency = [
+        {**row, "ms": row["quantiles"]["p50"]["ms"], "drift": max(_FLOOR, mae), "mae": mae}
+        for row in report.get("latency", [])
+        for mae in [drift.get(_without_threads(row["contestant"]), 0.0)]
+    ]
+    headlines = [row for row in latency if row["clip_s"] == 5.0]
+    yield from _chart(
+        "Latency against drift (1e-8 or less is drawn at the bottom; uncertainty: relative drift)",
+        _series(headlines, places, "ms", "drift", ": {ms:.1f} ms, drift {mae:.1e}"),
+        Axis(title="p50 of 5 s, ms", zero=True),
+        Axis(title="mean |Δ|", log=True),
+    )
     yield from _chart(
         "Latency by length",
-        _lines(latency, places, "clip_s", _p50, ": {x:g} s in {y:.1f} ms"),
+        _series(latency, places, "clip_s", "ms", ": {clip_s:g} s in {ms:.1f} ms"),
         Axis(title="clip, s", log=True),
         Axis(title="p50, ms", log=True),
     )
     for kind, counted in (("batch", "batch size"), ("callers", "concurrent callers")):
-        rows = [row for row in throughput if row["kind"] == kind]
+        rows = [row for row in report.get("throughput", []) if row["kind"] == kind]
+        text = ", {count}: {clips_per_s:.2f} clips per s"
         yield from _chart(
             f"Throughput by {counted}",
-            _lines(rows, places, "count", _rate, ", {x}: {y:.2f} clips per s"),
+            _series(rows, places, "count", "clips_per_s", text),
             Axis(title=counted, whole=True),
             Axis(title="clips of 5 s per s", zero=True),
         )
-    yield from _score_against_score(report, places)
+    yield from _scores_against_reference(report, places)
 
 
 def view_study_chart(study: Row) -> Chart:
@@ -162,10 +178,11 @@ def shown_domain(bundle: Row, scores: Mapping[str, Row]) -> str:
 def _chart(
     title: str, series: Sequence[Series], x: Axis, y: Axis, *, diagonal: bool = False
 ) -> Iterator[Chart]:
-    """A chart whose axes fit its points; nothing if it has none."""
-    points = [point for each in series for point in each.points]
-    if points:
-        x, y = x.over([point[0] for point in points]), y.over([point[1] for point in points])
+    """A chart of the series that have points; its axes fit them. Nothing if there are none."""
+    series = [each for each in series if each.points]
+    if series:
+        all_x, all_y, _ = zip(*(point for each in series for point in each.points), strict=True)
+        x, y = x.over(all_x), y.over(all_y)
         yield Chart(title=title, series=series, x=x, y=y, diagonal=diagonal)
 
 
@@ -181,14 +198,6 @@ def _label(value: float) -> str:
     if value != 0 and (abs(value) < 1e-3 or abs(value) >= 1e5):
         return f"{value:.0e}".replace("e-0", "e-").replace("e+0", "e")
     return f"{value:.4g}"
-
-
-def _p50(row: Row) -> float:
-    return float(row["quantiles"]["p50"]["ms"])
-
-
-def _rate(row: Row) -> float:
-    return float(row["clips_per_s"])
 
 
 def _places(report: Row) -> dict[str, int]:
@@ -209,43 +218,21 @@ def _without_threads(configuration: str) -> str:
     return configuration.rsplit(" x", 1)[0]
 
 
-def _lines(
-    rows: Sequence[Row], places: Mapping[str, int], x: str, y_of: Callable[[Row], float], text: str
+def _series(
+    rows: Sequence[Row], places: Mapping[str, int], x: str, y: str, text: str
 ) -> list[Series]:
     """A line for each configuration, with a point for each of its rows."""
     by_name: dict[str, list[Point]] = {}
     for row in rows:
-        name, y = row["contestant"], y_of(row)
-        by_name.setdefault(name, []).append((row[x], y, name + text.format(x=row[x], y=y)))
+        name = row["contestant"]
+        by_name.setdefault(name, []).append((row[x], row[y], name + text.format(**row)))
     return [
         Series(name=name, points=points, joined=True, place=places[name])
         for name, points in by_name.items()
     ]
 
 
-def _latency_and_drift(report: Row, places: Mapping[str, int]) -> Iterator[Chart]:
-    """Median latency of a 5 s clip against mean drift; zero drift is drawn at the bottom."""
-    drift = {
-        row["contestant"]: row["mae"] / row["scale"]
-        for row in report["parity"]
-        if row.get("mae") is not None and row["against"] != "torch checkpoint"
-    }
-    found = []
-    for row in report.get("latency", []):
-        if row["clip_s"] == 5.0:
-            name, ms = row["contestant"], _p50(row)
-            mae = drift.get(_without_threads(name), 0.0)
-            points = [(ms, max(mae, _FLOOR), f"{name}: {ms:.1f} ms, drift {mae:.1e}")]
-            found.append(Series(name=name, points=points, place=places[name]))
-    return _chart(
-        "Latency against drift (1e-8 or less is drawn at the bottom; uncertainty: relative drift)",
-        found,
-        Axis(title="p50 of 5 s, ms", zero=True),
-        Axis(title="mean |Δ|", log=True),
-    )
-
-
-def _score_against_score(report: Row, places: Mapping[str, int]) -> Iterator[Chart]:
+def _scores_against_reference(report: Row, places: Mapping[str, int]) -> Iterator[Chart]:
     """Each bundle's reference against its other variants and against published models."""
     for bundle in report["bundles"]:
         name = bundle["reference"]
@@ -253,25 +240,21 @@ def _score_against_score(report: Row, places: Mapping[str, int]) -> Iterator[Cha
         if reference is None:
             continue
         domain = shown_domain(bundle, reference)
-        others = {
-            (other, places[_without_threads(other)]): {
-                clip: of_domain.get(domain) for clip, of_domain in scores.items()
-            }
-            for other, scores in report["scores"].items()
+        others = [
+            (other, places[_without_threads(other)], {c: of.get(domain) for c, of in found.items()})
+            for other, found in report["scores"].items()
             if other.startswith(f"{bundle['name']} ") and other != name
-        }
+        ]
         for i, peer in enumerate(report.get("peers", [])):
-            others[peer["peer"], len(places) + i] = peer["scores"]
+            others.append((peer["peer"], len(places) + i, peer["scores"]))
         drawn = []
-        for (other, place), scores in others.items():
-            pairs = [(clip, of.get(domain), scores.get(clip)) for clip, of in reference.items()]
+        for other, place, scores in others:
             points = [
                 (x, y, f"{clip}: {x:.3f}, {y:.3f}")
-                for clip, x, y in pairs
-                if x is not None and y is not None
+                for clip, of_domain in reference.items()
+                if (x := of_domain.get(domain)) is not None and (y := scores.get(clip)) is not None
             ]
-            if points:
-                drawn.append(Series(name=other, points=points, place=place))
+            drawn.append(Series(name=other, points=points, place=place))
         yield from _chart(
             f"Scores against those of {name}",
             drawn,

@@ -29,6 +29,8 @@ from .sections import interval_cell, number
 __all__ = ["Delta", "compare_reports", "comparison_table", "listener_deltas", "read_report"]
 
 Report = Mapping[str, Any]
+Measured = float | Sequence[float]
+"""A figure that was measured once or repeatedly."""
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
 
@@ -36,6 +38,13 @@ _RESAMPLES: Final = 1000
 _CORRELATIONS: Final = ("lcc", "srcc", "ktau")
 # Sums in another order differ by this much, and on every resample in the same direction.
 _ROUNDING: Final = 1e-9
+# Rows of the report, what they measure, where they have it, and whether higher is better.
+_FIGURES: Final = (
+    ("latency", "p50 of {clip_s:g} s, ms", "times_ms", False),
+    ("throughput", "clips per s, {kind} {count}", "clips_per_s_all", True),
+    ("cold_start", "peak, MB", "peak_mb", False),
+    ("cold_start", "device peak, MB", "device_peak_mb", False),
+)
 _VERDICTS: Final = ("regression", "gone", "improvement", "new", "note", "same")
 
 
@@ -96,11 +105,17 @@ def compare_reports(before: Report, after: Report, tolerance: float) -> list[Del
         *_parity(before, after),
         *listener_deltas(before, after, tolerance),
     ]
-    for figures, higher_is_better in ((_latencies, False), (_throughputs, True)):
-        for name, old, new in _pairs(figures(before), figures(after)):
-            deltas.append(_repeated(name, old, new, tolerance, higher_is_better))
-    for name, before_mb, after_mb in _pairs(_peaks(before), _peaks(after)):
-        deltas.append(_single(name, before_mb, after_mb, tolerance))
+    for rows, figure, key, higher_is_better in _FIGURES:
+        measured = [
+            {
+                f"{row['contestant']} {figure.format(**row)}": row[key]
+                for row in report.get(rows, [])
+                if row.get(key) is not None
+            }
+            for report in (before, after)
+        ]
+        for what, old, new in _pairs(*measured):
+            deltas.append(_measured(what, old, new, tolerance, higher_is_better=higher_is_better))
     return deltas
 
 
@@ -172,44 +187,23 @@ def _parity(before: Report, after: Report) -> Iterator[Delta]:
         )
 
 
-def _latencies(report: Report) -> dict[str, Sequence[float]]:
-    return {
-        f"{row['contestant']} p50 of {row['clip_s']:g} s, ms": row["times_ms"]
-        for row in report.get("latency", [])
-    }
-
-
-def _throughputs(report: Report) -> dict[str, Sequence[float]]:
-    return {
-        f"{row['contestant']} clips per s, {row['kind']} {row['count']}": row["clips_per_s_all"]
-        for row in report.get("throughput", [])
-    }
-
-
-def _peaks(report: Report) -> dict[str, float]:
-    return {
-        f"{row['contestant']} {what}": row[key]
-        for key, what in (("peak_mb", "peak, MB"), ("device_peak_mb", "device peak, MB"))
-        for row in report.get("cold_start", [])
-        if row.get(key) is not None
-    }
-
-
-def _repeated(
-    name: str,
-    old: Sequence[float] | None,
-    new: Sequence[float] | None,
-    tolerance: float,
+def _measured(
+    what: str, old: Measured | None, new: Measured | None, tolerance: float, *,
     higher_is_better: bool,
-) -> Delta:
-    """A figure that was measured repeatedly: the ratio of medians, both runs resampled."""
-    if old is None or new is None:
-        medians = [None if times is None else float(np.median(times)) for times in (old, new)]
-        return _unpaired(name, *medians)
-    # reversed, so that the runs are resampled apart
-    interval = percentile_interval(_medians(new) / _medians(old)[::-1])
-    was, now = float(np.median(old)), float(np.median(new))
-    return _by_ratio(name, was, now, interval, tolerance, higher_is_better=higher_is_better)
+) -> Delta:  # fmt: skip
+    """A time, rate or size: the ratio of medians, both runs resampled."""
+    was, now = (None if values is None else float(np.median(values)) for values in (old, new))
+    if was is None or now is None:
+        return _unpaired(what, was, now)
+    if isinstance(old, Sequence) and isinstance(new, Sequence):
+        # reversed, so that the runs are resampled apart
+        interval = percentile_interval(_medians(new) / _medians(old)[::-1])
+        return _changed(
+            what, was, now, interval, tolerance, ratio=True, higher_is_better=higher_is_better
+        )
+    ratio = now / was  # of a figure that was measured once, such as a peak
+    verdict = _verdict(worse=ratio > 1 + tolerance, better=ratio < 1 / (1 + tolerance))
+    return Delta(what=what, before=was, after=now, ratio=ratio, verdict=verdict)
 
 
 def _medians(values: Sequence[float]) -> FloatArray:
@@ -219,48 +213,11 @@ def _medians(values: Sequence[float]) -> FloatArray:
     return medians
 
 
-def _by_ratio(
-    name: str,
-    old: float,
-    new: float,
-    interval: tuple[float, float] | None,
-    tolerance: float,
-    *,
-    higher_is_better: bool = False,
-) -> Delta:
-    """A figure whose ratio has an interval; without one it counts as the same."""
-    ratio, verdict = new / old, "same"
-    if interval is not None:
-        low, high = interval
-        verdict = (
-            _verdict(worse=ratio < 1 / (1 + tolerance) and high < 1, better=low > 1)
-            if higher_is_better
-            else _verdict(worse=ratio > 1 + tolerance and low > 1, better=high < 1)
-        )
-    return Delta(
-        what=name, before=old, after=new, ratio=ratio, interval_95=interval, verdict=verdict
-    )
-
-
-def _single(name: str, old: float | None, new: float | None, tolerance: float) -> Delta:
-    """A figure that was measured once, such as a peak."""
-    if old is None or new is None:
-        return _unpaired(name, old, new)
-    ratio = new / old
-    verdict = _verdict(worse=ratio > 1 + tolerance, better=ratio < 1 / (1 + tolerance))
-    return Delta(what=name, before=old, after=new, ratio=ratio, verdict=verdict)
-
-
 def listener_deltas(before: Report, after: Report, tolerance: float) -> Iterator[Delta]:
     """Compares how well scores agree with listeners, by configuration, metric and slice.
 
-    Errors are compared by their ratio and correlations by their difference. Reports without
-    ratings give nothing.
-
-    Args:
-        before: The older report.
-        after: The newer one.
-        tolerance: Relative increase of an error, and absolute drop of a correlation, that pass.
+    Errors are compared by their ratio and correlations by their difference; the arguments are those
+    of `compare_reports`. Reports without ratings give nothing.
     """
     ratings = [_ratings(report) for report in (before, after)]
     if not ratings[0] or not ratings[1]:
@@ -320,25 +277,41 @@ def _agreement(
     what = f"{name} {metric.upper()}, {part.dataset or 'all'}, {where}"
     if was is None or now is None:
         return _unpaired(what, was, now)
-    if abs(now - was) < _ROUNDING:
-        return Delta(what=what, before=was, after=now)
     is_error = metric not in _CORRELATIONS
-    interval = None
-    resamples = paired_resamples(predicted[0], predicted[1], rated, metric)
+    if abs(now - was) < _ROUNDING or (is_error and was == 0):  # which has no ratio
+        return Delta(what=what, before=was, after=now)
+    resamples, interval = paired_resamples(predicted[0], predicted[1], rated, metric), None
     if resamples is not None:
         a, b = resamples
-        with np.errstate(divide="ignore", invalid="ignore"):  # an error of 0 has no ratio
+        with np.errstate(divide="ignore", invalid="ignore"):  # a resample's error may be 0
             interval = percentile_interval(b / a if is_error else b - a)
-    if is_error and was:
-        return _by_ratio(what, was, now, interval, tolerance)
-    difference, verdict = None if is_error else now - was, "same"
-    if interval is not None and difference is not None:
+    return _changed(
+        what, was, now, interval, tolerance, ratio=is_error, higher_is_better=not is_error
+    )
+
+
+def _changed(
+    what: str,
+    was: float,
+    now: float,
+    interval: tuple[float, float] | None,
+    tolerance: float,
+    *,
+    ratio: bool,
+    higher_is_better: bool,
+) -> Delta:
+    """A figure whose ratio or difference has an interval; without one it counts as the same."""
+    change, same = (now / was, 1.0) if ratio else (now - was, 0.0)
+    verdict = "same"
+    if interval is not None:
         low, high = interval
-        verdict = _verdict(worse=difference < -tolerance and high < 0, better=low > 0)
-    return Delta(
-        what=what, before=was, after=now, difference=difference, interval_95=interval,
-        verdict=verdict,
-    )  # fmt: skip
+        if higher_is_better:
+            limit = 1 / (1 + tolerance) if ratio else -tolerance
+            verdict = _verdict(worse=change < limit and high < same, better=low > same)
+        else:
+            verdict = _verdict(worse=change > 1 + tolerance and low > 1, better=high < 1)
+    changes = {"ratio" if ratio else "difference": change}
+    return Delta(what=what, before=was, after=now, interval_95=interval, verdict=verdict, **changes)
 
 
 def _verdict(*, worse: bool, better: bool) -> str:

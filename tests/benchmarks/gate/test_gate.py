@@ -16,13 +16,12 @@ from click.testing import CliRunner
 from mosrt_bench.cli.gate import gate as command
 from mosrt_bench.errors import GateError
 from mosrt_bench.gate.baseline import Baseline, ClipScore, ScoringSetup
-from mosrt_bench.gate.decision import Tolerances, Verdict, gate
+from mosrt_bench.gate.decision import Verdict, gate
 from mosrt_bench.gate.report import gate_text, junit
 from tests.conftest import DATA
 
 FloatArray = npt.NDArray[np.float64]
 
-USUAL = Tolerances(of_set=0.05, of_clip=0.2, alpha=0.05)
 SETUP = ScoringSetup(
     model="nano", bundle_sha256="ab" * 32, variant="fp32", provider="cpu", domain="overall", views=8
 )
@@ -38,7 +37,7 @@ def made(scores: FloatArray, *, take: str = "a", error: float = 0.03) -> Baselin
 
 
 def decided(before: FloatArray, after: FloatArray) -> Verdict:
-    return gate(made(before), made(after, take="b"), USUAL)
+    return gate(made(before), made(after, take="b"))
 
 
 def test_p_values_are_welchs() -> None:
@@ -57,14 +56,14 @@ def test_p_values_are_welchs() -> None:
         )
         for views in (old, new)
     )  # fmt: skip
-    verdict = gate(before, after, USUAL)
+    verdict = gate(before, after)
     wanted = scipy.stats.ttest_ind(new, old, equal_var=False, alternative="less").pvalue
     assert verdict.clips[0].p == pytest.approx(wanted, rel=1e-9)
 
 
 def test_the_same_files_pass_and_have_no_noise() -> None:
     scores = np.linspace(2, 4, 40)
-    verdict = gate(made(scores), made(scores), Tolerances(of_set=0.0, of_clip=0.0, alpha=0.05))
+    verdict = gate(made(scores), made(scores), tolerance=0.0, clip_tolerance=0.0)
     assert verdict.passed
     assert all(clip.delta == clip.error == 0 and clip.p == 1 for clip in verdict.clips)
     assert "40 of 40 clips are identical to the recorded files" in verdict.notes
@@ -78,7 +77,7 @@ def test_noise_alone_hardly_ever_fails() -> None:
     for _ in range(100):
         true = rng.uniform(2, 4, 40)
         before, after = (made(true + rng.normal(0, 0.03, 40), take=take) for take in "ab")
-        verdict = gate(before, after, Tolerances(of_set=5.0, of_clip=0.0, alpha=0.05))
+        verdict = gate(before, after, tolerance=5.0, clip_tolerance=0.0)
         failing += not verdict.passed
     assert failing <= 11
 
@@ -131,16 +130,17 @@ def uncertain(uncertainties: FloatArray, take: str = "a") -> Baseline:
 def test_uncertainties_have_tolerances_of_their_own_scale(scale: float) -> None:
     """4 % passes as a clip and 6 % fails, whatever the unit; so do 1 % and 3 % of a whole set."""
     before = uncertain(np.full(20, scale))
-    tolerances = Tolerances.of(before, None, None, 0.05)
-    assert (tolerances.of_set, tolerances.of_clip) == (0.02, 0.05)
-    assert Tolerances.of(made(np.ones(2)), None, 0.3, 0.05).of_set == 0.05
 
     def judged(factors: FloatArray) -> Verdict:
-        return gate(before, uncertain(scale * factors, "b"), tolerances)
+        return gate(before, uncertain(scale * factors, "b"))
 
     one = np.ones(20)
     one[3] = 1.04
-    assert judged(one).passed
+    close = judged(one)
+    assert close.passed
+    assert (close.tolerance, close.clip_tolerance) == (0.02, 0.05)
+    in_mos = gate(made(one), made(one), clip_tolerance=0.3)
+    assert (in_mos.tolerance, in_mos.clip_tolerance) == (0.05, 0.3)
     one[3] = 1.06
     verdict = judged(one)
     assert verdict.to_dict()["listen_to"] == ["3.wav"]
@@ -165,7 +165,7 @@ def test_a_model_without_noise_is_decided_by_the_tolerance() -> None:
         made(np.full(3, -1.0), error=0.0),
         made(np.array([-1.0, -1.1, -1.3]), take="b", error=0.0),
     )
-    verdict = gate(before, after, Tolerances(of_set=1.0, of_clip=0.2, alpha=0.05))
+    verdict = gate(before, after, tolerance=1.0)
     assert [clip.clip for clip in verdict.clips if clip.failed] == ["2.wav"]
     assert any("the tolerance alone decides" in note for note in verdict.notes)
 
@@ -241,7 +241,7 @@ def test_junit_holds_any_file_name() -> None:
         Baseline(setup=SETUP, clips={name: ClipScore(sha256=take, score=s, error=0.01, n_views=8)})
         for take, s in (("a", 4.0), ("b", 2.0))
     )
-    verdict = gate(before, after, USUAL)
+    verdict = gate(before, after)
     root = ET.fromstring(junit(verdict))
     suites = {suite.get("name"): suite for suite in root}
     assert (suites["clips"].get("tests"), suites["clips"].get("failures")) == ("1", "1")

@@ -14,14 +14,14 @@ import logging
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Final
 
 from mosrt.errors import BundleError, os_errors_as
-from mosrt.host.files import recover_directory, sha256_of
+from mosrt.host.files import recover_directory
 
 from .container import Container
 from .manifest import File, Manifest, Variant
@@ -73,7 +73,8 @@ class Bundle:
             raise BundleError(f"{path}: has no {MANIFEST_NAME}; is this a bundle?")
         try:
             parsed = json.loads(text)
-            _check_depth(parsed)
+            if _is_deeper(parsed, _MAX_DEPTH):  # it could not be copied or written
+                raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
         except (ValueError, RecursionError) as exc:
             raise BundleError(
                 f"{path / MANIFEST_NAME}: not valid JSON ({exc}); copy or export the bundle again"
@@ -115,16 +116,10 @@ class Bundle:
         Raises:
             BundleError: The SHA-256 of a file differs, or a graph reads a file that is not its own.
         """
-        for file in self._files(self.manifest.variants.values()):
-            digest = hashlib.sha256()
-            for chunk in self._container.chunks(file.path):
-                digest.update(chunk)
-                if progress is not None:
-                    progress(len(chunk))
-            self._check_digest(file, digest.hexdigest())
-        for variant in self.manifest.variants.values():
-            with self.extracted(variant, check=False) as directory:
-                _check_graphs(variant, directory)
+        variants = self.manifest.variants.values()
+        for member in dict.fromkeys(each for variant in variants for each in variant.members):
+            with self._extracted(member.files, progress=progress) as directory:
+                check_external_data(*member.paths(directory))
 
     @property
     def _container(self) -> Container:
@@ -149,21 +144,54 @@ class Bundle:
             BundleError: A file is damaged, a graph reads another file, or the zip cannot be
                 unpacked.
         """
+        with self._extracted(self._files([variant]), check=check) as directory:
+            for member in variant.members if check else ():
+                check_external_data(*member.paths(directory))
+            yield directory
+
+    @contextmanager
+    def _extracted(
+        self,
+        files: Iterable[File],
+        *,
+        check: bool = True,
+        progress: Callable[[int], None] | None = None,
+    ) -> Iterator[Path]:
+        """As `extracted`, for some of the bundle's files."""
         if self.path.is_dir():
-            if check:
-                self.check_files(variant, sha256_of)
-                _check_graphs(variant, self.path)
+            for file in files if check else ():
+                for _ in self._checked(file, progress):
+                    pass
             yield self.path
             return
-        # Some systems cannot delete a memory-mapped file; it then stays in the temporary folder.
-        with self._unpacking():
-            temporary = TemporaryDirectory(prefix="mosrt-", ignore_cleanup_errors=True)
-        with temporary as name:
-            for file in self._files([variant]):
-                self._unpack(file, Path(name))
-            if check:
-                _check_graphs(variant, Path(name))
-            yield Path(name)
+        with ExitStack() as stack:
+            with os_errors_as(
+                BundleError,
+                f"{self.path}: cannot be unpacked into the temporary folder",
+                "name one with more space in TMPDIR, or unpack the zip yourself",
+            ):
+                # Some systems cannot delete a memory-mapped file; it then stays there.
+                temporary = TemporaryDirectory(prefix="mosrt-", ignore_cleanup_errors=True)
+                directory = Path(stack.enter_context(temporary))
+                for file in files:
+                    if shutil.disk_usage(directory).free < file.bytes:
+                        raise OSError(f"{file.bytes} bytes are needed, and there are fewer")
+                    target = directory / file.path
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    with target.open("wb") as sink:
+                        sink.writelines(self._checked(file, progress))
+            yield directory
+
+    def _checked(self, file: File, progress: Callable[[int], None] | None) -> Iterator[bytes]:
+        """Yields the content of a file, whose SHA-256 it checks at the end."""
+        digest = hashlib.sha256()
+        with self._reading(file):
+            for chunk in self._container.chunks(file.path):
+                digest.update(chunk)
+                if progress is not None:
+                    progress(len(chunk))
+                yield chunk
+        self._check_digest(file, digest.hexdigest())
 
     def check_files(self, variant: Variant, hashed: Callable[[Path], str]) -> None:
         """Compares the SHA-256 of a variant's files with the manifest, unless the bundle is a zip.
@@ -175,11 +203,8 @@ class Bundle:
         Raises:
             BundleError: The SHA-256 of a file differs, or the file cannot be read.
         """
-        if not self.path.is_dir():
-            return
-        for file in self._files([variant]):
-            what = f"{self.path / file.path}: cannot be read"
-            with os_errors_as(BundleError, what, "copy the bundle again"):
+        for file in self._files([variant]) if self.path.is_dir() else ():
+            with self._reading(file):
                 digest = hashed(self._container.file(file.path))
             self._check_digest(file, digest)
 
@@ -190,26 +215,9 @@ class Bundle:
                 "the file is damaged or replaced: copy or export it again"
             )
 
-    def _unpack(self, file: File, directory: Path) -> None:
-        """Extracts a file of a zip, and checks its SHA-256."""
-        target = directory / file.path
-        digest = hashlib.sha256()
-        with self._unpacking():
-            if shutil.disk_usage(directory).free < file.bytes:
-                raise OSError(f"{file.bytes} bytes are needed, and there are fewer")
-            target.parent.mkdir(parents=True, exist_ok=True)
-            with target.open("wb") as sink:
-                for chunk in self._container.chunks(file.path):
-                    digest.update(chunk)
-                    sink.write(chunk)
-        self._check_digest(file, digest.hexdigest())
-
-    def _unpacking(self) -> AbstractContextManager[None]:
-        return os_errors_as(
-            BundleError,
-            f"{self.path}: cannot be unpacked into the temporary folder",
-            "name one with more space in TMPDIR, or unpack the zip yourself",
-        )
+    def _reading(self, file: File) -> AbstractContextManager[None]:
+        what = f"{self.path / file.path}: cannot be read"
+        return os_errors_as(BundleError, what, "copy the bundle again")
 
     def _files(self, variants: Iterable[Variant]) -> tuple[File, ...]:
         files = {file.path: file for variant in variants for file in variant.files}
@@ -231,22 +239,10 @@ class Bundle:
                 )
 
 
-def _check_graphs(variant: Variant, directory: Path) -> None:
-    for member in variant.members:
-        check_external_data(*member.paths(directory))
-
-
-def _check_depth(value: object) -> None:
-    """Raises ValueError if JSON is nested so deeply that it cannot be copied or written."""
-    level = [value]
-    for _ in range(_MAX_DEPTH):
-        inner = [each for each in level if isinstance(each, (dict, list))]
-        level = [
-            item for each in inner for item in (each.values() if isinstance(each, dict) else each)
-        ]
-        if not level:
-            return
-    raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
+def _is_deeper(value: object, levels: int) -> bool:
+    """Whether JSON is nested in more than so many levels."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
 DEFAULT_MODEL: Final = "nano"

@@ -65,7 +65,7 @@ class Container:
         """
         found = bytearray()
         try:
-            for chunk in self._chunks(name):
+            for chunk in self.chunks(name):
                 found += chunk
                 if len(found) > limit:
                     raise BundleError(
@@ -79,16 +79,9 @@ class Container:
         """Yields the content of a file in chunks.
 
         Raises:
-            BundleError: The file is missing, or cannot be read.
+            FileNotFoundError: There is no such file.
+            BundleError: It cannot be read.
         """
-        try:
-            yield from self._chunks(name)
-        except FileNotFoundError as exc:
-            raise BundleError(
-                f"{self.path / name}: missing; copy or export the bundle again"
-            ) from exc
-
-    def _chunks(self, name: str) -> Iterator[bytes]:
         if self.path.is_dir():
             with self._reading(name), self.file(name).open("rb") as stream:
                 while chunk := stream.read(_CHUNK_BYTES):

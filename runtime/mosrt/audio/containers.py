@@ -15,8 +15,9 @@ from itertools import pairwise
 from typing import BinaryIO, Final
 
 from . import mp3
+from .mp3 import Part
 
-__all__ = ["IGNORED_BYTES", "Part", "find_parts", "recognised"]
+__all__ = ["IGNORED_BYTES", "find_parts", "recognised"]
 
 # A program that writes to a pipe states 2 000 000 000, 0x7FFFF000, 0x80000000 or 0xFFFFFFFF bytes.
 # A length that is at least this, and more than the file has, therefore means "unknown".
@@ -31,32 +32,6 @@ IGNORED_BYTES: Final = 4_096
 # What is looked for after a recording of unknown length, besides others of its kind.
 _JOINED: Final = {b"RIFF", b"fLaC", b"OggS", b"ID3"}
 _MOST_PARTS, _MOST_CHUNKS = 10_000, 10_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One recording of a file; a file may hold several, one after the other.
-
-    Attributes:
-        pieces: What libsndfile reads: ranges of the file, and bytes that replace a wrong header.
-        end: Where the part ends in the file.
-        cut: Whether the file ends before the length in the part's header.
-        counted: Whether its header counts the samples, so that it is truncated if it has fewer.
-        n_samples: Samples per channel, where libsndfile can only guess them.
-        padding: Bytes by which the length is overstated to libsndfile, so that it does not guess
-            too few samples.
-        unread: Whether there is audio in it that is not read.
-        open_end: Whether there may be, where the decoder stops before the end.
-    """
-
-    pieces: tuple[bytes | range, ...]
-    end: int
-    cut: bool = False
-    counted: bool = True
-    n_samples: int | None = None
-    padding: int = 0
-    unread: bool = False
-    open_end: bool = False
 
 
 def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
@@ -81,7 +56,7 @@ def find_parts(file: BinaryIO, size: int) -> tuple[list[Part], bool]:
         start = mp3.after_tags(file, found[-1].end)
     if not parts:
         return [], False
-    rest = _read(file, start, max(0, min(mp3.trimmed(file, size) - start, _READ_BYTES)))
+    rest = mp3.read(file, start, max(0, min(mp3.trimmed(file, size) - start, _READ_BYTES)))
     unread = len(rest.strip(b"\0")) > IGNORED_BYTES or any(part.unread for part in parts)
     return parts, unread
 
@@ -92,17 +67,12 @@ def recognised(head: BinaryIO, size: int) -> bool:
     return start >= size or _reader(head, start) is not None or bool(_mp3(head, start, size))
 
 
-def _read(file: BinaryIO, start: int, count: int) -> bytes:
-    file.seek(start)
-    return file.read(count)
-
-
 _Reader = Callable[[BinaryIO, int, int], list[Part]]
 
 
 def _reader(file: BinaryIO, start: int) -> _Reader | None:
     """The reader of the container that begins at `start`; None for MP3 and unknown ones."""
-    head = _read(file, start, 40)
+    head = mp3.read(file, start, 40)
     for layout in _LAYOUTS:
         if re.match(layout.magic, head, re.DOTALL):
             return layout.parts
@@ -114,19 +84,9 @@ def _reader(file: BinaryIO, start: int) -> _Reader | None:
 
 def _mp3(file: BinaryIO, start: int, size: int) -> list[Part]:
     end = mp3.trimmed(file, size)
-    found = [
-        Part(
-            pieces=stream.pieces,
-            end=stream.end,
-            cut=stream.cut,
-            counted=False,  # `cut` says it
-            n_samples=stream.n_samples,
-            padding=stream.padding,
-        )
-        for stream in mp3.streams(file, start, end)
-    ]
+    found = mp3.parts(file, start, end)
     plain = [(part.pieces, part.n_samples) for part in found] == [((range(start, end),), None)]
-    if plain and _read(file, 0, 3) == b"ID3" and start == mp3.tag_length(_read(file, 0, 32)):
+    if plain and mp3.read(file, 0, 3) == b"ID3" and start == mp3.tag_length(mp3.read(file, 0, 32)):
         # libmpg123 skips a tag by itself, and is faster without a view.
         found = [replace(found[0], pieces=(range(size),))]
     return found
@@ -161,7 +121,7 @@ class _Layout:
     def next_chunk(self, file: BinaryIO, start: int, at: int) -> tuple[bytes, int, int]:
         """Name of the chunk at `at`, start and length of its contents; b"" if there is none."""
         header = self.name + struct.calcsize(self.length)
-        raw = _read(file, at, header)
+        raw = mp3.read(file, at, header)
         if len(raw) < header or not re.match(rb"[ -~]{4}", raw):
             return b"", at, 0
         if at > start + self.first and _reader(file, at) is not None:
@@ -202,7 +162,7 @@ class _Layout:
         cut = unknown = unread = False
         odd, unpadded = 0, list[int]()
         for _ in range(_MOST_CHUNKS):
-            if odd and _read(file, at - 1, 1) not in (b"", b"\0"):
+            if odd and mp3.read(file, at - 1, 1) not in (b"", b"\0"):
                 # Some programs forget the byte that makes the length of a chunk even.
                 at -= 1
                 unpadded += [at - start] if data is None else []
@@ -227,7 +187,7 @@ class _Layout:
         if data is None:
             return [Part(pieces=(range(start, size),), end=size)]
         body, length = data
-        end, magic = min(at, size), _read(file, start, 4)
+        end, magic = min(at, size), mp3.read(file, start, 4)
         if unknown or cut:
             end = _find(file, body, mp3.trimmed(file, size), {magic, *_JOINED}) if unknown else size
             length = max(0, end - body)
@@ -239,7 +199,7 @@ class _Layout:
         plain = magic in (b"RIFF", b"RF64") and data[1] > length and length < _LARGEST_32
         wrong = ((unknown or cut) and not (plain and fields.ds64 is None)) or magic == b"BW64"
         if (wrong or unpadded) and body <= size and body - start < _LARGEST_HEADER:
-            header = self.header(_read(file, start, body - start), fields, start, length)
+            header = self.header(mp3.read(file, start, body - start), fields, start, length)
             for gap in reversed(unpadded):
                 header = header[:gap] + b"\0" + header[gap:]
             pieces = (header, range(body, end))
@@ -291,7 +251,7 @@ class _Fields:
         """Reads what is needed here from a chunk."""
         if name not in (b"fmt ", b"COMM", b"desc", b"ds64"):
             return
-        raw = _read(file, body, min(length, 64)).ljust(64, b"\0")
+        raw = mp3.read(file, body, min(length, 64)).ljust(64, b"\0")
         if name == b"fmt ":
             self.block = max(1, *struct.unpack_from("<H", raw, 12))
             self.mp3 = raw[:2] in _MPEG_IN_WAV
@@ -323,7 +283,7 @@ _LAYOUTS: Final = (
 
 def _au(file: BinaryIO, start: int, size: int) -> list[Part]:
     """Sun's and NeXT's format, with a header of six numbers."""
-    head = _read(file, start, 24)
+    head = mp3.read(file, start, 24)
     order = ">" if head[:4] == b".snd" else "<"
     if len(head) < 24:
         return [Part(pieces=(range(start, size),), end=size)]
@@ -343,7 +303,7 @@ def _au(file: BinaryIO, start: int, size: int) -> list[Part]:
 
 def _nist(file: BinaryIO, start: int, size: int) -> list[Part]:
     """NIST SPHERE, with a header of lines such as "sample_count -i 52640"."""
-    head = _read(file, start, 1024)
+    head = mp3.read(file, start, 1024)
 
     def number(name: bytes) -> int:
         found = re.search(rb"^" + name + rb" -i (\d{1,15})\b", head, re.MULTILINE)
@@ -361,10 +321,10 @@ def _flac(file: BinaryIO, start: int, size: int) -> list[Part]:
     """One FLAC stream. None states its length, so the next is found by its first bytes."""
     at, last = start + 4, False
     while not last and at < size:
-        head = _read(file, at, 4)
+        head = mp3.read(file, at, 4)
         last = len(head) < 4 or head[0] >= 0x80
         at += 4 + int.from_bytes(head[1:], "big")
-    info = int.from_bytes(_read(file, start + 18, 8), "big")
+    info = int.from_bytes(mp3.read(file, start + 18, 8), "big")
     counted = info & 0xF_FFFF_FFFF != 0  # 0 samples means an unknown number
     names = {b"fLaC", b"ID3"} if counted else _JOINED
     end = _find(file, min(at, size), mp3.trimmed(file, size), names)
@@ -382,11 +342,11 @@ _BEGINS: Final = re.compile(
 def _find(file: BinaryIO, start: int, size: int, names: set[bytes]) -> int:
     """Where the next recording, page or tag of one of these names begins; `size` if nowhere."""
     while start + 12 <= size:
-        chunk = _read(file, start, min(_READ_BYTES, size - start))
+        chunk = mp3.read(file, start, min(_READ_BYTES, size - start))
         found = []
         for name in names:
             at = chunk.find(name)
-            while at >= 0 and not _BEGINS.match(_read(file, start + at, 12)):
+            while at >= 0 and not _BEGINS.match(mp3.read(file, start + at, 12)):
                 at = chunk.find(name, at + 1)
             found += [at] if at >= 0 else []
         if found:
@@ -400,7 +360,7 @@ def _ogg(file: BinaryIO, start: int, size: int) -> list[Part]:
     links, cuts, last = [start], [], False
     page, at, misses, in_headers, unread = start, start, 0, True, False
     while at < size:
-        head = _read(file, at, 27 + 255)
+        head = mp3.read(file, at, 27 + 255)
         if head[:4] != b"OggS" or len(head) < 27:
             found = _find(file, page + 4, size, {b"OggS"})
             if found == size or misses == _MOST_CHUNKS or _reader(file, at) is not None:

@@ -17,7 +17,7 @@ import threading
 from dataclasses import dataclass
 from typing import BinaryIO, Final, NamedTuple
 
-__all__ = ["Stream", "after_tags", "quiet", "streams", "tag_length", "trimmed"]
+__all__ = ["Part", "after_tags", "parts", "quiet", "read", "tag_length", "trimmed"]
 
 _READ_BYTES: Final = 1 << 20
 _LARGEST_FRAME_BYTES: Final = 1 << 13
@@ -44,23 +44,29 @@ _KBPS: Final = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stream:
-    """Frames of one format, without the tags and the junk between them.
+class Part:
+    """One recording of a file; a file may hold several, one after the other.
 
     Attributes:
-        pieces: Ranges of the file, and bytes that replace a wrong Info frame.
-        end: Where the stream ends in the file.
-        cut: Whether an Info frame promises more frames than there are.
-        n_samples: Samples per channel, where no Info frame states them.
-        padding: Bytes by which to overstate the length, so that libmpg123 does not guess too few
-            samples.
+        pieces: What libsndfile reads: ranges of the file, and bytes that replace a wrong header.
+        end: Where the part ends in the file.
+        cut: Whether the file ends before the length in the part's header.
+        counted: Whether its header counts the samples, so that it is truncated if it has fewer.
+        n_samples: Samples per channel, where libsndfile can only guess them.
+        padding: Bytes by which the length is overstated to libsndfile, so that it does not guess
+            too few samples.
+        unread: Whether there is audio in it that is not read.
+        open_end: Whether there may be, where the decoder stops before the end.
     """
 
     pieces: tuple[bytes | range, ...]
     end: int
     cut: bool = False
+    counted: bool = True
     n_samples: int | None = None
     padding: int = 0
+    unread: bool = False
+    open_end: bool = False
 
 
 class _Quiet:
@@ -75,33 +81,29 @@ class _Quiet:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._users = 0
-        self._streams: list[tuple[ctypes.c_void_p, int | None]] = []
-        self._nowhere: int | None = None
+        self._variables: list[ctypes.c_void_p] = []
         if "CS_GNU_LIBC_VERSION" in getattr(os, "confstr_names", {}):
             libc = ctypes.CDLL(None)
             libc.fopen.restype = ctypes.c_void_p
-            self._nowhere = libc.fopen(b"/dev/null", b"we")
-            names = ("stdout", "stderr") if self._nowhere else ()
-            self._variables = [ctypes.c_void_p.in_dll(libc, name) for name in names]
+            if nowhere := libc.fopen(b"/dev/null", b"we"):
+                self._variables = [ctypes.c_void_p.in_dll(libc, n) for n in ("stdout", "stderr")]
+                self._others = [nowhere, nowhere]
 
     def __enter__(self) -> None:
-        if self._nowhere is None:
-            return
         with self._lock:
             self._users += 1
             if self._users == 1:
-                self._streams = [(each, each.value) for each in self._variables]
-                for each in self._variables:
-                    each.value = self._nowhere
+                self._exchange()
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._nowhere is None:
-            return
         with self._lock:
             self._users -= 1
             if self._users == 0:
-                for each, value in self._streams:
-                    each.value = value
+                self._exchange()
+
+    def _exchange(self) -> None:
+        for i, variable in enumerate(self._variables):
+            variable.value, self._others[i] = self._others[i], variable.value
 
 
 @functools.cache
@@ -136,9 +138,9 @@ def _end_tag_length(tail: bytes) -> int:
 
 def after_tags(file: BinaryIO, start: int) -> int:
     """The position after the tags at `start` and the zeros that follow them."""
-    while length := tag_length(_read(file, start, 32)):
+    while length := tag_length(read(file, start, 32)):
         start += length
-        while zeros := _read(file, start, 4_096):
+        while zeros := read(file, start, 4_096):
             start += (skipped := len(zeros) - len(zeros.lstrip(b"\0")))
             if skipped < len(zeros):
                 break
@@ -147,36 +149,37 @@ def after_tags(file: BinaryIO, start: int) -> int:
 
 def trimmed(file: BinaryIO, size: int) -> int:
     """Length of a file without the tags at its end."""
-    while length := _end_tag_length(_read(file, max(0, size - 128), min(size, 128))):
+    while length := _end_tag_length(read(file, max(0, size - 128), min(size, 128))):
         size = max(0, size - length)
     return size
 
 
-def _read(file: BinaryIO, start: int, count: int) -> bytes:
+def read(file: BinaryIO, start: int, count: int) -> bytes:
+    """At most so many bytes of a file from a position on."""
     file.seek(start)
     return file.read(count)
 
 
-def streams(file: BinaryIO, start: int, stop: int) -> list[Stream]:
+def parts(file: BinaryIO, start: int, stop: int) -> list[Part]:
     """The streams of MPEG audio in a file; none if it holds no such audio.
 
-    A file with other data before them has to consist of them by more than half.
+    A stream has frames of one format, without the tags and the junk between them. A file with other
+    data before the first one has to consist of streams by more than half.
 
     Args:
         file: A seekable file.
         start: Where the first one begins, or up to 64 KiB of junk before it.
         stop: Where the last one ends at the latest.
     """
-    frames, found = _Frames(file, stop), list[Stream]()
-    first = at = frames.find(
-        start, min(stop, start + _LEADING_BYTES), alone=True, more=_MORE_FRAMES
-    )
+    frames, found = _Frames(file, stop), list[Part]()
+    leading = min(stop, start + _LEADING_BYTES)
+    first = at = frames.find(start, leading, alone=True, more=_MORE_FRAMES)
     if at is None and frames.free_format(start):
-        return [Stream(pieces=(range(start, stop),), end=stop)]
+        return [Part(pieces=(range(start, stop),), end=stop, counted=False)]
     while at is not None:
-        stream, at = frames.stream(at)
-        found.append(stream)
-    n_bytes = sum(len(piece) for stream in found for piece in stream.pieces)
+        part, at = frames.stream(at)
+        found.append(part)
+    n_bytes = sum(len(piece) for part in found for piece in part.pieces)
     return found if first == start or 2 * n_bytes > stop - start else []
 
 
@@ -237,7 +240,7 @@ class _Frames:
             start, alone = at + 1, False
         return None
 
-    def stream(self, at: int) -> tuple[Stream, int | None]:
+    def stream(self, at: int) -> tuple[Part, int | None]:
         """The stream whose first frame is at `at`, and where the next stream begins."""
         self._load(at)
         first, began, n_frames = _frame(self._bytes(at, 4)), at, 0
@@ -274,7 +277,7 @@ class _Frames:
             n_frames += 1
             at += frame.length
         pieces = [piece for piece in runs if piece]
-        return _stream(first, info, pieces, n_frames, at), following
+        return _part(first, info, pieces, n_frames, at), following
 
     def free_format(self, at: int) -> bool:
         """Whether frames of an unstated bit rate begin at `at`."""
@@ -289,8 +292,7 @@ class _Frames:
             offset + _LARGEST_FRAME_BYTES <= len(self._block) or there == self._stop
         ):
             return
-        self._file.seek(at)
-        self._block = self._file.read(max(0, min(_READ_BYTES, self._stop - at)))
+        self._block = read(self._file, at, max(0, min(_READ_BYTES, self._stop - at)))
         self._start = at
         self._tags = {at + found.start() for found in _TAGS.finditer(self._block)}
 
@@ -327,13 +329,7 @@ class _Frames:
             return None
         after = frame.tag_at + 8
         flags = int.from_bytes(raw[after - 4 : after], "big")
-        sizes = [
-            4 * (flags & 1),
-            4 * (flags >> 1 & 1),
-            100 * (flags >> 2 & 1),
-            4 * (flags >> 3 & 1),
-        ]
-        lame_at = after + sum(sizes)
+        lame_at = after + 4 * (flags & 0b1011).bit_count() + 100 * (flags >> 2 & 1)
         if flags & 1 == 0 or after + 8 > len(raw):
             return _Info(None, raw)
         return _Info(
@@ -365,9 +361,7 @@ def _frame(head: bytes) -> _Frame | None:
     return _Frame((word & _FORMAT_BITS, mono), layer, length, n_samples, tag_at)
 
 
-def _stream(
-    first: _Frame, info: _Info | None, runs: list[range], n_frames: int, end: int
-) -> Stream:
+def _part(first: _Frame, info: _Info | None, runs: list[range], n_frames: int, end: int) -> Part:
     """A stream: a correct Info frame before its runs of frames, or else a count of samples."""
     n_bytes = sum(len(run) for run in runs)
     promised = None if info is None else info.n_frames
@@ -376,10 +370,11 @@ def _stream(
     vbri = info is not None and info.raw[36:40] == b"VBRI"
     if info is None or promised is None or vbri:  # libmpg123 knows no VBRI frames
         # It would drop samples if an Info frame were added.
-        return Stream(
+        return Part(
             pieces=tuple(runs),
             end=end,
             cut=cut,
+            counted=False,
             n_samples=n_frames * first.n_samples,
             padding=n_frames * _LARGEST_FRAME_BYTES,
         )
@@ -394,4 +389,4 @@ def _stream(
     pieces: tuple[bytes | range, ...] = (bytes(patched), *runs)
     if patched == info.raw and len(runs) == 1:
         pieces = (range(runs[0].start - len(patched), runs[0].stop),)
-    return Stream(pieces=pieces, end=end, cut=cut)
+    return Part(pieces=pieces, end=end, cut=cut, counted=False)

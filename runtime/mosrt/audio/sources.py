@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, BinaryIO, Final, Protocol
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -24,9 +24,9 @@ from mosrt._arrays import Float32Array
 from mosrt.errors import AudioError
 from mosrt.host.fork import fork_waits
 
-from .containers import IGNORED_BYTES, Part, find_parts, recognised
+from .containers import IGNORED_BYTES, find_parts, recognised
 from .guards import FLAGS, MAX_RATE_HZ, MIN_RATE_HZ, frame_samples
-from .mp3 import quiet
+from .mp3 import Part, quiet
 
 __all__ = [
     "AUDIO_SUFFIXES", "ArraySource", "AudioSource", "FileSource", "audio_error", "file_chunks",
@@ -50,30 +50,6 @@ _SHORT_OGG: Final = "lacks an end-of-stream bit"
 _LARGEST_PIPE_BYTES: Final = 1 << 30
 _HEAD_BYTES: Final = 1 << 18
 _PIPE_WAIT_S: Final = 10.0
-
-
-class AudioSource(Protocol):
-    """A recording at its own sampling rate that can be read more than once.
-
-    Attributes:
-        name: Name for messages.
-        sample_rate_hz: Sampling rate.
-        truncated: Whether the file ends before the length in its header, as far as known so far.
-        unread: Whether the file has more audio than is read, as far as known so far.
-    """
-
-    name: str
-    sample_rate_hz: int
-    truncated: bool
-    unread: bool
-
-    def blocks(self) -> Iterator[Float32Array]:
-        """Yields the recording in blocks (samples, channels) float32 of about 2 s.
-
-        Raises:
-            AudioError: The recording cannot be decoded.
-        """
-        ...
 
 
 def audio_error(name: str, flag: str, detail: str = "") -> AudioError:
@@ -212,6 +188,12 @@ class FileSource:
     The contents decide, not the name. Recordings that are joined end to end, or chained as in Ogg,
     are read one after the other, at the sampling rate of the first.
 
+    Attributes:
+        name: Name for messages.
+        sample_rate_hz: Sampling rate.
+        truncated: Whether the file ends before the length in its header, as far as known so far.
+        unread: Whether the file has more audio than is read, as far as known so far.
+
     Args:
         file: A path, or the whole of a file as bytes. What is no regular file, such as a pipe, is
             read once and into memory, up to 1 GiB.
@@ -254,6 +236,9 @@ class FileSource:
         """Yields the recording in blocks (samples, channels) float32 of about 2 s.
 
         A damaged file is read as far as possible, and `truncated` is then set.
+
+        Raises:
+            AudioError: Nothing of it can be decoded.
         """
         for part in self._parts:
             try:
@@ -333,6 +318,10 @@ class FileSource:
         except TypeError as exc:  # soundfile needs the format of a .raw file
             detail = "raw samples without a header; convert them to WAV"
             raise audio_error(self.name, "unreadable", detail) from exc
+
+
+AudioSource = ArraySource | FileSource
+"""A recording at its own sampling rate that can be read more than once."""
 
 
 def spooled(chunks: Iterable[bytes], *, bounded: bool, any_format: bool) -> bytes:

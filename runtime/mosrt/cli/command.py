@@ -131,8 +131,7 @@ def exit_on_error() -> Iterator[None]:
             reader of standard output has ended.
     """
     try:
-        with _signals():
-            yield
+        yield
     except click.ClickException as exc:
         exc.message = printable(exc.message)  # type: ignore[misc]  # click sets it per class
         raise
@@ -150,23 +149,17 @@ def exit_on_error() -> Iterator[None]:
         raise CommandError(printable(f"{place}{exc.strerror or exc}")) from exc
     except MemoryError as exc:
         raise CommandError("there is not enough memory for this") from exc
-    except KeyboardInterrupt:
-        click.echo("interrupted", err=True)
-        raise click.exceptions.Exit(ExitStatus.INTERRUPTED) from None
-
-
-@contextmanager
-def _signals() -> Iterator[None]:
-    """Raises what a signal raised, of which modules that are being imported make an ImportError."""
-    try:
-        yield
-    except ImportError as exc:
+    except (KeyboardInterrupt, ImportError) as exc:
+        # Modules that are being imported make an ImportError of what a signal raises.
         cause: BaseException | None = exc
         while isinstance(cause, ImportError):
             cause = cause.__cause__
-        if isinstance(cause, (KeyboardInterrupt, SystemExit)):
+        if isinstance(cause, SystemExit):
             raise cause from None
-        raise
+        if not isinstance(cause, KeyboardInterrupt):
+            raise
+        click.echo("interrupted", err=True)
+        raise click.exceptions.Exit(ExitStatus.INTERRUPTED) from None
 
 
 class CommandGroup(click.Group):

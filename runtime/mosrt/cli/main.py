@@ -29,19 +29,13 @@ class _Commands(CommandGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click gives it
         return sorted({*_OWN, *_entry_points().names})
 
-    def get_command(
-        self,
-        ctx: click.Context,  # noqa: ARG002 - as above
-        cmd_name: str,
-    ) -> click.Command | None:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         cmd_name = _ALIASES.get(cmd_name, cmd_name)
         if cmd_name in _OWN:
             module = importlib.import_module(f"mosrt.cli.{_OWN[cmd_name]}")
             command: click.Command = getattr(module, _OWN[cmd_name])
             return command
-        for entry_point in _entry_points().select(name=cmd_name):
-            return _load(entry_point)
-        return None
+        return next(map(_load, _entry_points().select(name=cmd_name)), None)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         lines = []
@@ -56,10 +50,8 @@ class _Commands(CommandGroup):
 def _missing(name: str) -> str:
     """A note on the extra that a command still needs on this machine."""
     extra = _EXTRA_OF.get(name)
-    if extra is None:
-        return ""
-    modules = EXTRAS[extra] - {"tomli"}  # which only Python 3.10 needs
-    if all(find_spec(module) for module in modules):
+    # Only Python 3.10 needs tomli.
+    if extra is None or all(find_spec(module) for module in EXTRAS[extra] - {"tomli"}):
         return ""
     return f" (needs the extra: pip install 'mosrt[{extra}]')"
 
@@ -74,19 +66,17 @@ def _entry_points() -> EntryPoints:
 def _load(entry_point: EntryPoint) -> click.Command:
     try:
         loaded = entry_point.load()
+        if isinstance(loaded, click.Command):
+            return loaded
+        reason = f"{entry_point.value} is not a click command"
     except ImportError as exc:
-        return _broken(entry_point.name, str(exc))
-    if not isinstance(loaded, click.Command):
-        return _broken(entry_point.name, f"{entry_point.value} is not a click command")
-    return loaded
+        reason = str(exc)
 
-
-def _broken(name: str, reason: str) -> click.Command:
     def explain() -> NoReturn:
-        raise CommandError(f"mosrt {name} cannot be loaded: {reason}")
+        raise CommandError(f"mosrt {entry_point.name} cannot be loaded: {reason}")
 
     return click.Command(
-        name,
+        entry_point.name,
         callback=explain,
         short_help=f"(cannot be loaded: {reason})",
         context_settings={"ignore_unknown_options": True, "allow_extra_args": True},

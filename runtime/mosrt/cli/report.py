@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO, Any, Final, Protocol
+from typing import IO, Any, Final
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from mosrt.score import Score
 
 from .terminal import json_text, printable
 
-__all__ = ["FORMATS", "STDIN", "Report", "open_report", "summary"]
+__all__ = ["FORMATS", "STDIN", "open_report", "summary"]
 
 STDIN: Final = "-"
 FORMATS: Final = ("table", "json", "jsonl", "csv")
@@ -24,12 +24,8 @@ _CSV_FIELDS: Final = (
 )  # fmt: skip
 
 
-class Report(Protocol):
-    """Writes scores one by one; what is written is always complete as it stands."""
-
-    def add(self, path: str, score: Score) -> None:
-        """Writes the score of one recording."""
-        ...
+Add = Callable[[str, Score], None]
+"""Writes the score of the recording at a path; what is written is always complete as it stands."""
 
 
 @contextmanager
@@ -41,7 +37,7 @@ def open_report(
     domains: Sequence[str],
     timings: bool,
     measures: Sequence[str] = (),
-) -> Iterator[Report]:
+) -> Iterator[Add]:
     """Opens a report on `stream`, and completes it when the block ends, also after an error.
 
     Args:
@@ -53,98 +49,85 @@ def open_report(
         measures: Names of the measures that every score has: columns of CSV, and the first of
             them a column of a table. JSON holds all measures of a score.
     """
-    if kind == "json":
-        report = _Json(stream, timings)
-        try:
-            yield report
-        finally:
-            report.end()
-    elif kind == "jsonl":
-        yield _JsonLines(stream, timings)
+    if kind == "table":
+        yield _table(stream, paths, domains, measures)
     elif kind == "csv":
-        yield _Csv(stream, measures)
-    else:
-        yield _Table(stream, paths, domains, measures)
+        yield _csv(stream, measures)
+    elif kind == "jsonl":
+        yield lambda path, score: _write(stream, _json(path, score, stream, timings) + "\n")
+    else:  # an array, each object on a line of its own
+        before = "[\n"
+
+        def add(path: str, score: Score) -> None:
+            nonlocal before
+            _write(stream, before + _json(path, score, stream, timings))
+            before = ",\n"
+
+        try:
+            yield add
+        finally:
+            stream.write("[]\n" if before == "[\n" else "\n]\n")
 
 
-def record(path: str, score: Score, *, timings: bool) -> dict[str, Any]:
-    """A score as a JSON object, the path first."""
+def _write(stream: IO[str], text: str) -> None:
+    stream.write(text)
+    stream.flush()
+
+
+def _record(path: str, score: Score) -> dict[str, Any]:
     values = score.to_dict()
     del values["domains"]  # each domain that is asked for has a row of its own
-    if not timings:
-        del values["timings_ms"]
     return {"path": path, **values}
 
 
-class _JsonLines:
-    _before, _after = "", "\n"
-
-    def __init__(self, stream: IO[str], timings: bool) -> None:
-        self._stream = stream
-        self._timings = timings
-
-    def add(self, path: str, score: Score) -> None:
-        text = json_text(record(path, score, timings=self._timings), self._stream)
-        self._stream.write(self._before + text + self._after)
-        self._stream.flush()
+def _json(path: str, score: Score, stream: IO[str], timings: bool) -> str:
+    values = _record(path, score)
+    if not timings:
+        del values["timings_ms"]
+    return json_text(values, stream)
 
 
-class _Json(_JsonLines):
-    """One array; each object on its own line."""
+def _csv(stream: IO[str], measures: Sequence[str]) -> Add:
+    writer = csv.DictWriter(
+        stream, [*_CSV_FIELDS, *measures], extrasaction="ignore", lineterminator="\n"
+    )
+    writer.writeheader()
 
-    _before, _after = "[\n", ""
-
-    def add(self, path: str, score: Score) -> None:
-        super().add(path, score)
-        self._before = ",\n"
-
-    def end(self) -> None:
-        self._stream.write("[]\n" if self._before == "[\n" else "\n]\n")
-
-
-class _Csv:
-    def __init__(self, stream: IO[str], measures: Sequence[str]) -> None:
-        self._writer = csv.DictWriter(
-            stream, [*_CSV_FIELDS, *measures], extrasaction="ignore", lineterminator="\n"
-        )
-        self._writer.writeheader()
-
-    def add(self, path: str, score: Score) -> None:
-        row = record(path, score, timings=False)
+    def add(path: str, score: Score) -> None:
+        row = _record(path, score)
         row |= {**row["measures"], "flags": " ".join(score.flags)}
-        self._writer.writerow({key: _cell(value) for key, value in row.items()})
+        writer.writerow({key: _cell(value) for key, value in row.items()})
+
+    return add
 
 
-class _Table:
+def _table(
+    stream: IO[str], paths: Sequence[str], domains: Sequence[str], measures: Sequence[str]
+) -> Add:
     """Columns as wide as the longest path and domain; a dash where there is no number."""
+    measure = next(iter(measures), "")
+    path_width = max(len(printable(path)) for path in [*paths, "path"])
+    domain_width = max(map(len, [*domains, "domain"]))
 
-    def __init__(
-        self, stream: IO[str], paths: Sequence[str], domains: Sequence[str], measures: Sequence[str]
-    ) -> None:
-        self._stream = stream
-        self._measure = measures[0] if measures else None
-        self._path_width = max(len(printable(path)) for path in [*paths, "path"])
-        self._domain_width = max(map(len, [*domains, "domain"]))
-        self._row("path", "domain", "mos", "95 % interval", self._measure or "", "views", "flags")
+    def row(*cells: str) -> None:
+        path, domain, mos, interval, value, views, flags = cells
+        column = f"{value:>{len(measure)}}  " if measure else ""
+        line = (
+            f"{printable(path):<{path_width}}  {domain:<{domain_width}}  {mos:>6}  "
+            f"{interval:>16}  {column}{views:>5}  {flags}"
+        )
+        _write(stream, line.rstrip() + "\n")
 
-    def add(self, path: str, score: Score) -> None:
+    def add(path: str, score: Score) -> None:
         interval = "-"
         if math.isfinite(score.low):
             interval = f"{score.low:.3f} … {score.high:.3f}"
-        mos = _number(score.mos)
-        measure = "" if self._measure is None else _number(score.measures[self._measure])
+        value = _number(score.measures[measure]) if measure else ""
         flags = " ".join(score.flags)
-        self._row(path, score.domain, mos, interval, measure, str(score.n_views), flags)
-        self._stream.flush()
+        row(path, score.domain, _number(score.mos), interval, value, str(score.n_views), flags)
 
-    def _row(self, *cells: str) -> None:
-        path, domain, mos, interval, measure, views, flags = cells
-        column = "" if self._measure is None else f"{measure:>{len(self._measure)}}  "
-        line = (
-            f"{printable(path):<{self._path_width}}  {domain:<{self._domain_width}}  {mos:>6}  "
-            f"{interval:>16}  {column}{views:>5}  {flags}"
-        )
-        self._stream.write(line.rstrip() + "\n")
+    row("path", "domain", "mos", "95 % interval", measure, "views", "flags")
+    return add
 
 
 def summary(scores: Sequence[Score]) -> str:

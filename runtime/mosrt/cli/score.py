@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Final, get_args
@@ -203,32 +203,26 @@ def _score_all(
 ) -> tuple[list[list[Score]], KeyboardInterrupt | AudioError | None]:
     """Scores and reports file by file. If something stops it, what is done is kept."""
     done: list[list[Score]] = []
-    stopped: KeyboardInterrupt | AudioError | None = None
     rows_are_seen = output is None and sys.stdout.isatty()
     hidden = rows_are_seen or not sys.stderr.isatty()
-    with (
-        suppress(_KeptBesideError),
-        _output(output) as (stream, keep),
-        open_report(
-            kind, stream, paths=files, domains=domains, timings=timings, measures=scorer.measures
-        ) as report,
-        click.progressbar(files, label="scoring", file=bar_stream(), hidden=hidden) as bar,
-    ):
-        try:
+    try:
+        with (
+            _output(output) as stream,
+            open_report(
+                kind, stream, paths=files, domains=domains, timings=timings,
+                measures=scorer.measures,
+            ) as add,
+            click.progressbar(files, label="scoring", file=bar_stream(), hidden=hidden) as bar,
+        ):  # fmt: skip
             for path in bar:
                 file = sys.stdin.buffer if path == STDIN else path
                 scores = list(scorer._score_domains(file, domains, request).values())
                 done.append(scores)
                 for each in scores:
-                    report.add(path, each)
-        except (KeyboardInterrupt, AudioError) as exc:
-            stopped = exc
-            keep()
-    return done, stopped
-
-
-class _KeptBesideError(Exception):
-    """Raised to leave the older file in place."""
+                    add(path, each)
+    except (KeyboardInterrupt, AudioError) as exc:
+        return done, exc
+    return done, None
 
 
 class _ClickHandler(logging.Handler):
@@ -293,31 +287,34 @@ def _domains(scorer: Scorer, domain: str | None) -> tuple[str, ...]:
 
 
 @contextmanager
-def _output(path: Path | None) -> Iterator[tuple[IO[str], Callable[[], None]]]:
+def _output(path: Path | None) -> Iterator[IO[str]]:
     """Standard output, or a file that gets its name only when it is complete.
 
-    Yields it, and a function to call if the block ends early. If a file of this name exists, it
-    then stays, and what was written gets another name.
+    If the block is stopped, what was written is kept. A file that has this name already stays, and
+    what was written gets another name.
     """
     if path is None:
-        yield sys.stdout, lambda: None
-        sys.stdout.flush()
+        try:
+            yield sys.stdout
+        finally:
+            sys.stdout.flush()
         return
-    beside: list[Path] = []
-
-    def keep() -> None:
-        if path.is_file():
-            beside.append(path.with_name(f"{path.stem}.partial{path.suffix}"))
-            click.echo(f"what is done is in {beside[0]}; {path} is as it was", err=True)
-
+    stopped: KeyboardInterrupt | AudioError | None = None
     try:
         with replacing(path) as part:
-            # Names in tables may not be UTF-8; a file gets only text, as the terminal does.
-            with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as stream:
-                yield stream, keep
-            if beside:
-                shutil.copyfile(part, beside[0])
-                raise _KeptBesideError
+            try:
+                # Names in tables may not be UTF-8; a file gets only text, as the terminal does.
+                with part.open("w", encoding="utf-8", errors="backslashreplace", newline="") as to:
+                    yield to
+            except (KeyboardInterrupt, AudioError) as exc:
+                if path.is_file():
+                    beside = path.with_name(f"{path.stem}.partial{path.suffix}")
+                    click.echo(f"what is done is in {beside}; {path} is as it was", err=True)
+                    shutil.copyfile(part, beside)
+                    raise
+                stopped = exc
+        if stopped is not None:
+            raise stopped
     except MosrtError:
         raise
     except OSError as exc:

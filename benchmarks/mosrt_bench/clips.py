@@ -9,7 +9,7 @@ from typing import Any
 
 from mosrt.audio.sources import AUDIO_SUFFIXES
 from mosrt.host.files import files_below, sha256_of
-from mosrt_bench.errors import BenchError, LabelError
+from mosrt_bench.errors import BenchError
 from mosrt_bench.stats.voicemos import Rating
 
 __all__ = ["AudioFile", "audio_files", "rated_files"]
@@ -70,14 +70,14 @@ def rated_files(
     Each is looked for below the folders given, then below the folder of the ratings.
 
     Raises:
-        LabelError: One is nowhere.
+        BenchError: One is nowhere.
     """
     places = [folder for folder in folders if folder.is_dir()] + [ratings_file.parent]
     found = {}
     for rating in ratings:
         file = next((p / rating.path for p in places if (p / rating.path).is_file()), None)
         if file is None:
-            raise LabelError(
+            raise BenchError(
                 f"{ratings_file}: {rating.path} is in none of {', '.join(map(str, places))}; "
                 "pass --audio the folder that the paths are relative to"
             )

@@ -88,13 +88,13 @@ def gate(
         from mosrt_bench.gate.report import gate_text, junit  # noqa: PLC0415
         from mosrt_bench.output import finite, save, save_text  # noqa: PLC0415
 
-    clips = [clip.path for clip in audio_files(audio)]
+    clips = audio_files(audio)
     model = options["model"]
-    read = [*clips, *([] if model is None else [model])]
+    read = [*(clip.path for clip in clips), *([] if model is None else [model])]
     keep_inputs([file] if update else [junit_file, json_file], read if update else [*read, file])
     # read first, so that an unusable baseline is reported before minutes of scoring
     before = None if update else Baseline.read(file)
-    after = score_set(audio, **options)
+    after = score_set(clips, **options)
     if before is None:
         after.write(file)
         click.echo(f"{file}: recorded {len(after.clips)} clips", err=True)

@@ -20,8 +20,8 @@ import mosrt
 from mosrt.bundle.bundle import DEFAULT_MODEL
 from mosrt.score import Score
 from mosrt_bench.bench.configurations import bundle_sha256, open_bundle
-from mosrt_bench.clips import AudioFile, audio_files
-from mosrt_bench.errors import GateError
+from mosrt_bench.clips import AudioFile
+from mosrt_bench.errors import BenchError
 from mosrt_bench.output import save
 
 __all__ = ["Baseline", "ClipScore", "ScoringSetup", "score_set"]
@@ -105,20 +105,20 @@ class Baseline:
         """Reads a file.
 
         Raises:
-            GateError: The file is missing, damaged or of another schema version.
+            BenchError: The file is missing, damaged or of another schema version.
         """
         try:
             found = json.loads(file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            raise GateError(
+            raise BenchError(
                 f"{file}: no baseline yet; record one with --update and keep it in the repository"
             ) from None
         except (OSError, ValueError, RecursionError) as exc:
-            raise GateError(f"{file}: cannot be read ({exc}); record it again") from exc
+            raise BenchError(f"{file}: cannot be read ({exc}); record it again") from exc
         if not isinstance(found, dict) or found.get("kind") != _KIND:
-            raise GateError(f"{file}: not a baseline of `mosrt gate`")
+            raise BenchError(f"{file}: not a baseline of `mosrt gate`")
         if found.get("schema_version") != SCHEMA_VERSION:
-            raise GateError(
+            raise BenchError(
                 f"{file}: schema version {found.get('schema_version')}, but this mosrt reads "
                 f"version {SCHEMA_VERSION}; record it again with --update"
             )
@@ -132,7 +132,7 @@ class Baseline:
             ):
                 raise ValueError("a score is not a finite number")
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
-            raise GateError(f"{file}: damaged ({exc}); record it again with --update") from exc
+            raise BenchError(f"{file}: damaged ({exc}); record it again with --update") from exc
         return cls(setup=setup, clips=clips)
 
     def check(self, new: Baseline, file: Path) -> None:
@@ -143,13 +143,13 @@ class Baseline:
             file: Where this baseline was read from, for messages.
 
         Raises:
-            GateError: Model, variant, provider, domain, views or names of clips differ, or an
+            BenchError: Model, variant, provider, domain, views or names of clips differ, or an
                 unchanged file has another score.
         """
         old = asdict(self.setup)
         for name, value in asdict(new.setup).items():
             if old[name] != value:
-                raise GateError(
+                raise BenchError(
                     f"{file}: recorded with {name.replace('_', ' ')} {old[name]}, but this run has "
                     f"{value}; use the recorded one, or record again with --update"
                 )
@@ -159,14 +159,14 @@ class Baseline:
         ):
             if names:
                 more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-                raise GateError(
+                raise BenchError(
                     f"{file}: {min(names)}{more} {text}; score the same set, or record again with "
                     "--update"
                 )
         for name, clip in new.clips.items():
             was = self.clips[name]
             if clip.sha256 == was.sha256 and abs(clip.score - was.score) > _SAME * self.scale:
-                raise GateError(
+                raise BenchError(
                     f"{file}: {name} is the recorded file, but scores {clip.score:.5g} instead of "
                     f"{was.score:.5g}: the scoring has changed, not the speech; use the versions "
                     "of mosrt and onnxruntime that recorded it, or record again with --update"
@@ -179,7 +179,7 @@ _SAME: Final = 0.01
 
 
 def score_set(
-    audio: Sequence[Path],
+    clips: Sequence[AudioFile],
     *,
     model: str | None,
     variant: str | None,
@@ -188,10 +188,10 @@ def score_set(
     views: int,
     domain: str | None,
 ) -> Baseline:
-    """Scores files and folders for a gate.
+    """Scores clips for a gate.
 
     Args:
-        audio: Files, and folders that are searched whole.
+        clips: The clips.
         model: Name or path of a bundle; None for the default model.
         variant: Precision variant; None for the reference.
         provider: Execution provider.
@@ -202,7 +202,6 @@ def score_set(
     Raises:
         MosrtError: The model cannot be used, or a clip cannot be scored.
     """
-    clips = audio_files(audio)
     bundle = open_bundle(model or DEFAULT_MODEL)
     uncertain = bundle.manifest.uncertainty is not None
     scored = {}
@@ -210,7 +209,7 @@ def score_set(
         for clip in clips:
             score = scorer.score_file(clip.path, domain=domain, views=None if uncertain else views)
             if score.n_views == 0:
-                raise GateError(
+                raise BenchError(
                     f"{clip.path}: no score ({', '.join(score.flags)}); replace it or leave it out"
                 )
             scored[clip.name] = _clip_score(clip, score, views)

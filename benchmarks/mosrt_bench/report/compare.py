@@ -9,8 +9,9 @@ than the tolerance and its 95 % interval excludes no change.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -193,17 +194,16 @@ def _measured(
 ) -> Delta:  # fmt: skip
     """A time, rate or size: the ratio of medians, both runs resampled."""
     was, now = (None if values is None else float(np.median(values)) for values in (old, new))
-    if was is None or now is None:
-        return _unpaired(what, was, now)
     if isinstance(old, Sequence) and isinstance(new, Sequence):
         # reversed, so that the runs are resampled apart
-        interval = percentile_interval(_medians(new) / _medians(old)[::-1])
-        return _changed(
-            what, was, now, interval, tolerance, ratio=True, higher_is_better=higher_is_better
-        )
-    ratio = now / was  # of a figure that was measured once, such as a peak
-    verdict = _verdict(worse=ratio > 1 + tolerance, better=ratio < 1 / (1 + tolerance))
-    return Delta(what=what, before=was, after=now, ratio=ratio, verdict=verdict)
+        resamples = _medians(old)[::-1], _medians(new)
+        return _delta(what, was, now, tolerance, resamples, higher_is_better=higher_is_better)
+    delta = _delta(what, was, now, tolerance, None)
+    if delta.ratio is None:
+        return delta
+    # measured once, such as a peak
+    worse, better = delta.ratio > 1 + tolerance, delta.ratio < 1 / (1 + tolerance)
+    return replace(delta, verdict=_verdict(worse=worse, better=better))
 
 
 def _medians(values: Sequence[float]) -> FloatArray:
@@ -275,51 +275,49 @@ def _agreement(
     was, now = (METRICS[metric](values, rated) for values in predicted)
     where = f"{part.level}, best {part.zoom_percent:g} %" if part.systems else part.level
     what = f"{name} {metric.upper()}, {part.dataset or 'all'}, {where}"
-    if was is None or now is None:
-        return _unpaired(what, was, now)
     is_error = metric not in _CORRELATIONS
-    if abs(now - was) < _ROUNDING or (is_error and was == 0):  # which has no ratio
+    if (
+        was is not None
+        and now is not None
+        and (abs(now - was) < _ROUNDING or (is_error and not was))
+    ):
         return Delta(what=what, before=was, after=now)
-    resamples, interval = paired_resamples(predicted[0], predicted[1], rated, metric), None
-    if resamples is not None:
-        a, b = resamples
-        with np.errstate(divide="ignore", invalid="ignore"):  # a resample's error may be 0
-            interval = percentile_interval(b / a if is_error else b - a)
-    return _changed(
-        what, was, now, interval, tolerance, ratio=is_error, higher_is_better=not is_error
+    resamples = paired_resamples(predicted[0], predicted[1], rated, metric)
+    return _delta(
+        what, was, now, tolerance, resamples, difference=not is_error, higher_is_better=not is_error
     )
 
 
-def _changed(
+def _delta(
     what: str,
-    was: float,
-    now: float,
-    interval: tuple[float, float] | None,
+    was: float | None,
+    now: float | None,
     tolerance: float,
+    resamples: tuple[FloatArray, FloatArray] | None,
     *,
-    ratio: bool,
-    higher_is_better: bool,
+    difference: bool = False,
+    higher_is_better: bool = False,
 ) -> Delta:
-    """A figure whose ratio or difference has an interval; without one it counts as the same."""
-    change, same = (now / was, 1.0) if ratio else (now - was, 0.0)
-    verdict = "same"
-    if interval is not None:
-        low, high = interval
-        if higher_is_better:
-            limit = 1 / (1 + tolerance) if ratio else -tolerance
-            verdict = _verdict(worse=change < limit and high < same, better=low > same)
-        else:
-            verdict = _verdict(worse=change > 1 + tolerance and low > 1, better=high < 1)
-    changes = {"ratio" if ratio else "difference": change}
+    """A figure of either report or of both, which counts as the same if it is not resampled."""
+    if was is None or now is None:
+        verdict = "same" if was is now else "new" if was is None else "gone"
+        return Delta(what=what, before=was, after=now, verdict=verdict)
+    change, same = (now - was, 0.0) if difference else (now / was, 1.0)
+    interval = None
+    if resamples is not None:
+        a, b = resamples
+        with np.errstate(divide="ignore", invalid="ignore"):  # an error of 0 has no ratio
+            interval = percentile_interval(b - a if difference else b / a)
+    low, high = interval or (math.nan, math.nan)  # of which all comparisons are false
+    if higher_is_better:
+        limit = -tolerance if difference else 1 / (1 + tolerance)
+        verdict = _verdict(worse=change < limit and high < same, better=low > same)
+    else:
+        verdict = _verdict(worse=change > 1 + tolerance and low > 1, better=high < 1)
+    changes = {"difference" if difference else "ratio": change}
     return Delta(what=what, before=was, after=now, interval_95=interval, verdict=verdict, **changes)
 
 
 def _verdict(*, worse: bool, better: bool) -> str:
     """The verdict on a figure that both reports have."""
     return "regression" if worse else "improvement" if better else "same"
-
-
-def _unpaired(name: str, old: float | None, new: float | None) -> Delta:
-    """A figure that at least one report lacks."""
-    verdict = "same" if old is None and new is None else "new" if old is None else "gone"
-    return Delta(what=name, before=old, after=new, verdict=verdict)

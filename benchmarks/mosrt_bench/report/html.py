@@ -24,7 +24,16 @@ from mosrt_bench.clips import AudioFile
 from .charts import charts, shown_domain, view_study_chart
 from .sections import sections
 
-__all__ = ["page"]
+__all__ = ["TEMPLATES", "page"]
+
+TEMPLATES: Final = jinja2.Environment(
+    loader=jinja2.PackageLoader(__package__),
+    autoescape=jinja2.select_autoescape(["html.j2"]),
+    trim_blocks=True,
+    lstrip_blocks=True,
+    undefined=jinja2.StrictUndefined,
+)
+"""The templates of reports; those of HTML escape what they are given."""
 
 Row = Mapping[str, Any]
 """A report, or an object of one."""
@@ -46,16 +55,9 @@ def page(report: Row, clips: Sequence[AudioFile]) -> str:
     style, script = (
         (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
     )
-    templates = jinja2.Environment(
-        loader=jinja2.PackageLoader(__package__),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
     shown = sections(report)
     studies = map(view_study_chart, report.get("estimator", []))
-    return templates.get_template("page.html.j2").render(
+    return TEMPLATES.get_template("page.html.j2").render(
         report=report,
         style=style,
         script=script,

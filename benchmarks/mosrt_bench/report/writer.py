@@ -10,7 +10,7 @@ from typing import Any, Final
 from mosrt_bench.clips import AudioFile
 from mosrt_bench.output import save, save_text, table
 
-from .html import page
+from .html import TEMPLATES, page
 from .sections import sections
 
 __all__ = ["escaped", "markdown", "markdown_table", "terminal", "write_report"]
@@ -50,26 +50,8 @@ def terminal(report: Mapping[str, Any]) -> str:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The whole report as Markdown, with all text from outside escaped."""
-    machine = report["machine"]
-    versions = ", ".join(f"{name} {v}" for name, v in machine["packages"].items() if v)
-    lines = [
-        "# mosrt bench",
-        "",
-        f"{report['created']}; {escaped(report['command'])}",
-        "",
-        f"{escaped(machine['cpu'])}, {machine['usable_cores']} cores, "
-        f"{machine['memory_gib']:.0f} GiB; {escaped(machine['platform'])}; "
-        f"Python {machine['python']}, {versions}.",
-    ]
-    for section in sections(report):
-        lines += ["", f"## {section.title}", ""]
-        cells = [[escaped(cell) for cell in row] for row in (section.header, *section.rows)]
-        lines.append(markdown_table(cells[0], cells[1:]))
-        if section.notes:
-            lines += ["", *(f"- {escaped(note)}" for note in section.notes)]
-    if report["notes"]:
-        lines += ["", *(f"- {escaped(note)}" for note in report["notes"])]
-    return "\n".join(lines) + "\n"
+    template = TEMPLATES.get_template("report.md.j2")
+    return template.render(report=report, sections=sections(report), text=escaped)
 
 
 def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

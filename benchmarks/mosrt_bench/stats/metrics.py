@@ -15,7 +15,7 @@ import numpy.typing as npt
 import scipy.stats
 
 from mosrt._arrays import FloatArray, IntArray
-from mosrt_bench.errors import MetricError
+from mosrt_bench.errors import BenchError
 
 from .bootstrap import percentile_interval, resample_indices
 
@@ -65,7 +65,7 @@ def agreement(predicted: npt.ArrayLike, reference: npt.ArrayLike) -> dict[str, A
         constant lists and too few pairs. JSON-ready.
 
     Raises:
-        MetricError: The lists are empty, of different length, or not finite.
+        BenchError: The lists are empty, of different length, or not finite.
     """
     x, y = _checked(predicted, reference)
     d = np.abs(x - y)
@@ -188,11 +188,11 @@ def rank_flips(predicted: npt.ArrayLike, reference: npt.ArrayLike) -> dict[str, 
 def _checked(predicted: npt.ArrayLike, reference: npt.ArrayLike) -> tuple[FloatArray, FloatArray]:
     x, y = np.asarray(predicted, np.float64), np.asarray(reference, np.float64)
     if x.ndim != 1 or x.shape != y.shape or not x.size:
-        raise MetricError(
+        raise BenchError(
             f"scores to compare must be two lists of the same length, not {x.shape} and {y.shape}"
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
-        raise MetricError("scores to compare must be finite; leave out clips without a score")
+        raise BenchError("scores to compare must be finite; leave out clips without a score")
     return x, y
 
 

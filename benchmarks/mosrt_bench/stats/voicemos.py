@@ -17,7 +17,7 @@ from typing import Any, Final
 import numpy as np
 
 from mosrt._arrays import FloatArray
-from mosrt_bench.errors import LabelError
+from mosrt_bench.errors import BenchError
 
 from .metrics import METRICS, agreement, intervals
 
@@ -76,26 +76,26 @@ def read_ratings(file: Path) -> list[Rating]:
     """Reads a CSV file with the columns path and mos, and optionally system and dataset.
 
     Raises:
-        LabelError: The file or a line cannot be used, or a path occurs twice.
+        BenchError: The file or a line cannot be used, or a path occurs twice.
     """
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
             missing = {"path", "mos"} - set(reader.fieldnames or ())
             if missing:
-                raise LabelError(
+                raise BenchError(
                     f"{file}: no column {' and '.join(sorted(missing))}; the first line must be "
                     "path,mos and may add system and dataset"
                 )
             ratings = [_rating(row, f"{file}, line {reader.line_num}") for row in reader]
     except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise LabelError(f"{file}: cannot be read ({exc}); save it as CSV in UTF-8") from exc
+        raise BenchError(f"{file}: cannot be read ({exc}); save it as CSV in UTF-8") from exc
     if not ratings:
-        raise LabelError(f"{file}: no ratings below the header")
+        raise BenchError(f"{file}: no ratings below the header")
     paths = [rating.path for rating in ratings]
     if len(set(paths)) < len(paths):
         twice = next(path for path in paths if paths.count(path) > 1)
-        raise LabelError(f"{file}: {twice} is rated twice; keep one line, with the mean")
+        raise BenchError(f"{file}: {twice} is rated twice; keep one line, with the mean")
     return ratings
 
 
@@ -105,9 +105,9 @@ def _rating(row: Mapping[str | None, Any], where: str) -> Rating:
     except (TypeError, ValueError):
         mos = math.nan
     if not math.isfinite(mos):
-        raise LabelError(f"{where}: mos is {row['mos']!r}, not a number")
+        raise BenchError(f"{where}: mos is {row['mos']!r}, not a number")
     if not row["path"]:
-        raise LabelError(f"{where}: no path")
+        raise BenchError(f"{where}: no path")
     return Rating(
         path=row["path"],
         mos=mos,

@@ -14,7 +14,7 @@ import soundfile
 from click.testing import CliRunner
 
 from mosrt_bench.cli.gate import gate as command
-from mosrt_bench.errors import GateError
+from mosrt_bench.errors import BenchError
 from mosrt_bench.gate.baseline import Baseline, ClipScore, ScoringSetup
 from mosrt_bench.gate.decision import Verdict, gate
 from mosrt_bench.gate.report import gate_text, junit
@@ -156,7 +156,9 @@ def test_uncertainties_have_tolerances_of_their_own_scale(scale: float) -> None:
 def test_the_same_file_with_another_uncertainty_is_an_error() -> None:
     before = uncertain(np.full(3, 1e-4))
     before.check(uncertain(np.full(3, 1.005e-4)), Path("base.json"))
-    with pytest.raises(GateError, match=r"0\.wav is the recorded file.* scores -0\.000102 instead"):
+    with pytest.raises(
+        BenchError, match=r"0\.wav is the recorded file.* scores -0\.000102 instead"
+    ):
         before.check(uncertain(np.full(3, 1.02e-4)), Path("base.json"))
 
 
@@ -183,19 +185,21 @@ def test_a_model_without_noise_is_decided_by_the_tolerance() -> None:
 def test_another_setup_is_an_error(change: dict[str, Any], message: str) -> None:
     before = made(np.ones(3))
     after = dataclasses.replace(before, setup=dataclasses.replace(SETUP, **change))
-    with pytest.raises(GateError, match=message):
+    with pytest.raises(BenchError, match=message):
         before.check(after, Path("base.json"))
 
 
 def test_other_clips_are_an_error() -> None:
-    with pytest.raises(GateError, match=r"3\.wav \(and 1 more\) has no baseline"):
+    with pytest.raises(BenchError, match=r"3\.wav \(and 1 more\) has no baseline"):
         made(np.ones(3)).check(made(np.ones(5)), Path("base.json"))
-    with pytest.raises(GateError, match=r"2\.wav is in the baseline but not in this run"):
+    with pytest.raises(BenchError, match=r"2\.wav is in the baseline but not in this run"):
         made(np.ones(3)).check(made(np.ones(2)), Path("base.json"))
 
 
 def test_the_same_file_with_another_score_is_an_error() -> None:
-    with pytest.raises(GateError, match=r"0\.wav is the recorded file.* scores 1\.5 instead of 1:"):
+    with pytest.raises(
+        BenchError, match=r"0\.wav is the recorded file.* scores 1\.5 instead of 1:"
+    ):
         made(np.ones(1)).check(made(np.ones(1) + 0.5), Path("base.json"))
     made(np.ones(1)).check(made(np.ones(1) + 1e-5), Path("base.json"))
 
@@ -223,7 +227,7 @@ def test_a_baseline_is_read_as_it_was_written(tmp_path: Path) -> None:
 def test_a_damaged_baseline_is_reported(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "base.json"
     file.write_text(text)
-    with pytest.raises(GateError, match=message):
+    with pytest.raises(BenchError, match=message):
         Baseline.read(file)
 
 
@@ -231,7 +235,7 @@ def test_scores_must_be_numbers(tmp_path: Path) -> None:
     file = tmp_path / "base.json"
     made(np.ones(1)).write(file)
     file.write_text(file.read_text().replace('"score": 1.0', '"score": NaN'))
-    with pytest.raises(GateError, match="not a finite number"):
+    with pytest.raises(BenchError, match="not a finite number"):
         Baseline.read(file)
 
 

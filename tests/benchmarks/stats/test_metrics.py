@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mosrt_bench.errors import MetricError
+from mosrt_bench.errors import BenchError
 from mosrt_bench.stats.bootstrap import interval_95, resample_indices
 from mosrt_bench.stats.metrics import (
     METRICS,
@@ -63,7 +63,7 @@ def test_equals_scipy(wanted: list[float], random: Random) -> None:
     [([], []), ([1.0], [1.0, 2.0]), ([float("nan")], [1.0]), ([[1.0]], [[1.0]])],
 )
 def test_lists_that_do_not_compare(found: list[float], wanted: list[float]) -> None:
-    with pytest.raises(MetricError):
+    with pytest.raises(BenchError):
         agreement(found, wanted)
 
 

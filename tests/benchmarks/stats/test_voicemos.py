@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 
-from mosrt_bench.errors import LabelError
+from mosrt_bench.errors import BenchError
 from mosrt_bench.stats.voicemos import Rating, protocol, read_ratings
 
 
@@ -102,12 +102,12 @@ def test_reads_a_csv(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:
     file = tmp_path / "mos.csv"
     file.write_text(text)
-    with pytest.raises(LabelError, match=message):
+    with pytest.raises(BenchError, match=message):
         read_ratings(file)
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     file = tmp_path / "mos.csv"
     file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(LabelError, match="save it as CSV in UTF-8"):
+    with pytest.raises(BenchError, match="save it as CSV in UTF-8"):
         read_ratings(file)

@@ -46,15 +46,13 @@ class Parity:
     Attributes:
         scores: Scores by clip, by configuration without its number of threads.
         rows: The parity table.
-        runnable: Configurations that run here.
-        score_s: About how long each of them takes for a clip of 5 s, by its full name.
+        runnable: Configurations that run here, and about how long each takes for a clip of 5 s.
         facts: Versions and devices, by configuration without its number of threads.
     """
 
     scores: dict[str, Scores] = field(default_factory=dict)
     rows: list[dict[str, Any]] = field(default_factory=list)
-    runnable: list[Configuration] = field(default_factory=list)
-    score_s: dict[str, float] = field(default_factory=dict)
+    runnable: list[tuple[Configuration, float]] = field(default_factory=list)
     facts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
@@ -120,10 +118,9 @@ def run_parity(
             parity.scores[own.label] = scored.scores
             parity.facts[own.label] = scored.facts
             for same in configurations:
-                if same.label == own.label:
-                    parity.runnable.append(same)
-                    # as if the threads shared the work perfectly
-                    parity.score_s[same.name] = scored.score_s * own.threads / same.threads
+                if same.label == own.label:  # as if the threads shared the work perfectly
+                    score_s = scored.score_s * own.threads / same.threads
+                    parity.runnable.append((same, score_s))
             parity.rows += _rows(own, scored, against)
             session.keep()
 
@@ -210,7 +207,7 @@ def compare_scores(
     default_domain: str,
     resamples: int = 500,
 ) -> dict[str, Any]:
-    """A row of the parity table, JSON-ready.
+    """What a row of the parity table says of two sets of scores, JSON-ready.
 
     Args:
         found: The configuration's scores.
@@ -221,10 +218,7 @@ def compare_scores(
         resamples: Resamples of the bootstrap.
 
     Returns:
-        The metrics of the default domain with their intervals, "domains" with MAE and largest
-        difference of each, "flips", "worst" clips over all domains, "scale" (what a
-        difference is relative to), "tolerance", "problems" (why it fails; empty if it passes) and
-        "passed".
+        What REPORT.md describes; without figures if there is no clip that both score.
     """
     problems: list[str] = []
     ours, theirs = ({c for c in each if _scored(each[c])} for each in (found, wanted))
@@ -244,14 +238,10 @@ def compare_scores(
     # uncertainties have a scale of their own
     scale = float(np.abs(reference[headline]).mean()) if headline == "uncertainty" else 1.0
     tolerance = tolerance_mos(variant, provider) * scale
-    drifts = {name: scores[name] - reference[name] for name in domains}
-    largest = {name: float(np.abs(drift).max()) for name, drift in drifts.items()}
-    worst = max(
-        (name for name in domains if largest[name] > tolerance),
-        key=largest.__getitem__,
-        default=None,
-    )
-    if worst is not None:
+    drifts = {name: np.abs(scores[name] - reference[name]) for name in domains}
+    largest = {name: float(drift.max()) for name, drift in drifts.items()}
+    worst = max(domains, key=largest.__getitem__)
+    if largest[worst] > tolerance:
         problems.append(
             f"drifts by {largest[worst]:.3g} in domain {worst}; the limit is {tolerance:.3g}"
         )
@@ -265,7 +255,7 @@ def compare_scores(
         "intervals": intervals(x, y, resamples=resamples),
         "flips": rank_flips(x, y),
         "domains": {
-            name: {"mae": float(np.abs(drift).mean()), "max_abs": largest[name]}
+            name: {"mae": float(drift.mean()), "max_abs": largest[name]}
             for name, drift in drifts.items()
         },
         "worst": _worst(clips, scores, reference),
@@ -325,17 +315,17 @@ def _worst(
     clips: Sequence[str], found: Mapping[str, FloatArray], wanted: Mapping[str, FloatArray]
 ) -> list[dict[str, Any]]:
     """The clips that differ most in any domain, the worst first."""
-    rows: list[dict[str, Any]] = []
-    for i, clip in enumerate(clips):
-        differences = {name: float(found[name][i] - wanted[name][i]) for name in found}
-        domain = max(differences, key=lambda name: abs(differences[name]))
-        rows.append(
-            {
-                "clip": clip,
-                "domain": domain,
-                "found": float(found[domain][i]),
-                "wanted": float(wanted[domain][i]),
-                "difference": differences[domain],
-            }
-        )
-    return sorted(rows, key=lambda row: -abs(row["difference"]))[:_WORST]
+    domains = list(found)
+    differences = np.array([found[name] - wanted[name] for name in domains])
+    largest = np.abs(differences).argmax(axis=0)
+    order = np.argsort(-np.abs(differences).max(axis=0), kind="stable")
+    return [
+        {
+            "clip": clips[i],
+            "domain": (domain := domains[largest[i]]),
+            "found": float(found[domain][i]),
+            "wanted": float(wanted[domain][i]),
+            "difference": float(differences[largest[i], i]),
+        }
+        for i in order[:_WORST]
+    ]

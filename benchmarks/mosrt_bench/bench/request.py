@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -125,7 +126,7 @@ class TimeBudget:
     """
 
     def __init__(self, total_s: float | None, *, now: Callable[[], float] = time.monotonic) -> None:
-        self._total_s = total_s
+        self._total_s = math.inf if total_s is None else total_s
         self._now = now
         self._begun_s = now()
 
@@ -137,16 +138,14 @@ class TimeBudget:
     @property
     def left_s(self) -> float:
         """Time left; infinite where there is no limit."""
-        return float("inf") if self._total_s is None else self._total_s - self.used_s
+        return self._total_s - self.used_s
 
     def exhausted(self) -> bool:
         """Whether too little is left to begin anything."""
-        return self._total_s is not None and self.left_s < _LEAST_SHARE * self._total_s
+        return self.left_s < _LEAST_SHARE * self._total_s
 
     def answer_s(self) -> float:
         """Longest time to wait for the next answer of a process."""
-        if self._total_s is None:
-            return _ANSWER_S
         return min(_ANSWER_S, _ANSWER_SHARE * self._total_s, self.left_s)
 
 

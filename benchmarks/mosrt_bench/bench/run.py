@@ -83,18 +83,12 @@ class Bench:
     @property
     def report(self) -> dict[str, Any]:
         """All results so far, JSON-ready."""
-        parity = self._parity
-        report: dict[str, Any] = finite(
-            {
-                **self._report,
-                "parity": parity.rows,
-                "facts": parity.facts,
-                "scores": {
-                    name: {clip: _brief(scores) for clip, scores in by_clip.items()}
-                    for name, by_clip in parity.scores.items()
-                },
-            }
-        )
+        scores = {
+            name: {clip: _brief(scores) for clip, scores in by_clip.items()}
+            for name, by_clip in self._parity.scores.items()
+        }
+        parity = {"parity": self._parity.rows, "facts": self._parity.facts, "scores": scores}
+        report: dict[str, Any] = finite({**self._report, **parity})
         return report
 
     def run(self) -> None:
@@ -117,7 +111,7 @@ class Bench:
                 report["estimator"] = list(self._study_views())
             if request.speed and parity.runnable:
                 source = _scored_by_all(self.clips, parity.scores)
-                SpeedRun(session, parity.runnable, source, parity.score_s, report).run()
+                SpeedRun(session, parity.runnable, source, report).run()
         report["finished"] = True
         session.keep()
 
@@ -139,7 +133,7 @@ class Bench:
         """A study of each MOS model whose reference runs here."""
         studied = {
             c.model: c
-            for c in reversed(self._parity.runnable)
+            for c, _ in reversed(self._parity.runnable)
             if c.is_reference and c.bundle.manifest.uncertainty is None
         }
         for name, configuration in studied.items():

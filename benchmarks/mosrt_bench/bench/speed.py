@@ -69,25 +69,23 @@ class SpeedRun:
 
     Args:
         session: What is asked for, and the time that is left.
-        runnable: Configurations.
+        runnable: Configurations, and about how long each takes for a clip of 5 s.
         source: A recording that all of them can score.
-        score_s: About how long each takes for a clip of 5 s, by name; for estimates only.
         report: Gets the results, after every step and on an interruption.
     """
 
     def __init__(
         self,
         session: Session,
-        runnable: Sequence[Configuration],
+        runnable: Sequence[tuple[Configuration, float]],
         source: AudioFile,
-        score_s: Mapping[str, float],
         report: dict[str, Any],
     ) -> None:
         self._session, self._request, self._budget = session, session.request, session.budget
-        self._configurations = {c.name: c for c in runnable}
-        self._torch = next((c.name for c in runnable if c.is_torch), None)
+        self._configurations = {c.name: c for c, _ in runnable}
+        self._torch = next((c.name for c, _ in runnable if c.is_torch), None)
         self._source = source
-        self._costs_s = [score_s[name] for name in self._configurations]
+        self._costs_s = [score_s for _, score_s in runnable]
         self._report = report
         self._runners: dict[str, Runner] = {}
         # What all else is compared by comes first, in case that time runs out.

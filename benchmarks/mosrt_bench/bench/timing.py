@@ -84,6 +84,15 @@ class Timings:
     stable: bool = False
     failure: str | None = None
 
+    def attempt(self, score: Timed) -> Mapping[str, float] | None:
+        """Scores unless that failed before; None if it fails with a MosrtError."""
+        if self.failure is None:
+            try:
+                return score()
+            except MosrtError as exc:
+                self.failure = str(exc)
+        return None
+
     def add(self, times: Mapping[str, float]) -> None:
         """Takes in one round's times."""
         self.total_ms.append(times["total"])
@@ -129,26 +138,18 @@ def take_turns(
     timings |= {name: Timings() for name in configurations}
     names = list(configurations)
 
-    def attempt(name: str) -> Mapping[str, float] | None:
-        if timings[name].failure is None:
-            try:
-                return configurations[name]()
-            except MosrtError as exc:
-                timings[name].failure = str(exc)
-        return None
-
-    _warm_up(timings, attempt, effort, now)
+    _warm_up(configurations, timings, effort, now)
     for i in _rounds(effort, len(names), _FEWEST, out_of_time, now):
         first = i % len(names)
         for name in names[first:] + names[:first]:
-            if (times := attempt(name)) is not None:
+            if (times := timings[name].attempt(configurations[name])) is not None:
                 timings[name].add(times)
     return timings
 
 
 def _warm_up(
+    configurations: Mapping[str, Timed],
     timings: Mapping[str, Timings],
-    attempt: Callable[[str], Mapping[str, float] | None],
     effort: Effort,
     now: Callable[[], float],
 ) -> None:
@@ -156,7 +157,7 @@ def _warm_up(
     begun = now()
     for _ in range(effort.warm_up_runs):
         for name, timing in timings.items():
-            if (times := attempt(name)) is not None:
+            if (times := timing.attempt(configurations[name])) is not None:
                 totals_ms[name].append(times["total"])
                 timing.warm_up += 1
                 timing.stable = _stable(totals_ms[name])
@@ -226,25 +227,26 @@ def latency_row(taken: Timings, first: Timings, clip_s: float) -> dict[str, Any]
     }
 
 
-@dataclass(slots=True)
-class Load:
-    """One configuration under one load, and the scores per second that it reached.
+@dataclass(slots=True, kw_only=True)
+class Load(Timings):
+    """Times of one configuration under one load; a round scores several clips.
 
     Attributes:
         name: The configuration.
         kind: "batch" or "callers".
         count: Recordings at once.
         clips: Clips of a round.
-        rates: Clips per second of each round.
-        failure: Why it stopped taking part; None if it did not.
     """
 
     name: str
     kind: LoadKind
     count: int
     clips: int = 0
-    rates: list[float] = field(default_factory=list)
-    failure: str | None = None
+
+    @property
+    def rates(self) -> list[float]:
+        """Clips per second of each round."""
+        return [1e3 * self.clips / total_ms for total_ms in self.total_ms]
 
 
 def measure_throughput(
@@ -276,35 +278,31 @@ def measure_throughput(
         `loads`.
     """
     loads = [] if loads is None else loads
-    loads += [Load(name, "batch", count) for name in runners for count in batches]
-    loads += [Load(name, "callers", count) for name in runners for count in callers]
+    loads += [Load(name=name, kind="batch", count=count) for name in runners for count in batches]
+    loads += [Load(name=name, kind="callers", count=count) for name in runners for count in callers]
+
+    def score(load: Load, n_clips: int) -> dict[str, float]:
+        return {"total": 1e3 * runners[load.name].run_many(clip, load.kind, load.count, n_clips)}
+
     for load in loads:  # the warm-up
-        if not out_of_time():
-            elapsed_s = _run(load, runners, clip, load.count)
-            if load.failure is None:
-                load.clips = _clips(load.count, elapsed_s / load.count, effort)
+        if not out_of_time() and (times := load.attempt(partial(score, load, load.count))):
+            load.clips = _clips(load.count, times["total"] / 1e3 / load.count, effort)
     for _ in _rounds(effort, len(loads), _FEWEST_OF_LOAD, out_of_time, time.perf_counter):
         for load in loads:
-            if load.failure is None and load.clips:
-                elapsed_s = _run(load, runners, clip, load.clips)
-                if load.failure is None:
-                    load.rates.append(load.clips / elapsed_s)
+            if load.clips and (times := load.attempt(partial(score, load, load.clips))):
+                load.add(times)
     return loads
 
 
 def throughput_rows(
     loads: Sequence[Load], clip_s: float, base: str | None = None
 ) -> list[dict[str, Any]]:
-    """Rows of a report, JSON-ready; none for a load without a finished round.
+    """Rows of a report, as REPORT.md describes; none for a load without a finished round.
 
     Args:
         loads: What was measured.
         clip_s: Length of the clip.
         base: The configuration that "ratio_to_torch" is relative to.
-
-    Returns:
-        Rows with "contestant", "kind" ("batch" or "callers"), "count", "clips" of a round,
-        "clips_per_s" with its interval, "audio_s_per_s", and with a base the ratio of times.
     """
     of_base = {(load.kind, load.count): load.rates for load in loads if load.name == base}
     rows = []
@@ -353,22 +351,13 @@ def _clips(count: int, score_s: float, effort: Effort) -> int:
     return count * max(1, int(min(_MOST_CLIPS, affordable)) // count)
 
 
-def _run(load: Load, runners: Mapping[str, Runner], clip: Path, n_clips: int) -> float:
-    """Scores `n_clips` copies; the time that took, in seconds, nan where it failed."""
-    try:
-        return runners[load.name].run_many(clip, load.kind, load.count, n_clips)
-    except MosrtError as exc:
-        load.failure = str(exc)
-        return float("nan")
-
-
 def clip_of(file: Any, length_s: float) -> bytes:
     """A WAV file of `length_s`, 16 bits at the recording's own rate: cut from it, or repeated."""
     with soundfile.SoundFile(file) as sound:
         rate_hz = sound.samplerate
         wanted = round(length_s * rate_hz)
         samples = sound.read(wanted, dtype="float32", always_2d=True)
-    repeated = np.tile(samples, (-(-wanted // len(samples)), 1))[:wanted]
+    repeated = np.resize(samples, (wanted, samples.shape[1]))
     stream = io.BytesIO()
     soundfile.write(stream, repeated, rate_hz, format="WAV", subtype="PCM_16")
     return stream.getvalue()

@@ -36,11 +36,8 @@ def study_views(
         wanted: Half-width of a 95 % interval that is narrow enough, in MOS.
 
     Returns:
-        "reference" has the standard deviation of one draw, the largest of a clip, and the cost.
-        "grid" has a row per number of views: "bias" (mean over clips of the grid's score minus the
-        reference's mean), "sd" (standard deviation of the same), "half_width" (median of the grid's
-        own intervals; None for one view) and "ms" (cost of a score). "recommended_views" is None if
-        even the most views are too few.
+        What REPORT.md describes under "estimator". The half-width of one view is None, and
+        "recommended_views" is None if even the most views are too few.
 
     Raises:
         BenchError: The model has no crops, or no clip can be scored.
@@ -61,19 +58,23 @@ def study_views(
         raise BenchError("no clip of the set can be scored")
     draws = np.array(drawn)
     targets = draws.mean(axis=1)
-    rows = []
+    rows: list[dict[str, Any]] = []
     for views in range(1, max_views + 1):
         started = time.perf_counter()
         found = [scorer.score_file(c.path, plan=PlanRule(views=views)) for c in used]
         elapsed_ms = 1e3 * (time.perf_counter() - started)
         per_view = np.array([_by_view(score.views, views) for score in found])
         difference = per_view.mean(axis=1) - targets
+        half_width = None
+        if views > 1:
+            deviation = np.median(per_view.std(axis=1, ddof=1))
+            half_width = float(t_95(views - 1) * deviation / np.sqrt(views))
         rows.append(
             {
                 "views": views,
                 "bias": float(difference.mean()),
                 "sd": float(difference.std(ddof=1)) if len(used) > 1 else None,
-                "half_width": _median_half_width(per_view),
+                "half_width": half_width,
                 "ms": elapsed_ms / len(used),
             }
         )
@@ -100,12 +101,3 @@ def _by_view(values: Sequence[float], views: int) -> FloatArray:
     """Mean over networks of each view; a score lists the first network's views first."""
     means: FloatArray = np.asarray(values).reshape(-1, views).mean(axis=0)
     return means
-
-
-def _median_half_width(values: FloatArray) -> float | None:
-    """Median over clips of the intervals' half-widths, from (clips, views); None for one view."""
-    n_views = values.shape[1]
-    if n_views < 2:
-        return None
-    deviations = np.median(values.std(axis=1, ddof=1))
-    return float(t_95(n_views - 1) * deviations / np.sqrt(n_views))

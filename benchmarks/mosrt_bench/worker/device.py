@@ -18,14 +18,6 @@ _LIBRARY: Final = "libnvidia-ml.so.1"
 _EVERY_S: Final = 0.01
 
 
-class _Memory(ctypes.Structure):
-    _fields_ = (
-        ("total", ctypes.c_ulonglong),
-        ("free", ctypes.c_ulonglong),
-        ("used", ctypes.c_ulonglong),
-    )
-
-
 class Nvml:
     """NVIDIA's management library, which needs no CUDA.
 
@@ -65,9 +57,9 @@ class Nvml:
         Raises:
             OSError: There is no such GPU, or it does not tell, as GPUs that share the CPU's memory.
         """
-        memory = _Memory()
+        memory = (ctypes.c_ulonglong * 3)()  # total, free, used
         self._read("nvmlDeviceGetMemoryInfo", gpu, memory, "tell its memory")
-        return int(memory.used)
+        return memory[2]
 
     def _read(self, function: str, gpu: int, value: Any, what: str) -> None:
         """Lets one of the library's functions write a GPU's value."""

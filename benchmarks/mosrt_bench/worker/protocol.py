@@ -13,12 +13,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Literal, Protocol
 
-__all__ = ["ERROR_CHARACTERS", "Clips", "FrontEnd", "LoadKind", "Options", "Runner", "time_callers"]
-
-ERROR_CHARACTERS: Final = 600
-"""Longest error text of an answer."""
+__all__ = ["Clips", "FrontEnd", "LoadKind", "Options", "Runner", "time_callers"]
 
 LoadKind = Literal["batch", "callers"]
 """How several recordings are scored at once: by `score_many`, or by threads that share a model."""

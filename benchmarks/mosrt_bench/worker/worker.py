@@ -12,11 +12,13 @@ import os
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
-from .protocol import ERROR_CHARACTERS, Options, Runner
+from .protocol import Options, Runner
 
 __all__ = ["open_runner", "peak_mb", "serve"]
+
+_MOST_CHARACTERS: Final = 600
 
 Handler = Callable[[Mapping[str, Any]], Any]
 """Answers a request; the answer is JSON-ready."""
@@ -98,7 +100,7 @@ def _reason(exc: Exception) -> str:
     from mosrt.errors import MosrtError  # noqa: PLC0415 - only an error needs it
 
     known = isinstance(exc, MosrtError)
-    return (text if known else f"{type(exc).__name__}: {text}")[:ERROR_CHARACTERS]
+    return (text if known else f"{type(exc).__name__}: {text}")[:_MOST_CHARACTERS]
 
 
 if __name__ == "__main__":

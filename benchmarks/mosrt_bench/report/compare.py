@@ -22,7 +22,7 @@ from mosrt_bench.bench.run import SCHEMA_VERSION
 from mosrt_bench.errors import BenchError
 from mosrt_bench.output import table
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
-from mosrt_bench.stats.metrics import METRICS, paired_resamples
+from mosrt_bench.stats.metrics import METRICS, resampled
 from mosrt_bench.stats.voicemos import Rating, Slice, slices
 
 from .sections import interval_cell, number
@@ -282,7 +282,8 @@ def _agreement(
         and (abs(now - was) < _ROUNDING or (is_error and not was))
     ):
         return Delta(what=what, before=was, after=now)
-    resamples = paired_resamples(predicted[0], predicted[1], rated, metric)
+    a, b = (resampled(values, rated, metric) for values in predicted)
+    resamples = None if a is None or b is None else (a, b)
     return _delta(
         what, was, now, tolerance, resamples, difference=not is_error, higher_is_better=not is_error
     )

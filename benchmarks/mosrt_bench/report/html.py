@@ -11,7 +11,6 @@ import hashlib
 import io
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.resources import files
 from typing import Any, Final
 
 import jinja2
@@ -51,15 +50,11 @@ def page(report: Row, clips: Sequence[AudioFile]) -> str:
         report: The report of a `Bench`, its numbers finite or None.
         clips: The recordings; those with the largest differences are embedded.
     """
-    folder = files(__package__) / "templates"
-    style, script = (
-        (folder / name).read_text(encoding="utf-8") for name in ("page.css", "page.js")
-    )
+    script = TEMPLATES.get_template("page.js").render()
     shown = sections(report)
     studies = map(view_study_chart, report.get("estimator", []))
     return TEMPLATES.get_template("page.html.j2").render(
         report=report,
-        style=style,
         script=script,
         script_sha256=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         charts=charts(report),

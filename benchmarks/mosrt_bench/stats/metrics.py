@@ -19,7 +19,7 @@ from mosrt_bench.errors import BenchError
 
 from .bootstrap import percentile_interval, resample_indices
 
-__all__ = ["METRICS", "agreement", "intervals", "paired_resamples", "rank_flips"]
+__all__ = ["METRICS", "agreement", "intervals", "rank_flips", "resampled"]
 
 Metric = Callable[[FloatArray, FloatArray], float | None]
 
@@ -85,47 +85,29 @@ def intervals(
     *,
     resamples: int = 500,
 ) -> dict[str, tuple[float, float] | None]:
-    """95 % bootstrap intervals by metric; pairs are resampled.
+    """95 % bootstrap intervals by metric; None as of `resampled`."""
+    drawn = {name: resampled(predicted, reference, name, resamples=resamples) for name in names}
+    return {
+        name: None if values is None else percentile_interval(values)
+        for name, values in drawn.items()
+    }
 
-    Resamples on which a correlation is undefined are left out. With fewer than five pairs all
-    intervals are None.
+
+def resampled(
+    predicted: npt.ArrayLike, reference: npt.ArrayLike, name: str, *, resamples: int = 500
+) -> FloatArray | None:
+    """A metric on seeded resamples of the pairs; one by one they would take seconds.
+
+    Lists of one length are resampled alike. Easy and difficult clips then affect two models alike,
+    so that the interval of the difference is that of the models and not of the choice of clips.
+
+    Returns:
+        (resamples,), nan where a correlation is undefined; None for fewer than five pairs.
     """
     x, y = _checked(predicted, reference)
     if len(x) < _MIN_RESAMPLED:
-        return dict.fromkeys(names)
-    indices = resample_indices(len(x), resamples)
-    return {name: percentile_interval(_resampled(name, x, y, indices)) for name in names}
-
-
-def paired_resamples(
-    before: npt.ArrayLike,
-    after: npt.ArrayLike,
-    reference: npt.ArrayLike,
-    name: str,
-    *,
-    resamples: int = 500,
-) -> tuple[FloatArray, FloatArray] | None:
-    """A metric of two lists of scores of the same clips, both on the same resamples.
-
-    Easy and difficult clips then affect both alike, so that the interval of the difference is that
-    of the change and not of the choice of clips.
-
-    Returns:
-        (resamples,) for each list, nan where a correlation is undefined; None for fewer than five
-        clips.
-    """
-    (a, y), (b, _) = _checked(before, reference), _checked(after, reference)
-    if len(y) < _MIN_RESAMPLED:
         return None
-    indices = resample_indices(len(y), resamples)
-    return _resampled(name, a, y, indices), _resampled(name, b, y, indices)
-
-
-def _resampled(name: str, x: FloatArray, y: FloatArray, indices: IntArray) -> FloatArray:
-    """A metric of each resample (resamples, n) of pairs, (resamples,); nan where undefined.
-
-    All resamples are computed at once: one by one they would take seconds per row of a table.
-    """
+    indices = resample_indices(len(x), resamples)
     if name == "ktau" and len(x) <= _MAX_PAIRED:
         return _ktau_resampled(x, y, indices)
     a, b = x[indices], y[indices]

@@ -170,10 +170,10 @@ def slices(ratings: Sequence[Rating]) -> Iterator[Slice]:
     """The rows of the challenge's table; at system level only if every clip names its system."""
     for dataset in dict.fromkeys(rating.dataset for rating in ratings):
         of_set = [rating for rating in ratings if rating.dataset == dataset]
-        systems = _by_system(of_set)
+        systems = _systems(of_set)
         for zoom in ZOOMS if systems else ZOOMS[:1]:
-            best = _best(systems, zoom)
-            chosen = [r for members in best for r in members] if systems else of_set
+            best = systems[: max(1, round(len(systems) * zoom / 100))]
+            chosen = [rating for members in best for rating in members] or of_set
             levels = {"utterance": tuple((rating,) for rating in chosen), "system": best}
             for level, units in levels.items():
                 if units:
@@ -183,21 +183,15 @@ def slices(ratings: Sequence[Rating]) -> Iterator[Slice]:
                     )  # fmt: skip
 
 
-def _by_system(ratings: Sequence[Rating]) -> dict[str, list[Rating]]:
-    """Ratings by system; empty unless every clip names one."""
-    if any(rating.system is None for rating in ratings):
-        return {}
+def _systems(ratings: Sequence[Rating]) -> tuple[tuple[Rating, ...], ...]:
+    """Ratings by system, the best rated first; empty unless every clip names its system."""
     systems: dict[str, list[Rating]] = {}
     for rating in ratings:
-        systems.setdefault(str(rating.system), []).append(rating)
-    return systems
-
-
-def _best(systems: Mapping[str, list[Rating]], percent: float) -> tuple[tuple[Rating, ...], ...]:
-    """Ratings of the systems that listeners rate best: a share of the systems, at least one."""
-    count = max(1, round(len(systems) * percent / 100))
-    ranked = sorted(systems, key=lambda name: (-_mean_mos(systems[name]), name))
-    return tuple(tuple(systems[name]) for name in ranked[:count])
+        if rating.system is None:
+            return ()
+        systems.setdefault(rating.system, []).append(rating)
+    ranked = sorted(systems.items(), key=lambda item: (-_mean_mos(item[1]), item[0]))
+    return tuple(tuple(members) for _, members in ranked)
 
 
 def _mean_mos(ratings: Sequence[Rating]) -> float:

@@ -9,7 +9,6 @@ import pytest
 
 from mosrt_studies.accuracy.listening import System, agreement, by_test
 from mosrt_studies.accuracy.order import mean, verdicts
-from mosrt_studies.speed.timing import ratio, timing
 
 RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 
@@ -17,21 +16,6 @@ RESULTS = Path(__file__).parents[2] / "benchmarks" / "results"
 def read(name: str) -> dict[str, Any]:
     run: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text(encoding="utf-8"))
     return run
-
-
-@pytest.mark.parametrize("name", ["front_end", "embedded"])
-def test_timings(name: str) -> None:
-    for times in read(name)["timings"].values():
-        assert timing(times["times_ms"]) == times
-
-
-def test_ratios() -> None:
-    run = read("front_end")
-    times = {name: found["times_ms"] for name, found in run["timings"].items()}
-    for name, faster in run["faster_than_librosa"].items():
-        found = ratio(times["librosa, 1 thread"], times[name])
-        assert found["ratio"] == pytest.approx(faster["ratio"], abs=2e-3)
-        assert found["interval_95"] == pytest.approx(faster["interval_95"], abs=2e-3)
 
 
 def test_order() -> None:

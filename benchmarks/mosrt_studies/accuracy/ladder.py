@@ -28,7 +28,7 @@ from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_export.nano.data.degradations import DEGRADATIONS, Degradation
 from mosrt_export.nano.data.resyntheses import RESYNTHESES
-from mosrt_studies.figures.tables import section
+from mosrt_studies.figures.render import section
 
 from .heldout import Speech, clips_in, levelled, recorded_clips, speech_option, unseen_clips
 from .peers import Peers, ScoreClip, models_option, score_clips, teachers_option

@@ -31,7 +31,7 @@ from mosrt.errors import MosrtError
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
-from mosrt_studies.figures.tables import section
+from mosrt_studies.figures.render import section
 
 from .peers import Peers, ScoreClip, models_option, score_clips, teachers_option
 

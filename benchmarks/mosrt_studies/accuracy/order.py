@@ -31,7 +31,7 @@ from mosrt_export.nano.data.voices import (
     speak,
     synthetic_voices,
 )
-from mosrt_studies.figures.tables import section
+from mosrt_studies.figures.render import section
 
 from .heldout import Speech, levelled, speech_option, utterances
 from .peers import Peers, ScoreClip, models_option, score_clips, teachers_option

@@ -29,7 +29,7 @@ from mosrt.cli.command import exit_on_error, model_option, output_option
 from mosrt_bench.machine import describe
 from mosrt_bench.output import save
 from mosrt_export.nano.data.voices import held_out_file
-from mosrt_studies.figures.tables import section
+from mosrt_studies.figures.render import section
 
 __all__ = ["DEGRADATIONS", "correlations", "ladder"]
 

@@ -7,81 +7,56 @@ python -m mosrt_export.nano export nano.pt --evaluation evaluation.json -o nano
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import click
 
 from mosrt.cli.command import output_option
 
-__all__ = ["claims"]
+from .render import read_result
 
-Run = Mapping[str, Any]
+__all__ = ["claims"]
 
 
 def claims(results: Path, model: str) -> dict[str, str]:
     """Claims of a model's card and their figures, from those results that are in a folder."""
-    found: dict[str, str] = {}
-    for name, claim in _CLAIMS.items():
-        path = results / f"{name}.json"
-        if path.exists():
-            for text, figures in claim(json.loads(path.read_text(encoding="utf-8"))).items():
-                found[text] = ", ".join(
-                    f"{_short(of, model)} {figure}" for of, figure in figures.items()
-                )
-    return found
 
+    def figures(template: str, found: Mapping[str, Mapping[str, Any]]) -> str:
+        """The figures of the model's domains, without its name, and of other models."""
+        short = {name: name.removeprefix(f"{model} ") for name in found}
+        return ", ".join(
+            f"{name if short[name] == name else f'`{short[name]}`'} {template.format(**of)}"
+            for name, of in found.items()
+        )
 
-def _listening(run: Run) -> dict[str, dict[str, str]]:
-    agreements = run["agreement"]
-    claim = (
-        f"Real TTS systems in the order of listeners ({next(iter(agreements.values()))['pairs']} "
-        f"pairs of {len(run['systems'])} systems, looked at {run['looks']} times during "
-        "development; guessing has 0.50)"
-    )
-    return {
-        claim: {
-            name: "{:.2f} ({:.2f} to {:.2f})".format(found["concordance"], *found["interval_95"])
-            for name, found in agreements.items()
+    made: dict[str, str] = {}
+    if listening := read_result(results, "listening"):
+        agreement = listening["agreement"]
+        pairs, systems = next(iter(agreement.values()))["pairs"], len(listening["systems"])
+        claim = (
+            f"Real TTS systems in the order of listeners ({pairs} pairs of {systems} systems, "
+            f"looked at {listening['looks']} times during development; guessing has 0.50)"
+        )
+        interval = "({interval_95[0]:.2f} to {interval_95[1]:.2f})"
+        made[claim] = figures(f"{{concordance:.2f}} {interval}", agreement)
+    for group, found in read_result(results, "ladder").get("overall", {}).items():
+        claim = (
+            f"Degradations, {group}: rank correlation with severity / share below the clean clip"
+        )
+        made[claim] = figures("{srcc:.2f} / {below_clean:.2f}", found)
+    if order := read_result(results, "order"):
+        claim = (
+            "Recordings above good, plain and old synthesisers, mean over "
+            f"{len(order['sentences'])} sentences: comparisons in the right order"
+        )
+        right = {
+            name: {"right": sum(verdict["holds"] for verdict in of.values()), "all": len(of)}
+            for name, of in order["order"].items()
         }
-    }
-
-
-def _ladder(run: Run) -> dict[str, dict[str, str]]:
-    return {
-        f"Degradations, {group}: rank correlation with severity / share below the clean clip": {
-            name: f"{found['srcc']:.2f} / {found['below_clean']:.2f}"
-            for name, found in by_name.items()
-        }
-        for group, by_name in run["overall"].items()
-    }
-
-
-def _order(run: Run) -> dict[str, dict[str, str]]:
-    claim = (
-        "Recordings above good, plain and old synthesisers, mean over "
-        f"{len(run['sentences'])} sentences: comparisons in the right order"
-    )
-    return {
-        claim: {
-            name: f"{sum(verdict['holds'] for verdict in verdicts.values())} of {len(verdicts)}"
-            for name, verdicts in run["order"].items()
-        }
-    }
-
-
-def _short(name: str, model: str) -> str:
-    """A domain without the name of its model; the name of another model unchanged."""
-    return f"`{name.removeprefix(f'{model} ')}`" if name.startswith(f"{model} ") else name
-
-
-_CLAIMS: Final[Mapping[str, Callable[[Run], dict[str, dict[str, str]]]]] = {
-    "listening": _listening,
-    "ladder": _ladder,
-    "order": _order,
-}
-"""Gives the figures of each claim by model, by the name of the JSON file."""
+        made[claim] = figures("{right} of {all}", right)
+    return made
 
 
 @click.command()

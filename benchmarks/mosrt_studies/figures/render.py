@@ -2,138 +2,123 @@
 
     python -m mosrt_studies.figures.render [--check]
 
-Reads benchmarks/results/*.json and writes both files; a test fails when they disagree.
+Reads benchmarks/results/*.json and writes both files; a test fails when they disagree. Each result
+has a Jinja template in `sections/`, whose variables are the entries of the JSON file.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import click
+import jinja2
 
 from mosrt.cli.command import ExitStatus
-from mosrt_bench.report.writer import markdown_table
+from mosrt_bench.report.sections import interval_cell, number
 
-from .tables import SECTIONS, WEIGHTS, drift_cell, milliseconds
-
-__all__ = ["readme_table", "render", "replaced"]
+__all__ = ["read_result", "readme_table", "render", "replaced", "section"]
 
 Run = Mapping[str, Any]
+"""A result as its JSON file has it, or a part of one."""
 
 BEGIN: Final = "<!-- results: begin -->"
 END: Final = "<!-- results: end -->"
 _ROOT: Final = Path(__file__).parents[3]
 
-# What recorded commands say, and its current name.
-_RENAMED: Final = (
-    (r"mosrt_bench\.(ladder|listening|order|uncertainty_ranking)\b", r"mosrt_studies.accuracy.\1"),
-    (r"mosrt_bench\.(embedded|front_end|long_recording)\b", r"mosrt_studies.speed.\1"),
-    (r"mosrt_bench\.uncertainty_speed\b", "mosrt_studies.speed.uncertainty"),
-    (r"mosrt_bench\.distilled\b", "mosrt_studies.distilled"),
-    (r"(mosrt_studies\S+) --bundle ", r"\1 --model "),
-    (r"mosrt calibrate ", "mosrt quantize "),
-    (r"mosrt bench (?!run )", "mosrt bench run "),
-    (r" --out ", " --output "),
+_SECTIONS: Final = (
+    ("listening", "listening"),
+    ("ladder", "ladder"),
+    ("order", "order"),
+    ("uncertainty_ranking", "uncertainty_ranking"),
+    ("drift", "drift"),
+    ("distilled", "distilled"),
+    ("bench_utmosv2", "drift"),
+    ("calibration_*", "mixed_precision"),
+    ("bench_*", "bench"),
+    ("embedded", "embedded"),
+    ("uncertainty_speed", "uncertainty_speed"),
+    ("long_recording", "long_recording"),
+    ("architectures", "architectures"),
+    ("faults_fuzz", "faults_fuzz"),
+    ("faults_kill", "faults_kill"),
 )
-_LIST: Final = re.compile(r"--(variant|provider|length)s (\S+)")
-# The last commit that has the code of a study that is no longer here.
-_LAST_COMMIT: Final = {"architectures": "36dc3eb", "distilled": "9054121"}
-# Threads of studies that fix them and do not record them.
-_THREADS: Final = {"embedded": 1, "ladder": 1, "listening": 1, "order": 1, "drift": 1}
+"""Name or pattern of the JSON files, and their template, in the order of the page."""
+
+_WEIGHTS: Final = {
+    "nano": "Embedded weights.",
+    "nano-uncertainty": "Embedded weights.",
+    "utmosv2-distilled": "Distilled weights.",
+}
+"""Models with trained weights, and what kind of weights they are."""
 
 
 def render(results: Path) -> str:
     """RESULTS.md from a folder of raw results; sections whose file is missing are left out."""
-    sections = list(_sections(results))
-    page = Path(__file__).with_name("results.md").read_text(encoding="utf-8")
-    return page.format(
-        contents="\n".join(f"- [{title}](#{_anchor(title)})" for title, _ in sections),
-        sections="\n\n".join(f"## {title}\n\n{text}" for title, text in sections),
-    )
-
-
-def _sections(results: Path) -> Iterator[tuple[str, str]]:
-    """Heading and text of each section, in the order of the page."""
-    for pattern, title, text_of in SECTIONS:
+    sections = {}
+    for pattern, template in _SECTIONS:
         for path in sorted(results.glob(f"{pattern}.json")):
-            run = _read(results, path.stem)
-            models = " and ".join(bundle["name"] for bundle in run.get("bundles", []))
-            yield title.format(models=models), f"{text_of(run)}\n\n{_provenance(path.stem, run)}"
+            run = read_result(results, path.stem)
+            heading, _, text = section(template, run).partition("\n")
+            source = _ENVIRONMENT.get_template("sections/provenance.md").render(run, name=path.stem)
+            sections[heading.removeprefix("## ")] = f"{text.lstrip()}\n\n{source.strip()}"
+    return _ENVIRONMENT.get_template("results.md").render(sections=sections)
 
 
-def _provenance(name: str, run: Run) -> str:
-    machine = run["machine"]
-    packages = {"Python": machine["python"], **machine["packages"]}
-    versions = ", ".join(f"{package} {version}" for package, version in packages.items() if version)
-    threads = run.get("threads") or run.get("settings", {}).get("threads") or _THREADS.get(name)
-    counts = " or ".join(map(str, threads)) if isinstance(threads, list) else str(threads)
-    used = "" if threads is None else f" {counts} thread{'' if counts == '1' else 's'}."
-    commit = _LAST_COMMIT.get(name)
-    source = "" if commit is None else f" The code of this study is in commit `{commit}`."
+def section(template: str, run: Run) -> str:
+    """Heading, text and table of a result, from a template in `sections/`."""
     return (
-        f"{machine['cpu']}, {machine['usable_cores']} cores, {machine['memory_gib']:.0f} GiB."
-        f"{used} {versions}. Raw data: [{name}.json](results/{name}.json).{source}\n\n"
-        f"```\n{_current(run['command'])}\n```"
+        _ENVIRONMENT.get_template(f"sections/{template}.md").render(run, weights=_WEIGHTS).strip()
     )
-
-
-def _current(command: str) -> str:
-    """A recorded command with the current names of modules and options."""
-    for old, new in _RENAMED:
-        command = re.sub(old, new, command)
-    return _LIST.sub(lambda m: " ".join(f"--{m[1]} {value}" for value in m[2].split(",")), command)
-
-
-def _anchor(title: str) -> str:
-    """The anchor that GitHub gives a heading."""
-    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
 
 
 def readme_table(results: Path) -> str:
-    """A short table: accuracy, drift, time, size and speed against torch by variant.
+    """A short table: accuracy, drift, time and size by variant.
 
     Args:
-        results: Folder of the raw results. A cell whose result is missing is a dash; a column
-            without results is left out.
+        results: Folder of the raw results. A cell whose result is missing is a dash.
     """
-    listening = _read(results, "listening").get("agreement", {})
+    listening = read_result(results, "listening").get("agreement", {})
     drifts = _declared_drifts(results)
     rows = []
     for path in sorted(results.glob("bench_*.json")):
-        run = _read(results, path.stem)
+        run = read_result(results, path.stem)
         bundles = {bundle["name"]: bundle for bundle in run["bundles"]}
         for row in run["latency"]:
             model, variant, provider, _ = row["contestant"].split(" ")
-            if row["clip_s"] != 5.0 or model not in WEIGHTS or provider.startswith("torch-"):
+            if row["clip_s"] != 5.0 or model not in _WEIGHTS or provider.startswith("torch-"):
                 continue
-            bundle, torch = bundles[model], row.get("ratio_to_torch")
+            bundle = bundles[model]
             agreement = listening.get(f"{model} {bundle['default_domain']}")
             rows.append(
                 (f"`{model}`", variant, _concordance(agreement) if variant == "fp32" else "-",
-                 drifts.get((model, variant), "-"), milliseconds(row["quantiles"]["p50"]["ms"]),
-                 f"{bundle['variants'][variant]['bytes'] / 1e6:.1f} MB",
-                 "-" if torch is None else f"{1 / torch['ratio']:.2f}")
+                 drifts.get((model, variant), "-"), _milliseconds(row["quantiles"]["p50"]["ms"]),
+                 f"{bundle['variants'][variant]['bytes'] / 1e6:.1f} MB")
             )  # fmt: skip
-    if embedded := _read(results, "embedded"):
+    if embedded := read_result(results, "embedded"):
         cost = f"{embedded['faster_than_p808']['ratio']:.1f} times the CPU time of `nano`"
         peer = "DNSMOS P.808"
-        rows.append((peer, "-", _concordance(listening.get(peer)), "-", cost, "-", "-"))
-    header = ("model", "variant", "pairs in listeners' order", "drift from FP32", "5 s clip",
-              "size", "speed-up over torch")  # fmt: skip
-    shown = [i for i in range(len(header)) if any(row[i] != "-" for row in rows)]
-    return markdown_table([header[i] for i in shown], [[row[i] for i in shown] for row in rows])
+        rows.append((peer, "-", _concordance(listening.get(peer)), "-", cost, "-"))
+    header = (
+        "model",
+        "variant",
+        "pairs in listeners' order",
+        "drift from FP32",
+        "5 s clip",
+        "size",
+    )
+    return "\n".join([_header(header), *map(_row, rows)])
 
 
 def _declared_drifts(results: Path) -> dict[tuple[str, str], str]:
     """Mean drift by model and variant, as the bundles declare it."""
     return {
-        (bundle["name"], variant): drift_cell(found["declared_drift"])
+        (bundle["name"], variant): "{mean} {unit}".format(**_declared(found["declared_drift"]))
         for name in ("bench_utmosv2", "drift")
-        for bundle in _read(results, name).get("bundles", [])
+        for bundle in read_result(results, name).get("bundles", [])
         for variant, found in bundle["variants"].items()
         if variant != "fp32"
     }
@@ -156,11 +141,87 @@ def replaced(readme: str, table: str) -> str:
     return f"{before}{BEGIN}\n{table}\n{END}{after}"
 
 
-def _read(results: Path, name: str) -> dict[str, Any]:
+def read_result(results: Path, name: str) -> dict[str, Any]:
     """A result; empty where its file is missing."""
     path = results / f"{name}.json"
     run: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return run
+
+
+def _anchor(title: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def _row(cells: Iterable[object]) -> str:
+    return f"| {' | '.join(map(str, cells))} |"
+
+
+def _header(cells: Sequence[str]) -> str:
+    return f"{_row(cells)}\n{'|---' * len(cells)}|"
+
+
+def _bold(name: str, defaults: Sequence[str]) -> str:
+    return f"**{name}**" if name in defaults else name
+
+
+def _milliseconds(value: float, like: float | None = None) -> str:
+    """A time in ms, with a decimal if it, or the time that it stands beside, is below 100."""
+    return f"{value:.{0 if (value if like is None else like) >= 100 else 1}f} ms"
+
+
+def _speed_up(ratio: Run | None) -> str:
+    """The speed-up of a ratio of times, with its interval; a dash where there is none."""
+    if ratio is None:
+        return "-"
+    low, high = ratio["interval_95"]
+    return f"**{1 / ratio['ratio']:.2f}** ({interval_cell((1 / high, 1 / low), 2)})"
+
+
+def _declared(drift: Run) -> dict[str, str]:
+    """Mean, 95th percentile and maximum of a drift that a bundle declares, and the unit."""
+    what, how, unit = (
+        ("mos", "abs", "MOS") if "mos_mean_abs" in drift else ("uncertainty", "rel", "relative")
+    )
+    names = {name for name in ("mean", "p95", "max") if f"{what}_{name}_{how}" in drift}
+    return {"unit": unit, **{name: f"{drift[f'{what}_{name}_{how}']:.4f}" for name in names}}
+
+
+def _drift_cells(row: Run) -> list[str]:
+    """Mean, maximum and rank correlation of a row of a report's parity."""
+    if row["is_reference"]:
+        return ["reference", "", ""]
+    if row.get("mae") is None:
+        return ["-", "-", "- (FAILS)"]
+    mean, largest = (_small(row[key] / row["scale"]) for key in ("mae", "max_abs"))
+    unit, verdict = "" if row["scale"] == 1.0 else " relative", "" if row["passed"] else " (FAILS)"
+    return [f"{mean}{unit}", largest, f"{number(row['srcc'], 4)}{verdict}"]
+
+
+def _small(value: float) -> str:
+    return "0" if value == 0 else f"{value:.0e}" if value < 5e-4 else f"{value:.4f}"
+
+
+_ENVIRONMENT: Final = jinja2.Environment(  # noqa: S701 - Markdown, and not from outside
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    keep_trailing_newline=True,
+)
+_ENVIRONMENT.filters |= {
+    "anchor": _anchor,
+    "before_colon": lambda text: text.partition(":")[0],
+    "bold": _bold,
+    "declared": _declared,
+    "drift_cells": _drift_cells,
+    "fixed": lambda value, digits=2: number(value, digits),
+    "header": _header,
+    "interval": lambda bounds, digits=2: interval_cell(bounds, digits),
+    "ms": _milliseconds,
+    "row": _row,
+    "speed_up": _speed_up,
+}
 
 
 @click.command()
@@ -168,12 +229,8 @@ def _read(results: Path, name: str) -> dict[str, Any]:
 def main(check: bool) -> None:
     """Write benchmarks/RESULTS.md and the results table of README.md."""
     results, readme = _ROOT / "benchmarks" / "results", _ROOT / "README.md"
-    made: list[tuple[Path, Callable[[], str]]] = [
-        (_ROOT / "benchmarks" / "RESULTS.md", lambda: render(results)),
-        (readme, lambda: replaced(readme.read_text(encoding="utf-8"), readme_table(results))),
-    ]
-    for path, text_of in made:
-        text = text_of()
+    table = replaced(readme.read_text(encoding="utf-8"), readme_table(results))
+    for path, text in ((_ROOT / "benchmarks" / "RESULTS.md", render(results)), (readme, table)):
         if not path.exists() or path.read_text(encoding="utf-8") != text:
             click.echo(f"{path.name}: out of date" if check else f"{path.name}: written")
             if check:

@@ -1,6 +1,6 @@
 from typing import Any
 
-from mosrt_studies.figures.tables import section
+from mosrt_studies.figures.render import section
 
 
 def _drift(mean: float) -> dict[str, float]:
@@ -32,7 +32,7 @@ def test_the_curve_and_the_worst_blocks() -> None:
             },
         },
     }
-    text = section("calibration_utmosv2", run)
+    text = section("mixed_precision", run)
     assert "| 0 | 0% | 0.200 MOS | 0.400 | 0.800 | 0.250 |" in text
     assert "| 1 and 2 parts | 12% | 0.060 MOS |" in text
     assert "| **2** (chosen) | 30% | 0.040 MOS | 0.080 | 0.960 | 0.250 |" in text

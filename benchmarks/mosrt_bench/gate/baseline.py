@@ -24,32 +24,16 @@ from mosrt_bench.clips import AudioFile
 from mosrt_bench.errors import BenchError
 from mosrt_bench.output import save
 
-__all__ = ["Baseline", "ClipScore", "ScoringSetup", "score_set"]
+__all__ = ["Baseline", "ClipScore", "score_set"]
 
-SCHEMA_VERSION: Final = 1
+_SCHEMA_VERSION: Final = 1
 _KIND: Final = "mosrt gate baseline"
-UNCERTAINTY: Final = "uncertainty"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoringSetup:
-    """Everything but the audio that determines a score.
-
-    Attributes:
-        model: Name of the model.
-        bundle_sha256: SHA-256 of its manifest, which holds the hashes of its files.
-        variant: Precision variant.
-        provider: Execution provider.
-        domain: Data domain, or "uncertainty".
-        views: Views per clip; 0 for a model without views.
-    """
-
-    model: str
-    bundle_sha256: str
-    variant: str
-    provider: str
-    domain: str
-    views: int
+_UNCERTAINTY: Final = "uncertainty"
+# Everything but the audio that determines a score.
+_SETUP: Final = ("model", "bundle_sha256", "variant", "provider", "domain", "views")
+# In MOS, or relative to the mean uncertainty. Other machines, thread counts and versions of ONNX
+# Runtime change FP32 scores by some 1e-6, and those of reduced precision by more.
+_SAME: Final = 0.01
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,15 +55,30 @@ class ClipScore:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Baseline:
-    """The scores of a set of clips by name, and what determined them."""
+    """The scores of a set of clips, and what determined them.
 
-    setup: ScoringSetup
+    Attributes:
+        model: Name of the model.
+        bundle_sha256: SHA-256 of its manifest, which holds the hashes of its files.
+        variant: Precision variant.
+        provider: Execution provider.
+        domain: Data domain, or "uncertainty".
+        views: Views per clip; 0 for a model without views.
+        clips: The scores by name.
+    """
+
+    model: str
+    bundle_sha256: str
+    variant: str
+    provider: str
+    domain: str
+    views: int
     clips: Mapping[str, ClipScore]
 
     @property
     def of_uncertainty(self) -> bool:
         """Whether the scores are minus an uncertainty, which is not on the MOS scale."""
-        return self.setup.domain == UNCERTAINTY
+        return self.domain == _UNCERTAINTY
 
     @property
     def scale(self) -> float:
@@ -90,15 +89,7 @@ class Baseline:
 
     def write(self, file: Path) -> None:
         """Writes the file, complete or not at all."""
-        save(
-            {
-                "kind": _KIND,
-                "schema_version": SCHEMA_VERSION,
-                **asdict(self.setup),
-                "clips": {name: asdict(clip) for name, clip in self.clips.items()},
-            },
-            file,
-        )
+        save({"kind": _KIND, "schema_version": _SCHEMA_VERSION, **asdict(self)}, file)
 
     @classmethod
     def read(cls, file: Path) -> Baseline:
@@ -117,23 +108,20 @@ class Baseline:
             raise BenchError(f"{file}: cannot be read ({exc}); record it again") from exc
         if not isinstance(found, dict) or found.get("kind") != _KIND:
             raise BenchError(f"{file}: not a baseline of `mosrt gate`")
-        if found.get("schema_version") != SCHEMA_VERSION:
+        if found.get("schema_version") != _SCHEMA_VERSION:
             raise BenchError(
                 f"{file}: schema version {found.get('schema_version')}, but this mosrt reads "
-                f"version {SCHEMA_VERSION}; record it again with --update"
+                f"version {_SCHEMA_VERSION}; record it again with --update"
             )
         try:
-            setup = ScoringSetup(
-                **{name: found[name] for name in ScoringSetup.__dataclass_fields__}
-            )
             clips = {name: ClipScore(**clip) for name, clip in found["clips"].items()}
             if not all(
                 math.isfinite(clip.score) and math.isfinite(clip.error) for clip in clips.values()
             ):
                 raise ValueError("a score is not a finite number")
+            return cls(**{name: found[name] for name in _SETUP}, clips=clips)
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise BenchError(f"{file}: damaged ({exc}); record it again with --update") from exc
-        return cls(setup=setup, clips=clips)
 
     def check(self, new: Baseline, file: Path) -> None:
         """Checks that a new set compares with this baseline.
@@ -146,11 +134,11 @@ class Baseline:
             BenchError: Model, variant, provider, domain, views or names of clips differ, or an
                 unchanged file has another score.
         """
-        old = asdict(self.setup)
-        for name, value in asdict(new.setup).items():
-            if old[name] != value:
+        for name in _SETUP:
+            old, value = getattr(self, name), getattr(new, name)
+            if old != value:
                 raise BenchError(
-                    f"{file}: recorded with {name.replace('_', ' ')} {old[name]}, but this run has "
+                    f"{file}: recorded with {name.replace('_', ' ')} {old}, but this run has "
                     f"{value}; use the recorded one, or record again with --update"
                 )
         for text, names in (
@@ -171,11 +159,6 @@ class Baseline:
                     f"{was.score:.5g}: the scoring has changed, not the speech; use the versions "
                     "of mosrt and onnxruntime that recorded it, or record again with --update"
                 )
-
-
-# In MOS, or relative to the mean uncertainty. Other machines, thread counts and versions of ONNX
-# Runtime change FP32 scores by some 1e-6, and those of reduced precision by more.
-_SAME: Final = 0.01
 
 
 def score_set(
@@ -213,15 +196,15 @@ def score_set(
                     f"{clip.path}: no score ({', '.join(score.flags)}); replace it or leave it out"
                 )
             scored[clip.name] = _clip_score(clip, score, views)
-        setup = ScoringSetup(
+        return Baseline(
             model=bundle.manifest.name,
             bundle_sha256=bundle_sha256(bundle),
             variant=scorer.variant,
             provider=scorer.provider,
-            domain=UNCERTAINTY if uncertain else domain or bundle.manifest.default_domain,
+            domain=_UNCERTAINTY if uncertain else domain or bundle.manifest.default_domain,
             views=0 if uncertain else views,
+            clips=scored,
         )
-    return Baseline(setup=setup, clips=scored)
 
 
 def _clip_score(clip: AudioFile, score: Score, views: int) -> ClipScore:

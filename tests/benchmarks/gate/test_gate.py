@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
@@ -15,16 +16,17 @@ from click.testing import CliRunner
 
 from mosrt_bench.cli.gate import gate as command
 from mosrt_bench.errors import BenchError
-from mosrt_bench.gate.baseline import Baseline, ClipScore, ScoringSetup
+from mosrt_bench.gate.baseline import Baseline, ClipScore
 from mosrt_bench.gate.decision import Verdict, gate
 from mosrt_bench.gate.report import gate_text, junit
 from tests.conftest import DATA
 
 FloatArray = npt.NDArray[np.float64]
 
-SETUP = ScoringSetup(
-    model="nano", bundle_sha256="ab" * 32, variant="fp32", provider="cpu", domain="overall", views=8
-)
+baseline_of = partial(
+    Baseline, model="nano", bundle_sha256="ab" * 32, variant="fp32", provider="cpu",
+    domain="overall", views=8,
+)  # fmt: skip
 
 
 def made(scores: FloatArray, *, take: str = "a", error: float = 0.03) -> Baseline:
@@ -33,7 +35,7 @@ def made(scores: FloatArray, *, take: str = "a", error: float = 0.03) -> Baselin
         f"{i}.wav": ClipScore(sha256=f"{take}{i}", score=float(s), error=error, n_views=8)
         for i, s in enumerate(scores)
     }
-    return Baseline(setup=SETUP, clips=clips)
+    return baseline_of(clips=clips)
 
 
 def decided(before: FloatArray, after: FloatArray) -> Verdict:
@@ -45,8 +47,7 @@ def test_p_values_are_welchs() -> None:
     rng = np.random.default_rng(0)
     old, new = rng.normal(3, 0.2, 8), rng.normal(2.7, 0.1, 8)
     before, after = (
-        Baseline(
-            setup=SETUP,
+        baseline_of(
             clips={
                 "x": ClipScore(
                     sha256=str(views[0]), score=views.mean(), error=views.std(ddof=1) / 8**0.5,
@@ -121,9 +122,7 @@ def test_a_better_set_passes() -> None:
 
 def uncertain(uncertainties: FloatArray, take: str = "a") -> Baseline:
     baseline = made(-uncertainties, take=take, error=0.0)
-    return dataclasses.replace(
-        baseline, setup=dataclasses.replace(SETUP, domain="uncertainty", views=0)
-    )
+    return dataclasses.replace(baseline, domain="uncertainty", views=0)
 
 
 @pytest.mark.parametrize("scale", [1e-4, 1.7])
@@ -184,7 +183,7 @@ def test_a_model_without_noise_is_decided_by_the_tolerance() -> None:
 )
 def test_another_setup_is_an_error(change: dict[str, Any], message: str) -> None:
     before = made(np.ones(3))
-    after = dataclasses.replace(before, setup=dataclasses.replace(SETUP, **change))
+    after = dataclasses.replace(before, **change)
     with pytest.raises(BenchError, match=message):
         before.check(after, Path("base.json"))
 
@@ -242,7 +241,7 @@ def test_scores_must_be_numbers(tmp_path: Path) -> None:
 def test_junit_holds_any_file_name() -> None:
     name = 'a<b>&"\x01\ud800.wav'
     before, after = (
-        Baseline(setup=SETUP, clips={name: ClipScore(sha256=take, score=s, error=0.01, n_views=8)})
+        baseline_of(clips={name: ClipScore(sha256=take, score=s, error=0.01, n_views=8)})
         for take, s in (("a", 4.0), ("b", 2.0))
     )
     verdict = gate(before, after)

@@ -239,19 +239,11 @@ def _calls(message: memoryview, kind: str) -> Iterator[tuple[str, str]]:
 
 def _entry(message: memoryview) -> list[tuple[bytes, bytes]]:
     """Key and value of a `StringStringEntryProto`; all combinations if either is repeated."""
-    size = len(message)
-    if (
-        # The usual encoding: each once, and shorter than 128 bytes.
-        size > 4
-        and message[0] == 10
-        and (middle := 2 + message[1]) < min(size - 1, 130)
-        and message[middle] == 18
-        and message[middle + 1] == size - middle - 2 < 128
-    ):
-        return [(bytes(message[2:middle]), bytes(message[middle + 2 :]))]
-    keys = [bytes(key) for key in _all(message, 1)] or [b""]
-    texts = [bytes(text) for text in _all(message, 2)] or [b""]
-    return [(key, text) for key in keys for text in texts]
+    found: dict[int, list[bytes]] = {1: [], 2: []}
+    for number, value, _ in _fields(message):
+        if number in found and isinstance(value, memoryview):
+            found[number].append(bytes(value))
+    return [(key, text) for key in found[1] or [b""] for text in found[2] or [b""]]
 
 
 def _node(message: memoryview) -> Node:

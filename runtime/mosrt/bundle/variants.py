@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from mosrt.errors import ProviderError
 from mosrt.host.cpu import CpuFeatures
@@ -22,8 +21,7 @@ _CPU_PROVIDERS: Final = ("cpu", "openvino", "openvino-bf16", "openvino-fp32")
 _MADE_FOR: Final = {_INT8_CPU: _CPU_PROVIDERS, "int8-trt": ("tensorrt",)}
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """A variant's name, and the reason for choosing it."""
 
     variant: str

@@ -24,6 +24,7 @@ _UNSAFE: Final = "\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\uf
 _CONTROL: Final = re.compile(f"[\x00-\x1f{_UNSAFE}]")
 _CONTROL_BUT_LAYOUT: Final = re.compile(f"[\x00-\x08\x0b-\x1f{_UNSAFE}]")
 _NOT_IN_JSON: Final = re.compile(f"[{_UNSAFE}]")
+_CLOSED: Final = "it is closed; write to a file with --output"
 _SIGNALS: Final = ("SIGTERM", "SIGHUP")
 
 
@@ -85,25 +86,8 @@ class _Printable(io.TextIOWrapper):
             yield
         except OSError as exc:
             if self._essential:
-                raise OSError(exc.errno, exc.strerror, "standard output") from exc
-
-
-class _Closed(io.RawIOBase):
-    """Stands in for a standard output that is closed; writing to it fails.
-
-    Attributes:
-        given_up: Whether writing does nothing, because the error is reported by now.
-    """
-
-    given_up = False
-
-    def writable(self) -> bool:
-        return True
-
-    def write(self, data: Any) -> int:
-        if self.given_up:
-            return len(data)
-        raise OSError(errno.EBADF, "it is closed; write to a file with --output")
+                reason = _CLOSED if exc.errno == errno.EBADF else exc.strerror
+                raise OSError(exc.errno, reason, "standard output") from exc
 
 
 @contextmanager
@@ -124,7 +108,8 @@ def terminal() -> Iterator[None]:
     if sys.stderr is None:
         sys.stderr = io.TextIOWrapper(io.BytesIO())
     if sys.stdout is None:
-        sys.stdout = io.TextIOWrapper(io.BufferedWriter(_Closed()), "utf-8")
+        unwritable = os.open(os.devnull, os.O_RDONLY)
+        sys.stdout = open(unwritable, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     outputs = []
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
@@ -158,10 +143,6 @@ def _flushed(outputs: list[_Printable], *, reported: bool) -> bool:
             if not reported and not isinstance(exc, BrokenPipeError):
                 reason = getattr(exc, "strerror", None) or exc
                 sys.stderr.write(f"Error: standard output: {reason}\n")
-            raw = getattr(output.buffer, "raw", None)
-            if isinstance(raw, _Closed):
-                raw.given_up = True
-                output.flush()
             with suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, output.fileno())

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any, Final
 
 __all__ = ["MAX_THREADS", "CpuFeatures", "usable_cores"]
@@ -95,37 +96,30 @@ def usable_cores(*, mount: Path = _CGROUP_MOUNT, membership: Path = _CGROUP_MEMB
         cores = len(os.sched_getaffinity(0))
     else:  # macOS, Windows
         cores = os.cpu_count() or 1
-    quotas = [quota for quota in _quotas(mount, membership) if quota > 0]
+    quotas = [quota for quota in _quotas(mount, membership) if quota > 0]  # -1 is no limit
     return max(1, round(min([cores, *quotas])))
 
 
-def _quotas(mount: Path, membership: Path) -> Iterator[float]:
+def _quotas(mount: Path, membership: Path) -> list[float]:
     """CPU quotas, in cores, of this process's cgroups and their ancestors, where there are any."""
+    found = []
     for line in _read(membership).splitlines():
         _, controllers, group = [*line.split(":", 2), "", ""][:3]
-        if controllers == "":  # version 2, "max 100000" or "200000 100000"
-            for directory in _upwards(mount, group):
-                quota, period = [*_read(directory / "cpu.max").split(), "", ""][:2]
-                yield from _ratio(quota, period)
-        elif "cpu" in controllers.split(","):  # version 1, no limit is written as -1
-            for directory in _upwards(mount / "cpu", group):
-                yield from _ratio(
-                    _read(directory / "cpu.cfs_quota_us"), _read(directory / "cpu.cfs_period_us")
-                )
-
-
-def _upwards(mount: Path, group: str) -> Iterator[Path]:
-    """Directories of `group` and its ancestors; in a container only the root may exist."""
-    parts = PurePosixPath(group).parts[1:]
-    for depth in range(len(parts), -1, -1):
-        yield mount.joinpath(*parts[:depth])
-
-
-def _ratio(quota: str, period: str) -> Iterator[float]:
-    try:
-        yield int(quota) / int(period)
-    except (ValueError, ZeroDivisionError):
-        return
+        if controllers == "":  # version 2: one file, "max 100000" or "200000 100000"
+            root, files = mount, ["cpu.max"]
+        elif "cpu" in controllers.split(","):
+            root, files = mount / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
+        else:
+            continue
+        own = root / group.lstrip("/")
+        for directory in (own, *own.parents):  # of which in a container only the root may exist
+            numbers = " ".join(_read(directory / file) for file in files).split()
+            with suppress(ValueError, ZeroDivisionError):
+                quota, period = map(int, numbers)
+                found.append(quota / period)
+            if directory == root:
+                break
+    return found
 
 
 def _read(path: Path) -> str:

@@ -8,8 +8,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import Final, TypeVar
-from weakref import WeakSet
+from typing import TypeVar
 
 from mosrt.errors import ClosedError
 
@@ -17,8 +16,6 @@ __all__ = ["Calls", "ThreadPool"]
 
 _T = TypeVar("_T")
 _R = TypeVar("_R")
-
-_POOLS: Final[WeakSet[ThreadPool]] = WeakSet()
 
 
 class Calls:
@@ -101,10 +98,10 @@ class ThreadPool:
     def __init__(self, threads: int) -> None:
         self._n_workers = threads - 1
         self._start()
-        _POOLS.add(self)
 
     def _start(self) -> None:
         self._executor = ThreadPoolExecutor(self._n_workers, "mosrt") if self._n_workers else None
+        self._process = os.getpid()
 
     def map(self, function: Callable[[_T], _R], items: Iterable[_T]) -> list[_R]:
         """`[function(item) for item in items]`, computed by several threads.
@@ -113,6 +110,8 @@ class ThreadPool:
             Exception: The first exception that `function` raised.
         """
         todo = list(items)
+        if os.getpid() != self._process:  # a fork has none of the threads of its parent
+            self._start()
         if self._executor is None or len(todo) < 2:
             return [function(item) for item in todo]
         done: dict[int, _R] = {}
@@ -137,15 +136,5 @@ class ThreadPool:
 
     def close(self) -> None:
         """Ends the threads; `map` must not be called afterwards."""
-        if self._executor is not None:
+        if self._executor is not None and os.getpid() == self._process:
             self._executor.shutdown()
-
-
-def _restart_all() -> None:
-    """Gives each pool threads of its own in a forked process, which has none of its parent's."""
-    for pool in _POOLS:
-        pool._start()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_restart_all)

@@ -73,13 +73,7 @@ _Reader = Callable[[BinaryIO, int, int], list[Part]]
 def _reader(file: BinaryIO, start: int) -> _Reader | None:
     """The reader of the container that begins at `start`; None for MP3 and unknown ones."""
     head = mp3.read(file, start, 40)
-    for layout in _LAYOUTS:
-        if re.match(layout.magic, head, re.DOTALL):
-            return layout.parts
-    known: dict[bytes, _Reader] = {
-        b"fLaC": _flac, b"OggS": _ogg, b".snd": _au, b"dns.": _au, b"NIST": _nist,
-    }  # fmt: skip
-    return known.get(head[:4])
+    return next((read for magic, read in _READERS if re.match(magic, head, re.DOTALL)), None)
 
 
 def _mp3(file: BinaryIO, start: int, size: int) -> list[Part]:
@@ -378,3 +372,9 @@ def _ogg(file: BinaryIO, start: int, size: int) -> list[Part]:
         Part(pieces=(range(first, end),), end=end, unread=unread, cut=cut)
         for (first, end), cut in zip(pairwise([*links, min(at, size)]), cuts, strict=True)
     ]
+
+
+_READERS: Final[tuple[tuple[bytes, _Reader], ...]] = (
+    *((layout.magic, layout.parts) for layout in _LAYOUTS),
+    (rb"fLaC", _flac), (rb"OggS", _ogg), (rb"\.snd|dns\.", _au), (rb"NIST", _nist),
+)  # fmt: skip

@@ -172,9 +172,7 @@ class LevelMeter:
             constant, silent = False, False
         elif n_silent > _SILENT_FRACTION * max(self._n_frames, 1) and not silent:
             flags.append("mostly-silent")
-        elif not silent and self._long_silence(
-            frame_s=frame_samples(sample_rate_hz) / sample_rate_hz
-        ):
+        elif not silent and self._long_silence(frame_samples(sample_rate_hz) / sample_rate_hz):
             flags.append("long-silence")
         if silent:
             flags.insert(0, "silent")

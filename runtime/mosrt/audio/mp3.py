@@ -115,9 +115,7 @@ def quiet() -> _Quiet:
 def tag_length(head: bytes) -> int:
     """Length of the ID3v2 or APEv2 tag that begins with `head` (32 bytes); 0 if none does."""
     if head[:3] == b"ID3" and len(head) >= 10 and max(head[6:10]) < 0x80:
-        length = 0
-        for byte in head[6:10]:
-            length = length << 7 | byte
+        length = sum(byte << shift for byte, shift in zip(head[6:10], (21, 14, 7, 0), strict=True))
         return length + (20 if head[5] & 0x10 else 10)
     if head[:8] == b"APETAGEX" and len(head) == 32:
         return 32 + int.from_bytes(head[12:16], "little")

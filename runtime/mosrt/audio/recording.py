@@ -23,7 +23,6 @@ from .sources import AudioSource, audio_error
 
 __all__ = ["Recording"]
 
-
 _KEPT_S: Final = 600.0
 # Silence removal as in the reference implementation of UTMOSv2; lengths in samples at 16 kHz.
 _LOUD: Final = np.float32(0.1)
@@ -87,7 +86,7 @@ class Recording:
             flags += ("truncated",)
         if source.unread:
             flags += ("unread",)
-        if remove_silence and not cuts.found_loud:
+        if remove_silence and cuts.last_loud is None:
             flags += ("quiet",)
         self.flags = flags
         self.duration_s = meter.n_samples / source.sample_rate_hz
@@ -171,10 +170,8 @@ class Recording:
             lengths = self._cuts[:, 1] - self._cuts[:, 0]
             removed = np.concatenate([[0], np.cumsum(lengths)])
             # Positions of the cuts after those before them are removed.
-            where = (
-                where
-                + removed[np.searchsorted(self._cuts[:, 0] - removed[:-1], where, side="right")]
-            )
+            places = self._cuts[:, 0] - removed[:-1]
+            where = where + removed[np.searchsorted(places, where, side="right")]
         return where
 
     def _stream(self, meter: LevelMeter | None) -> Iterator[Float32Array]:
@@ -216,14 +213,9 @@ class _QuietRuns:
     """Finds long quiet runs between loud samples in a stream."""
 
     def __init__(self) -> None:
-        self._last_loud: int | None = None
+        self.last_loud: int | None = None  # the position of a sample above the threshold
         self._done = 0
         self._runs: list[IntArray] = []
-
-    @property
-    def found_loud(self) -> bool:
-        """Whether any sample so far is above the threshold."""
-        return self._last_loud is not None
 
     def add(self, block: Float32Array) -> None:
         """Adds the next samples, (samples,) float32."""
@@ -231,9 +223,9 @@ class _QuietRuns:
         self._done += len(block)
         if not loud.size:
             return
-        if self._last_loud is not None:
-            loud = np.concatenate([[self._last_loud], loud])
-        self._last_loud = int(loud[-1])
+        if self.last_loud is not None:
+            loud = np.concatenate([[self.last_loud], loud])
+        self.last_loud = int(loud[-1])
         long = np.flatnonzero(np.diff(loud) - 1 > _MAX_QUIET_SAMPLES)
         self._runs.append(np.stack([loud[long] + 1, loud[long + 1]], axis=1))
 

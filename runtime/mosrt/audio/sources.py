@@ -86,11 +86,10 @@ class ArraySource:
             raise audio_error(name, "bad-array", str(exc)) from exc
         if array.dtype.newbyteorder("=") not in (np.float32, np.float64, *_INTEGER_SCALE):
             raise audio_error(name, "bad-array", f"its dtype is {array.dtype}")
-        if array.ndim not in (1, 2):
-            raise audio_error(name, "bad-array", f"its shape is {array.shape}")
-        if array.ndim == 2 and not 1 <= array.shape[0] <= _MAX_CHANNELS:
-            hint = ", is it transposed?" if array.shape[0] > array.shape[1] > 0 else ""
-            raise audio_error(name, "bad-array", f"its shape is {array.shape}{hint}")
+        shape = array.shape
+        if array.ndim not in (1, 2) or not 1 <= len(np.atleast_2d(array)) <= _MAX_CHANNELS:
+            hint = ", is it transposed?" if array.ndim == 2 and shape[0] > shape[1] > 0 else ""
+            raise audio_error(name, "bad-array", f"its shape is {shape}{hint}")
         self._samples = np.atleast_2d(array.astype(array.dtype.newbyteorder("="), copy=False))
 
     def blocks(self) -> Iterator[Float32Array]:
@@ -129,7 +128,7 @@ class _Sound(soundfile.SoundFile):  # type: ignore[misc]  # soundfile is untyped
 class _View:
     """Shows a part to soundfile as a seekable binary file.
 
-    An OSError ends the file and is kept in `error`, because soundfile's callbacks cannot raise.
+    An OSError ends the file and sets `failed`, because soundfile's callbacks cannot raise.
 
     Args:
         file: The file.
@@ -142,7 +141,7 @@ class _View:
         self._starts = [0, *accumulate(len(piece) for piece in part.pieces)]
         self._size = self._starts[-1] + part.padding
         self._position = 0
-        self.error: OSError | None = None
+        self.failed = False
 
     def seek(self, offset: int, whence: int = 0) -> int:
         """Moves to a position as other files do."""
@@ -162,8 +161,8 @@ class _View:
                 into[done : done + len(chunk)] = chunk
                 done += len(chunk)
                 self._position += len(chunk)
-        except OSError as exc:
-            self.error = exc
+        except OSError:
+            self.failed = True
         return done
 
     def unread(self) -> bool:
@@ -230,7 +229,7 @@ class FileSource:
         self.truncated = any(part.cut for part in self._parts)
         with self._open(first) as sound:
             self.sample_rate_hz = _checked_rate(sound.samplerate, self.name)
-            self.truncated = self.truncated or _SHORT_OGG in sound.extra_info
+            self.truncated |= _SHORT_OGG in sound.extra_info
 
     def blocks(self) -> Iterator[Float32Array]:
         """Yields the recording in blocks (samples, channels) float32 of about 2 s.
@@ -296,7 +295,7 @@ class FileSource:
                     sound = _Sound(view)
                 stack.enter_context(sound)
             yield sound
-            self.truncated = self.truncated or (view is not None and view.error is not None)
+            self.truncated |= view is not None and view.failed
 
     def _opened(self) -> BinaryIO:
         return io.BytesIO(self._file) if isinstance(self._file, bytes) else self._file.open("rb")
@@ -310,8 +309,6 @@ class FileSource:
             cure = "convert it to WAV or FLAC if it plays elsewhere"
             detail = f"{exc.error_string.rstrip('.')}; {cure}"
             raise audio_error(self.name, "unreadable", detail) from exc
-        except AudioError:
-            raise
         except (OSError, ValueError) as exc:
             detail = getattr(exc, "strerror", None) or str(exc)
             raise audio_error(self.name, "unreadable", detail) from exc

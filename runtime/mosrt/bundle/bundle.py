@@ -1,7 +1,5 @@
 """Opens and checks bundles: a directory, or a zip file of one, that holds a model.
 
-Bundles are opened by path, or by the name of an embedded model.
-
 The manifest and all file sizes are checked before any other file is opened. A damaged, truncated,
 malicious or newer bundle is refused with one clear message.
 """
@@ -75,14 +73,13 @@ class Bundle:
             parsed = json.loads(text)
             if _is_deeper(parsed, _MAX_DEPTH):  # it could not be copied or written
                 raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
+            bundle = cls(path, Manifest.from_dict(parsed))
+        except BundleError as exc:
+            raise BundleError(f"{path}: {str(exc)[:_MAX_MESSAGE]}") from exc
         except (ValueError, RecursionError) as exc:
             raise BundleError(
                 f"{path / MANIFEST_NAME}: not valid JSON ({exc}); copy or export the bundle again"
             ) from exc
-        try:
-            bundle = cls(path, Manifest.from_dict(parsed))
-        except BundleError as exc:
-            raise BundleError(f"{path}: {str(exc)[:_MAX_MESSAGE]}") from exc
         bundle._check_sizes()
         return bundle
 
@@ -277,17 +274,13 @@ def find_bundle(reference: str | os.PathLike[str] | None = None) -> Path:
             )
         return models[DEFAULT_MODEL]
     path = Path(reference)
-    separators = {os.sep, os.altsep or os.sep}
-    if not isinstance(reference, str) or separators & set(reference):
+    if not isinstance(reference, str) or {os.sep, os.altsep or os.sep} & set(reference):
         return path
     written_as_path = f".{os.sep}{reference}"
     if reference in models:
         if (path / MANIFEST_NAME).is_file():
-            _LOG.warning(
-                "%s means the embedded model; write %s for the bundle in the working directory",
-                reference,
-                written_as_path,
-            )
+            text = "%s means the embedded model; write %s for the bundle in the working directory"
+            _LOG.warning(text, reference, written_as_path)
         return models[reference]
     recover_directory(path)
     if not os.path.lexists(path):

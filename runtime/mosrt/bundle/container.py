@@ -25,11 +25,7 @@ _SMALL_CHUNK_BYTES: Final = 4096
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """A directory, or a zip file of one.
-
-    Attributes:
-        path: The directory or zip file.
-    """
+    """A directory, or a zip file of one."""
 
     path: Path
 

@@ -26,6 +26,11 @@ _MAX_PATH_BYTES: Final = 1024
 _MAX_NAME_BYTES: Final = 255
 _GRAPH_SUFFIX: Final = ".onnx"
 _Size = Annotated[int, Range(1, 2**31)]
+# Fields that JSON leaves out where they have these values.
+_LEFT_OUT: Final[dict[str, Any]] = {
+    "uncertainty": None, "front_end": "numpy", "segment_hop_samples": 0, "segment_step_samples": 0,
+    "kind": None, "calibration": None, "fixed_batch": None,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -283,18 +288,12 @@ class Manifest(Section):
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object that `from_dict` reads back to an equal manifest."""
-        plain = dataclasses.asdict(self)
-        if self.uncertainty is None:
-            del plain["uncertainty"]
-        if self.front_end == "numpy":
-            del plain["front_end"]
-        if self.ssl is not None and not self.ssl.segment_hop_samples:
-            del plain["ssl"]["segment_hop_samples"], plain["ssl"]["segment_step_samples"]
-        for variant in plain["variants"].values():
-            for name in ("kind", "calibration", "fixed_batch"):
-                if variant[name] is None:
-                    del variant[name]
+        plain = dataclasses.asdict(self, dict_factory=_object)
         return {"schema_version": plain.pop("schema_version"), **plain}
+
+
+def _object(members: list[tuple[str, Any]]) -> dict[str, Any]:
+    return {name: value for name, value in members if value != _LEFT_OUT.get(name, ...)}
 
 
 def _check_known(field: str, value: str, known: tuple[str, ...]) -> None:

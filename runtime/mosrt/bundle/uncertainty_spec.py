@@ -196,10 +196,5 @@ class UncertaintySpec(Section):
 
 def stages_in_use(family: str, layouts: tuple[str, ...]) -> tuple[str, ...]:
     """The graphs that a model of `family` needs for measures of `layouts`, in order."""
-    idle = set()
-    if family == "wav2vec":
-        if not {"paper", "contrastive"} & set(layouts):
-            idle.add("contrast")
-        if "dense" not in layouts:
-            idle.add("dense")
-    return tuple(stage for stage in STAGES[family] if stage not in idle)
+    used = {"contrast": {"paper", "contrastive"}, "dense": {"dense"}}
+    return tuple(each for each in STAGES[family] if each not in used or used[each] & set(layouts))

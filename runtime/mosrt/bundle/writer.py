@@ -60,11 +60,7 @@ def new_directory(
 ) -> Iterator[Path]:
     """Yields an empty directory that becomes `out` if the block succeeds, and is removed else.
 
-    Args:
-        out: The directory to be written.
-        force: As for `check_target`.
-        kind: As for `check_target`.
-        mark: As for `check_target`.
+    The arguments are those of `check_target`.
 
     Raises:
         OutputError: As `check_target`, or the directory cannot be made.

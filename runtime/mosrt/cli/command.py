@@ -136,10 +136,9 @@ def exit_on_error() -> Iterator[None]:
         exc.message = printable(exc.message)  # type: ignore[misc]  # click sets it per class
         raise
     except MosrtError as exc:
-        status = ExitStatus.UNUSABLE
-        if isinstance(exc, (DomainError, MeasureError, PlanError)):
-            status = ExitStatus.USAGE
-        elif isinstance(exc, CalibrationError):
+        usage = isinstance(exc, (DomainError, MeasureError, PlanError))
+        status = ExitStatus.USAGE if usage else ExitStatus.UNUSABLE
+        if isinstance(exc, CalibrationError):
             status = ExitStatus.NO
         raise CommandError(printable(str(exc)), status) from exc
     except BrokenPipeError:
@@ -196,12 +195,11 @@ def keep_inputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path]) ->
     if not named:
         return
     inputs = [path for path in inputs if "\0" not in str(path)]  # which cannot be read
-    read: dict[tuple[int, int], str | Path] = {}
+    read, written = set[tuple[int, int]](), set[Path]()
     for path in inputs:
         with suppress(OSError):
             found = os.fstat(0) if path == "-" else Path(path).stat()
-            read.setdefault((found.st_dev, found.st_ino), path)
-    written: set[Path] = set()
+            read.add((found.st_dev, found.st_ino))
     for output in named:
         real = Path(os.path.realpath(output))
         if real in written:
@@ -209,9 +207,7 @@ def keep_inputs(outputs: Iterable[Path | None], inputs: Iterable[str | Path]) ->
         written.add(real)
         if real.is_dir() and any(real in Path(os.path.realpath(path)).parents for path in inputs):
             raise click.UsageError(f"{output}: has an input in it; choose another --output")
-        if not real.is_file() and not real.is_dir():
-            continue
-        for place in (real, *real.parents):
+        for place in (real, *real.parents) if real.is_file() or real.is_dir() else ():
             with suppress(OSError):
                 found = place.stat()
                 if (found.st_dev, found.st_ino) in read:

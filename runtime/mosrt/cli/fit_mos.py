@@ -12,7 +12,6 @@ from pathlib import Path
 import click
 
 from mosrt.bundle.bundle import Bundle, embedded_models, find_bundle
-from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.mos_map import KINDS, MosMap
 from mosrt.bundle.writer import updated_bundle, write_manifest
 from mosrt.errors import BundleError, os_errors_as
@@ -80,15 +79,19 @@ def fit_mos(
     if output is not None and (output.exists() or output.is_symlink()):
         raise BundleError(f"{output}: exists already; choose another --output")
     keep_inputs([output], [ratings, *(ratings.parent / path for path, _ in rows)])
-    found = _score(ratings.parent, rows, source, threads)
-    fitted = MosMap.fit(
-        [uncertainty for uncertainty, _ in found],
-        [mos for _, mos in found],
-        kind=kind,
-        description=description or printable(ratings.name),
-    )
+    uncertainty, mos = _score(ratings.parent, rows, source, threads)
+    description = description or printable(ratings.name)
+    fitted = MosMap.fit(uncertainty, mos, kind=kind, description=description)
     with_map = dataclasses.replace(spec, mos_map=fitted)
-    _write(dataclasses.replace(bundle.manifest, uncertainty=with_map), source, output)
+    manifest = dataclasses.replace(bundle.manifest, uncertainty=with_map)
+    if output is None:
+        with os_errors_as(
+            CommandError, f"{source}: cannot be written", "write a copy with --output"
+        ):
+            write_manifest(source, manifest)
+    else:
+        with updated_bundle(source, output) as directory:
+            write_manifest(directory, manifest)
     click.echo(
         f"{output or source}: {kind} map from {fitted.n_clips} recordings; leave-one-out error "
         f"{fitted.loo_rmse:.3f} MOS (root mean square)"
@@ -123,9 +126,9 @@ def _read(ratings: Path) -> list[tuple[str, float]]:
 
 def _score(
     folder: Path, rows: Sequence[tuple[str, float]], bundle: Path, threads: int | None
-) -> list[tuple[float, float]]:
+) -> tuple[list[float], list[float]]:
     """Uncertainty and rating of each recording that can be scored."""
-    found = []
+    found, ratings = list[float](), list[float]()
     with (
         load(bundle, threads=threads, on_bad_audio="nan") as scorer,
         click.progressbar(
@@ -135,18 +138,8 @@ def _score(
         for path, mos in bar:
             uncertainty = scorer.score_file(folder / path).measures["uncertainty"]
             if math.isfinite(uncertainty):
-                found.append((uncertainty, mos))
+                found.append(uncertainty)
+                ratings.append(mos)
             else:
                 click.echo(f"warning: {printable(path)} cannot be scored and is left out", err=True)
-    return found
-
-
-def _write(manifest: Manifest, source: Path, output: Path | None) -> None:
-    """Gives a bundle another manifest, in place or as a copy; complete or not at all."""
-    if output is not None:
-        with updated_bundle(source, output) as directory:
-            write_manifest(directory, manifest)
-        return
-    cure = "write a copy with --output"
-    with os_errors_as(CommandError, f"{source}: cannot be written", cure):
-        write_manifest(source, manifest)
+    return found, ratings

@@ -1,8 +1,7 @@
 """Keeps files on disk that are slow to make from a bundle, such as optimised graphs.
 
-A cache is used only if nobody else can write to it. An entry is checked by the SHA-256 of its files
-and of the files that it was made from. The hash of a large file is remembered until the size, times
-or inode of the file change.
+An entry is checked by the SHA-256 of its files and of the files that it was made from. The hash of
+a large file is remembered until the size, times or inode of the file change.
 """
 
 from __future__ import annotations
@@ -57,9 +56,8 @@ def cache_directory() -> Path | None:
     except RuntimeError:
         return None
     # A home directory that does not exist, such as Debian's /nonexistent, is not made.
-    if usual[0] == "~" and (os.environ.get("HOME") == "" or not home.is_dir()):
-        return None
-    if not parent.is_absolute():
+    homeless = usual[0] == "~" and (os.environ.get("HOME") == "" or not home.is_dir())
+    if homeless or not parent.is_absolute():
         return None
     return parent / ("mosrt/Cache" if sys.platform == "win32" else "mosrt")
 
@@ -140,11 +138,9 @@ class Cache:
         Returns:
             The result of `load`; None if the cache cannot be used, for a reason that is logged.
         """
-        described = {
-            "identity": {**identity, "files": list(files.values())},
-            "versions": dict(versions),
-        }
-        text = json.dumps(described["identity"], sort_keys=True)
+        key = {**identity, "files": list(files.values())}
+        described = {"identity": key, "versions": dict(versions)}
+        text = json.dumps(key, sort_keys=True)
         entry = self.directory / sha256(text.encode()).hexdigest()[:32]
         for attempt in ("first", "last"):
             try:

@@ -50,6 +50,7 @@ def read_graph(path: Path) -> Any:
         for entry in tensor.external_data:
             if entry.key == "location":
                 entry.value = str(path.parent.resolve() / entry.value)
+    _convert_half_weights(model.graph)
     _name_nodes(model)
     return model
 
@@ -87,6 +88,17 @@ def fetched(model: Any) -> Any:
         if external_data_helper.uses_external_data(tensor):
             replace_value(tensor, value_of(tensor))
     return copy
+
+
+def _convert_half_weights(graph: Any) -> None:
+    """Makes constants of type float16 that are only cast to float32 constants of type float32."""
+    halves = {each.name: each for each in graph.initializer if each.data_type == TensorProto.FLOAT16}
+    for node in [each for each in graph.node if each.op_type == "Cast"]:
+        half = halves.get(node.input[0])
+        if half is not None and attribute(node, "to", 0) == TensorProto.FLOAT:
+            replace_value(half, value_of(half).astype(np.float32))
+            half.name = node.output[0]
+            graph.node.remove(node)
 
 
 def _name_nodes(model: Any) -> None:

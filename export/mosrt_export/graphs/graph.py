@@ -16,10 +16,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
 
+from mosrt.bundle.front_end_spec import FRONT_END_SCOPE
 from mosrt.bundle.manifest import TensorSpec
 
 __all__ = [
@@ -81,6 +83,7 @@ def write_dynamic_graph(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     path: Path,
+    half_weights: bool = False,
 ) -> tuple[Path, Path | None]:
     """Writes a graph whose dimensions are dynamic where the specs name them.
 
@@ -90,6 +93,8 @@ def write_dynamic_graph(
         inputs: Names and shapes of the inputs.
         outputs: Names and shapes of the outputs.
         path: The graph's file, `<stem>.onnx`; weights go to `<stem>.onnx.data`.
+        half_weights: Whether weights are rounded to float16 in the file, except those of the front
+            end. The graph computes in float32: an engine converts them when it loads the graph.
 
     Returns:
         The graph's path, and the weights' path or None if there are none.
@@ -101,9 +106,8 @@ def write_dynamic_graph(
     exported = _convert(
         module, examples, dynamic, [spec.name for spec in inputs], [spec.name for spec in outputs]
     )
-    weights, n_moved = _save(
-        exported, path, {spec.name: spec.shape for spec in (*inputs, *outputs)}
-    )
+    shapes = {spec.name: spec.shape for spec in (*inputs, *outputs)}
+    weights, n_moved = _save(exported, path, shapes, half_weights=half_weights)
     if n_moved:
         return path, weights
     weights.unlink()
@@ -146,7 +150,11 @@ def _convert(
 
 
 def _save(
-    model: ir.Model, path: Path, shapes: Mapping[str, Sequence[int | str]] | None
+    model: ir.Model,
+    path: Path,
+    shapes: Mapping[str, Sequence[int | str]] | None,
+    *,
+    half_weights: bool = False,
 ) -> tuple[Path, int]:
     """Writes both files, after rewriting the model in place.
 
@@ -155,6 +163,7 @@ def _save(
         path: The graph's file.
         shapes: Shape of every input and output, with names for dynamic dimensions. None if the
             batch is the only dynamic dimension.
+        half_weights: As for `write_dynamic_graph`.
 
     Returns:
         The weights' path and the number of tensors in it.
@@ -167,6 +176,8 @@ def _save(
     else:
         _name_dimensions(model.graph, shapes)
     _forget_origin(model)
+    if half_weights:
+        _halve_weights(model.graph)
     weights = path.with_name(f"{path.name}.data")
     n_moved = _move_weights(model, weights)
     path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
@@ -198,7 +209,8 @@ def _move_weights(model: ir.Model, path: Path) -> int:
     with path.open("wb") as stream:
         for value in model.graph.initializers.values():
             tensor = value.const_value
-            if tensor is None or tensor.nbytes < _INLINE_BYTES or tensor.dtype != ir.DataType.FLOAT:
+            kinds = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+            if tensor is None or tensor.nbytes < _INLINE_BYTES or tensor.dtype not in kinds:
                 continue
             alignment = _PAGE_BYTES if tensor.nbytes >= _PAGE_BYTES else _ALIGNMENT_BYTES
             stream.write(b"\0" * (-stream.tell() % alignment))
@@ -215,6 +227,28 @@ def _move_weights(model: ir.Model, path: Path) -> int:
             )
             n_moved += 1
     return n_moved
+
+
+def _halve_weights(graph: ir.Graph) -> None:
+    """Rounds large weights to float16, and converts them to float32 where they are used."""
+    casts = []
+    for name, value in list(graph.initializers.items()):
+        weights = value.const_value
+        if weights is None or weights.nbytes < _INLINE_BYTES or weights.dtype != ir.DataType.FLOAT:
+            continue
+        if name.startswith(FRONT_END_SCOPE):
+            continue
+        half = ir.tensor(weights.numpy().astype(np.float16), name=f"{name}:half")
+        stored = ir.Value(name=half.name, shape=value.shape, const_value=half)
+        stored.type = ir.TensorType(half.dtype)
+        cast = ir.Node("", "Cast", [stored], [ir.AttrInt64("to", ir.DataType.FLOAT)])
+        cast.name, cast.outputs[0].name = f"{name}/Cast", f"{name}:float"
+        cast.outputs[0].shape, cast.outputs[0].type = value.shape, value.type
+        ir.convenience.replace_all_uses_with(value, cast.outputs[0])
+        del graph.initializers[name]
+        graph.initializers.add(stored)
+        casts.append(cast)
+    graph.insert_before(graph[0], casts)
 
 
 def _use_global_pooling(graph: ir.Graph) -> None:

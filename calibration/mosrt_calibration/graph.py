@@ -92,7 +92,9 @@ def fetched(model: Any) -> Any:
 
 def _convert_half_weights(graph: Any) -> None:
     """Makes constants of type float16 that are only cast to float32 constants of type float32."""
-    halves = {each.name: each for each in graph.initializer if each.data_type == TensorProto.FLOAT16}
+    halves = {
+        each.name: each for each in graph.initializer if each.data_type == TensorProto.FLOAT16
+    }
     for node in [each for each in graph.node if each.op_type == "Cast"]:
         half = halves.get(node.input[0])
         if half is not None and attribute(node, "to", 0) == TensorProto.FLOAT:

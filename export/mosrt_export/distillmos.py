@@ -36,11 +36,11 @@ from .graphs.graph import BATCH, OPSET, tensor, write_dynamic_graph
 from .model_card import distillmos_card, provenance
 from .parity import Drift, Step, publish, rounded
 
-__all__ = ["HALF_TOLERANCE_MOS", "N_STEPS", "TOLERANCE_MOS", "DistillMos", "export_distillmos", "published_model"]
+__all__ = ["N_STEPS", "DistillMos", "export_distillmos", "published_model"]
 
 N_STEPS: Final = 4
-TOLERANCE_MOS: Final = 1e-4
-HALF_TOLERANCE_MOS: Final = 2e-3
+_TOLERANCE_MOS: Final = 1e-4
+_HALF_TOLERANCE_MOS: Final = 2e-3
 _SAMPLE_RATE_HZ: Final = 16_000
 _SEGMENT_SAMPLES: Final = 122_880
 _HOP_SAMPLES: Final = 16_000  # largest distance between segments
@@ -193,7 +193,7 @@ def export_distillmos(
             )
             manifest = _manifest(name, Variant(opset=OPSET, members=(member,)))
         with step(f"comparing with torch on {len(clips)} clips and all of them as one"):
-            tolerance_mos = HALF_TOLERANCE_MOS if half_weights else TOLERANCE_MOS
+            tolerance_mos = _HALF_TOLERANCE_MOS if half_weights else _TOLERANCE_MOS
             drift = _compared(directory, manifest, published, clips, tolerance_mos)
             drift.check()
         with step(f"writing {out.name}"):

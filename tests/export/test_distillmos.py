@@ -9,12 +9,14 @@ import pytest
 import soundfile
 import torch
 from click.testing import CliRunner
+from onnx import TensorProto
 
 import mosrt
 from mosrt.backends import OrtBackend
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.manifest import Manifest
 from mosrt.errors import BundleError
+from mosrt_calibration.graph import read_graph
 from mosrt_export.cli.export import export
 from tests.conftest import DATA, made_once
 
@@ -101,3 +103,19 @@ def test_zeros_need_not_be_computed(bundle: Path) -> None:
             found = [backend.run({"waveform": each}, ["mos"])["mos"] for each in (short, segment)]
             # Other sizes may be added in another order.
             np.testing.assert_allclose(found[0], found[1], atol=1e-5)
+
+
+def test_half_weights(bundle: Path, tmp_path: Path) -> None:
+    """They halve the file and hardly move scores, and quantisation reads them."""
+    options = ["distillmos", "--half-weights", "--output", str(tmp_path / "half")]
+    result = CliRunner().invoke(export, options, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    sizes = [(each / "model.fp32.onnx.data").stat().st_size for each in (tmp_path / "half", bundle)]
+    assert 0.5 < sizes[0] / sizes[1] < 0.52  # the front end's rows stay float32
+    noise = np.random.default_rng(0).normal(0, 0.1, 30_000).astype(np.float32)
+    with mosrt.load(tmp_path / "half") as half, mosrt.load(bundle) as full:
+        assert half.score(noise, 16_000).mos == pytest.approx(
+            full.score(noise, 16_000).mos, abs=0.002
+        )
+    graph = read_graph(tmp_path / "half" / "model.fp32.onnx").graph
+    assert not [each for each in graph.initializer if each.data_type == TensorProto.FLOAT16]

@@ -10,8 +10,8 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -178,21 +178,16 @@ class Stream(_Handle):
         """Waits until all queued work is done."""
         self._cuda.call("cudaStreamSynchronize", self)
 
-    @contextmanager
-    def capturing(self) -> Iterator[list[Graph]]:
-        """Captures the work that the block queues into a graph, instead of running it.
-
-        Yields:
-            A list that holds the graph after the block.
+    def capture(self, queue: Callable[[], None]) -> Graph:
+        """Captures the work that a function queues into a graph, instead of running it.
 
         Raises:
             ProviderError: The work cannot be captured; the stream stays usable.
         """
-        captured: list[Graph] = []
         self._cuda.call("cudaStreamBeginCapture", self, ctypes.c_int(_CAPTURE_THREAD_LOCAL))
         template = ctypes.c_void_p()
         try:
-            yield captured
+            queue()
         except BaseException:
             # Ending an invalid capture fails too; the first error is the one to report.
             with suppress(ProviderError):
@@ -202,7 +197,7 @@ class Stream(_Handle):
             raise
         self._cuda.call("cudaStreamEndCapture", self, ctypes.byref(template))
         try:
-            captured.append(Graph(self._cuda, template))
+            return Graph(self._cuda, template)
         finally:
             self._cuda.call("cudaGraphDestroy", template)
 
@@ -224,7 +219,7 @@ class Event(_Handle):
 
 
 class Graph(_Handle):
-    """Captured work that one call queues; see `Stream.capturing`."""
+    """Captured work that one call queues; see `Stream.capture`."""
 
     def __init__(self, cuda: Cuda, template: ctypes.c_void_p) -> None:
         # The arguments of cudaGraphInstantiate differ between CUDA 11 and 12.

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Final
 
@@ -173,8 +173,17 @@ class _Network:
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         """Runs the engine once, in an execution context that no other call uses."""
-        with self._context() as context:
+        with self._changed:
+            context = None
+            while context is None:
+                self._changed.wait_for(lambda: self._idle or self._n_contexts < self._max_contexts)
+                context = self._idle.pop() if self._idle else self._new_context()
+        try:
             return context.run(feeds, outputs)
+        finally:
+            with self._changed:
+                self._idle.append(context)
+                self._changed.notify_all()
 
     def close(self) -> None:
         """Releases contexts, engine and runtime, in this order; no call may be running."""
@@ -187,20 +196,6 @@ class _Network:
                 releases.callback(context.close)
             self._idle.clear()
             self._n_contexts = 0
-
-    @contextmanager
-    def _context(self) -> Iterator[ExecutionContext]:
-        with self._changed:
-            context = None
-            while context is None:
-                self._changed.wait_for(lambda: self._idle or self._n_contexts < self._max_contexts)
-                context = self._idle.pop() if self._idle else self._new_context()
-        try:
-            yield context
-        finally:
-            with self._changed:
-                self._idle.append(context)
-                self._changed.notify_all()
 
     def _new_context(self) -> ExecutionContext | None:
         """Creates a context; None if memory does not suffice for one more."""

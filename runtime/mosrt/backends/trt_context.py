@@ -61,7 +61,6 @@ class ExecutionContext:
         self._cuda = cuda
         self._inputs = tuple(profile)
         self._shapes: dict[str, tuple[int, ...]] = {}
-        self._output_shapes: dict[str, tuple[int, ...]] = {}
         self._graph: Graph | None = None
         self._graph_outputs: tuple[str, ...] | None = None
         self._same_shape_runs = 0
@@ -70,7 +69,10 @@ class ExecutionContext:
         with ExitStack() as resources:
             self._stream = Stream(cuda)
             resources.callback(self._stream.close)
-            self._context: Any = self._new_context(engine, profile)
+            with tensorrt.log() as lines:
+                options = _options(tensorrt, engine, profile)
+                self._context: Any = engine.create_execution_context(*options)
+                self._require(self._context is not None, "make an execution context", lines)
             # TensorRT frees the context with its last reference.
             resources.callback(setattr, self, "_context", None)
             self._event = Event(cuda)
@@ -120,9 +122,7 @@ class ExecutionContext:
             with suppress(ProviderError):
                 self._stream.synchronize()
             raise
-        return {
-            name: self._tensors[name].view(self._output_shapes[name]).copy() for name in outputs
-        }
+        return {name: self._tensors[name].view(self._tensor_shape(name)).copy() for name in outputs}
 
     def close(self) -> None:
         """Releases all resources, the latest first."""
@@ -149,7 +149,6 @@ class ExecutionContext:
             missing = self._context.infer_shapes()
             self._require(not missing, f"infer shapes without {', '.join(missing)}", lines)
         self._shapes = dict(shapes)
-        self._output_shapes.clear()
 
     def _tensor_shape(self, name: str) -> tuple[int, ...]:
         shape = tuple(self._context.get_tensor_shape(name))
@@ -158,9 +157,6 @@ class ExecutionContext:
 
     def _queue(self, outputs: Sequence[str]) -> None:
         """Queues the copies and the engine, as a CUDA graph if there is one."""
-        for name in outputs:
-            if name not in self._output_shapes:
-                self._output_shapes[name] = self._tensor_shape(name)
         # The first run of a shape may allocate memory, which cannot be captured. A second run shows
         # that the shape stays.
         if self._graph is None and self._may_capture and self._same_shape_runs >= 2:
@@ -173,14 +169,14 @@ class ExecutionContext:
     def _queue_without_graph(self, outputs: Sequence[str]) -> None:
         for name, shape in self._shapes.items():
             tensor = self._tensors[name]
-            self._cuda.copy(tensor.device, tensor.host, tensor.n_bytes(shape), self._stream)
+            self._cuda.copy(tensor.device, tensor.host, tensor.view(shape).nbytes, self._stream)
         with self._tensorrt.log() as lines:
             self._require(
                 self._context.execute_async_v3(self._stream.address), "run the engine", lines
             )
         for name in outputs:
             tensor = self._tensors[name]
-            n_bytes = tensor.n_bytes(self._output_shapes[name])
+            n_bytes = tensor.view(self._tensor_shape(name)).nbytes
             self._cuda.copy(tensor.host, tensor.device, n_bytes, self._stream)
 
     def _capture_graph(self, outputs: Sequence[str]) -> None:
@@ -190,25 +186,15 @@ class ExecutionContext:
             self._may_capture = False
             return
         try:
-            with self._stream.capturing() as captured:
-                self._queue_without_graph(outputs)
+            self._graph = self._stream.capture(lambda: self._queue_without_graph(outputs))
         except ProviderError as exc:
             _LOG.info("engine runs without a CUDA graph: %s", exc)
             self._may_capture = False
-        else:
-            self._graph = captured[0]
 
     def _drop_graph(self) -> None:
         if self._graph is not None:
             self._graph.close()
             self._graph = None
-
-    def _new_context(self, engine: Any, profile: Profile) -> Any:
-        """Creates a TensorRT context whose results do not depend on earlier runs."""
-        with self._tensorrt.log() as lines:
-            context = engine.create_execution_context(*_options(self._tensorrt, engine, profile))
-            self._require(context is not None, "make an execution context", lines)
-        return context
 
     def _require(self, done: bool, what: str, lines: Sequence[str] = ()) -> None:
         """Raises ProviderError with TensorRT's messages unless a call succeeded."""
@@ -228,10 +214,6 @@ class _Tensor:
     def view(self, shape: tuple[int, ...]) -> Array:
         """The host buffer as an array of the given shape."""
         return self.host.array(shape, self.dtype)
-
-    def n_bytes(self, shape: tuple[int, ...]) -> int:
-        """Size in bytes of a tensor of the given shape."""
-        return math.prod(shape) * self.dtype.itemsize
 
 
 def _options(tensorrt: TensorRt, engine: Any, profile: Profile) -> tuple[Any, ...]:

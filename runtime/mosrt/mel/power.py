@@ -187,7 +187,7 @@ class SlidingMelPower:
         """Groups mel bands so that their bins fit a chunk; shared bins are computed twice."""
         n_fft, hop, margin = self._spec.n_fft, self._spec.hop_length, self._margin
         spans = _spans(weights)
-        bands = [band for band, (first, last) in enumerate(spans) if first < last]
+        bands = list(spans)
         while bands:
             first = spans[bands[0]][0]
             count = sum(spans[band][1] <= first + _CHUNK_BINS for band in bands) or 1
@@ -200,10 +200,7 @@ class SlidingMelPower:
                 blocks_to_bins=within.view(np.float64),
                 rotations=rotations.reshape(-1),
                 inverse_rotations=rotations.conj().astype(np.complex64).reshape(-1),
-                bands=tuple(
-                    _bands(weights, spans, run[i : i + _BANDS], int(bins[0]))
-                    for i in range(0, len(run), _BANDS)
-                ),
+                bands=_bands(weights, spans, run, int(bins[0])),
             )
 
     def __call__(self, crop: Float32Array, windows: Sequence[int]) -> dict[int, Float32Array]:
@@ -295,10 +292,7 @@ class FftMelPower:
         self._spec = spec
         weights = _weights(spec, sample_rate_hz)
         spans = _spans(weights)
-        bands = [band for band, (first, last) in enumerate(spans) if first < last]
-        self._bands = tuple(
-            _bands(weights, spans, bands[i : i + _BANDS], 0) for i in range(0, len(bands), _BANDS)
-        )
+        self._bands = _bands(weights, spans, list(spans), 0)
         # Periodic Hann windows.
         self._hann = {
             window: 0.5 - 0.5 * np.cos(2 * np.pi / window * np.arange(window))
@@ -354,23 +348,23 @@ def _project(squares: Float32Array, bands: tuple[_Bands, ...], power: Float32Arr
 
 
 def _bands(
-    weights: npt.NDArray[np.float64], spans: list[tuple[int, int]], run: list[int], origin: int
-) -> _Bands:
-    """Bands `run` of the filter bank as one dense matrix; column 0 of squares is bin `origin`."""
-    first, last = spans[run[0]][0], spans[run[-1]][1]
-    mels = slice(run[0], run[-1] + 1)
-    doubled = np.repeat(weights[mels, first:last], 2, axis=1)
-    return _Bands(
-        mels=mels,
-        squares=slice(2 * (first - origin), 2 * (last - origin)),
-        weights=np.ascontiguousarray(doubled, np.float32),
-    )
+    weights: npt.NDArray[np.float64], spans: dict[int, tuple[int, int]], run: list[int], origin: int
+) -> tuple[_Bands, ...]:
+    """Bands `run` of the filter bank as dense matrices; column 0 of squares is bin `origin`."""
+    groups = []
+    for group in (run[i : i + _BANDS] for i in range(0, len(run), _BANDS)):
+        first, last = spans[group[0]][0], spans[group[-1]][1]
+        mels = slice(group[0], group[-1] + 1)
+        doubled = np.repeat(weights[mels, first:last], 2, axis=1)
+        squares = slice(2 * (first - origin), 2 * (last - origin))
+        groups.append(_Bands(mels, squares, np.ascontiguousarray(doubled, np.float32)))
+    return tuple(groups)
 
 
-def _spans(weights: npt.NDArray[np.float64]) -> list[tuple[int, int]]:
-    """First and one past the last bin of each band; (0, 0) for a band without bins."""
-    used = [np.flatnonzero(row) for row in weights]
-    return [(int(bins[0]), int(bins[-1]) + 1) if bins.size else (0, 0) for bins in used]
+def _spans(weights: npt.NDArray[np.float64]) -> dict[int, tuple[int, int]]:
+    """First and one past the last bin of each band that has bins."""
+    used = {band: np.flatnonzero(row) for band, row in enumerate(weights)}
+    return {band: (int(bins[0]), int(bins[-1]) + 1) for band, bins in used.items() if bins.size}
 
 
 def _phasors(products: npt.NDArray[np.int64], n_fft: int) -> Complex128Array:

@@ -38,14 +38,13 @@ def test_captured_work_runs_when_the_graph_is_launched(library: FakeCudart) -> N
     cuda = Cuda(library)
     stream, host, device = Stream(cuda), HostBuffer(cuda, 4), DeviceBuffer(cuda, 4)
     host.array((4,), np.uint8)[...] = 7
-    with stream.capturing() as captured:
-        cuda.copy(device, host, 4, stream)
+    graph = stream.capture(lambda: cuda.copy(device, host, 4, stream))
     stream.synchronize()
     assert not library.memory(device.address).any()
-    captured[0].launch(stream)
+    graph.launch(stream)
     stream.synchronize()
     assert (library.memory(device.address) == 7).all()
-    captured[0].close()
+    graph.close()
     assert library.live["template"] == library.live["graph"] == 0
 
 
@@ -59,8 +58,8 @@ def test_a_capture_that_fails_leaves_a_usable_stream(
     cuda = Cuda(library)
     stream, host, device = Stream(cuda), HostBuffer(cuda, 4), DeviceBuffer(cuda, 4)
     library.failures[function, 1] = code
-    with pytest.raises(mosrt.ProviderError, match=function), stream.capturing():
-        cuda.copy(device, host, 4, stream)
+    with pytest.raises(mosrt.ProviderError, match=function):
+        stream.capture(lambda: cuda.copy(device, host, 4, stream))
     cuda.copy(device, host, 4, stream)
     stream.synchronize()
     assert library.live["template"] == library.live["graph"] == 0

@@ -11,7 +11,7 @@ import onnxruntime
 import pytest
 
 import mosrt
-from mosrt.backends.ort_cuda import BoundSession, load_cuda_libraries
+from mosrt.backends.ort import BoundSession, load_cuda_libraries
 
 NANO = Path(mosrt.__file__).parent / "models" / "nano" / "model.fp32.onnx"
 CUDA, TENSORRT, CPU = "CUDAExecutionProvider", "TensorrtExecutionProvider", "CPUExecutionProvider"

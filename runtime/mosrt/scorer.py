@@ -134,15 +134,9 @@ class Scorer(ABC):
     ) -> Score:
         """Scores an audio file: WAV, RF64, W64, AIFF, AU, CAF, FLAC, Ogg, MP3 or NIST SPHERE.
 
-        Args:
-            file: A path, the bytes of a whole file, or a binary file object, which is read into
-                memory from its position to its end. A regular file is scored in bounded memory; a
-                pipe is read into memory, up to 1 GiB.
-            domain: As for `score`.
-            views: As for `score`.
-            plan: As for `score`.
-            frames: As for `score`.
-            horizons: As for `score`.
+        `file` is a path, the bytes of a whole file, or a binary file object, which is read into
+        memory from its position to its end. A regular file is scored in bounded memory; a pipe is
+        read into memory, up to 1 GiB. The other arguments are those of `score`.
 
         Raises:
             MosrtError: As for `score`.
@@ -176,21 +170,13 @@ class Scorer(ABC):
         frames: bool = False,
         horizons: bool = False,
     ) -> Iterator[Score]:
-        """Scores recordings one after the other, as they are asked for.
+        """Scores recordings one after the other, in their order, as they are asked for.
 
         At most `batch_size` recordings are read ahead of the score that is given, so that memory is
         bounded for any number of them. Scores equal, bit for bit, those of each recording alone.
 
-        Args:
-            items: Files as `score_file` takes them, or (waveform, sample_rate) pairs.
-            domain: As for `score`.
-            views: As for `score`.
-            plan: As for `score`; a CropPlan is used for all, which suits equal lengths only.
-            frames: As for `score`.
-            horizons: As for `score`.
-
-        Returns:
-            An iterator of scores in the order of `items`.
+        `items` are files as `score_file` takes them, or (waveform, sample_rate) pairs. The other
+        arguments are those of `score`; a CropPlan is used for all, which suits equal lengths only.
 
         Raises:
             MosrtError: As for `score`. A wrong domain or plan is an error of the call itself, a

@@ -53,15 +53,12 @@ class TensorRt:
         """Collects warnings and errors that TensorRT logs during the block, from any thread."""
         lines: list[str] = []
         with self.logger.guard:
-            self.logger.listeners.append(lines)
+            self.logger.listeners[id(lines)] = lines
         try:
             yield lines
         finally:
             with self.logger.guard:
-                # Compared by identity: the lines of another listener may be equal.
-                self.logger.listeners[:] = [
-                    other for other in self.logger.listeners if other is not lines
-                ]
+                del self.logger.listeners[id(lines)]
 
 
 def find_tensorrt() -> TensorRt:
@@ -79,7 +76,7 @@ def find_tensorrt() -> TensorRt:
             reasons.append(f"{name}: {exc}")
             continue
         version = str(module.__version__)
-        if _release(version) < _MIN_VERSIONS[name]:
+        if tuple(map(int, re.findall(r"\d+", version)[:2])) < _MIN_VERSIONS[name]:
             oldest = ".".join(map(str, _MIN_VERSIONS[name]))
             reasons.append(f"{name}: version {version} is older than {oldest}")
             continue
@@ -90,11 +87,6 @@ def find_tensorrt() -> TensorRt:
 def dtype_name(dtype: Any) -> str:
     """NumPy's name of a TensorRT type; of a type that NumPy does not have, TensorRT's own name."""
     return {"FLOAT": "float32", "HALF": "float16"}.get(dtype.name, str(dtype.name).lower())
-
-
-def _release(version: str) -> tuple[int, ...]:
-    """Major and minor version numbers."""
-    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
 @cache
@@ -109,12 +101,12 @@ def _logger(module: Any) -> Any:
         def __init__(self) -> None:
             module.ILogger.__init__(self)
             self.guard = threading.Lock()
-            self.listeners: list[list[str]] = []
+            self.listeners: dict[int, list[str]] = {}
 
         def log(self, level: Any, message: str) -> None:
             if level in kept:
                 with self.guard:
-                    for lines in self.listeners:
+                    for lines in self.listeners.values():
                         lines.append(message.strip())
 
     return Logger()

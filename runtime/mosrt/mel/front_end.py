@@ -61,11 +61,7 @@ class MelFrontEnd:
     def images(
         self, crop: Float32Array, windows: Iterable[int] | None = None
     ) -> dict[int, Float32Array]:
-        """The log-mel images of a crop.
-
-        Args:
-            crop: Samples (crop_samples,) float32 in [-1, 1].
-            windows: Window lengths to compute; by default all of the spec's.
+        """The log-mel images of a crop: its `spectrograms`, resized along time.
 
         Returns:
             For each window length an image (image_height, image_width) float32 in [0, 1].

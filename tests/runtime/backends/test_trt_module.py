@@ -57,4 +57,4 @@ def test_the_log_collects_warnings_of_this_block_only(machine: Machine) -> None:
             found.logger.log(severity.INFO, "chatter")
         found.logger.log(severity.ERROR, "three")
     assert (outer, inner) == (["one", "two", "three"], ["two"])
-    assert found.logger.listeners == []
+    assert found.logger.listeners == {}

@@ -8,12 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Final
+
+from .sections import Row
 
 __all__ = ["Axis", "Chart", "Series", "charts", "shown_domain", "view_study_chart"]
 
-Row = Mapping[str, Any]
-"""A report, or an object of one."""
 Point = tuple[float, float, str]
 """x, y and the tooltip."""
 
@@ -114,11 +114,11 @@ def charts(report: Row) -> Iterator[Chart]:
         for row in report["parity"]
         if row.get("mae") is not None and row["against"] != "torch checkpoint"
     }
-    latency = [
-        {**row, "ms": row["quantiles"]["p50"]["ms"], "drift": max(_FLOOR, mae), "mae": mae}
-        for row in report.get("latency", [])
-        for mae in [drift.get(_without_threads(row["contestant"]), 0.0)]
-    ]
+    latency = []
+    for row in report.get("latency", []):
+        mae = drift.get(_without_threads(row["contestant"]), 0.0)
+        ms = row["quantiles"]["p50"]["ms"]
+        latency.append({**row, "ms": ms, "mae": mae, "drift": max(mae, _FLOOR)})
     headlines = [row for row in latency if row["clip_s"] == 5.0]
     yield from _chart(
         "Latency against drift (1e-8 or less is drawn at the bottom; uncertainty: relative drift)",

@@ -10,8 +10,8 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Iterator, Sequence
+from typing import Final
 
 import jinja2
 import soundfile
@@ -21,7 +21,7 @@ from mosrt.errors import AudioError
 from mosrt_bench.clips import AudioFile
 
 from .charts import charts, shown_domain, view_study_chart
-from .sections import sections
+from .sections import Row, sections
 
 __all__ = ["TEMPLATES", "page"]
 
@@ -33,9 +33,6 @@ TEMPLATES: Final = jinja2.Environment(
     undefined=jinja2.StrictUndefined,
 )
 """The templates of reports; those of HTML escape what they are given."""
-
-Row = Mapping[str, Any]
-"""A report, or an object of one."""
 
 _MAX_CLIP_S: Final = 30.0
 _MAX_AUDIO_BYTES: Final = 8_000_000

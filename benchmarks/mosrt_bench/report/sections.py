@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Final
 
-__all__ = ["Section", "interval_cell", "number", "sections"]
+__all__ = ["Row", "Section", "interval_cell", "number", "sections"]
 
 Row = Mapping[str, Any]
 """A report, or an object of one."""

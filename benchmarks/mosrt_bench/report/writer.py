@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -11,7 +11,7 @@ from mosrt_bench.clips import AudioFile
 from mosrt_bench.output import save, save_text, table
 
 from .html import TEMPLATES, page
-from .sections import sections
+from .sections import Row, sections
 
 __all__ = ["escaped", "markdown", "markdown_table", "terminal", "write_report"]
 
@@ -39,7 +39,7 @@ def write_report(
     return json_file, text_file, page_file
 
 
-def terminal(report: Mapping[str, Any]) -> str:
+def terminal(report: Row) -> str:
     """All tables, aligned for a terminal."""
     parts = []
     for section in sections(report):
@@ -48,7 +48,7 @@ def terminal(report: Mapping[str, Any]) -> str:
     return "\n".join(parts[1:])
 
 
-def markdown(report: Mapping[str, Any]) -> str:
+def markdown(report: Row) -> str:
     """The whole report as Markdown, with all text from outside escaped."""
     template = TEMPLATES.get_template("report.md.j2")
     return template.render(report=report, sections=sections(report), text=escaped)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,10 +93,10 @@ def read_ratings(file: Path) -> list[Rating]:
         raise BenchError(f"{file}: cannot be read ({exc}); save it as CSV in UTF-8") from exc
     if not ratings:
         raise BenchError(f"{file}: no ratings below the header")
-    paths = [rating.path for rating in ratings]
-    if len(set(paths)) < len(paths):
-        twice = next(path for path in paths if paths.count(path) > 1)
-        raise BenchError(f"{file}: {twice} is rated twice; keep one line, with the mean")
+    counts = Counter(rating.path for rating in ratings)
+    path, count = counts.most_common(1)[0]
+    if count > 1:
+        raise BenchError(f"{file}: {path} is rated twice; keep one line, with the mean")
     return ratings
 
 

@@ -32,6 +32,7 @@ IN_TWO = ("-n", "2", "--dist", "loadfile", "--durations", "15")
 RUNTIME_TESTS = (
     "gunicorn",
     "hypothesis",
+    "jinja2",
     "librosa",
     "matplotlib",
     "onnx",

@@ -46,8 +46,7 @@ print(json.dumps({{"import_ms": 1e3 * (imported - begun), "load_ms": 1e3 * (load
 _OF_MOSRT: Final = _PROGRAM.format(
     imports="import mosrt",
     load="""
-plan, views = options["plan"], options["views"]
-plan = {} if plan is None and views is None else {"plan": plan or "grid", "views": views}
+plan = {name: options[name] for name in ("plan", "views")}
 names = "variant", "provider", "threads"
 scorer = mosrt.load(Path(options["bundle"]), **{name: options[name] for name in names})
 def score():

@@ -205,7 +205,6 @@ def compare_scores(
     variant: str,
     provider: str = "cpu",
     default_domain: str,
-    resamples: int = 500,
 ) -> dict[str, Any]:
     """What a row of the parity table says of two sets of scores, JSON-ready.
 
@@ -215,7 +214,6 @@ def compare_scores(
         variant: Variant of the configuration, for its tolerance.
         provider: Provider of the configuration, for its tolerance.
         default_domain: Domain of the headline metrics, or the only one there is.
-        resamples: Resamples of the bootstrap.
 
     Returns:
         What REPORT.md describes; without figures if there is no clip that both score.
@@ -252,7 +250,7 @@ def compare_scores(
     return {
         "domain": headline,
         **agreement(x, y),
-        "intervals": intervals(x, y, resamples=resamples),
+        "intervals": intervals(x, y),
         "flips": rank_flips(x, y),
         "domains": {
             name: {"mae": float(drift.mean()), "max_abs": largest[name]}

@@ -21,7 +21,7 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.errors import ProviderError
 from mosrt.score import Score
 
-from .protocol import Clips, LoadKind, Options, time_callers
+from .protocol import LoadKind, Options, time_callers
 
 __all__ = ["ENGINE_BATCHES", "MosrtRunner"]
 
@@ -53,10 +53,7 @@ class MosrtRunner:
             threads=options.threads,
         )
         self.provider = self._scorer.provider
-        self._options: dict[str, Any] = {}
-        if options.plan is not None or options.views is not None:
-            self._options = {"plan": options.plan or "grid", "views": options.views}
-        self._clips = Clips()
+        self._options: dict[str, Any] = {"plan": options.plan, "views": options.views}
 
     def score(self, clip: Path) -> dict[str, Any]:
         """See `Runner.score`."""
@@ -65,7 +62,7 @@ class MosrtRunner:
 
     def time(self, clip: Path) -> dict[str, float]:
         """See `Runner.time`."""
-        data = self._clips[clip]
+        data = clip.read_bytes()
         started = time.perf_counter()
         score = self._scorer.score_file(data, **self._options)
         total_ms = 1e3 * (time.perf_counter() - started)
@@ -75,7 +72,7 @@ class MosrtRunner:
 
     def run_many(self, clip: Path, kind: LoadKind, count: int, n_clips: int) -> float:
         """See `Runner.run_many`."""
-        data = self._clips[clip]
+        data = clip.read_bytes()
         if kind == "callers":
             return time_callers(
                 lambda: self._scorer.score_file(data, **self._options), count, n_clips

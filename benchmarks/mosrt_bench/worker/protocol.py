@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-__all__ = ["Clips", "FrontEnd", "LoadKind", "Options", "Runner", "time_callers"]
+__all__ = ["FrontEnd", "LoadKind", "Options", "Runner", "time_callers"]
 
 LoadKind = Literal["batch", "callers"]
 """How several recordings are scored at once: by `score_many`, or by threads that share a model."""
@@ -107,14 +107,6 @@ class Runner(Protocol):
     def close(self) -> None:
         """Releases the model."""
         ...
-
-
-class Clips(dict[Path, bytes]):
-    """The bytes of clips, each read when it is first asked for."""
-
-    def __missing__(self, clip: Path) -> bytes:
-        self[clip] = clip.read_bytes()
-        return self[clip]
 
 
 def time_callers(score: Callable[[], object], count: int, n_clips: int) -> float:

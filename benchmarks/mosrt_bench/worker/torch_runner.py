@@ -35,7 +35,7 @@ from mosrt_export.utmosv2.config import ModelConfig
 from mosrt_export.utmosv2.fusion import build
 from mosrt_export.utmosv2.parity import Scored
 
-from .protocol import Clips, FrontEnd, LoadKind, Options, time_callers
+from .protocol import FrontEnd, LoadKind, Options, time_callers
 
 __all__ = ["TorchRunner", "librosa_image", "librosa_views", "torch_resize"]
 
@@ -90,7 +90,6 @@ class TorchRunner:
         self._models: list[Scored] = modules
         self._compiled: list[Any] = [torch.compile(module) for module in modules if compiled]
         self._pool = ThreadPoolExecutor(options.threads)
-        self._clips = Clips()
         self.provider = options.provider
         self.facts: dict[str, Any] = {
             "torch": torch.__version__,
@@ -116,7 +115,7 @@ class TorchRunner:
     def time(self, clip: Path) -> dict[str, float]:
         """See `Runner.time`."""
         torch.set_num_threads(self._threads)
-        data = self._clips[clip]
+        data = clip.read_bytes()
         started = time.perf_counter()
         recording = self._open(data)
         opened = time.perf_counter()
@@ -135,7 +134,7 @@ class TorchRunner:
     def run_many(self, clip: Path, kind: LoadKind, count: int, n_clips: int) -> float:
         """See `Runner.run_many`."""
         torch.set_num_threads(self._threads)
-        data = self._clips[clip]
+        data = clip.read_bytes()
         if kind == "callers":
             return time_callers(
                 lambda: self._run(self._on_device(self._made(data))), count, n_clips

@@ -251,18 +251,20 @@ class Topology:
 
 def rebuilt(model: Any, nodes: Iterable[Any], constants: Iterable[Any]) -> Any:
     """A model with the given nodes, and those of the given constants that they read."""
-    graph = onnx.GraphProto(name=model.graph.name)
-    graph.node.extend(nodes)
-    read = {name for node in graph.node for name in node.input}
-    read |= {value.name for value in model.graph.output}
-    graph.initializer.extend(tensor for tensor in constants if tensor.name in read)
-    graph.input.extend(model.graph.input)
-    graph.output.extend(model.graph.output)
-    present = {name for node in graph.node for name in node.output}
-    graph.value_info.extend(value for value in model.graph.value_info if value.name in present)
-    made = onnx.ModelProto(ir_version=model.ir_version, graph=graph)
-    made.opset_import.extend(model.opset_import)
-    return made
+    nodes, old = list(nodes), model.graph
+    read = {name for node in nodes for name in node.input} | {value.name for value in old.output}
+    made = {name for node in nodes for name in node.output}
+    graph = onnx.helper.make_graph(
+        nodes,
+        old.name,
+        old.input,
+        old.output,
+        initializer=[tensor for tensor in constants if tensor.name in read],
+        value_info=[value for value in old.value_info if value.name in made],
+    )
+    return onnx.helper.make_model(
+        graph, ir_version=model.ir_version, opset_imports=model.opset_import
+    )
 
 
 def replace_value(tensor: Any, value: Array) -> None:

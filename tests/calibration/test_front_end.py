@@ -11,7 +11,7 @@ from onnx import TensorProto
 from mosrt.bundle.bundle import find_bundle
 from mosrt_calibration.graph import Topology, fetched, read_graph
 from mosrt_calibration.passes.fp16 import to_fp16
-from mosrt_calibration.passes.qdq import qdq_u8s8
+from mosrt_calibration.passes.qdq import with_qdq
 from mosrt_calibration.passes.targets import Targets, front_end
 
 
@@ -66,7 +66,7 @@ def test_int8_leaves_it_alone(model: Any) -> None:
     topology = Topology(model)
     targets = Targets.of(topology)
     spans = dict.fromkeys(targets.tensors(topology), (-4.0, 4.0))
-    made = qdq_u8s8(model, spans, [*targets.weighted, *targets.between])
+    made = with_qdq(model, spans, [*targets.weighted, *targets.between], symmetric=False)
     assert constants(made) == constants(model)
     quantised = {node.input[0] for node in made.graph.node if node.op_type == "QuantizeLinear"}
     produced = {t for name in front_end(topology) for t in topology.nodes[name].output}

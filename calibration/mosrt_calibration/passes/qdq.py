@@ -27,7 +27,7 @@ from .qparams import (
     weight_scales,
 )
 
-__all__ = ["qdq_s8s8", "qdq_u8s8"]
+__all__ = ["with_qdq"]
 
 Ranges = Mapping[str, tuple[float, float]]
 
@@ -40,43 +40,30 @@ _CLIPS: Final = ("Clip", "Relu")
 _DEQUANTISED: Final = "_DequantizeLinear_Output"
 
 
-def qdq_u8s8(model: Any, ranges: Ranges, nodes: Sequence[str], *, weight_bits: int = 8) -> Any:
-    """Q/DQ for CPUs: asymmetric UINT8 activations, INT8 weights per channel, INT32 biases.
+def with_qdq(
+    model: Any, ranges: Ranges, nodes: Sequence[str], *, symmetric: bool, weight_bits: int = 8
+) -> Any:
+    """A graph with Q/DQ pairs, for CPUs or symmetric for TensorRT.
+
+    For CPUs, activations are asymmetric UINT8, weights INT8 per channel, and biases INT32. For
+    TensorRT all is symmetric INT8, so that every zero point is zero, and only the inputs of
+    weighted nodes are quantised: TensorRT decides where INT8 continues, and takes biases in FP32.
 
     Args:
         model: FP32 onnx.ModelProto; not changed.
         ranges: Lowest and highest value of every activation that the nodes read or make.
-        nodes: Names of the nodes to quantise, weighted or not.
+        nodes: Names of the nodes to quantise; weighted ones only if symmetric.
+        symmetric: Whether the graph is for TensorRT.
         weight_bits: Bits of the weights, 8 or 7; see `qparams.weight_scales`.
     """
-    return _Insertion(model, ranges, nodes, symmetric=False, weight_bits=weight_bits).model()
-
-
-def qdq_s8s8(model: Any, ranges: Ranges, nodes: Sequence[str]) -> Any:
-    """Q/DQ for TensorRT: symmetric INT8 throughout, so that every zero point is zero.
-
-    Only the inputs of weighted nodes are quantised. TensorRT decides where INT8 continues, and
-    takes biases in FP32.
-
-    Args:
-        model: FP32 onnx.ModelProto; not changed.
-        ranges: Lowest and highest value of every activation that the nodes read.
-        nodes: Names of the weighted nodes to quantise.
-    """
-    return _Insertion(model, ranges, nodes, symmetric=True).model()
+    return _Insertion(model, ranges, nodes, symmetric, weight_bits).model()
 
 
 class _Insertion:
     """Inserts Q/DQ pairs into one graph."""
 
     def __init__(
-        self,
-        model: Any,
-        ranges: Ranges,
-        nodes: Sequence[str],
-        *,
-        symmetric: bool,
-        weight_bits: int = 8,
+        self, model: Any, ranges: Ranges, nodes: Sequence[str], symmetric: bool, weight_bits: int
     ) -> None:
         self._model = model
         self._ranges = ranges

@@ -61,16 +61,15 @@ class Targets:
         return cls(weighted=weighted, between=between, part=part, block=block)
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """Blocks with weights to quantise, in the order of the graph."""
-        return tuple(dict.fromkeys(self.block[self.part[name]] for name in self.weighted))
-
-    def parts(self, block: str) -> tuple[str, ...]:
-        """Parts of a block with weights to quantise, in the order of the graph."""
-        names = dict.fromkeys(self.part[name] for name in self.weighted)
-        found = tuple(part for part in names if self.block[part] == block)
+    def parts(self) -> dict[str, tuple[str, ...]]:
+        """Parts with weights to quantise by block, both in the order of the graph."""
+        found: dict[str, dict[str, None]] = {}
+        for part in dict.fromkeys(self.part[name] for name in self.weighted):
+            found.setdefault(self.block[part], {})[part] = None
         # A part with the name of the block cannot be told from the block.
-        return (block,) if block in found else found
+        return {
+            block: (block,) if block in parts else tuple(parts) for block, parts in found.items()
+        }
 
     def keeps_fp32(self, node: str, kept_fp32: Collection[str]) -> bool:
         """Whether a node is in one of the given blocks or parts."""

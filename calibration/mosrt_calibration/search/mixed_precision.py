@@ -121,7 +121,7 @@ def rank(
 
     def drift(quantised: str | None, label: str) -> Drift:
         others = [name for name in names if name != quantised]
-        affected = [n for n in networks if quantised is None or quantised in n.targets.names]
+        affected = [n for n in networks if quantised is None or quantised in n.targets.parts]
         models = int8_graphs(affected, scheme, others)
         return evaluator.measure(
             models, clips, label, kind=scheme.kind, views=1, offset_clips=clips
@@ -241,8 +241,8 @@ class MacCount:
         parts: dict[str, dict[str, None]] = {}
         counts: Counter[str] = Counter()
         for network in networks:
-            for block in network.targets.names:
-                parts.setdefault(block, {}).update(dict.fromkeys(network.targets.parts(block)))
+            for block, inside in network.targets.parts.items():
+                parts.setdefault(block, {}).update(dict.fromkeys(inside))
             counts.update(network.macs(scheme))
         return cls(
             parts={block: tuple(found) for block, found in parts.items()}, multiplications=counts

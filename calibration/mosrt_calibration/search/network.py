@@ -15,7 +15,7 @@ from mosrt_calibration.clips import Clip
 from mosrt_calibration.graph import Topology, attribute, copied, deduplicate_constants, read_graph
 from mosrt_calibration.passes.corrections import correct_biases, equalise, smooth
 from mosrt_calibration.passes.fp16 import to_fp16
-from mosrt_calibration.passes.qdq import qdq_s8s8, qdq_u8s8
+from mosrt_calibration.passes.qdq import with_qdq
 from mosrt_calibration.passes.targets import Targets
 from mosrt_calibration.passes.weight_only import dynamic_matmul, weight_only_int8
 from mosrt_calibration.ranges.collector import collect
@@ -157,8 +157,9 @@ class Network:
             prepared.ranges[scheme.method] = ranges(prepared.statistics, scheme.method)
         found = prepared.ranges[scheme.method]
         if scheme.symmetric:
-            return qdq_s8s8(model, found, chosen.weighted)
-        model = qdq_u8s8(model, found, [*chosen.weighted, *chosen.between], weight_bits=bits)
+            return with_qdq(model, found, chosen.weighted, symmetric=True)
+        nodes = [*chosen.weighted, *chosen.between]
+        model = with_qdq(model, found, nodes, symmetric=False, weight_bits=bits)
         model = dynamic_matmul(model, dynamic, weight_bits=bits)
         in_fp32 = [name for name in targets.weighted if name not in wanted]
         return deduplicate_constants(weight_only_int8(model, in_fp32))

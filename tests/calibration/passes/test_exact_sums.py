@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from mosrt.backends import open_backend
 from mosrt.bundle.manifest import File, Member, TensorSpec, Variant
-from mosrt_calibration.passes.qdq import qdq_u8s8
+from mosrt_calibration.passes.qdq import with_qdq
 from mosrt_calibration.passes.weight_only import dynamic_matmul
 
 N = 64
@@ -73,7 +73,7 @@ def test_sums_of_bytes_do_not_saturate(kind: str, bits: int, provider: str, tmp_
     quantised = (
         dynamic_matmul(model, [name], weight_bits=bits)
         if "dynamic" in kind
-        else qdq_u8s8(model, RANGES, [name], weight_bits=bits)
+        else with_qdq(model, RANGES, [name], symmetric=False, weight_bits=bits)
     )
     found = _run(quantised, feed, tmp_path, f"qdq-u8s{bits}", provider)
     exact = np.einsum("oi,bit->bot", WEIGHTS.astype(np.int64), FEED.astype(np.int64))

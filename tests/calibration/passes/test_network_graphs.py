@@ -121,7 +121,7 @@ def test_blocks_kept_in_fp32_keep_their_weights(
     model = network.int8(scheme, ["net.layers.0"])
     quantised = {t.name for t in model.graph.initializer if t.name.endswith("_quantized")}
     assert quantised == {"net.frames.weight_quantized"}
-    everything = network.int8(scheme, network.targets.names)
+    everything = network.int8(scheme, list(network.targets.parts))
     # graphs for CPUs have weight-only INT8 for large weights: those of the frames
     assert [n.op_type for n in everything.graph.node if not n.name.startswith("net.frames.w")] == [
         n.op_type for n in read_graph(network_graph(transformer_model)).graph.node

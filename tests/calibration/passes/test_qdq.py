@@ -17,7 +17,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 from onnxruntime.quantization.quant_utils import QuantizationMode, add_infer_metadata
 
 from mosrt_calibration.graph import WEIGHTED_OPS, Topology
-from mosrt_calibration.passes.qdq import qdq_s8s8, qdq_u8s8
+from mosrt_calibration.passes.qdq import with_qdq
 from mosrt_calibration.passes.qparams import rounded_weights, scales_for_bias, weight_scales
 from mosrt_calibration.passes.targets import Targets
 from mosrt_calibration.passes.weight_only import dynamic_matmul
@@ -155,9 +155,9 @@ def test_graphs_are_those_of_onnxruntime(make: Any, symmetric: bool, bits: int) 
     spans = _spans(model, feed, targets.tensors(topology))
     nodes = [*targets.weighted, *(() if symmetric else targets.between)]
     if symmetric:
-        ours = qdq_s8s8(model, spans, nodes)
+        ours = with_qdq(model, spans, nodes, symmetric=True)
     else:
-        ours = qdq_u8s8(model, spans, nodes, weight_bits=bits)
+        ours = with_qdq(model, spans, nodes, symmetric=False, weight_bits=bits)
     theirs = _theirs(model, spans, nodes, symmetric=symmetric, bits=bits)
     onnx.checker.check_model(ours, full_check=True)
     assert _kinds(ours) == _kinds(theirs)
@@ -180,9 +180,9 @@ def test_blocks_in_fp32_read_dequantised_inputs() -> None:
     topology = Topology(model)
     targets = Targets.of(topology)
     spans = _spans(model, IMAGES, targets.tensors(topology))
-    left = targets.only(topology, targets.weighted[2:5], targets.names[3:])
+    left = targets.only(topology, targets.weighted[2:5], list(targets.parts)[3:])
     nodes = [*left.weighted, *left.between]
-    ours = qdq_u8s8(model, spans, nodes)
+    ours = with_qdq(model, spans, nodes, symmetric=False)
     theirs = _theirs(model, spans, nodes, symmetric=False)
     assert 0 < _kinds(ours)["QuantizeLinear"] < len(spans)
     np.testing.assert_array_equal(_run(ours, IMAGES), _run(theirs, IMAGES))

@@ -86,7 +86,7 @@ def test_a_network_is_quantised_up_to_its_head() -> None:
     targets = Targets.of(topology)
     assert heads(topology) == {"head/Gemm"}
     assert len(targets.weighted) == 9
-    assert targets.names == ("net.stem", *(f"net.blocks.{i}" for i in range(4)))
+    assert tuple(targets.parts) == ("net.stem", *(f"net.blocks.{i}" for i in range(4)))
     # nodes after the last convolution gain nothing from INT8
     assert "net.blocks.2/Add" in targets.between
     assert "net.blocks.3/Add" not in targets.between
@@ -99,7 +99,7 @@ def test_norms_softmax_and_logits_of_a_transformer_stay_float() -> None:
     kinds = {topology.nodes[name].op_type for name in (*targets.weighted, *targets.between)}
     assert kinds <= {"Conv", "MatMul", "Transpose", "Relu", "Add"}
     assert not [name for name in targets.weighted if "logits" in name or "mixed" in name]
-    assert targets.names == ("net.frames", "net.layers.0")
+    assert tuple(targets.parts) == ("net.frames", "net.layers.0")
 
 
 def test_leaving_a_block_out_leaves_out_what_hangs_on_it() -> None:
@@ -134,11 +134,11 @@ def test_blocks_of_large_models_are_put_together(n_stages: int, by_stage: bool |
         for block in range(10)
     ]
     layers = [f"ssl.layers.{layer}" for layer in range(12)]
-    assert targets.names == ("front", *dict.fromkeys(blocks), *layers)
-    stage = targets.names[-13]
+    assert tuple(targets.parts) == ("front", *dict.fromkeys(blocks), *layers)
+    stage = list(targets.parts)[-13]
     numbers = range(10) if by_stage else ()
-    assert targets.parts(stage) == (tuple(f"{stage}.{i}" for i in numbers) or (stage,))
-    assert targets.parts("ssl.layers.3") == ("ssl.layers.3",)
+    assert targets.parts[stage] == (tuple(f"{stage}.{i}" for i in numbers) or (stage,))
+    assert targets.parts["ssl.layers.3"] == ("ssl.layers.3",)
 
 
 def test_a_part_of_a_block_stays_alone() -> None:

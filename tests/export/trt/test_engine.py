@@ -15,7 +15,7 @@ from mosrt.bundle.bundle import Bundle, find_bundle
 from mosrt.bundle.manifest import TensorSpec
 from mosrt_calibration.graph import Topology, read_graph, write_graph
 from mosrt_calibration.passes.fp16 import to_fp16
-from mosrt_calibration.passes.qdq import qdq_s8s8
+from mosrt_calibration.passes.qdq import with_qdq
 from mosrt_calibration.passes.targets import Targets
 from mosrt_export.errors import EngineError
 from mosrt_export.trt.builder import BuildSettings, build_engine
@@ -73,7 +73,7 @@ def test_a_front_end_in_the_graph_builds(rtx: TensorRt, nano_graph: Path, tmp_pa
     spans = dict.fromkeys(targets.tensors(Topology(model)), (-4.0, 4.0))
     for name, made in (
         ("fp16", to_fp16(model)),
-        ("int8", qdq_s8s8(model, spans, targets.weighted)),
+        ("int8", with_qdq(model, spans, targets.weighted, symmetric=True)),
     ):
         graphs[name], _ = write_graph(made, tmp_path / f"{name}.onnx")
     sizes = {

@@ -17,7 +17,7 @@ from mosrt.bundle.bundle import Bundle
 from mosrt_calibration.cli import quantize
 from mosrt_calibration.graph import Topology, read_graph, write_graph
 from mosrt_calibration.passes.fp16 import to_fp16
-from mosrt_calibration.passes.qdq import qdq_s8s8
+from mosrt_calibration.passes.qdq import with_qdq
 from mosrt_calibration.passes.targets import Targets
 from mosrt_export.trt.builder import build_engine
 from mosrt_export.trt.shapes import member_tensors, profile_of, size_ranges
@@ -124,7 +124,7 @@ def test_wav2vec2(rtx: TensorRt, head: str, engine_cache: Path, tmp_path: Path) 
         model = read_graph(bundle / member.graph.path)
         targets = Targets.of(Topology(model))
         spans = dict.fromkeys(targets.tensors(Topology(model)), (-4.0, 4.0))
-        for made in (to_fp16(model), qdq_s8s8(model, spans, targets.weighted)):
+        for made in (to_fp16(model), with_qdq(model, spans, targets.weighted, symmetric=True)):
             graph, _ = write_graph(made, tmp_path / "other.onnx")
             engine = build_engine(
                 rtx,

@@ -83,12 +83,8 @@ def bench() -> None:
            text="A DNSMOS P.835 or P.808 model to score the same clips with.")  # fmt: skip
 @click.option("--plan", metavar="PLAN", show_default="grid",
               help="Crop plan of MOS models: grid or reference:SEED.")  # fmt: skip
-@click.option(
-    "--views",
-    type=click.IntRange(1, 10_000),
-    metavar="N",
-    help="Views per recording of MOS models.",
-)
+@click.option("--views", type=click.IntRange(1, 10_000), metavar="N",
+              help="Views per recording of MOS models.")  # fmt: skip
 @_repeated("--threads", type=THREADS, default=lambda: (usable_cores(),), metavar="N",
            show_default="all cores this process may use", text="Threads of one call.")  # fmt: skip
 @_repeated("--length", "lengths_s", type=_ABOVE_ZERO, default=(1, 3, 5, 10, 30), metavar="S",
@@ -192,15 +188,9 @@ def run(
 @bench.command(short_help="Compare two reports.", epilog=exit_statuses("something became worse"))
 @click.argument("before", type=_FILE)
 @click.argument("after", type=_FILE)
-@click.option(
-    "--tolerance",
-    type=FiniteRange(min=0),
-    default=0.05,
-    show_default=True,
-    metavar="SHARE",
-    help="Share by which time, memory or error may grow or throughput may fall, and by how much a "
-    "correlation may drop.",
-)
+@click.option("--tolerance", type=FiniteRange(min=0), default=0.05, show_default=True,
+              metavar="SHARE", help="Share by which time, memory or error may grow or throughput "
+              "may fall, and by how much a correlation may drop.")  # fmt: skip
 @exit_on_error()
 def compare(before: Path, after: Path, tolerance: float) -> None:
     """Compare report.json BEFORE with AFTER: speed, memory, drift, agreement with listeners.

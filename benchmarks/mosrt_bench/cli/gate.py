@@ -56,13 +56,8 @@ _FILE: Final = click.Path(dir_okay=False, path_type=Path)
               "gate fails although nothing changed.")  # fmt: skip
 @click.option("--junit", "junit_file", type=_FILE, metavar="FILE",
               help="Write the result as JUnit XML; - is standard output.")  # fmt: skip
-@click.option(
-    "--json",
-    "json_file",
-    type=_FILE,
-    metavar="FILE",
-    help="Write the result as JSON; - is standard output.",
-)
+@click.option("--json", "json_file", type=_FILE, metavar="FILE",
+              help="Write the result as JSON; - is standard output.")  # fmt: skip
 @exit_on_error()
 def gate(
     audio: tuple[Path, ...], file: Path, update: bool, tolerance: float | None,

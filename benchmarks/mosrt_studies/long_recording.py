@@ -24,10 +24,8 @@ import soundfile
 from mosrt.audio.sources import AUDIO_SUFFIXES
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt.host.files import files_below
-from mosrt_bench.machine import describe
-from mosrt_bench.output import save
 from mosrt_export.nano.data.voices import SAMPLE_RATE_HZ, read
-from mosrt_studies.figures.render import section
+from mosrt_studies.publish import publish
 
 __all__ = ["write_recording"]
 
@@ -77,18 +75,15 @@ def main(models: tuple[str, ...], speech: Path, minutes: float, threads: int, ou
             command = [sys.executable, "-c", _PROGRAM, model, str(threads), str(file)]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             measured.append(json.loads(done.stdout))
-    result = {
-        "question": "peak memory of scoring one long recording from a file, FP32",
-        "command": "python -m mosrt_studies.long_recording --model … --speech … "
-        f"--minutes {minutes:g} --threads {threads}",
-        "minutes": minutes,
-        "threads": threads,
-        "limit_mb": LIMIT_MB,
-        "machine": describe(),
-        "models": measured,
-    }
-    save(result, output)
-    click.echo(section("long_recording", result))
+    publish(
+        "long_recording",
+        output,
+        question="peak memory of scoring one long recording from a file, FP32",
+        minutes=minutes,
+        threads=threads,
+        limit_mb=LIMIT_MB,
+        models=measured,
+    )
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ ENTRIES = {
     "worker": "import mosrt_bench.worker.mosrt_runner",
     "calibration": "import mosrt_calibration.ranges.collector",
     "recipe": "import mosrt_export.nano.data.dnsmos",
-    "study": "import mosrt_studies.accuracy.peers",
+    "study": "import mosrt_studies.accuracy.scorers",
     "openvino": "import mosrt; mosrt.load(provider='openvino-fp32', cache=False)",
 }
 

@@ -24,14 +24,13 @@ import scipy.stats
 
 from mosrt._arrays import Float32Array, FloatArray
 from mosrt.cli.command import exit_on_error, output_option
-from mosrt_bench.machine import describe
-from mosrt_bench.output import save
 from mosrt_export.nano.data.degradations import DEGRADATIONS, Degradation
 from mosrt_export.nano.data.resyntheses import RESYNTHESES
-from mosrt_studies.figures.render import section
+from mosrt_export.nano.data.voices import SAMPLE_RATE_HZ
+from mosrt_studies.publish import publish
 
 from .heldout import Speech, clips_in, levelled, recorded_clips, speech_option, unseen_clips
-from .peers import Peers, ScoreClip, models_option, score_clips, teachers_option
+from .scorers import ScoreClip, Scorers, score_clips, scorers_options
 
 __all__ = ["KINDS", "falling", "overall", "rungs", "score_ladders", "summary"]
 
@@ -47,7 +46,6 @@ KINDS: Final[Mapping[str, Degradation]] = {
     "Griffin-Lim": RESYNTHESES["Griffin-Lim"],
 }  # fmt: skip
 SEVERITIES: Final = (0.1, 0.3, 0.5, 0.7, 0.9)
-_RATE_HZ: Final = 16_000
 _CLEAN: Final = "clean"
 _MEASURES: Final = ("srcc", "srcc_pooled", "below_clean")
 
@@ -79,10 +77,10 @@ def score_ladders(
 
     def rungs_of_all() -> Iterator[tuple[tuple[str, int], Float32Array, int]]:
         for number, clip in enumerate(clips):
-            yield (_CLEAN, number), clip.waveform, _RATE_HZ
+            yield (_CLEAN, number), clip.waveform, SAMPLE_RATE_HZ
             for i, (kind, degradation) in enumerate(kinds.items()):
                 for rung in rungs(clip.waveform, degradation, severities, (seed, number, i)):
-                    yield (kind, number), rung, _RATE_HZ
+                    yield (kind, number), rung, SAMPLE_RATE_HZ
 
     length = len(clips) * (1 + len(kinds) * len(severities))
     scores = score_clips(rungs_of_all(), score, length=length, label=label)
@@ -111,10 +109,10 @@ def summary(scores: FloatArray, severities: Sequence[float]) -> dict[str, Any]:
     """
     levels = np.array([0.0, *severities])
     return {
-        "srcc": round(float(np.mean([falling(levels, row) for row in scores])), 4),
-        "srcc_pooled": round(falling(np.tile(levels, len(scores)), scores.ravel()), 4),
-        "below_clean": round(float(np.mean(scores[:, 1:] < scores[:, :1])), 4),
-        "mean_scores": [round(float(mean), 4) for mean in scores.mean(axis=0)],
+        "srcc": float(np.mean([falling(levels, row) for row in scores])),
+        "srcc_pooled": falling(np.tile(levels, len(scores)), scores.ravel()),
+        "below_clean": float(np.mean(scores[:, 1:] < scores[:, :1])),
+        "mean_scores": scores.mean(axis=0),
     }
 
 
@@ -122,7 +120,7 @@ def overall(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
     """Means over kinds, by model, of summaries by kind and model."""
     return {
         name: {
-            measure: round(float(np.mean([row[name][measure] for row in kinds.values()])), 4)
+            measure: float(np.mean([by_name[name][measure] for by_name in kinds.values()]))
             for measure in _MEASURES
         }
         for name in next(iter(kinds.values()))
@@ -135,19 +133,16 @@ def overall(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
               type=click.Path(exists=True, file_okay=False, path_type=Path),
               help="Folder of recordings of one speaker outside the training data; may be "
               "repeated.")  # fmt: skip
-@models_option
-@teachers_option
+@exit_on_error()
+@scorers_options
 @click.option("--clips", default=20, show_default=True, type=click.IntRange(min=2),
               help="Clips per group.")  # fmt: skip
 @click.option("--seed", default=1001, show_default=True, help="Seed of text and degradations.")
 @output_option("JSON file to write.", required=True)
-@exit_on_error()
 def main(
-    speech: Path, extra: tuple[Path, ...], models: tuple[str, ...], teachers: Path | None,
-    clips: int, seed: int, output: Path,
-) -> None:  # fmt: skip
+    speech: Path, extra: tuple[Path, ...], scorers: Scorers, clips: int, seed: int, output: Path
+) -> None:
     """Measure whether scores fall as speech is degraded more."""
-    peers = Peers(models, teachers)
     groups = {
         "held-out recordings": recorded_clips(speech, clips),
         "unseen synthetic voices": unseen_clips(clips, seed),
@@ -155,7 +150,7 @@ def main(
     if extra:
         groups["unseen speakers"] = clips_in(extra, clips)
     scores = {
-        group: score_ladders(members, peers, seed=seed, label=group)
+        group: score_ladders(members, scorers, seed=seed, label=group)
         for group, members in groups.items()
     }
     kinds = {
@@ -165,27 +160,18 @@ def main(
         }
         for group, by_kind in scores.items()
     }
-    means = {group: overall(by_kind) for group, by_kind in kinds.items()}
-    run = {
-        "question": "do scores fall with the severity of a degradation",
-        "command": "python -m mosrt_studies.accuracy.ladder --speech … --teachers … "
-        f"{'--extra … ' * len(extra)}--clips {clips} --seed {seed}",
-        "severities": list(SEVERITIES),
-        "machine": describe(),
-        "defaults": list(peers.defaults),
-        "voices": {group: [clip.voice for clip in members] for group, members in groups.items()},
-        "overall": means,
-        "kinds": kinds,
-        "scores": {
-            group: {
-                kind: {name: np.round(rows, 4).tolist() for name, rows in by_name.items()}
-                for kind, by_name in by_kind.items()
-            }
-            for group, by_kind in scores.items()
-        },
-    }
-    save(run, output)
-    click.echo(section("ladder", run))
+    publish(
+        "accuracy.ladder",
+        output,
+        question="do scores fall with the severity of a degradation",
+        threads=1,
+        severities=SEVERITIES,
+        defaults=scorers.defaults,
+        voices={group: [clip.voice for clip in members] for group, members in groups.items()},
+        overall={group: overall(by_kind) for group, by_kind in kinds.items()},
+        kinds=kinds,
+        scores=scores,
+    )
 
 
 if __name__ == "__main__":

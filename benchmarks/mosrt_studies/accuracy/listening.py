@@ -28,12 +28,10 @@ import soundfile
 from mosrt._arrays import Float32Array, FloatArray
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt.errors import MosrtError
-from mosrt_bench.machine import describe
-from mosrt_bench.output import save
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
-from mosrt_studies.figures.render import section
+from mosrt_studies.publish import publish
 
-from .peers import Peers, ScoreClip, models_option, score_clips, teachers_option
+from .scorers import ScoreClip, Scorers, score_clips, scorers_options
 
 __all__ = ["ListeningTest", "System", "agreement", "by_test", "concordance", "read_systems"]
 
@@ -140,10 +138,10 @@ def agreement(tests: Mapping[str, ListeningTest], resamples: int = _RESAMPLES) -
     low, high = percentile_interval(np.array(drawn)) or (share, share)
     wide, n_wide = concordance(list(tests.values()), WIDE_GAP)
     return {
-        "concordance": round(share, 4),
-        "interval_95": [round(low, 4), round(high, 4)],
+        "concordance": share,
+        "interval_95": [low, high],
         "pairs": n_pairs,
-        "concordance_wide": None if not n_wide else round(wide, 4),
+        "concordance_wide": wide,
         "pairs_wide": n_wide,
         "tests": {name: _alone(test) for name, test in tests.items()},
     }
@@ -152,11 +150,7 @@ def agreement(tests: Mapping[str, ListeningTest], resamples: int = _RESAMPLES) -
 def _alone(test: ListeningTest) -> dict[str, Any]:
     share, n_pairs = concordance([test])
     srcc = scipy.stats.spearmanr(test.mos, test.scores.mean(axis=1))[0]
-    return {
-        "concordance": None if not n_pairs else round(share, 4),
-        "pairs": n_pairs,
-        "srcc": round(float(srcc), 4) if np.isfinite(srcc) else None,
-    }
+    return {"concordance": share, "pairs": n_pairs, "srcc": float(srcc)}
 
 
 def score_systems(systems: Sequence[System], score: ScoreClip) -> dict[str, list[list[float]]]:
@@ -188,39 +182,30 @@ def by_test(
 @click.command()
 @click.option("--systems", "folder", required=True, type=click.Path(path_type=Path), metavar="DIR",
               help="Folder with systems.tsv and the clips of the systems.")  # fmt: skip
-@models_option
-@teachers_option
+@exit_on_error()
+@scorers_options
 @click.option("--looks", required=True, type=click.IntRange(min=1),
               help="How often these systems were evaluated to choose a model, this run "
               "included.")  # fmt: skip
 @output_option("JSON file to write.", required=True)
-@exit_on_error()
-def main(
-    folder: Path, models: tuple[str, ...], teachers: Path | None, looks: int, output: Path
-) -> None:
+def main(folder: Path, scorers: Scorers, looks: int, output: Path) -> None:
     """Measure how well models order TTS systems that listeners have rated."""
     systems = read_systems(folder)
-    peers = Peers(models, teachers)
-    scores = score_systems(systems, peers)
-    agreements = {name: agreement(by_test(systems, rows)) for name, rows in scores.items()}
-    run = {
-        "question": "share of pairs of TTS systems in the listeners' order",
-        "command": "python -m mosrt_studies.accuracy.listening "
-        f"--systems … --teachers … --looks {looks}",
-        "looks": looks,
-        "machine": describe(),
-        "defaults": list(peers.defaults),
-        "systems": [
+    scores = score_systems(systems, scorers)
+    publish(
+        "accuracy.listening",
+        output,
+        question="share of pairs of TTS systems in the listeners' order",
+        threads=1,
+        looks=looks,
+        defaults=scorers.defaults,
+        systems=[
             {"test": s.test, "system": s.name, "mos": s.mos, "clips": len(s.clips)} for s in systems
         ],
-        "agreement": agreements,
-        "scores": {
-            name: [[round(value, 4) for value in row] for row in rows]
-            for name, rows in scores.items()
-        },
-    }
-    save(run, output)
-    click.echo(section("listening", run))
+        cpu_ms=scorers.cpu_ms,
+        agreement={name: agreement(by_test(systems, rows)) for name, rows in scores.items()},
+        scores=scores,
+    )
 
 
 if __name__ == "__main__":

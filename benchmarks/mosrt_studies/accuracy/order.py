@@ -21,20 +21,19 @@ import numpy.typing as npt
 
 from mosrt._arrays import FloatArray
 from mosrt.cli.command import exit_on_error, output_option
-from mosrt_bench.machine import describe
-from mosrt_bench.output import save
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
 from mosrt_export.nano.data.voices import (
+    SAMPLE_RATE_HZ,
     VoiceError,
     missing_programs,
     sentences,
     speak,
     synthetic_voices,
 )
-from mosrt_studies.figures.render import section
+from mosrt_studies.publish import publish
 
 from .heldout import Speech, levelled, speech_option, utterances
-from .peers import Peers, ScoreClip, models_option, score_clips, teachers_option
+from .scorers import ScoreClip, Scorers, score_clips, scorers_options
 
 __all__ = ["ORDER", "READERS", "RECORDINGS", "difference", "mean", "score_readers", "verdicts"]
 
@@ -52,7 +51,6 @@ ORDER: Final = (
 )
 """Pairs (better, worse) on which listeners agree."""
 
-_RATE_HZ: Final = 16_000
 _SHORTEST_S: Final = 2.0
 _RESAMPLES: Final = 2000
 
@@ -99,7 +97,7 @@ def _indices(scores: FloatArray, seed: int) -> npt.NDArray[np.int64]:
 
 def _interval(value: float, drawn: FloatArray) -> dict[str, Any]:
     low, high = percentile_interval(drawn) or (value, value)
-    return {"mean": round(float(value), 4), "interval_95": [round(low, 4), round(high, 4)]}
+    return {"mean": float(value), "interval_95": [low, high]}
 
 
 def readings(texts: Sequence[str]) -> dict[str, list[Speech]]:
@@ -121,7 +119,9 @@ def score_readers(
     speech: Mapping[str, Sequence[Speech]], score: ScoreClip
 ) -> dict[str, dict[str, FloatArray]]:
     """Scores (clips,) of speech by reader, by model and reader."""
-    clips = [(r, clip.waveform, _RATE_HZ) for r, members in speech.items() for clip in members]
+    clips = [
+        (r, clip.waveform, SAMPLE_RATE_HZ) for r, members in speech.items() for clip in members
+    ]
     scores = score_clips(clips, score, length=len(clips), label="clips")
     return {
         name: {reader: np.array(values) for reader, values in by_reader.items()}
@@ -131,40 +131,29 @@ def score_readers(
 
 @click.command()
 @speech_option
-@models_option
-@teachers_option
+@exit_on_error()
+@scorers_options
 @click.option("--sentences", "count", default=24, show_default=True, type=click.IntRange(min=20),
               help="Number of sentences for the synthesisers, and of recordings.")  # fmt: skip
 @click.option("--seed", default=1002, show_default=True, help="Seed of the sentences.")
 @output_option("JSON file to write.", required=True)
-@exit_on_error()
-def main(
-    speech: Path, models: tuple[str, ...], teachers: Path | None, count: int, seed: int,
-    output: Path,
-) -> None:  # fmt: skip
+def main(speech: Path, scorers: Scorers, count: int, seed: int, output: Path) -> None:
     """Measure whether scores order recordings, flite and espeak-ng as listeners do."""
-    peers = Peers(models, teachers)
     texts = sentences("en", count, np.random.default_rng(seed))
     recordings = utterances(speech, count, shortest_s=_SHORTEST_S)
-    scores = score_readers({RECORDINGS: recordings, **readings(texts)}, peers)
+    scores = score_readers({RECORDINGS: recordings, **readings(texts)}, scorers)
     order = {name: verdicts(by_reader) for name, by_reader in scores.items()}
-    means = {name: {r: mean(values) for r, values in by.items()} for name, by in scores.items()}
-    run = {
-        "question": "are synthesisers scored in the order that listeners put them in",
-        "command": "python -m mosrt_studies.accuracy.order --speech … --teachers … "
-        f"--sentences {count} --seed {seed}",
-        "sentences": texts,
-        "machine": describe(),
-        "defaults": list(peers.defaults),
-        "means": means,
-        "order": order,
-        "scores": {
-            name: {reader: np.round(values, 4).tolist() for reader, values in by_reader.items()}
-            for name, by_reader in scores.items()
-        },
-    }
-    save(run, output)
-    click.echo(section("order", run))
+    publish(
+        "accuracy.order",
+        output,
+        question="are synthesisers scored in the order that listeners put them in",
+        threads=1,
+        sentences=texts,
+        defaults=scorers.defaults,
+        means={name: {r: mean(values) for r, values in by.items()} for name, by in scores.items()},
+        order=order,
+        scores=scores,
+    )
     for name, by_pair in order.items():
         for pair, figure in by_pair.items():
             if not figure["clear"]:

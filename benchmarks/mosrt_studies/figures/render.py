@@ -33,7 +33,7 @@ _SECTIONS: Final = (
     ("listening", "listening"),
     ("ladder", "ladder"),
     ("order", "order"),
-    ("uncertainty_ranking", "uncertainty_ranking"),
+    ("ladder_uncertainty", "ladder"),
     ("drift", "drift"),
     ("distilled", "distilled"),
     ("bench_utmosv2", "drift"),

@@ -1,7 +1,7 @@
 import itertools
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +10,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from mosrt_studies.accuracy import listening
+from mosrt_studies.accuracy import listening, scorers
 from mosrt_studies.accuracy.listening import (
     ListeningError,
     ListeningTest,
@@ -157,9 +157,14 @@ class Loudness:
 
     defaults = ("tiny loud",)
 
-    def __init__(self, models: tuple[str, ...], teachers: Path | None) -> None:
+    cpu_ms: Mapping[str, float] = {"tiny loud": 12.34, "quiet": 456.7}
+
+    def __init__(
+        self, models: tuple[str, ...], teachers: Path | None, peers: tuple[str, ...]
+    ) -> None:
         assert models == ("nano",)
         assert teachers is None
+        assert peers == tuple(scorers.PEERS)
 
     def __call__(self, waveform: npt.NDArray[np.float32], rate_hz: int) -> dict[str, float]:
         assert rate_hz == 22_050
@@ -171,7 +176,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_systems(
         tmp_path, [*rows, "u\ty\t2.7\ty"], {"lllll": 2, "mmm": 2, "s": 2, "xx": 3, "y": 3}
     )
-    monkeypatch.setattr(listening, "Peers", Loudness)
+    monkeypatch.setattr(scorers, "Scorers", Loudness)
     out = tmp_path / "listening.json"
     command = ["--systems", str(tmp_path), "--looks", "3", "--output", str(out)]
     result = CliRunner().invoke(listening.main, command, catch_exceptions=False)
@@ -188,5 +193,5 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     text = render(tmp_path)
     assert "5 systems of 2 listening tests, 4 pairs whose MOS" in text
     assert "evaluated 3 times" in text
-    assert "| **tiny loud** | 1.00 | 1.00 to 1.00 | 1.00 |\n" in text
-    assert "| quiet | 0.00 | 0.00 to 0.00 | 0.00 |\n" in text
+    assert "| **tiny loud** | 1.00 | 1.00 to 1.00 | 1.00 | 12.3 ms |\n" in text
+    assert "| quiet | 0.00 | 0.00 to 0.00 | 0.00 | 457 ms |\n" in text

@@ -6,7 +6,7 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
-from mosrt_studies.accuracy import order
+from mosrt_studies.accuracy import order, scorers
 from mosrt_studies.accuracy.heldout import Speech
 from mosrt_studies.accuracy.order import (
     ORDER,
@@ -99,9 +99,12 @@ class Fake:
 
     defaults = ("tiny level",)
 
-    def __init__(self, models: tuple[str, ...], teachers: Path | None) -> None:
+    def __init__(
+        self, models: tuple[str, ...], teachers: Path | None, peers: tuple[str, ...]
+    ) -> None:
         assert models == ("nano",)
         assert teachers is None
+        assert peers == tuple(scorers.PEERS)
 
     def __call__(self, waveform: npt.NDArray[np.float32], rate_hz: int) -> dict[str, float]:
         assert rate_hz == 16_000
@@ -114,7 +117,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         reader: [Speech(reader, np.full(10, score, np.float32)) for score in values]
         for reader, values in scores.items()
     }
-    monkeypatch.setattr(order, "Peers", Fake)
+    monkeypatch.setattr(scorers, "Scorers", Fake)
     monkeypatch.setattr(order, "utterances", lambda *_, **__: speech[RECORDINGS])
     monkeypatch.setattr(order, "readings", lambda _: {name: speech[name] for name in READERS})
     out = tmp_path / "order.json"

@@ -25,14 +25,14 @@ from mosrt.audio.recording import Recording
 from mosrt.audio.sources import ArraySource, AudioSource
 from mosrt.backends import OrtBackend
 from mosrt.bundle.front_end_spec import FRONT_END_SCOPE, SslSpec
-from mosrt.bundle.manifest import Manifest, Member, Variant
-from mosrt.bundle.writer import bundle_file, check_target, new_directory
+from mosrt.bundle.manifest import Manifest, Variant
+from mosrt.bundle.writer import check_target, new_directory
 from mosrt.crops import PlanRule
 from mosrt.host.cpu import usable_cores
 from mosrt.mos.scorer import FusionFrontEnd
 
 from .errors import CheckpointError
-from .graphs.graph import BATCH, OPSET, tensor, write_dynamic_graph
+from .graphs.graph import BATCH, OPSET, tensor, write_graph
 from .model_card import distillmos_card, provenance
 from .parity import Drift, Step, publish, rounded
 
@@ -178,18 +178,14 @@ def export_distillmos(
         published = published_model()
     with new_directory(out, force=force) as directory:
         with step("exporting"):
-            graph, weights = write_dynamic_graph(
+            member = write_graph(
+                "network",
                 DistillMos(published).eval(),
-                [torch.zeros(2, 20 * _STEP_SAMPLES)],
+                directory / "model.fp32.onnx",
                 inputs=_INPUTS,
                 outputs=_OUTPUTS,
-                path=directory / "model.fp32.onnx",
+                sizes={"batch": 2, "samples": 20 * _STEP_SAMPLES},
                 half_weights=half_weights,
-            )
-            member = Member(
-                name="network",
-                graph=bundle_file(graph),
-                weights=None if weights is None else bundle_file(weights),
             )
             manifest = _manifest(name, Variant(opset=OPSET, members=(member,)))
         with step(f"comparing with torch on {len(clips)} clips and all of them as one"):

@@ -22,15 +22,14 @@ import torch
 from torch import nn
 
 from mosrt.bundle.front_end_spec import FRONT_END_SCOPE
-from mosrt.bundle.manifest import TensorSpec
+from mosrt.bundle.manifest import Member, TensorSpec
+from mosrt.bundle.writer import bundle_file
 
 __all__ = [
     "BATCH",
     "OPSET",
     "OnnxModule",
-    "example_of",
     "tensor",
-    "write_dynamic_graph",
     "write_graph",
 ]
 
@@ -55,63 +54,50 @@ class OnnxModule(nn.Module):
 
 
 def write_graph(
-    model: OnnxModule, shapes: dict[str, tuple[int, ...]], path: Path
-) -> tuple[Path, Path]:
-    """Writes a graph whose batch size is dynamic and all other sizes static.
-
-    Args:
-        model: The module, in evaluation mode.
-        shapes: Shape of each input without the batch, by name.
-        path: The graph's file, `<stem>.onnx`; the weights go to `<stem>.onnx.data`.
-
-    Returns:
-        The graph's path and the weights' path.
-    """
-    # A batch of 2 for tracing: torch.export treats a size of 1 as a constant.
-    examples = [torch.zeros(2, *shapes[name]) for name in model.input_names]
-    batch = torch.export.Dim("batch", min=1, max=1024)
-    dynamic = (tuple({0: batch} for _ in examples),)
-    exported = _convert(model, examples, dynamic, model.input_names, list(model.output_sizes))
-    weights, _ = _save(exported, path, None)
-    return path, weights
-
-
-def write_dynamic_graph(
+    name: str,
     module: nn.Module,
-    examples: Sequence[torch.Tensor],
+    path: Path,
     *,
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
-    path: Path,
+    sizes: Mapping[str, int] | None = None,
     half_weights: bool = False,
-) -> tuple[Path, Path | None]:
+) -> Member:
     """Writes a graph whose dimensions are dynamic where the specs name them.
 
     Args:
+        name: Name of the network in its bundle.
         module: The module, in evaluation mode.
-        examples: One tensor to trace with for each of `inputs`; dynamic sizes above 1.
-        inputs: Names and shapes of the inputs.
-        outputs: Names and shapes of the outputs.
         path: The graph's file, `<stem>.onnx`; weights go to `<stem>.onnx.data`.
+        inputs: Names, dtypes and shapes of the inputs.
+        outputs: Names and shapes of the outputs.
+        sizes: A size above 1 for each named dimension of the inputs, to trace with; by default a
+            batch of 2.
         half_weights: Whether weights are rounded to float16 in the file, except those of the front
             end. The graph computes in float32: an engine converts them when it loads the graph.
 
     Returns:
-        The graph's path, and the weights' path or None if there are none.
+        The network's entry in the manifest.
     """
-    dynamic = tuple(
-        {i: torch.export.Dim.DYNAMIC for i, size in enumerate(spec.shape) if isinstance(size, str)}
-        for spec in inputs
-    )
-    exported = _convert(
-        module, examples, dynamic, [spec.name for spec in inputs], [spec.name for spec in outputs]
-    )
     shapes = {spec.name: spec.shape for spec in (*inputs, *outputs)}
-    weights, n_moved = _save(exported, path, shapes, half_weights=half_weights)
-    if n_moved:
-        return path, weights
-    weights.unlink()
-    return path, None
+    model = _convert(module, inputs, [spec.name for spec in outputs], sizes or {BATCH: 2})
+    _use_global_pooling(model.graph)
+    _name_nodes(model.graph)
+    _name_values(model.graph)
+    if {size for spec in inputs for size in spec.shape if isinstance(size, str)} == {BATCH}:
+        _name_batch(model.graph)
+    else:
+        _name_dimensions(model.graph, shapes)
+    _forget_origin(model)
+    if half_weights:
+        _halve_weights(model.graph)
+    weights = _move_weights(model, path.with_name(f"{path.name}.data"))
+    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
+    return Member(
+        name=name,
+        graph=bundle_file(path),
+        weights=None if weights is None else bundle_file(weights),
+    )
 
 
 def tensor(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
@@ -119,27 +105,30 @@ def tensor(name: str, *shape: int | str, dtype: str = "float32") -> TensorSpec:
     return TensorSpec(name=name, dtype=dtype, shape=shape)
 
 
-def example_of(spec: TensorSpec, sizes: Mapping[str, int]) -> torch.Tensor:
-    """Zeros with a spec's shape and dtype; `sizes` gives the sizes of its named dimensions."""
-    shape = [sizes[size] if isinstance(size, str) else size for size in spec.shape]
-    return torch.zeros(shape, dtype=getattr(torch, spec.dtype))
-
-
 def _convert(
-    module: nn.Module,
-    examples: Sequence[torch.Tensor],
-    dynamic: Any,
-    inputs: Sequence[str],
-    outputs: Sequence[str],
+    module: nn.Module, inputs: Sequence[TensorSpec], outputs: list[str], sizes: Mapping[str, int]
 ) -> ir.Model:
-    """Traces a module, whose inputs and outputs get these names."""
+    """Traces a module with zeros."""
+    examples = [
+        torch.zeros(
+            [sizes[size] if isinstance(size, str) else size for size in spec.shape],
+            dtype=getattr(torch, spec.dtype),
+        )
+        for spec in inputs
+    ]
+    dynamic: Any = tuple(
+        {i: torch.export.Dim.DYNAMIC for i, size in enumerate(spec.shape) if isinstance(size, str)}
+        for spec in inputs
+    )
+    if isinstance(module, OnnxModule):
+        dynamic = (dynamic,)  # its `forward` takes *inputs
     with _quiet_exporter():
         program = torch.export.export(module, tuple(examples), dynamic_shapes=dynamic, strict=False)
         converted: Any = torch.onnx.export(
             program,
             (),
-            input_names=list(inputs),
-            output_names=list(outputs),
+            input_names=[spec.name for spec in inputs],
+            output_names=outputs,
             opset_version=OPSET,
             dynamo=True,
             optimize=True,
@@ -147,41 +136,6 @@ def _convert(
         )
     model: ir.Model = converted.model
     return model
-
-
-def _save(
-    model: ir.Model,
-    path: Path,
-    shapes: Mapping[str, Sequence[int | str]] | None,
-    *,
-    half_weights: bool = False,
-) -> tuple[Path, int]:
-    """Writes both files, after rewriting the model in place.
-
-    Args:
-        model: The output of torch's exporter.
-        path: The graph's file.
-        shapes: Shape of every input and output, with names for dynamic dimensions. None if the
-            batch is the only dynamic dimension.
-        half_weights: As for `write_dynamic_graph`.
-
-    Returns:
-        The weights' path and the number of tensors in it.
-    """
-    _use_global_pooling(model.graph)
-    _name_nodes(model.graph)
-    _name_values(model.graph)
-    if shapes is None:
-        _name_batch(model.graph)
-    else:
-        _name_dimensions(model.graph, shapes)
-    _forget_origin(model)
-    if half_weights:
-        _halve_weights(model.graph)
-    weights = path.with_name(f"{path.name}.data")
-    n_moved = _move_weights(model, weights)
-    path.write_bytes(ir.to_proto(model).SerializeToString(deterministic=True))
-    return weights, n_moved
 
 
 @contextmanager
@@ -199,13 +153,12 @@ def _quiet_exporter() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _move_weights(model: ir.Model, path: Path) -> int:
-    """Writes large float tensors to `path` and makes the model refer to them there.
+def _move_weights(model: ir.Model, path: Path) -> Path | None:
+    """Writes large float tensors to `path`, if there are any, and makes the model refer to them.
 
     The layout is written here because the library's has changed between versions. Every tensor
     starts on a cache line and every large one on a page, so that a runtime can map the file.
     """
-    n_moved = 0
     with path.open("wb") as stream:
         for value in model.graph.initializers.values():
             tensor = value.const_value
@@ -225,8 +178,10 @@ def _move_weights(model: ir.Model, path: Path) -> int:
                 name=value.name or "",
                 base_dir=path.parent,
             )
-            n_moved += 1
-    return n_moved
+    if path.stat().st_size:
+        return path
+    path.unlink()
+    return None
 
 
 def _halve_weights(graph: ir.Graph) -> None:

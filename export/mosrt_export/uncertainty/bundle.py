@@ -17,10 +17,10 @@ from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AudioSource
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.bundle.uncertainty_spec import STAGES, UncertaintySpec, stages_in_use
-from mosrt.bundle.writer import bundle_file, new_directory
+from mosrt.bundle.writer import new_directory
 from mosrt.uncertainty.family import Stages, load_stages
 from mosrt_export.errors import CheckpointError
-from mosrt_export.graphs.graph import OPSET, example_of, tensor, write_dynamic_graph
+from mosrt_export.graphs.graph import OPSET, tensor, write_graph
 from mosrt_export.model_card import uncertainty_card
 from mosrt_export.parity import Drift, Step, publish, rounded
 
@@ -225,18 +225,16 @@ def _write_graphs(model: StagedModel, directory: Path) -> Iterator[Member]:
     modules = model.modules()
     for stage in stages_in_use(manifest.family, model.spec.layouts):
         taken, given = STAGES[manifest.family][stage]
-        inputs = [tensor(n, *alone.get(n, tensors[n].shape), dtype=tensors[n].dtype) for n in taken]
-        graph, weights = write_dynamic_graph(
+        yield write_graph(
+            stage,
             modules[stage],
-            [example_of(spec, model.sizes) for spec in inputs],
-            inputs=inputs,
+            directory / f"{stage}.fp32.onnx",
+            inputs=[
+                tensor(name, *alone.get(name, tensors[name].shape), dtype=tensors[name].dtype)
+                for name in taken
+            ],
             outputs=[tensors[name] for name in given],
-            path=directory / f"{stage}.fp32.onnx",
-        )
-        yield Member(
-            name=stage,
-            graph=bundle_file(graph),
-            weights=None if weights is None else bundle_file(weights),
+            sizes=model.sizes,
         )
 
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 from mosrt.audio.sources import AudioSource
 from mosrt.bundle.front_end_spec import MelSpec, SslSpec
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
-from mosrt.bundle.writer import bundle_file, check_target, new_directory
+from mosrt.bundle.writer import check_target, new_directory
 from mosrt.host.files import sha256_of
 from mosrt_export.errors import CheckpointError, ConfigError
 from mosrt_export.graphs.front_end import AudioGraph, taking_audio
@@ -198,12 +198,11 @@ def _export_member(
     if plan.front_end == "graph":
         rate_hz = plan.config.sample_rate_hz
         model = AudioGraph(model, ssl=plan.ssl, mel=plan.mel, sample_rate_hz=rate_hz)
-    shapes = {spec.name: tuple(int(size) for size in spec.shape[1:]) for spec in inputs}
-    graph, weights = write_graph(model, shapes, directory / f"model.{source.member}.fp32.onnx")
     outputs = tuple(tensor(name, BATCH, size) for name, size in model.output_sizes.items())
+    path = directory / f"model.{source.member}.fp32.onnx"
+    member = write_graph(source.member, model, path, inputs=inputs, outputs=outputs)
     del model
     gc.collect()
-    member = Member(name=source.member, graph=bundle_file(graph), weights=bundle_file(weights))
     return member, outputs
 
 

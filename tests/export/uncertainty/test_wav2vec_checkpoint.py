@@ -21,7 +21,7 @@ from mosrt.bundle.manifest import TensorSpec
 from mosrt.cli.main import main
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt_export.errors import CheckpointError
-from mosrt_export.graphs.graph import example_of, write_dynamic_graph
+from mosrt_export.graphs.graph import write_graph
 from mosrt_export.uncertainty.wav2vec.checkpoint import architecture_of, read_wav2vec
 from mosrt_export.uncertainty.wav2vec.graphs import Contrast, Wav2VecGraph
 from mosrt_export.uncertainty.wav2vec.model import Architecture, JointNorm, Wav2Vec
@@ -162,12 +162,14 @@ def test_the_other_quantised_model_as_a_graph(tmp_path: Path) -> None:
     def spec(name: str, *shape: int | str) -> TensorSpec:
         return TensorSpec(name=name, dtype="float32", shape=("batch", *shape))
 
-    path, _ = write_dynamic_graph(
+    path = tmp_path / "encoder.onnx"
+    write_graph(
+        "encoder",
         Wav2VecGraph(model),
-        [torch.zeros(2, 3_000)],
+        path,
         inputs=[spec("waveform", "samples")],
         outputs=[spec("features", 16, "frames"), spec("predictions", 12, "frames", 16)],
-        path=tmp_path / "encoder.onnx",
+        sizes={"batch": 2, "samples": 3_000},
     )
     check_operators(path)
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
@@ -305,19 +307,20 @@ def test_contrast_graph_twice(tmp_path: Path) -> None:
         spec("predictions", 6, "frames", 4),
         spec("negatives", 3, "frames", dtype="int64"),
     ]
-    paths = [
-        write_dynamic_graph(
+    first, second = (
+        write_graph(
+            "contrast",
             Contrast(n_steps=6, first_horizon=2),
-            [example_of(each, {"batch": 2, "frames": 9}) for each in inputs],
+            tmp_path / f"{name}.onnx",
             inputs=inputs,
             outputs=[spec("logits", "frames", 6, 4)],
-            path=tmp_path / f"{name}.onnx",
+            sizes={"batch": 2, "frames": 9},
         )
         for name in ("a", "b")
-    ]
-    assert paths[0][0].read_bytes() == paths[1][0].read_bytes()
-    assert paths[0][1] is None
-    session = onnxruntime.InferenceSession(paths[0][0], providers=["CPUExecutionProvider"])
+    )
+    assert first.graph.sha256 == second.graph.sha256
+    assert first.weights is None
+    session = onnxruntime.InferenceSession(tmp_path / "a.onnx", providers=["CPUExecutionProvider"])
     rng = np.random.default_rng(0)
     for batch, n_frames in ((1, 3), (2, 20)):
         z = rng.normal(size=(batch, 4, n_frames)).astype(np.float32)

@@ -14,8 +14,8 @@ import torch
 
 from mosrt.audio.sources import AudioSource
 from mosrt.bundle.front_end_spec import GridSpec
-from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
-from mosrt.bundle.writer import bundle_file, new_directory
+from mosrt.bundle.manifest import Manifest, TensorSpec, Variant
+from mosrt.bundle.writer import new_directory
 from mosrt.host.files import sha256_of
 from mosrt_export.graphs.front_end import AudioGraph, taking_audio
 from mosrt_export.graphs.graph import BATCH, OPSET, OnnxModule, write_graph
@@ -100,11 +100,9 @@ def export_nano(
         graph = AudioGraph(graph, ssl=None, mel=MEL, sample_rate_hz=SAMPLE_RATE_HZ)
         manifest = taking_audio(manifest)
     with new_directory(out, force=force) as directory:
-        shapes = {
-            tensor.name: tuple(int(size) for size in tensor.shape[1:]) for tensor in manifest.inputs
-        }
-        files = write_graph(graph, shapes, directory / "model.fp32.onnx")
-        member = Member(name=_MEMBER, graph=bundle_file(files[0]), weights=bundle_file(files[1]))
+        path = directory / "model.fp32.onnx"
+        inputs, outputs = manifest.inputs, manifest.outputs
+        member = write_graph(_MEMBER, graph, path, inputs=inputs, outputs=outputs)
         variant = Variant(opset=OPSET, members=(member,))
         manifest = dataclasses.replace(manifest, variants={"fp32": variant})
         views = make_views(manifest, clips)

@@ -8,15 +8,12 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 from click.core import ParameterSource
 
-from mosrt.cli.command import (
-    FiniteRange,
-    exit_statuses,
-)
+from mosrt.cli.command import FiniteRange, exit_statuses
 
 from .command import PATH, bundle_options, exporting, steps
 
 if TYPE_CHECKING:
-    from mosrt_export.parity import Drift
+    from mosrt_export.uncertainty.bundle import StagedRequest
 
 __all__ = ["wav2vec", "wav2vec2"]
 
@@ -96,9 +93,9 @@ def wav2vec(**options: Any) -> None:
         raise click.UsageError(f"--measure {options['measure']} needs --layout {layout}")
 
     with exporting():
-        from mosrt_export.uncertainty.wav2vec.exporter import Wav2VecRequest, export_wav2vec  # noqa: PLC0415 - torch
+        from mosrt_export.uncertainty.wav2vec.exporter import Wav2VecRequest  # noqa: PLC0415 - torch
 
-        _run(options, Wav2VecRequest, export_wav2vec)
+        _run(options, Wav2VecRequest)
 
 
 @click.command(epilog=_EPILOG)
@@ -156,28 +153,21 @@ def wav2vec2(**options: Any) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} is for --head {head}")
 
     with exporting():
-        from mosrt_export.uncertainty.wav2vec2.exporter import Wav2Vec2Request, export_wav2vec2  # noqa: PLC0415 - torch
+        from mosrt_export.uncertainty.wav2vec2.exporter import Wav2Vec2Request  # noqa: PLC0415 - torch
 
-        _run(options, Wav2Vec2Request, export_wav2vec2)
+        _run(options, Wav2Vec2Request)
 
 
-def _run(
-    options: dict[str, Any], request: Callable[..., Any], export: Callable[..., Drift]
-) -> None:
-    """Exports what the options request.
-
-    Args:
-        options: Values of the command's options.
-        request: Makes the request, whose fields are named as the options.
-        export: Exports it.
-    """
+def _run(options: dict[str, Any], request: Callable[..., StagedRequest]) -> None:
+    """Exports what the command's options request; `request` has a field for each."""
     from mosrt_export.parity import audio_sources  # noqa: PLC0415 - torch
-    from mosrt_export.uncertainty.bundle import N_STEPS  # noqa: PLC0415
+    from mosrt_export.uncertainty.bundle import N_STEPS, export_staged  # noqa: PLC0415
 
     out, force, audio = (options.pop(name) for name in ("output", "force", "parity_audio"))
     if options["sign"] is None:
         options["sign"] = 1 if options["measure"].endswith("entropy") else -1
     clips = audio_sources(audio)
-    drift = export(request(**options), out, clips=clips, step=steps(N_STEPS), force=force)
+    step = steps(N_STEPS)
+    drift = export_staged(request(**options), out, clips=clips, step=step, force=force)
     click.echo(drift.table(), err=True)
     click.echo(f"{out}: written")

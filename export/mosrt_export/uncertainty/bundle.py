@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 from torch import nn
 
@@ -17,7 +17,7 @@ from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AudioSource
 from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.bundle.uncertainty_spec import STAGES, UncertaintySpec, stages_in_use
-from mosrt.bundle.writer import new_directory
+from mosrt.bundle.writer import check_target, new_directory
 from mosrt.uncertainty.family import Stages, load_stages
 from mosrt_export.errors import CheckpointError
 from mosrt_export.graphs.graph import OPSET, tensor, write_graph
@@ -30,8 +30,8 @@ __all__ = [
     "StagedModel",
     "StagedRequest",
     "differences",
+    "export_staged",
     "manifest_of",
-    "write_bundle",
 ]
 
 N_STEPS: Final = 4
@@ -46,8 +46,8 @@ _ZERO_PAD_BELOW_SAMPLES: Final = 750
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StagedRequest:
-    """Options that the exports of all uncertainty models share.
+class StagedRequest(ABC):
+    """An export of an uncertainty model, with the options that all such exports share.
 
     Attributes:
         name: Name of the model.
@@ -64,6 +64,19 @@ class StagedRequest:
     seed: int = 0
     licence: str | None = None
     training_data: str | None = None
+
+    @property
+    @abstractmethod
+    def first_step(self) -> str:
+        """What `load` does, as it is announced."""
+
+    @abstractmethod
+    def load(self) -> StagedModel:
+        """Reads the model.
+
+        Raises:
+            CheckpointError: It cannot be read, or is of another kind.
+        """
 
 
 class StagedModel(ABC):
@@ -105,23 +118,9 @@ class StagedModel(ABC):
         """
 
 
-class _Geometry(Protocol):
-    """The frames of a network on waveforms."""
-
-    @property
-    def hop_samples(self) -> int: ...
-
-    @property
-    def receptive_samples(self) -> int: ...
-
-    @property
-    def min_samples(self) -> int: ...
-
-
 def manifest_of(
     request: StagedRequest,
     family: str,
-    geometry: _Geometry,
     *,
     inputs: tuple[TensorSpec, ...],
     outputs: tuple[TensorSpec, ...],
@@ -133,18 +132,17 @@ def manifest_of(
     Args:
         request: Options of the export.
         family: Name of the model family.
-        geometry: The frames of the network.
         inputs: Inputs of all graphs.
         outputs: Outputs of all graphs.
         provenance: Where the model comes from.
-        **spec: Fields of `UncertaintySpec` that belong to the family.
+        **spec: Fields of `UncertaintySpec` that the network and its family set.
 
     Raises:
         CheckpointError: No recording that the runtime scores at once is long enough for a frame.
     """
-    if geometry.min_samples > _WINDOW_S * _SAMPLE_RATE_HZ:
+    if spec["min_samples"] > _WINDOW_S * _SAMPLE_RATE_HZ:
         raise CheckpointError(
-            f"{request.name}: needs {geometry.min_samples:.3g} samples for a prediction, more than "
+            f"{request.name}: needs {spec['min_samples']:.3g} samples for a prediction, more than "
             f"{_WINDOW_S} s; its kernels, strides or offset are those of no model"
         )
     return Manifest(
@@ -160,9 +158,6 @@ def manifest_of(
         variants={},
         provenance=provenance,
         uncertainty=UncertaintySpec(
-            hop_samples=geometry.hop_samples,
-            receptive_samples=geometry.receptive_samples,
-            min_samples=geometry.min_samples,
             zero_pad_below_samples=_ZERO_PAD_BELOW_SAMPLES,
             window_samples=_WINDOW_S * _SAMPLE_RATE_HZ,
             sign=request.sign,
@@ -172,23 +167,30 @@ def manifest_of(
     )
 
 
-def write_bundle(
-    model: StagedModel, out: Path, *, clips: Sequence[AudioSource], step: Step, force: bool
+def export_staged(
+    request: StagedRequest, out: Path, *, clips: Sequence[AudioSource], step: Step, force: bool
 ) -> Drift:
-    """Writes graphs, compares them through the runtime, and writes the bundle.
+    """Reads a model, writes its graphs, compares them through the runtime, and writes the bundle.
 
     Args:
-        model: The model.
+        request: What to export.
         out: Directory of the bundle to write.
         clips: Audio on which graphs and torch modules are compared.
         step: Announces progress.
         force: Whether an older bundle at `out` is replaced.
 
+    Returns:
+        The measured differences, which are also in the manifest.
+
     Raises:
+        CheckpointError: The checkpoint cannot be read or does not fit.
         BundleError: The manifest contradicts itself.
         OutputError: `out` must not or cannot be written.
         ParityError: A graph and its torch module disagree; nothing was written.
     """
+    check_target(out, force=force)
+    with step(request.first_step):
+        model = request.load()
     with new_directory(out, force=force) as directory:
         with step("exporting"):
             variant = Variant(opset=OPSET, members=tuple(_write_graphs(model, directory)))

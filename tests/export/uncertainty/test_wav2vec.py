@@ -121,7 +121,7 @@ def test_context_equals_fairseq(tmp_path: Path) -> None:
         with np.load(GOLDEN / "wav2vec_v1" / f"{case}.npz") as golden:
             waveform = torch.from_numpy(golden["waveform"].astype(np.float32) / 32_768)
             with torch.inference_mode():
-                context = model.context(model.features(waveform[None]))
+                context = model.feature_aggregator(model.features(waveform[None]))
             # FP32 sums of 512 and twelve layers of norms
             assert relative(context[0, ::16, ::16], golden["context_sample"]) < 1e-4
 

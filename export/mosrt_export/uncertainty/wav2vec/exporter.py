@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -13,10 +13,8 @@ import torch
 from torch import nn
 
 from mosrt._arrays import Float32Array, FloatArray, IntArray
-from mosrt.audio.sources import AudioSource
 from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.uncertainty_spec import ContrastSpec
-from mosrt.bundle.writer import check_target
 from mosrt.host.files import sha256_of
 from mosrt.host.thread_pool import ThreadPool
 from mosrt.uncertainty.family import Stages
@@ -24,19 +22,14 @@ from mosrt.uncertainty.sampling import SeededSampler
 from mosrt.uncertainty.wav2vec import ContrastFamily
 from mosrt_export.graphs.graph import tensor
 from mosrt_export.model_card import provenance
-from mosrt_export.parity import Drift, Step, relative
-from mosrt_export.uncertainty.bundle import (
-    StagedModel,
-    StagedRequest,
-    manifest_of,
-    write_bundle,
-)
+from mosrt_export.parity import relative
+from mosrt_export.uncertainty.bundle import StagedModel, StagedRequest, manifest_of
 
 from .checkpoint import Wav2VecCheckpoint, read_wav2vec
 from .graphs import Contrast, Dense, Wav2VecGraph
 from .model import Architecture, Wav2Vec
 
-__all__ = ["StagedWav2Vec", "Wav2VecRequest", "export_wav2vec"]
+__all__ = ["StagedWav2Vec", "Wav2VecRequest"]
 
 _LIBRARIES: Final = ("mosrt", "torch", "onnx", "onnxscript")
 
@@ -55,38 +48,15 @@ class Wav2VecRequest(StagedRequest):
     layouts: tuple[str, ...]
     note: str | None = None
 
+    @property
+    def first_step(self) -> str:
+        """Names the file."""
+        return f"reading {self.checkpoint.name}"
 
-def export_wav2vec(
-    request: Wav2VecRequest,
-    out: Path,
-    *,
-    clips: Sequence[AudioSource],
-    step: Step,
-    force: bool = False,
-) -> Drift:
-    """Exports a wav2vec v1 or vq-wav2vec checkpoint as a bundle.
-
-    Args:
-        request: Options of the export.
-        out: Directory of the bundle to write.
-        clips: Audio on which graphs and torch modules are compared.
-        step: Announces progress.
-        force: Whether an older bundle at `out` is replaced.
-
-    Returns:
-        The measured differences, which are also in the manifest.
-
-    Raises:
-        CheckpointError: The checkpoint cannot be read or does not fit.
-        BundleError: The layouts do not include that of the measure.
-        OutputError: `out` must not or cannot be written.
-        ParityError: A graph and its torch module disagree; nothing was written.
-    """
-    check_target(out, force=force)
-    with step(f"reading {request.checkpoint.name}"):
-        checkpoint = read_wav2vec(request.checkpoint)
-        model = StagedWav2Vec(checkpoint.build(), _manifest(request, checkpoint))
-    return write_bundle(model, out, clips=clips, step=step, force=force)
+    def load(self) -> StagedWav2Vec:
+        """Reads the checkpoint."""
+        checkpoint = read_wav2vec(self.checkpoint)
+        return StagedWav2Vec(checkpoint.build(), _manifest(self, checkpoint))
 
 
 def _contrast(a: Architecture) -> ContrastSpec:
@@ -106,7 +76,6 @@ def _manifest(request: Wav2VecRequest, checkpoint: Wav2VecCheckpoint) -> Manifes
     return manifest_of(
         request,
         "wav2vec",
-        a,
         inputs=(
             tensor("waveform", "batch", "samples"),
             tensor("negatives", "batch", a.n_negatives, "frames", dtype="int64"),
@@ -119,6 +88,9 @@ def _manifest(request: Wav2VecRequest, checkpoint: Wav2VecCheckpoint) -> Manifes
             tensor("similarities", "batch", "queries", "frames"),
         ),
         provenance=origin if request.note is None else {"note": request.note, **origin},
+        hop_samples=a.hop_samples,
+        receptive_samples=a.receptive_samples,
+        min_samples=a.min_samples,
         normalised=False,
         layouts=request.layouts,
         measure=request.measure,

@@ -147,25 +147,13 @@ class Wav2Vec(nn.Module):
         z: torch.Tensor = self.feature_extractor(waveform)
         return z if self.vector_quantizer is None else self.vector_quantizer(z)
 
-    def context(self, features: torch.Tensor) -> torch.Tensor:
-        """Computes the causal context c, (batch, channels, frames)."""
-        c: torch.Tensor = self.feature_aggregator(features)
-        return c
-
-    def predictions(self, context: torch.Tensor) -> torch.Tensor:
-        """Predicts features from each context frame.
-
-        Returns:
-            (batch, steps, frames, channels); step s at frame t predicts z at frame
-            t + first_horizon + s.
-        """
-        p: torch.Tensor = self.wav2vec_predictions(context)
-        return p
-
     def forward(self, waveform: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Features (batch, channels, frames) and predictions (batch, steps, frames, channels)."""
+        """Features (batch, channels, frames) and predictions (batch, steps, frames, channels).
+
+        The prediction of step s at frame t is of the features at frame t + first_horizon + s.
+        """
         z = self.features(waveform)
-        return z, self.predictions(self.context(z))
+        return z, self.wav2vec_predictions(self.feature_aggregator(z))
 
 
 class Encoder(nn.Module):

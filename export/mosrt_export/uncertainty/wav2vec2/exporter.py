@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -12,28 +12,21 @@ import torch
 from torch import nn
 
 from mosrt._arrays import Float32Array
-from mosrt.audio.sources import AudioSource
 from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.uncertainty_spec import DropoutSpec, MaskingSpec
-from mosrt.bundle.writer import check_target
 from mosrt.crops import normalised
 from mosrt.uncertainty.family import Stages
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt.uncertainty.wav2vec2 import MaskingFamily
 from mosrt_export.graphs.graph import tensor
 from mosrt_export.model_card import provenance
-from mosrt_export.parity import Drift, Step, relative
-from mosrt_export.uncertainty.bundle import (
-    StagedModel,
-    StagedRequest,
-    manifest_of,
-    write_bundle,
-)
+from mosrt_export.parity import relative
+from mosrt_export.uncertainty.bundle import StagedModel, StagedRequest, manifest_of
 
 from .graphs import Convolutions, DropoutEncoder, MaskedEncoder, simplify
 from .source import Head, Source, load_source
 
-__all__ = ["Wav2Vec2Request", "export_wav2vec2"]
+__all__ = ["Wav2Vec2Request"]
 
 _LIBRARIES: Final = ("mosrt", "torch", "onnx", "onnxscript", "transformers")
 _PASSES_PER_RUN: Final = 5
@@ -58,21 +51,15 @@ class Wav2Vec2Request(StagedRequest):
     mask_share: float
     n_passes: int
 
+    @property
+    def first_step(self) -> str:
+        """Names the model."""
+        return f"loading {self.model}"
 
-def export_wav2vec2(
-    request: Wav2Vec2Request,
-    out: Path,
-    *,
-    clips: Sequence[AudioSource],
-    step: Step,
-    force: bool = False,
-) -> Drift:
-    """Exports a transformers model as a bundle; arguments are as for `export_wav2vec`."""
-    check_target(out, force=force)
-    with step(f"loading {request.model}"):
-        source = load_source(request.model, request.head)
-        model = _Staged(source, request.head, _manifest(request, source))
-    return write_bundle(model, out, clips=clips, step=step, force=force)
+    def load(self) -> StagedModel:
+        """Loads the model."""
+        source = load_source(self.model, self.head)
+        return _Staged(source, self.head, _manifest(self, source))
 
 
 def _manifest(request: Wav2Vec2Request, source: Source) -> Manifest:
@@ -109,7 +96,6 @@ def _manifest(request: Wav2Vec2Request, source: Source) -> Manifest:
     return manifest_of(
         request,
         f"wav2vec2-{head}",
-        source,
         inputs=(tensor("waveform", "batch", "samples"), *random),
         outputs=(tensor("features", "batch", "frames", channels), logits),
         provenance=provenance(
@@ -123,6 +109,9 @@ def _manifest(request: Wav2Vec2Request, source: Source) -> Manifest:
             training_data=request.training_data,
             libraries=_LIBRARIES,
         ),
+        hop_samples=source.hop_samples,
+        receptive_samples=source.receptive_samples,
+        min_samples=source.min_samples,
         normalised=source.normalised,
         layouts=(head,),
         measure=f"{head}.{request.measure}",

@@ -1,42 +1,37 @@
 """Fills the Markdown templates of this package: model cards, and the README of a Triton repository.
 
-A line of a template that starts with `[name]` or `[not name]` is kept only under that condition.
-Fields are those of `str.format`, so a template reads attributes and items of what it is given.
+Fields are those of `str.format`, so a template reads attributes and items of what it is given. A
+line that starts with `[field]` or `[not field]` is kept only if the field is true, or not.
 """
 
 from __future__ import annotations
 
 import re
+import string
 import textwrap
-from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Final
 
 __all__ = ["WIDTH", "refilled", "rendered"]
 
 WIDTH: Final = 100
-_CONDITION: Final = re.compile(r"\[(not )?(\w+)\](?: |$)")
+_CONDITION: Final = re.compile(r"\[(not )?([\w.]+)\](?: |$)")
 _ITEM: Final = re.compile(r"- ")
 _KEPT: Final = re.compile(r"#|\|")  # headings and table rows stay on their own line
 _FENCE: Final = "```"
 
 
-def rendered(template: str, conditions: Mapping[str, bool], **fields: Any) -> str:
-    """Fills a template and breaks its lines.
-
-    Args:
-        template: Name of a file in `templates/`.
-        conditions: Whether lines that name a condition are kept.
-        **fields: What the template's fields refer to.
-    """
+def rendered(template: str, **fields: Any) -> str:
+    """Fills a template, the name of a file in `templates/`, and breaks its lines."""
     file = resources.files(__package__).joinpath("templates", template)
     lines = []
     for line in file.read_text(encoding="utf-8").splitlines():
-        condition = _CONDITION.match(line)
-        if condition is None:
-            lines.append(line)
-        elif conditions[condition[2]] is (condition[1] is None):
-            lines.append(line[condition.end() :])
+        kept, rest = True, line
+        while kept and (condition := _CONDITION.match(rest)):
+            value, _ = string.Formatter().get_field(condition[2], (), fields)
+            kept, rest = bool(value) is (condition[1] is None), rest[condition.end() :]
+        if kept:
+            lines.append(rest)
     return refilled("\n".join(lines).format(**fields))
 
 

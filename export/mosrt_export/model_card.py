@@ -55,17 +55,12 @@ def mos_card(manifest: Manifest) -> str:
     config = manifest.provenance["config"]
     encoder = config["ssl"]["encoder"]["model_type"]
     checkpoints = manifest.provenance["checkpoints"]
-    ssl = manifest.ssl is not None
     return _card(
         "mos-card.md",
         manifest,
-        {
-            "published": all("repository" in checkpoint for checkpoint in checkpoints),
-            **{kind: manifest.family == kind for kind in ("fusion", "spec", "ssl")},
-            "mel": manifest.mel is not None,
-            "wav2vec2": ssl and encoder == "wav2vec2",
-            "other_encoder": ssl and encoder != "wav2vec2",
-        },
+        published=all("repository" in checkpoint for checkpoint in checkpoints),
+        **{kind: manifest.family == kind for kind in ("fusion", "spec", "ssl")},
+        wav2vec2=encoder == "wav2vec2",
         domains=", ".join(manifest.domains),
         drift=manifest.variants["fp32"].drift.get("mos_max_abs", "not measured"),
         encoder=encoder,
@@ -80,7 +75,7 @@ def distillmos_card(manifest: Manifest) -> str:
         manifest: A complete manifest with provenance and the measured drift of "fp32".
     """
     drift = manifest.variants["fp32"].drift
-    return _card("distillmos-card.md", manifest, {}, drift=drift.get("mos_max_abs", "not measured"))
+    return _card("distillmos-card.md", manifest, drift=drift.get("mos_max_abs", "not measured"))
 
 
 def uncertainty_card(manifest: Manifest) -> str:
@@ -104,16 +99,15 @@ def uncertainty_card(manifest: Manifest) -> str:
     return _card(
         "uncertainty-card.md",
         manifest,
-        {"note": "note" in manifest.provenance, "positive": spec.sign > 0},
+        note="note" in manifest.provenance,
+        positive=spec.sign > 0,
         spec=spec,
         window_s=spec.window_samples / manifest.sample_rate_hz,
         drift=f"{differences} (relative, on {drift['n_clips']} clips)",
     )
 
 
-def _card(
-    template: str, manifest: Manifest, conditions: Mapping[str, bool], **fields: object
-) -> str:
+def _card(template: str, manifest: Manifest, **fields: object) -> str:
     """A template with the fields of both kinds of card, and others."""
     sources = (
         f"`{checkpoint['file']}`"
@@ -122,7 +116,6 @@ def _card(
     )
     return rendered(
         template,
-        conditions,
         manifest=manifest,
         provenance=manifest.provenance,
         versions=manifest.provenance["versions"],

@@ -175,38 +175,24 @@ def guide(
         target: TensorRT and GPU of the engines, or None.
     """
     spec, ssl, mel = manifest.uncertainty, manifest.ssl, manifest.mel
-    in_graph = manifest.front_end == "graph"
     limit = max(network.max_batch for network in plan.networks.values())
     inputs = {tensor.name for network in plan.networks.values() for tensor in network.inputs}
-    conditions = {
-        "engines": target is not None,
-        "cuda": serving.gpu and target is None,
-        "cpu": not serving.gpu,
-        "uncertainty": spec is not None,
-        "stages": spec is not None and plan.model is not None and len(plan.networks) > 1,
-        "normalised": spec is not None and spec.normalised,
-        "unscaled": spec is not None and not spec.normalised,
-        # Inputs that a client samples or selects.
-        **{name: name in inputs for name in ("negatives", "keep", "spans", "queries")},
-        "views": spec is None,
-        "batched": limit > 1,
-        "single": limit == 1,
-        "mean": plan.mean is not None,
-        "ssl": ssl is not None and not in_graph,
-        "ssl_in_graph": ssl is not None and in_graph,
-        "mel": mel is not None and not in_graph,
-        "mel_in_graph": mel is not None and in_graph,
-    }
     return rendered(
         "triton-readme.md",
-        conditions,
         manifest=manifest,
         variant=variant,
         version=importlib.metadata.version("mosrt"),
         plan=plan,
         limit=limit,
         copies=_counted(serving.instances, "copy", "copies"),
+        batched=limit > 1,
+        serving=serving,
         target=target,
+        on_cuda=serving.gpu and target is None,
+        stages=spec is not None and plan.model is not None and len(plan.networks) > 1,
+        # Inputs that a client samples or selects.
+        **{name: name in inputs for name in ("negatives", "keep", "spans", "queries")},
+        in_graph=manifest.front_end == "graph",
         models="\n".join(_row(name, config) for name, config in plan.configs.items()),
         scores=manifest.outputs[0].name,
         domains=", ".join(manifest.domains),

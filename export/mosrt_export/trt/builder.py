@@ -102,12 +102,12 @@ def build_engine(
             build.parse()
             build.check(inputs, outputs)
             config = build.configure(profile, settings, has_gpu=has_gpu)
-            kernels = timing if tensorrt.name == _TIMED_MODULE else None
-            if kernels is not None:
-                build.use_timings(config, kernels)
-            engine = build.build(config)
-            if kernels is not None:
-                _keep_timings(config, kernels)
+            if timing is None or tensorrt.name != _TIMED_MODULE:
+                engine = build.build(config)
+            else:
+                build.use_timings(config, timing)
+                engine = build.build(config)
+                _keep_timings(config, timing)
         # The bindings raise these for C++ exceptions, null pointers and values out of range.
         except (RuntimeError, TypeError, ValueError) as exc:
             if type(exc).__module__.startswith("mosrt"):  # not from the bindings
@@ -201,15 +201,13 @@ class _Build:
 
     def build(self, config: Any) -> Any:
         """The serialised engine."""
-        return self._made(
-            self._builder.build_serialized_network(self._network, config), "build an engine"
-        )
+        engine = self._builder.build_serialized_network(self._network, config)
+        return self._made(engine, "build an engine")
 
     def error(self, what: str) -> EngineError:
         """An error that says what failed, what helps, and what TensorRT logged."""
         # Messages often occur twice, from the parser and from the functions it calls.
-        said = list(dict.fromkeys(self._lines))[-_MAX_LINES:]
-        text = "\n  ".join(said)
+        text = "\n  ".join(list(dict.fromkeys(self._lines))[-_MAX_LINES:])
         cures = _CURES if what in _ON_THE_GPU else ()
         cure = next((cure for pattern, cure in cures if re.search(pattern, text, re.I)), "")
         return EngineError(

@@ -28,7 +28,7 @@ class PlannedEngine:
     Attributes:
         name: Name of the network.
         graph: ONNX file of the network.
-        key: Key of the engine in the cache: graph, target and profile.
+        key: Key of the engine in the cache.
         inputs: Inputs that the graph must have.
         outputs: Outputs that the graph must have.
         settings: Settings of the builder.
@@ -55,10 +55,7 @@ class PlannedEngine:
     def build(self, tensorrt: TensorRt, files: EngineFiles) -> Path:
         """Builds the engine and writes it to the cache.
 
-        Raises:
-            EngineError: As `build_engine`.
-            BundleError: As `build_engine`.
-            ProviderError: The cache cannot be written to.
+        Raises as `build_engine`; ProviderError also if the cache cannot be written to.
         """
         target = self.key.target
         engine = build_engine(
@@ -105,18 +102,16 @@ def plan_engines(
     planned = []
     for member in variant.members:
         inputs, outputs = member_tensors(manifest, member)
-        planned.append(
-            PlannedEngine(
-                name=member.name,
-                graph=directory / member.graph.path,
-                key=EngineKey(
-                    graph=member.sha256, target=target, profile=profile_of(inputs, ranges)
-                ),
-                inputs=inputs,
-                outputs=outputs,
-                settings=settings,
-            )
+        profile = profile_of(inputs, ranges)
+        engine = PlannedEngine(
+            name=member.name,
+            graph=directory / member.graph.path,
+            key=EngineKey(graph=member.sha256, target=target, profile=profile),
+            inputs=inputs,
+            outputs=outputs,
+            settings=settings,
         )
+        planned.append(engine)
     return planned
 
 

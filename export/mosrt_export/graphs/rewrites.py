@@ -8,6 +8,7 @@ that ONNX Runtime and TensorRT fuse.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from typing import Any, Final
 
 import torch
@@ -24,7 +25,7 @@ __all__ = [
 _UNMASKED: Final = "mosrt_unmasked"
 
 
-def is_plain_convolution(module: nn.Module) -> bool:
+def is_plain_convolution(module: object) -> bool:
     """Whether a module convolves with its stored weight.
 
     Subclasses may standardise the weight first, as timm's ScaledStdConv2d does; then rewriting the
@@ -49,20 +50,19 @@ def fold_batch_norm(network: nn.Module, example: torch.Tensor) -> int:
     Returns:
         The number of norms folded. The others are left as they are.
     """
-    producers: dict[int, nn.Conv2d] = {}
-    pairs: list[tuple[nn.Conv2d, nn.BatchNorm2d]] = []
-    alive: list[torch.Tensor] = []
-    calls: dict[nn.Module, int] = {}
+    # By id of the output, which is kept so that no other tensor gets the id.
+    producers: dict[int, tuple[nn.Module, torch.Tensor]] = {}
+    pairs: list[tuple[Any, Any]] = []
+    calls: Counter[nn.Module] = Counter()
 
     def after_conv(module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        producers[id(output)] = module  # type: ignore[assignment]
-        alive.append(output)  # keeps the id from being given to another tensor
-        calls[module] = calls.get(module, 0) + 1
+        producers[id(output)] = module, output
+        calls[module] += 1
 
     def before_norm(module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        calls[module] = calls.get(module, 0) + 1
-        if (conv := producers.pop(id(inputs[0]), None)) is not None:
-            pairs.append((conv, module))  # type: ignore[arg-type]
+        calls[module] += 1
+        if id(inputs[0]) in producers:
+            pairs.append((producers.pop(id(inputs[0]))[0], module))
 
     handles = []
     for module in network.modules():
@@ -85,12 +85,9 @@ def fold_batch_norm(network: nn.Module, example: torch.Tensor) -> int:
     return folded
 
 
-def _fold(conv: nn.Conv2d, norm: nn.BatchNorm2d) -> None:
-    mean, variance = norm.running_mean, norm.running_var
-    if mean is None or variance is None:
-        raise ValueError("a batch norm without running statistics cannot be folded")
-    scale = 1.0 / torch.sqrt(variance.double() + norm.eps)
-    shift = -mean.double() * scale
+def _fold(conv: Any, norm: Any) -> None:
+    scale = 1.0 / torch.sqrt(norm.running_var.double() + norm.eps)
+    shift = -norm.running_mean.double() * scale
     if norm.affine:
         shift = norm.weight.detach().double() * shift + norm.bias.detach().double()
         scale = norm.weight.detach().double() * scale
@@ -119,12 +116,8 @@ def use_one_channel(backbone: nn.Module) -> int:
     """
     settings: Any = getattr(backbone, "pretrained_cfg", {})
     name = settings.get("first_conv")
-    if not isinstance(name, str):
-        return 3
-    stem = backbone.get_submodule(name)
-    if not isinstance(stem, nn.Conv2d) or not is_plain_convolution(stem):
-        return 3
-    if stem.in_channels != 3 or stem.groups != 1:
+    stem: Any = backbone.get_submodule(name) if isinstance(name, str) else None
+    if not is_plain_convolution(stem) or stem.in_channels != 3 or stem.groups != 1:
         return 3
     summed = stem.weight.detach().double().sum(dim=1, keepdim=True).float()
     stem.weight = nn.Parameter(summed)
@@ -140,27 +133,15 @@ class MeanAttention(nn.Module):
     scale 1/sqrt(head size) is folded into the query projection.
     """
 
-    def __init__(self, attention: nn.Module) -> None:
+    def __init__(self, attention: nn.MultiheadAttention) -> None:
         super().__init__()
-        if not isinstance(attention, nn.MultiheadAttention):
-            raise TypeError(f"expected nn.MultiheadAttention, got {type(attention).__name__}")
-        size, heads = attention.embed_dim, attention.num_heads
-        if not attention.batch_first or attention.in_proj_weight is None:
-            raise ValueError("MeanAttention needs batch_first and one joint input projection")
-        self.heads, self.head_size = heads, size // heads
-        weight, bias = attention.in_proj_weight.detach(), attention.in_proj_bias.detach()
-        scale = 1.0 / math.sqrt(self.head_size)
-        self.query, self.key, self.value, self.output = (
-            nn.Linear(size, size, device="meta") for _ in range(4)
-        )
-        for i, (projection, factor) in enumerate(
-            ((self.query, scale), (self.key, 1.0), (self.value, 1.0))
-        ):
-            rows = slice(i * size, (i + 1) * size)
-            projection.weight = nn.Parameter(weight[rows] * factor)
-            projection.bias = nn.Parameter(bias[rows] * factor)
-        self.output.weight = attention.out_proj.weight
-        self.output.bias = attention.out_proj.bias
+        self.heads = attention.num_heads
+        self.head_size = attention.embed_dim // self.heads
+        weights = attention.in_proj_weight.detach().chunk(3)
+        biases = attention.in_proj_bias.detach().chunk(3)
+        scales = (1.0 / math.sqrt(self.head_size), 1.0, 1.0)
+        self.query, self.key, self.value = map(_scaled_linear, weights, biases, scales)
+        self.output = attention.out_proj
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(batch, length, size) → (batch, size)."""
@@ -173,6 +154,12 @@ class MeanAttention(nn.Module):
         context = (probabilities @ value).reshape(-1, self.heads * self.head_size)
         projected: torch.Tensor = self.output(context)
         return projected
+
+
+def _scaled_linear(weight: torch.Tensor, bias: torch.Tensor, scale: float) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.weight, linear.bias = nn.Parameter(weight * scale), nn.Parameter(bias * scale)
+    return linear
 
 
 def fold_weight_norm(module: nn.Module) -> None:

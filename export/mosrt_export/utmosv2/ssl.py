@@ -153,7 +153,8 @@ class SslGraph(nn.Module):
         fold_weight_norm(branch)
         use_plain_operators(branch.encoder)
         self.encoder, self.weights = branch.encoder, branch.weights
-        self.attention = MeanAttention(branch.attn[0])
+        attention: Any = branch.attn[0]
+        self.attention = MeanAttention(attention)
 
     def forward(self, waveform: torch.Tensor) -> torch.Tensor:
         """As `SslBranch.embed`."""

@@ -18,6 +18,7 @@ from mosrt.backends.engine_file import Profile, replacing_in_cache
 from mosrt.backends.trt_module import TensorRt, dtype_name
 from mosrt.bundle.manifest import TensorSpec
 from mosrt.bundle.onnx_header import Node, Tensor, read_graph
+from mosrt.errors import os_errors_as
 from mosrt_export.errors import EngineError
 
 __all__ = ["BuildSettings", "build_engine", "check_gpu", "check_zero_points"]
@@ -249,20 +250,16 @@ def _keep_timings(config: Any, path: Path) -> None:
 def check_gpu(tensorrt: TensorRt, compute_capability: str) -> None:
     """Builds and loads an engine of a single addition.
 
-    Args:
-        tensorrt: The TensorRT to check.
-        compute_capability: Compute capability of the GPU, for the message.
-
     Raises:
-        EngineError: The engine cannot be built or loaded on this GPU.
+        EngineError: The engine cannot be built or loaded on this GPU of `compute_capability`.
     """
+    served = False
     with tensorrt.log() as lines:
         try:
             served = _runs_here(tensorrt)
         # The bindings raise these for C++ exceptions and null pointers.
         except (RuntimeError, TypeError) as exc:
             lines.append(str(exc))
-            served = False
     if not served:
         said = "\n  ".join(dict.fromkeys(lines)) or "it logged no reason"
         raise EngineError(
@@ -277,8 +274,7 @@ def _runs_here(tensorrt: TensorRt) -> bool:
     builder: Any = trt.Builder(logger)
     if builder is None:
         return False
-    network: Any = _create_network(trt, builder)
-    config: Any = builder.create_builder_config()
+    network, config = _create_network(trt, builder), builder.create_builder_config()
     if network is None or config is None or not _target_this_gpu(trt, config):
         return False
     x = network.add_input("x", trt.DataType.FLOAT, (1,))
@@ -293,10 +289,10 @@ def _runs_here(tensorrt: TensorRt) -> bool:
 
 
 # Numbers of TensorProto.DataType.
-_UNSIGNED_OR_WIDE: Final = {2: "uint8", 4: "uint16", 5: "int16", 6: "int32", 21: "uint4"}
+_INT32: Final = 6
+_UNSIGNED_OR_WIDE: Final = {2: "uint8", 4: "uint16", 5: "int16", _INT32: "int32", 21: "uint4"}
 _QUANTIZE: Final = "QuantizeLinear"
 _DEQUANTIZE: Final = "DequantizeLinear"
-_INT32: Final = 6
 
 
 def check_zero_points(path: Path) -> None:
@@ -308,20 +304,16 @@ def check_zero_points(path: Path) -> None:
         BundleError: The file is not an ONNX file.
     """
     nodes, constants = read_graph(path)
-    for node in nodes:
-        if node.op_type in (_QUANTIZE, _DEQUANTIZE):
-            try:
-                reason = _reason(node, constants)
-            except OSError as exc:
-                raise EngineError(
-                    f"{path}: its constants cannot be read ({exc}); copy the bundle again"
-                ) from exc
-            if reason is not None:
-                raise EngineError(
-                    f"{path}: node {node.name!r} ({node.op_type}) {reason}, but TensorRT "
-                    "supports symmetric int8 only (all zero points 0); this may be a variant for "
-                    "CPUs: choose --variant int8-trt, or make one with `mosrt quantize`"
-                )
+    for node in (each for each in nodes if each.op_type in (_QUANTIZE, _DEQUANTIZE)):
+        cure = "copy the bundle again"
+        with os_errors_as(EngineError, f"{path}: its constants cannot be read", cure):
+            reason = _reason(node, constants)
+        if reason is not None:
+            raise EngineError(
+                f"{path}: node {node.name!r} ({node.op_type}) {reason}, but TensorRT supports "
+                "symmetric int8 only (all zero points 0); this may be a variant for CPUs: choose "
+                "--variant int8-trt, or make one with `mosrt quantize`"
+            )
 
 
 def _reason(node: Node, constants: dict[str, Tensor]) -> str | None:

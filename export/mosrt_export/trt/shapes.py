@@ -62,8 +62,7 @@ def size_ranges(
         raise EngineError(
             f"{manifest.name} processes one recording at a time; leave the batch options out"
         )
-    rate_hz = manifest.sample_rate_hz
-    longest = spec.window_samples
+    rate_hz, longest = manifest.sample_rate_hz, spec.window_samples
     if max_seconds is not None:
         longest = min(longest, round(max_seconds * rate_hz))
     if longest < spec.min_samples:
@@ -89,17 +88,17 @@ def profile_of(inputs: Sequence[TensorSpec], ranges: Mapping[str, Range]) -> Pro
     Raises:
         EngineError: A dimension has a name that is not among `ranges`.
     """
+    profile = {}
     for tensor in inputs:
-        strange = [size for size in tensor.shape if isinstance(size, str) and size not in ranges]
-        if strange:
+        try:
+            sizes = [
+                ranges[size] if isinstance(size, str) else (size,) * 3 for size in tensor.shape
+            ]
+        except KeyError as exc:
             raise EngineError(
-                f"input {tensor.name!r} has a dimension {strange[0]!r} whose range is unknown; "
-                "export the bundle again with this version"
-            )
-
-    def shape(tensor: TensorSpec, n: int) -> tuple[int, ...]:
-        return tuple(ranges[size][n] if isinstance(size, str) else size for size in tensor.shape)
-
-    return {
-        tensor.name: (shape(tensor, 0), shape(tensor, 1), shape(tensor, 2)) for tensor in inputs
-    }
+                f"input {tensor.name!r} has a dimension {exc} whose range is unknown; export the "
+                "bundle again with this version"
+            ) from None
+        smallest, usual, largest = zip(*sizes, strict=True)
+        profile[tensor.name] = smallest, usual, largest
+    return profile

@@ -20,8 +20,7 @@ import numpy as np
 
 from mosrt_bench.errors import WorkerError, WorkerTimeoutError
 from mosrt_bench.worker.device import UsedBytes, memory_peak
-
-from .configurations import Configuration
+from mosrt_bench.worker.protocol import Configuration
 
 __all__ = ["cold_start", "cold_start_row"]
 
@@ -55,12 +54,12 @@ def score():
 )
 _OF_TORCH: Final = _PROGRAM.format(
     imports="""
-from mosrt_bench.worker.protocol import Options
+from mosrt_bench.worker.protocol import Configuration
 from mosrt_bench.worker.worker import open_runner
 import torch, librosa
 """,
     load="""
-runner = open_runner(Options(**options))
+runner = open_runner(Configuration(**options))
 def score():
     runner.time(clip)
 """,
@@ -90,7 +89,7 @@ def cold_start(
     """
     longest_s = None if limit_s is None else limit_s()
     program = _OF_TORCH if configuration.is_torch else _OF_MOSRT
-    options = json.dumps(asdict(configuration.options()))
+    options = json.dumps(asdict(configuration))
     used_bytes = used_bytes if configuration.on_nvidia else None
     with nullcontext() if used_bytes is None else memory_peak(used_bytes) as peak_mb:
         started = time.perf_counter()

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from typing import Final
 
 from mosrt.backends import present_providers
@@ -16,16 +15,16 @@ from mosrt.errors import BundleError
 from mosrt.host.cpu import CpuFeatures
 from mosrt_bench.errors import BenchError
 from mosrt_bench.worker.process import IsolatedRunner
-from mosrt_bench.worker.protocol import FrontEnd, Options, Runner
+from mosrt_bench.worker.protocol import ON_NVIDIA, Configuration, Runner
 from mosrt_bench.worker.worker import open_runner
 
-from .request import TORCH, TORCH_AUTO, Request
+from .request import TORCH, TORCH_AUTO, Request, Session
 
 __all__ = [
-    "Configuration",
     "bundle_sha256",
     "list_configurations",
     "open_bundle",
+    "open_configuration",
     "providers_here",
     "reference_of",
 ]
@@ -33,104 +32,45 @@ __all__ = [
 ALL: Final = "all"
 REFERENCE_VARIANT: Final = "fp32"
 REFERENCE_PROVIDER: Final = "cpu"
-_ON_NVIDIA: Final = ("cuda", "tensorrt", "tensorrt-ep")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Configuration:
-    """One way to run one model: with mosrt on a provider, or in torch.
+def open_configuration(configuration: Configuration, session: Session) -> Runner:
+    """Loads a configuration, in a process of its own if asked for; the caller closes the runner.
 
-    Attributes:
-        request: What else is asked for: crop plan, views and checkpoints.
-        bundle: The model; for torch, the bundle that its checkpoints became.
-        variant: Precision variant; see `Options`.
-        provider: Execution provider asked for; see `Options`.
-        threads: Threads of one call.
+    Raises:
+        MosrtError: It cannot be run on this machine.
     """
-
-    request: Request
-    bundle: Bundle
-    variant: str
-    provider: str
-    threads: int
-
-    @property
-    def model(self) -> str:
-        """Name of the model."""
-        return self.bundle.manifest.name
-
-    @property
-    def label(self) -> str:
-        """The name without the number of threads: "MODEL VARIANT PROVIDER"."""
-        return f"{self.model} {self.variant} {self.provider}"
-
-    @property
-    def name(self) -> str:
-        """The name in a report: "MODEL VARIANT PROVIDER xTHREADS"."""
-        return f"{self.label} x{self.threads}"
-
-    @property
-    def is_torch(self) -> bool:
-        """Whether torch runs it instead of mosrt."""
-        return self.options().is_torch
-
-    @property
-    def is_reference(self) -> bool:
-        """Whether the others of its bundle are compared with its scores."""
-        return self.label == reference_of(self.bundle, self.request).label
-
-    @property
-    def on_nvidia(self) -> bool:
-        """Whether it runs on an NVIDIA GPU."""
-        return self.provider in _ON_NVIDIA or self.provider.startswith("torch-cuda")
-
-    def without_paths(self, text: str) -> str:
-        """Text with the names of its files for their paths, since a report may be published."""
-        for path in (self.bundle.path, *self.request.references):
-            text = text.replace(str(path), path.name)
-        return text
-
-    def options(self, front_end: FrontEnd = "librosa") -> Options:
-        """What loads it, in any process."""
-        has_views = self.bundle.manifest.uncertainty is None
-        return Options(
-            bundle=str(self.bundle.path),
-            variant=self.variant,
-            provider=self.provider,
-            threads=self.threads,
-            plan=self.request.plan if has_views else None,
-            views=self.request.views if has_views else None,
-            checkpoints=[str(path) for path in self.request.references],
-            front_end=front_end,
-        )
-
-    def open(
-        self, limit_s: Callable[[], float] | None = None, front_end: FrontEnd = "librosa"
-    ) -> Runner:
-        """Loads it; the caller closes the runner.
-
-        Args:
-            limit_s: For a process of its own: gives the longest time to wait for its next answer,
-                in seconds. None loads it in this process.
-            front_end: For torch, what makes the model's inputs.
-
-        Raises:
-            MosrtError: It cannot be run on this machine.
-        """
-        options = self.options(front_end)
-        return open_runner(options) if limit_s is None else IsolatedRunner(options, limit_s)
+    if session.limit_s is None:
+        return open_runner(configuration)
+    return IsolatedRunner(configuration, session.limit_s)
 
 
 def reference_of(bundle: Bundle, request: Request) -> Configuration:
     """What others of a bundle are compared with: "fp32", or its first variant, on the CPU."""
-    variants = bundle.manifest.variants
+    variant = _reference_variant(bundle)
+    return _configuration(bundle, request, variant, REFERENCE_PROVIDER, max(request.threads))
+
+
+def _configuration(
+    bundle: Bundle, request: Request, variant: str, provider: str, threads: int
+) -> Configuration:
+    has_views = bundle.manifest.uncertainty is None
     return Configuration(
-        request=request,
-        bundle=bundle,
-        variant=REFERENCE_VARIANT if REFERENCE_VARIANT in variants else next(iter(variants)),
-        provider=REFERENCE_PROVIDER,
-        threads=max(request.threads),
+        model=bundle.manifest.name,
+        bundle=str(bundle.path),
+        variant=variant,
+        provider=provider,
+        threads=threads,
+        plan=request.plan if has_views else None,
+        views=request.views if has_views else None,
+        checkpoints=tuple(map(str, request.references)),
+        is_reference=(variant, provider) == (_reference_variant(bundle), REFERENCE_PROVIDER),
     )
+
+
+def _reference_variant(bundle: Bundle) -> str:
+    variants = bundle.manifest.variants
+    return REFERENCE_VARIANT if REFERENCE_VARIANT in variants else next(iter(variants))
 
 
 def open_bundle(reference: str) -> Bundle:
@@ -203,9 +143,7 @@ def list_configurations(bundles: Sequence[Bundle], request: Request) -> list[Con
     ]
     kinds += [(bundles[0], *kind) for kind in _torch(bundles[0].manifest, request, chosen)]
     found = [
-        Configuration(
-            request=request, bundle=bundle, variant=variant, provider=provider, threads=threads
-        )
+        _configuration(bundle, request, variant, provider, threads)
         for bundle, variant, provider in kinds
         for threads in request.threads
     ]
@@ -217,7 +155,7 @@ def _torch(manifest: Manifest, request: Request, providers: Sequence[str]) -> li
     named = _unique(request.torch)
     if TORCH_AUTO in named:
         by_librosa = manifest.ssl and manifest.mel and "config" in manifest.provenance
-        on_gpu = any(provider in _ON_NVIDIA for provider in providers)
+        on_gpu = any(provider in ON_NVIDIA for provider in providers)
         named = ["cuda-fp16", "cuda"] if on_gpu else ["cpu"]
         if not request.references or not by_librosa:
             named = []

@@ -20,9 +20,9 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.errors import MosrtError
 from mosrt_bench.clips import AudioFile
 from mosrt_bench.stats.metrics import agreement, intervals, rank_flips
-from mosrt_bench.worker.protocol import Runner
+from mosrt_bench.worker.protocol import Configuration, Runner
 
-from .configurations import Configuration, reference_of
+from .configurations import open_configuration, reference_of
 from .request import NO_TIME, Session, duration
 
 __all__ = ["Parity", "Scores", "compare_scores", "provider_problem", "run_parity", "tolerance_mos"]
@@ -87,20 +87,22 @@ def run_parity(
     Raises:
         MosrtError: A reference cannot be run.
     """
-    request, limit_s = session.request, session.limit_s
+    request = session.request
     for bundle in bundles:
         reference = reference_of(bundle, request)
         session.say(f"scoring {len(clips)} clips: {reference.label}, the reference")
-        of_reference = _score(reference.open(limit_s), clips, wants_nodes=False)
+        of_reference = _score(open_configuration(reference, session), clips, wants_nodes=False)
         parity.scores[reference.label] = of_reference.scores
         against = [(reference.label, of_reference.scores)]
         if request.references:
             session.say("scoring with torch")
-            torch = dataclasses.replace(reference, variant="fp32", provider="torch-cpu")
-            checkpoint = _score(torch.open(limit_s, front_end="mosrt"), clips, wants_nodes=False)
+            torch = dataclasses.replace(
+                reference, variant="fp32", provider="torch-cpu", front_end="mosrt"
+            )
+            checkpoint = _score(open_configuration(torch, session), clips, wants_nodes=False)
             against.append(("torch checkpoint", checkpoint.scores))
         for own in configurations:
-            if own.bundle is not bundle or own.threads != reference.threads:
+            if own.model != reference.model or own.threads != reference.threads:
                 continue
             if session.budget.exhausted():
                 parity.rows.append(_not_run(own, f"not measured: {NO_TIME}"))
@@ -111,7 +113,8 @@ def run_parity(
                 session.say(f"scoring {len(clips)} clips: {own.label} (about {about})")
                 try:
                     # asking the profiler takes a session of its own
-                    scored = _score(own.open(limit_s), clips, wants_nodes=own.provider != "cpu")
+                    runner = open_configuration(own, session)
+                    scored = _score(runner, clips, wants_nodes=own.provider != "cpu")
                 except MosrtError as exc:
                     parity.rows.append(_not_run(own, f"does not run here: {exc}"))
                     continue
@@ -121,12 +124,15 @@ def run_parity(
                 if same.label == own.label:  # as if the threads shared the work perfectly
                     score_s = scored.score_s * own.threads / same.threads
                     parity.runnable.append((same, score_s))
-            parity.rows += _rows(own, scored, against)
+            parity.rows += _rows(own, scored, against, bundle.manifest.default_domain)
             session.keep()
 
 
 def _rows(
-    own: Configuration, scored: _Scored, against: Sequence[tuple[str, Scores]]
+    own: Configuration,
+    scored: _Scored,
+    against: Sequence[tuple[str, Scores]],
+    default_domain: str,
 ) -> list[dict[str, Any]]:
     """The parity table's rows of one configuration, one per reference."""
     problem, note = None, None
@@ -139,7 +145,7 @@ def _rows(
             wanted,
             variant=own.variant,
             provider=own.provider,
-            default_domain=own.bundle.manifest.default_domain,
+            default_domain=default_domain,
         )
         if problem is not None:
             row["problems"] = [problem, *row["problems"]]

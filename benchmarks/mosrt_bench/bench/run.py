@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any, Final
 
 import mosrt
@@ -131,15 +132,16 @@ class Bench:
 
     def _study_views(self) -> Iterator[dict[str, Any]]:
         """A study of each MOS model whose reference runs here."""
+        uncertain = {b.manifest.name for b in self._bundles if b.manifest.uncertainty is not None}
         studied = {
             c.model: c
             for c, _ in reversed(self._parity.runnable)
-            if c.is_reference and c.bundle.manifest.uncertainty is None
+            if c.is_reference and c.model not in uncertain
         }
         for name, configuration in studied.items():
             self._session.say(f"studying the number of views: {name}")
             with mosrt.load(
-                configuration.bundle.path,
+                Path(configuration.bundle),
                 variant=configuration.variant,
                 provider=configuration.provider,
                 threads=configuration.threads,

@@ -14,10 +14,10 @@ from mosrt.errors import MosrtError
 from mosrt_bench.clips import AudioFile
 from mosrt_bench.energy import counters, energy
 from mosrt_bench.worker.device import device_memory
-from mosrt_bench.worker.protocol import Runner
+from mosrt_bench.worker.protocol import Configuration, Runner
 
 from .cold_start import cold_start, cold_start_row
-from .configurations import Configuration
+from .configurations import open_configuration
 from .request import NO_TIME, Session, duration
 from .timing import (
     Effort,
@@ -158,7 +158,7 @@ class SpeedRun:
         self._session.say(f"loading {len(self._configurations)} configurations")
         for name, configuration in list(self._configurations.items()):
             try:
-                self._runners[name] = configuration.open(self._session.limit_s)
+                self._runners[name] = open_configuration(configuration, self._session)
             except MosrtError as exc:
                 self._drop(name, "loading", str(exc))
 

@@ -21,7 +21,7 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.errors import ProviderError
 from mosrt.score import Score
 
-from .protocol import LoadKind, Options, time_callers
+from .protocol import Configuration, LoadKind, time_callers
 
 __all__ = ["ENGINE_BATCHES", "MosrtRunner"]
 
@@ -41,19 +41,19 @@ class MosrtRunner:
         MosrtError: It cannot be run on this machine.
     """
 
-    def __init__(self, options: Options) -> None:
-        self._loaded = options
+    def __init__(self, configuration: Configuration) -> None:
+        self._configuration = configuration
         self.facts: dict[str, Any] = {}
-        if options.provider == "tensorrt":
-            self.facts = _build_missing(Bundle.open(options.bundle), options.variant)
+        if configuration.provider == "tensorrt":
+            self.facts = _build_missing(Bundle.open(configuration.bundle), configuration.variant)
         self._scorer = mosrt.load(
-            Path(options.bundle),
-            variant=options.variant,
-            provider=options.provider,
-            threads=options.threads,
+            Path(configuration.bundle),
+            variant=configuration.variant,
+            provider=configuration.provider,
+            threads=configuration.threads,
         )
         self.provider = self._scorer.provider
-        self._options: dict[str, Any] = {"plan": options.plan, "views": options.views}
+        self._options: dict[str, Any] = {"plan": configuration.plan, "views": configuration.views}
 
     def score(self, clip: Path) -> dict[str, Any]:
         """See `Runner.score`."""
@@ -84,11 +84,11 @@ class MosrtRunner:
 
     def nodes(self) -> dict[str, int] | None:
         """Nodes of the first network by provider; None where ONNX Runtime does not tell."""
-        full = PROVIDERS.get(self._loaded.provider)
+        full = PROVIDERS.get(self._configuration.provider)
         if full is None:
             return None
-        bundle = Bundle.open(self._loaded.bundle)
-        variant = bundle.variant(self._loaded.variant)
+        bundle = Bundle.open(self._configuration.bundle)
+        variant = bundle.variant(self._configuration.variant)
         with bundle.extracted(variant) as directory:
             try:
                 counts = _nodes_by_provider(directory / variant.members[0].graph.path, full)

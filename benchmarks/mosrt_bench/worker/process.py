@@ -15,7 +15,7 @@ from typing import IO, Any, Final, cast
 
 from mosrt_bench.errors import WorkerError, WorkerTimeoutError
 
-from .protocol import LoadKind, Options
+from .protocol import Configuration, LoadKind
 
 __all__ = ["IsolatedRunner", "WorkerProcess"]
 
@@ -110,16 +110,16 @@ class IsolatedRunner:
     """A `Runner` in a process of its own.
 
     Args:
-        options: What it loads.
+        configuration: What it loads.
         limit_s: Gives the longest time to wait for the next answer, in seconds.
 
     Raises:
         WorkerError: The configuration cannot be loaded.
     """
 
-    def __init__(self, options: Options, limit_s: Callable[[], float]) -> None:
+    def __init__(self, configuration: Configuration, limit_s: Callable[[], float]) -> None:
         self._limit_s = limit_s
-        self._process = WorkerProcess(asdict(options))
+        self._process = WorkerProcess(asdict(configuration))
         try:
             opened = self._ask("open")
         except BaseException:

@@ -13,23 +13,27 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Final, Literal, Protocol
 
-__all__ = ["FrontEnd", "LoadKind", "Options", "Runner", "time_callers"]
+__all__ = ["ON_NVIDIA", "Configuration", "FrontEnd", "LoadKind", "Runner", "time_callers"]
 
 LoadKind = Literal["batch", "callers"]
 """How several recordings are scored at once: by `score_many`, or by threads that share a model."""
 
+
+ON_NVIDIA: Final = ("cuda", "tensorrt", "tensorrt-ep")
+"""Execution providers for NVIDIA GPUs."""
 
 FrontEnd = Literal["librosa", "mosrt"]
 """What makes the inputs of a torch model: librosa, as in the published code, or mosrt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """What a configuration needs to be loaded, in any process; JSON-ready as a dictionary.
+class Configuration:
+    """One way to run one model: with mosrt on a provider, or in torch. A dictionary of it is JSON.
 
     Attributes:
+        model: Name of the model.
         bundle: Path of the bundle; for torch, of the one that its checkpoints became.
         variant: Precision variant; for torch "fp32" or "fp16".
         provider: Execution provider; for torch "torch-cpu" or "torch-cuda", with "-compiled" after
@@ -39,8 +43,10 @@ class Options:
         views: Views per recording; the plan's own number if None.
         checkpoints: For torch, paths of checkpoints, one per network of the bundle.
         front_end: For torch, what makes the model's inputs.
+        is_reference: Whether the others of its bundle are compared with its scores.
     """
 
+    model: str
     bundle: str
     variant: str
     provider: str
@@ -49,11 +55,33 @@ class Options:
     views: int | None = None
     checkpoints: Sequence[str] = ()
     front_end: FrontEnd = "librosa"
+    is_reference: bool = False
+
+    @property
+    def label(self) -> str:
+        """The name without the number of threads: "MODEL VARIANT PROVIDER"."""
+        return f"{self.model} {self.variant} {self.provider}"
+
+    @property
+    def name(self) -> str:
+        """The name in a report: "MODEL VARIANT PROVIDER xTHREADS"."""
+        return f"{self.label} x{self.threads}"
 
     @property
     def is_torch(self) -> bool:
         """Whether torch runs it instead of mosrt."""
         return self.provider.startswith("torch-")
+
+    @property
+    def on_nvidia(self) -> bool:
+        """Whether it runs on an NVIDIA GPU."""
+        return self.provider in ON_NVIDIA or self.provider.startswith("torch-cuda")
+
+    def without_paths(self, text: str) -> str:
+        """Text with the names of its files for their paths, since a report may be published."""
+        for path in (self.bundle, *self.checkpoints):
+            text = text.replace(path, Path(path).name)
+        return text
 
 
 class Runner(Protocol):

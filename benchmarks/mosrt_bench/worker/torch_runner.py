@@ -35,7 +35,7 @@ from mosrt_export.utmosv2.config import ModelConfig
 from mosrt_export.utmosv2.fusion import build
 from mosrt_export.utmosv2.parity import Scored
 
-from .protocol import FrontEnd, LoadKind, Options, time_callers
+from .protocol import Configuration, FrontEnd, LoadKind, time_callers
 
 __all__ = ["TorchRunner", "librosa_image", "librosa_views", "torch_resize"]
 
@@ -59,38 +59,38 @@ class TorchRunner:
         BenchError: The bundle is of another kind, or the checkpoints are not its own.
     """
 
-    def __init__(self, options: Options) -> None:
-        _, device, *compiled = options.provider.split("-")
+    def __init__(self, configuration: Configuration) -> None:
+        _, device, *compiled = configuration.provider.split("-")
         if device == "cuda" and not torch.cuda.is_available():
             raise ProviderError(f"torch {torch.__version__} finds no GPU that it can use")
-        bundle = Bundle.open(options.bundle)
+        bundle = Bundle.open(configuration.bundle)
         manifest = bundle.manifest
-        _check_kind(manifest, options.front_end)
+        _check_kind(manifest, configuration.front_end)
         networks = len(bundle.variant(next(iter(manifest.variants))).members)
-        if len(options.checkpoints) != networks:
+        if len(configuration.checkpoints) != networks:
             raise BenchError(
-                f"{manifest.name} has {networks} networks and {len(options.checkpoints)} "
+                f"{manifest.name} has {networks} networks and {len(configuration.checkpoints)} "
                 "checkpoints are given; pass --reference once for each"
             )
         # The precision is what the configuration's name says.
         torch.backends.cudnn.allow_tf32 = False
         torch.backends.cuda.matmul.allow_tf32 = False
-        self._threads = options.threads
-        torch.set_num_threads(options.threads)
+        self._threads = configuration.threads
+        torch.set_num_threads(configuration.threads)
         self._manifest = manifest
         self._front_end = FusionFrontEnd(taking_features(manifest))
-        self._by_librosa = options.front_end == "librosa"
-        self._rule = PlanRule.parse(options.plan or "grid", options.views)
+        self._by_librosa = configuration.front_end == "librosa"
+        self._rule = PlanRule.parse(configuration.plan or "grid", configuration.views)
         self._device = torch.device(device)
-        self._dtype = torch.float16 if options.variant == "fp16" else torch.float32
+        self._dtype = torch.float16 if configuration.variant == "fp16" else torch.float32
         modules: list[Any] = [
             _load(Path(path), manifest).to(self._device, self._dtype)
-            for path in options.checkpoints
+            for path in configuration.checkpoints
         ]
         self._models: list[Scored] = modules
         self._compiled: list[Any] = [torch.compile(module) for module in modules if compiled]
-        self._pool = ThreadPoolExecutor(options.threads)
-        self.provider = options.provider
+        self._pool = ThreadPoolExecutor(configuration.threads)
+        self.provider = configuration.provider
         self.facts: dict[str, Any] = {
             "torch": torch.__version__,
             "device": torch.cuda.get_device_name(0) if device == "cuda" else "CPU",

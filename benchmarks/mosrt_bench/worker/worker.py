@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from .protocol import Options, Runner
+from .protocol import Configuration, Runner
 
 __all__ = ["open_runner", "peak_mb", "serve"]
 
@@ -24,19 +24,19 @@ Handler = Callable[[Mapping[str, Any]], Any]
 """Answers a request; the answer is JSON-ready."""
 
 
-def open_runner(options: Options) -> Runner:
+def open_runner(configuration: Configuration) -> Runner:
     """Loads a configuration.
 
     Raises:
         MosrtError: It cannot be run on this machine.
     """
-    if options.is_torch:
+    if configuration.is_torch:
         from .torch_runner import TorchRunner  # noqa: PLC0415 - each process imports its own engine
 
-        return TorchRunner(options)
+        return TorchRunner(configuration)
     from .mosrt_runner import MosrtRunner  # noqa: PLC0415
 
-    return MosrtRunner(options)
+    return MosrtRunner(configuration)
 
 
 def serve(handle: Handler) -> None:
@@ -75,7 +75,7 @@ def peak_mb() -> float | None:
     return peak * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
-def _session(options: Options) -> Handler:
+def _session(configuration: Configuration) -> Handler:
     """Answers requests to one runner, which the request "open" loads."""
     runner: Runner | None = None
 
@@ -84,7 +84,7 @@ def _session(options: Options) -> Handler:
         arguments = dict(request)
         do = arguments.pop("do")
         if do == "open":
-            runner = open_runner(options)
+            runner = open_runner(configuration)
             return {"provider": runner.provider, "facts": runner.facts}
         if runner is None:
             raise RuntimeError("the first request must be 'open'")
@@ -104,4 +104,4 @@ def _reason(exc: Exception) -> str:
 
 
 if __name__ == "__main__":
-    serve(_session(Options(**json.loads(sys.argv[2]))))
+    serve(_session(Configuration(**json.loads(sys.argv[2]))))

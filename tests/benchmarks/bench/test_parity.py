@@ -19,7 +19,7 @@ from mosrt_bench.bench.parity import compare_scores, provider_problem, tolerance
 from mosrt_bench.bench.request import Request
 from mosrt_bench.errors import BenchError
 from mosrt_bench.worker.mosrt_runner import MosrtRunner
-from mosrt_bench.worker.protocol import Options
+from mosrt_bench.worker.protocol import Configuration
 from tests.benchmarks.conftest import run_bench
 from tests.conftest import DATA, STANDINS
 from tests.standins.planted_defects import (
@@ -209,7 +209,9 @@ def test_a_provider_that_is_not_here_is_a_row(planted: Path) -> None:
 def test_the_provider_of_every_node_is_known() -> None:
     for name in ("nano", "nano-uncertainty"):
         bundle = str(find_bundle(name))
-        runner = MosrtRunner(Options(bundle=bundle, variant="fp32", provider="cpu", threads=1))
+        runner = MosrtRunner(
+            Configuration(model=name, bundle=bundle, variant="fp32", provider="cpu", threads=1)
+        )
         nodes = runner.nodes()
         runner.close()
         assert nodes is not None

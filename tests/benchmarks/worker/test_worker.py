@@ -18,13 +18,15 @@ from mosrt.errors import MosrtError, ProviderError
 from mosrt_bench.errors import BenchError, WorkerError, WorkerTimeoutError
 from mosrt_bench.worker.device import memory_peak
 from mosrt_bench.worker.process import IsolatedRunner, WorkerProcess
-from mosrt_bench.worker.protocol import Options
+from mosrt_bench.worker.protocol import Configuration
 from mosrt_bench.worker.worker import open_runner
 from tests.benchmarks.conftest import Fusion
 from tests.conftest import DATA
 
 CLIP = DATA / "flite_kal_8k_mono.wav"
-NANO = Options(bundle=str(find_bundle("nano")), variant="fp32", provider="cpu", threads=1)
+NANO = Configuration(
+    model="nano", bundle=str(find_bundle("nano")), variant="fp32", provider="cpu", threads=1
+)
 
 
 def unlimited() -> float:
@@ -116,13 +118,13 @@ def test_memory_is_watched_over_what_was_in_use() -> None:
     assert peak_mb() == 4.0
 
 
-def torch_options(fusion: Fusion, **changes: Any) -> Options:
+def torch_options(fusion: Fusion, **changes: Any) -> Configuration:
     checkpoints = [str(fusion.checkpoint)]
     options = replace(NANO, bundle=str(fusion.bundle), provider="torch-cpu")
     return replace(options, **{"checkpoints": checkpoints, **changes})
 
 
-def scores(options: Options, clip: Path) -> dict[str, float]:
+def scores(options: Configuration, clip: Path) -> dict[str, float]:
     runner = open_runner(options)
     found: dict[str, float] = runner.score(clip)["scores"]
     runner.close()

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 import pytest
+from hypothesis import HealthCheck, settings
 
 import mosrt
 from mosrt.audio.sources import AUDIO_SUFFIXES
@@ -21,6 +22,7 @@ TESTS = Path(__file__).parent
 DATA = TESTS / "data"
 STANDINS = TESTS / "standins"
 GOLDEN = TESTS / "golden" / "utmosv2"
+HANG_S = 900.0  # what has not ended by then hangs, on a machine of any speed and load
 
 UTMOSV2_MEL = MelSpec(
     tensor="images",
@@ -36,6 +38,13 @@ UTMOSV2_MEL = MelSpec(
     image_height=512,
     image_width=512,
 )
+
+
+# The same examples in every run, however slow the machine is.
+settings.register_profile(
+    "mosrt", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("mosrt")
 
 
 def noise(n_samples: int) -> npt.NDArray[np.float32]:

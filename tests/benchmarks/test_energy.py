@@ -11,6 +11,7 @@ import pytest
 
 from mosrt_bench.energy import Counter, PowerRail, energy, gpus, packages, rails
 from mosrt_bench.worker.device import Nvml, UsedBytes, device_memory, memory_peak
+from tests.conftest import HANG_S
 
 
 def zone(folder: Path, name: str, microjoules: int) -> Path:
@@ -119,7 +120,7 @@ def test_device_memory_is_that_of_all_gpus() -> None:
 
     with memory_peak(watched) as peak_mb:
         library.used_bytes = 53_000_000
-        assert seen.wait(60)
+        assert seen.wait(HANG_S)
         library.used_bytes = 3_000_000
     assert peak_mb() == 50.0
     used_bytes, notes = device_memory(Nvml(Library(shared=True)))

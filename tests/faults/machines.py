@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-DATA = Path(__file__).parents[1] / "data"
+from tests.conftest import DATA, HANG_S
+
 CLIP = DATA / "flite_slt_16k_mono.wav"
 MOSRT = (sys.executable, "-c", "from mosrt.cli.main import main; main()")
 # A user who is in no list of users, and owns what this one owns.
@@ -27,7 +28,7 @@ def works(*before: str) -> bool:
     """Whether this system lets programs be run by `before`, such as strace."""
     if sys.platform != "linux" or shutil.which(before[0]) is None:
         return False
-    return subprocess.run([*before, "true"], capture_output=True, timeout=30).returncode == 0
+    return subprocess.run([*before, "true"], capture_output=True, timeout=HANG_S).returncode == 0
 
 
 def needs(*before: str) -> pytest.MarkDecorator:
@@ -67,5 +68,5 @@ def run(
         environment.pop(name, None)
         if value is not None:
             environment[name] = value
-    options = {"capture_output": True, "timeout": 120, **options}
+    options = {"capture_output": True, "timeout": HANG_S, **options}
     return subprocess.run([*before, *command, *arguments], env=environment, **options)

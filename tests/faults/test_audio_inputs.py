@@ -17,6 +17,7 @@ import pytest
 import mosrt
 from mosrt import AudioError
 from mosrt.audio.sources import ArraySource, FileSource
+from tests.conftest import HANG_S
 
 from .audio_files import encoded, mp3, read, speech_like, whole
 
@@ -48,7 +49,7 @@ def test_a_named_pipe_is_read_once(kind: str, tmp_path: Path) -> None:
     source = FileSource(tmp_path / "pipe")
     for _ in range(2):
         np.testing.assert_array_equal(np.concatenate(list(source.blocks()))[:, 0], whole(data))
-    thread.join(10)
+    thread.join(HANG_S)
 
 
 @fifos
@@ -56,7 +57,7 @@ def test_a_pipe_that_is_no_audio_is_left_at_once(tmp_path: Path) -> None:
     thread = fed(tmp_path / "pipe", b"y\n" * 100_000, repeat=10**9)
     with pytest.raises(AudioError, match="no known audio"):
         FileSource(tmp_path / "pipe")
-    thread.join(10)
+    thread.join(HANG_S)
     assert not thread.is_alive()
 
 
@@ -66,7 +67,7 @@ def test_a_pipe_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     thread = fed(tmp_path / "pipe", encoded(speech_like(10.0), "WAV"), repeat=10**9)
     with pytest.raises(AudioError, match="does not end within"):
         FileSource(tmp_path / "pipe")
-    thread.join(10)
+    thread.join(HANG_S)
     assert not thread.is_alive()
 
 
@@ -83,7 +84,7 @@ def test_standard_input_as_a_path() -> None:
     code = "import sys, mosrt; print(mosrt.load().score_file('/dev/stdin').mos)"
     data = encoded(speech_like(2.0), "W64")
     done = subprocess.run(
-        [sys.executable, "-c", code], input=data, capture_output=True, timeout=60, check=True
+        [sys.executable, "-c", code], input=data, capture_output=True, timeout=HANG_S, check=True
     )
     with mosrt.load() as scorer:
         assert float(done.stdout) == scorer.score_file(data).mos
@@ -177,13 +178,14 @@ def test_any_format_goes_by_the_name(tmp_path: Path) -> None:
 
 def test_command_line_any_format(tmp_path: Path) -> None:
     (tmp_path / "a.voc").write_bytes(encoded(speech_like(2.0), "VOC", subtype="PCM_16"))
-    command = [sys.executable, "-m", "mosrt.cli.main", "score", str(tmp_path / "a.voc")]
     program = "from mosrt.cli.main import main; main()"
     command = [sys.executable, "-c", program, "score", str(tmp_path / "a.voc")]
-    refused = subprocess.run(command, capture_output=True, timeout=60, check=False)
+    refused = subprocess.run(command, capture_output=True, timeout=HANG_S, check=False)
     assert refused.returncode == 1
     assert b"--any-format" in refused.stderr
-    taken = subprocess.run([*command, "--any-format"], capture_output=True, timeout=60, check=False)
+    taken = subprocess.run(
+        [*command, "--any-format"], capture_output=True, timeout=HANG_S, check=False
+    )
     assert taken.returncode == 0, taken.stderr
 
 
@@ -214,7 +216,7 @@ def test_damaged_mp3_prints_nothing(clips: list[Path]) -> None:
     )
     clip = next(path for path in clips if path.suffix == ".mp3")
     done = subprocess.run(
-        [sys.executable, "-c", code, str(clip)], capture_output=True, timeout=100, check=True
+        [sys.executable, "-c", code, str(clip)], capture_output=True, timeout=HANG_S, check=True
     )
     assert (done.stdout, done.stderr) == (b"", b"")
 

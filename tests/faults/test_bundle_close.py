@@ -21,6 +21,7 @@ from mosrt.backends.ort import OrtBackend
 from mosrt.backends.trt import TrtBackend
 from mosrt.host.thread_pool import Calls
 from mosrt.scorer import Scorer
+from tests.conftest import HANG_S
 
 PROVIDERS = ["cpu", "openvino-fp32"]
 
@@ -101,7 +102,7 @@ class Slow:
 
     def run(self, outputs: Any, feeds: Mapping[str, Any]) -> Any:
         self.runs.set()
-        assert self.may_end.wait(30)
+        assert self.may_end.wait(HANG_S)
         return self.session.run(outputs, feeds)
 
 
@@ -127,14 +128,14 @@ def test_an_ensemble_is_run_whole(
     scorer = mosrt.load(tiny, provider="cpu", threads=1)
     with ThreadPoolExecutor(2) as pool:
         scoring = pool.submit(scorer.score, speech, 16_000, views=1)
-        assert slow[0].runs.wait(30)
+        assert slow[0].runs.wait(HANG_S)
         closing = pool.submit(scorer.close)
         with pytest.raises(futures.TimeoutError):  # not the builtin before Python 3.11
             closing.result(timeout=0.1)
         for one in slow:
             one.may_end.set()
         assert scoring.result().views == right
-        closing.result(timeout=30)
+        closing.result(HANG_S)
 
 
 def test_backends_alone(tiny: Path, backend: TrtBackend) -> None:
@@ -176,6 +177,6 @@ except mosrt.ClosedError as exc:
     print(exc)
 """
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=True
     )
     assert done.stdout == "the scorer is closed; load the model again\n"

@@ -14,6 +14,7 @@ import mosrt
 from mosrt import BundleError
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.writer import updated_bundle
+from tests.conftest import HANG_S
 
 from .bundles import GRAPH, edit, refused, score
 
@@ -198,7 +199,7 @@ def test_what_is_no_file(copy: Path, name: str, kind: str) -> None:
         "except BundleError as exc: print(exc, end='')\n"
     )
     done = subprocess.run(
-        [sys.executable, "-c", code, copy], capture_output=True, text=True, timeout=60
+        [sys.executable, "-c", code, copy], capture_output=True, text=True, timeout=HANG_S
     )
     assert done.returncode == 0, done.stderr
     if (name, kind) != ("model-card.md", "dangling"):

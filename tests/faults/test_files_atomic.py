@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from mosrt.host.files import recover_directory, replacing, replacing_directory
+from tests.conftest import HANG_S
 
 LOOP = """
 import itertools, sys
@@ -151,7 +152,7 @@ def test_a_pipe_is_written_into(tmp_path: Path) -> None:
     reader.start()
     with replacing(pipe) as part, part.open("w") as stream:
         stream.write("rows")
-    reader.join(timeout=10)
+    reader.join(HANG_S)
     assert read == ["rows"]
     assert stat.S_ISFIFO(pipe.stat().st_mode)
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import mosrt
+from tests.conftest import HANG_S
 
 from .machines import CLIP
 
@@ -46,7 +47,7 @@ def test_signals_while_importing_loading_and_scoring(
         process.stdout.readline()  # the command is about to start
         time.sleep(after_s)
         process.send_signal(getattr(signal, name))
-        _, errors = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=HANG_S)
     assert process.returncode == status, errors
     assert b"Traceback" not in errors
     assert target.read_text() == "old"

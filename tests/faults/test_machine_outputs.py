@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from mosrt.host.files import replacing
+from tests.conftest import HANG_S
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files")
 
@@ -107,7 +108,7 @@ def test_a_pipe_is_written_to(tmp_path: Path) -> None:
     reader = threading.Thread(target=lambda: read.append(fifo.read_text()), daemon=True)
     reader.start()
     write(fifo)
-    reader.join(10)
+    reader.join(HANG_S)
     assert read == ["new"]
     assert fifo.is_fifo()
 

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
-DATA = Path(__file__).parents[1] / "data"
-CLIP = DATA / "flite_slt_16k_mono.wav"
+from tests.conftest import HANG_S
+
+from .machines import CLIP
+
 CLI = "import sys; from mosrt.cli.main import main; main(sys.argv[1:])"
 SCORE = f"mosrt.load(cache=False).score_file({str(CLIP)!r})"
 
@@ -38,7 +40,7 @@ def run(code: str, home: Path, *before: str, **variables: str) -> subprocess.Com
         **variables,
     }
     command = [*before, sys.executable, "-c", code]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_S)
 
 
 def traces(*arguments: str) -> bool:

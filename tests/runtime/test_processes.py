@@ -16,7 +16,7 @@ import pytest
 import mosrt
 from mosrt.bundle.bundle import Bundle
 from mosrt.mos.scorer import FusionScorer
-from tests.conftest import noise
+from tests.conftest import HANG_S, noise
 
 
 def values(score: mosrt.Score) -> str:
@@ -65,7 +65,7 @@ def test_forked_processes_score_the_same_bits(model: str, clips: list[Path]) -> 
     """Although the threads of the engine and of the front end stay in the parent."""
     # Python 3.12 and later warn of forks of a process that has threads.
     command = [sys.executable, "-W", "ignore", "-c", FORK_SCRIPT, model, str(clips[0])]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=HANG_S)
 
 
 def test_options_are_kept(tiny: Path) -> None:

@@ -125,7 +125,7 @@ def test_integers_equal_floats(scorer: Scorer, speech: Waveform) -> None:
     assert same(scorer.score(integers, 16_000), scorer.score(wide, 16_000))
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=6)
 @given(
     order=st.permutations(range(4)),
     batch_size=st.integers(1, 8),
@@ -276,7 +276,7 @@ def test_plans_are_checked(scorer: Scorer, speech: Waveform) -> None:
         scorer.score(speech, 16_000, plan="spiral")
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     waveform=st.one_of(
         st.lists(st.floats(width=32), max_size=50).map(lambda v: np.array(v, np.float32)),

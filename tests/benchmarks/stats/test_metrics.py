@@ -43,7 +43,7 @@ def test_ties_by_hand() -> None:
 scores = st.lists(st.integers(10, 50).map(lambda tenths: tenths / 10), min_size=3, max_size=30)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(scores, st.randoms(use_true_random=False))
 def test_equals_scipy(wanted: list[float], random: Random) -> None:
     found = [min(5.0, max(1.0, w + random.uniform(-0.5, 0.5))) for w in wanted]

@@ -26,7 +26,7 @@ from .commands import COMMANDS, WritingCommand
 
 __all__ = ["Moments", "Outcome", "kill_at_random_moments"]
 
-LIMIT_S = 300.0
+LIMIT_S = 900.0
 _CHANGES = frozenset(
     {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
 )

@@ -70,7 +70,7 @@ def test_short_clips_are_tiled() -> None:
         crops(recording, [len(tiled) - 47_999], 48_000)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(loud=st.lists(st.integers(0, 99_999), max_size=30, unique=True), block=st.booleans())
 def test_silence_removal_drops_long_gaps_between_loud_samples(loud: list[int], block: bool) -> None:
     clip = np.full(100_000, 0.05, np.float32)

@@ -114,7 +114,7 @@ def test_streamed_wav_is_not_truncated() -> None:
     assert not source.truncated
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     data=st.binary(max_size=400), header=st.sampled_from([b"", b"RIFF", b"fLaC", b"OggS", b"ID3"])
 )
@@ -127,7 +127,7 @@ def test_random_bytes_never_crash(data: bytes, header: bytes) -> None:
         assert "need at least one array" in str(exc)  # readable, with no samples
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(position=st.integers(0, 4_000), value=st.integers(0, 255), clip=st.integers(0, 6))
 def test_damaged_files_never_crash(position: int, value: int, clip: int) -> None:
     path = sorted((Path(__file__).parents[2] / "data").glob("*_*.[wfom]*"))[clip]

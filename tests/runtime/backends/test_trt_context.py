@@ -15,6 +15,7 @@ from mosrt.backends.cuda import Cuda
 from mosrt.backends.engine_file import EngineFiles
 from mosrt.bundle.bundle import Bundle, find_bundle
 from mosrt.bundle.manifest import Variant
+from tests.conftest import HANG_S
 from tests.fakes.trt_machine import (
     Machine,
     check,
@@ -82,7 +83,7 @@ def test_no_memory_for_a_second_context(
 
     def busy(event: Any) -> Any:
         # Until another thread has asked for a context of its own, or they might come one by one.
-        assert refused.wait(60)
+        assert refused.wait(HANG_S)
         return synchronize(event)
 
     def note(_: logging.LogRecord) -> bool:

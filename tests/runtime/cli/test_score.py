@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 import mosrt
 from mosrt.audio.recording import Recording
 from mosrt.cli.main import main
+from tests.conftest import HANG_S
 
 
 def run(*arguments: object, stdin: bytes | None = None) -> Result:
@@ -286,7 +287,7 @@ def test_interrupting_a_real_process(tiny: Path, clips: list[Path]) -> None:
         assert process.stdout is not None
         first = process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
+        rest, errors = process.communicate(timeout=HANG_S)
     assert process.returncode == 130
     assert b"files are done" in errors
     lines = (first + rest).splitlines()

@@ -5,6 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from mosrt.host.thread_pool import ThreadPool
+from tests.conftest import HANG_S
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
@@ -18,7 +19,7 @@ def test_maps_in_order(threads: int, count: int) -> None:
 def test_uses_the_caller_and_no_more_threads_than_allowed() -> None:
     pool = ThreadPool(3)
     barrier = threading.Barrier(3)
-    names = pool.map(lambda _: (barrier.wait(10), threading.current_thread())[1], range(3))
+    names = pool.map(lambda _: (barrier.wait(HANG_S), threading.current_thread())[1], range(3))
     assert len(set(names)) == 3
     assert threading.current_thread() in names
     pool.close()
@@ -43,5 +44,5 @@ def test_many_callers_share_a_pool() -> None:
     pool = ThreadPool(2)
     with ThreadPoolExecutor(8) as callers:
         futures = [callers.submit(pool.map, lambda x: x + 1, range(50)) for _ in range(40)]
-        assert all(future.result(10) == list(range(1, 51)) for future in futures)
+        assert all(future.result(HANG_S) == list(range(1, 51)) for future in futures)
     pool.close()

@@ -151,7 +151,7 @@ def test_every_window_alone_equals_all_together(speech: npt.NDArray[np.float32])
         np.testing.assert_array_equal(power(crop, [window])[window], together[window])
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     hop=st.sampled_from([2, 8, 32]),
     doublings=st.sets(st.integers(1, 5), min_size=1),

@@ -52,7 +52,7 @@ def test_chunks_tile_the_frames(n_samples: int, window: int, hop: int) -> None:
     assert not fewer or math.ceil(frames / fewer) > (window - receptive) // hop + 1
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(4_000, 60_000), st.booleans(), st.sampled_from([16_000, 22_050]))
 def test_chunks_read_in_one_pass_equal_the_whole(
     n_samples: int, remove_silence: bool, rate_hz: int

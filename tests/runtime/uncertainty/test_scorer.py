@@ -123,7 +123,7 @@ def test_contradictions_in_a_manifest(
         Manifest.from_dict(value)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     waveform=st.one_of(
         st.integers(0, 3_000).map(np.zeros),

@@ -11,7 +11,6 @@ import pytest
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.run import Bench
 from mosrt_bench.clips import AudioFile
-from tests.conftest import made_once
 
 
 def run_bench(request: Request) -> tuple[dict[str, Any], list[AudioFile]]:
@@ -33,23 +32,11 @@ class Fusion:
 def fusion(tmp_path_factory: pytest.TempPathFactory) -> Fusion:
     torch = pytest.importorskip("torch")
     pytest.importorskip("onnxscript")
-    from click.testing import CliRunner
+    from tests.export.conftest import inputs_once, small_once
 
-    from mosrt_export.cli.export import export
-    from tests.export.conftest import toml
-    from tests.standins.utmosv2 import SMALL, small_model
-
-    def make(folder: Path) -> None:
-        folder.mkdir()
-        torch.save(small_model("fusion").state_dict(), folder / "small.pth")
-        (folder / "small.toml").write_text(toml(SMALL))
-        arguments = ["utmosv2", folder / "small.pth"]
-        arguments += ["--config", folder / "small.toml", "--output", folder / "small"]
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)
-        result = CliRunner().invoke(export, [*map(str, arguments)])
-        torch.set_num_threads(threads)
-        assert result.exit_code == 0, result.output
-
-    folder = made_once(tmp_path_factory, "bench-fusion", make)
-    return Fusion(folder / "small", folder / "small.pth")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    exported = small_once(tmp_path_factory, "fusion")
+    torch.set_num_threads(threads)
+    assert exported.result.exit_code == 0, exported.result.output
+    return Fusion(exported.bundle, inputs_once(tmp_path_factory) / "fusion.pth")

@@ -84,52 +84,60 @@ def toml(values: dict[str, Any], prefix: str = "") -> str:
     return "\n".join([*plain, *tables])
 
 
+def inputs_once(factory: pytest.TempPathFactory) -> Path:
+    """A directory with checkpoints of all kinds, a configuration and a recording."""
+
+    def make(directory: Path) -> None:
+        directory.mkdir()
+        kinds: tuple[Kind, ...] = ("fusion", "spec", "ssl")
+        for kind in kinds:
+            torch.save(small_model(kind).state_dict(), directory / f"{kind}.pth")
+        other = {key: 1.01 * value for key, value in small_model("ssl").state_dict().items()}
+        torch.save(other, directory / "fold3_ssl.pth")
+        (directory / "small.toml").write_text(toml(SMALL))
+        shutil.copy(DATA / "flite_slt_16k_mono.wav", directory / "clip.wav")
+
+    return made_once(factory, "inputs", make)
+
+
+def small_once(factory: pytest.TempPathFactory, kind: Kind, *options: str) -> Exported:
+    """The bundle of a small model of one kind."""
+    inputs = inputs_once(factory)
+    arguments = (inputs / f"{kind}.pth", "--config", inputs / "small.toml", *options)
+    return utmosv2_once(factory, "-".join(["small", kind, *options[1:]]), *arguments)
+
+
 @pytest.fixture(scope="package")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with checkpoints of all kinds, a configuration and a recording."""
-    directory = tmp_path_factory.mktemp("inputs")
-    kinds: tuple[Kind, ...] = ("fusion", "spec", "ssl")
-    for kind in kinds:
-        torch.save(small_model(kind).state_dict(), directory / f"{kind}.pth")
-    other = {key: 1.01 * value for key, value in small_model("ssl").state_dict().items()}
-    torch.save(other, directory / "fold3_ssl.pth")
-    (directory / "small.toml").write_text(toml(SMALL))
-    shutil.copy(DATA / "flite_slt_16k_mono.wav", directory / "clip.wav")
-    return directory
+    return inputs_once(tmp_path_factory)
 
 
 @pytest.fixture(scope="package")
-def fusion(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def fusion(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A model of both branches."""
-    arguments = (inputs / "fusion.pth", "--config", inputs / "small.toml")
-    return utmosv2_once(tmp_path_factory, "fusion", *arguments)
+    return small_once(tmp_path_factory, "fusion")
 
 
 @pytest.fixture(scope="package")
-def fusion_graph(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def fusion_graph(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """The model of both branches, which takes audio."""
-    arguments = (inputs / "fusion.pth", "--config", inputs / "small.toml")
-    return utmosv2_once(tmp_path_factory, "fusion-graph", *arguments, "--frontend", "graph")
+    return small_once(tmp_path_factory, "fusion", "--frontend", "graph")
 
 
 @pytest.fixture(scope="package")
-def spec(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
+def spec(tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """A model of the spectrogram branch alone."""
-    out = tmp_path_factory.mktemp("spec") / "small"
-    arguments = (inputs / "spec.pth", "--config", inputs / "small.toml")
-    return Exported(out, utmosv2(*arguments, "--output", out))
+    return small_once(tmp_path_factory, "spec")
 
 
 @pytest.fixture(scope="package")
 def ssl_pair(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """An ensemble of two models of the waveform branch alone."""
-    out = tmp_path_factory.mktemp("pair") / "two"
-    result = utmosv2(
-        *(inputs / "ssl.pth", inputs / "fold3_ssl.pth"),
+    return utmosv2_once(
+        *(tmp_path_factory, "ssl-pair", inputs / "ssl.pth", inputs / "fold3_ssl.pth"),
         *("--config", inputs / "small.toml", "--kind", "ssl", "--name", "pair"),
-        *("--parity-audio", inputs, "--output", out),
+        *("--parity-audio", inputs),
     )
-    return Exported(out, result)
 
 
 @pytest.fixture(scope="session")

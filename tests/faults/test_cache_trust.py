@@ -38,7 +38,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def mos(speech: npt.NDArray[np.float32]) -> Callable[[Path], float]:
     def scored(bundle: Path) -> float:
         with mosrt.load(bundle, provider="cpu", threads=1) as scorer:
-            return scorer.score(speech, 16_000).mos
+            return scorer.score(speech, 16_000, views=1).mos
 
     return scored
 

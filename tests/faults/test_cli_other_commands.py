@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from .machines import CLIP, DATA, run
+from tests.conftest import DATA
+
+from .machines import CLIP, run
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="POSIX names")
 

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from .machines import CLIP, DATA, STRANGER, needs, run, works
+from tests.conftest import DATA
+
+from .machines import CLIP, STRANGER, needs, run, works
 
 READ_ONLY = ("sh", "-c", 'mount --make-rprivate / && mount -o remount,bind,ro / && exec "$@"', "sh")
 OWN_MOUNTS = ("unshare", "--mount", *READ_ONLY)

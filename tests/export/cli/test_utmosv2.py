@@ -1,5 +1,6 @@
 import hashlib
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -89,7 +90,7 @@ def test_progress_and_figures_are_told(fusion: Exported) -> None:
 def test_an_existing_bundle_is_kept_without_force(
     spec: Exported, inputs: Path, tmp_path: Path
 ) -> None:
-    out = spec.bundle
+    out = Path(shutil.copytree(spec.bundle, tmp_path / "bundles" / spec.bundle.name))
     before = {file.name: file.read_bytes() for file in out.iterdir()}
     arguments = (inputs / "spec.pth", "--config", inputs / "small.toml")
     result = utmosv2(*arguments, "--output", out)

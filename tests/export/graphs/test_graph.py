@@ -140,7 +140,6 @@ def test_weights_are_one_aligned_file(graph: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.full
 def test_same_bytes_in_another_process_and_place(
     fusion: Exported, inputs: Path, tmp_path: Path
 ) -> None:

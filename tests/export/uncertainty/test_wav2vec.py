@@ -218,6 +218,7 @@ def test_layouts_of_checkpoints(tmp_path: Path, layout: str) -> None:
             assert torch.equal(found, expected)
 
 
+@pytest.mark.full
 def test_tensorrt_builds_the_large_model(
     large: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -63,16 +63,14 @@ def render(results: Path) -> str:
         for path in sorted(results.glob(f"{pattern}.json")):
             run = read_result(results, path.stem)
             heading, _, text = section(template, run).partition("\n")
-            source = _ENVIRONMENT.get_template("sections/provenance.md").render(run, name=path.stem)
-            sections[heading.removeprefix("## ")] = f"{text.lstrip()}\n\n{source.strip()}"
-    return _ENVIRONMENT.get_template("results.md").render(sections=sections)
+            source = _filled("sections/provenance.md", {**run, "name": path.stem})
+            sections[heading.removeprefix("## ")] = f"{text.lstrip()}\n\n{source}"
+    return _filled("results.md", {"sections": sections}) + "\n"
 
 
 def section(template: str, run: Run) -> str:
     """Heading, text and table of a result, from a template in `sections/`."""
-    return (
-        _ENVIRONMENT.get_template(f"sections/{template}.md").render(run, weights=_WEIGHTS).strip()
-    )
+    return _filled(f"sections/{template}.md", run)
 
 
 def readme_table(results: Path) -> str:
@@ -81,51 +79,16 @@ def readme_table(results: Path) -> str:
     Args:
         results: Folder of the raw results. A cell whose result is missing is a dash.
     """
-    listening = read_result(results, "listening").get("agreement", {})
-    drifts = _declared_drifts(results)
-    rows = []
-    for path in sorted(results.glob("bench_*.json")):
-        run = read_result(results, path.stem)
-        bundles = {bundle["name"]: bundle for bundle in run["bundles"]}
-        for row in run["latency"]:
-            model, variant, provider, _ = row["contestant"].split(" ")
-            if row["clip_s"] != 5.0 or model not in _WEIGHTS or provider.startswith("torch-"):
-                continue
-            bundle = bundles[model]
-            agreement = listening.get(f"{model} {bundle['default_domain']}")
-            rows.append(
-                (f"`{model}`", variant, _concordance(agreement) if variant == "fp32" else "-",
-                 drifts.get((model, variant), "-"), _milliseconds(row["quantiles"]["p50"]["ms"]),
-                 f"{bundle['variants'][variant]['bytes'] / 1e6:.1f} MB")
-            )  # fmt: skip
-    if embedded := read_result(results, "embedded"):
-        cost = f"{embedded['faster_than_p808']['ratio']:.1f} times the CPU time of `nano`"
-        peer = "DNSMOS P.808"
-        rows.append((peer, "-", _concordance(listening.get(peer)), "-", cost, "-"))
-    header = (
-        "model",
-        "variant",
-        "pairs in listeners' order",
-        "drift from FP32",
-        "5 s clip",
-        "size",
-    )
-    return "\n".join([_header(header), *map(_row, rows)])
-
-
-def _declared_drifts(results: Path) -> dict[tuple[str, str], str]:
-    """Mean drift by model and variant, as the bundles declare it."""
-    return {
-        (bundle["name"], variant): "{mean} {unit}".format(**_declared(found["declared_drift"]))
-        for name in ("bench_utmosv2", "drift")
-        for bundle in read_result(results, name).get("bundles", [])
-        for variant, found in bundle["variants"].items()
-        if variant != "fp32"
+    values = {
+        "agreement": read_result(results, "listening").get("agreement", {}),
+        "embedded": read_result(results, "embedded"),
+        "reports": [read_result(results, p.stem) for p in sorted(results.glob("bench_*.json"))],
     }
+    return _filled("readme.md", values)
 
 
-def _concordance(agreement: Run | None) -> str:
-    return "-" if agreement is None else f"{agreement['concordance']:.0%}"
+def _filled(template: str, values: Mapping[str, Any]) -> str:
+    return _ENVIRONMENT.get_template(template).render(values).strip()
 
 
 def replaced(readme: str, table: str) -> str:
@@ -207,8 +170,8 @@ _ENVIRONMENT: Final = jinja2.Environment(  # noqa: S701 - Markdown, and not from
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,
-    keep_trailing_newline=True,
 )
+_ENVIRONMENT.globals["weights"] = _WEIGHTS
 _ENVIRONMENT.filters |= {
     "anchor": _anchor,
     "before_colon": lambda text: text.partition(":")[0],

@@ -3,7 +3,7 @@
     python -m mosrt_studies.figures.render [--check]
 
 Reads benchmarks/results/*.json and writes both files; a test fails when they disagree. Each result
-has a Jinja template in `sections/`, whose variables are the entries of the JSON file.
+has a Jinja template in `templates/`, whose variables are the entries of the JSON file.
 """
 
 from __future__ import annotations
@@ -63,14 +63,14 @@ def render(results: Path) -> str:
         for path in sorted(results.glob(f"{pattern}.json")):
             run = read_result(results, path.stem)
             heading, _, text = section(template, run).partition("\n")
-            source = _filled("sections/provenance.md", {**run, "name": path.stem})
+            source = section("provenance", {**run, "name": path.stem})
             sections[heading.removeprefix("## ")] = f"{text.lstrip()}\n\n{source}"
-    return _filled("results.md", {"sections": sections}) + "\n"
+    return section("results", {"sections": sections}) + "\n"
 
 
-def section(template: str, run: Run) -> str:
-    """Heading, text and table of a result, from a template in `sections/`."""
-    return _filled(f"sections/{template}.md", run)
+def section(template: str, values: Mapping[str, Any]) -> str:
+    """A template filled with values: for the section of a result, those of its JSON file."""
+    return _ENVIRONMENT.get_template(f"{template}.md.j2").render(values).strip()
 
 
 def readme_table(results: Path) -> str:
@@ -84,11 +84,7 @@ def readme_table(results: Path) -> str:
         "embedded": read_result(results, "embedded"),
         "reports": [read_result(results, p.stem) for p in sorted(results.glob("bench_*.json"))],
     }
-    return _filled("readme.md", values)
-
-
-def _filled(template: str, values: Mapping[str, Any]) -> str:
-    return _ENVIRONMENT.get_template(template).render(values).strip()
+    return section("readme", values)
 
 
 def replaced(readme: str, table: str) -> str:
@@ -165,8 +161,9 @@ def _small(value: float) -> str:
     return "0" if value == 0 else f"{value:.0e}" if value < 5e-4 else f"{value:.4f}"
 
 
-_ENVIRONMENT: Final = jinja2.Environment(  # noqa: S701 - Markdown, and not from outside
-    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+_ENVIRONMENT: Final = jinja2.Environment(
+    loader=jinja2.PackageLoader(__package__),
+    autoescape=jinja2.select_autoescape(),
     undefined=jinja2.StrictUndefined,
     trim_blocks=True,
     lstrip_blocks=True,

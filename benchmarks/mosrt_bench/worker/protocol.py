@@ -1,4 +1,4 @@
-"""The interface of a loaded configuration, and the messages that pass it to another process.
+"""A configuration, its interface once loaded, and the messages that control it from outside.
 
 A message is one line of JSON. The process that measures writes a request to the worker's standard
 input, `{"do": NAME, ...}` with the arguments of the `Runner` method of that name, and reads an
@@ -20,7 +20,6 @@ __all__ = ["ON_NVIDIA", "Configuration", "FrontEnd", "LoadKind", "Runner", "time
 LoadKind = Literal["batch", "callers"]
 """How several recordings are scored at once: by `score_many`, or by threads that share a model."""
 
-
 ON_NVIDIA: Final = ("cuda", "tensorrt", "tensorrt-ep")
 """Execution providers for NVIDIA GPUs."""
 
@@ -30,7 +29,9 @@ FrontEnd = Literal["librosa", "mosrt"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """One way to run one model: with mosrt on a provider, or in torch. A dictionary of it is JSON.
+    """One way to run one model: with mosrt on a provider, or in torch.
+
+    As a dictionary (`dataclasses.asdict`) it is JSON-ready, and goes to another process so.
 
     Attributes:
         model: Name of the model.

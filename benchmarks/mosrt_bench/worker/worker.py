@@ -1,8 +1,8 @@
 """Open a configuration, and serve it to another process.
 
-    python -m mosrt_bench.worker.worker --worker OPTIONS
+    python -m mosrt_bench.worker.worker --worker CONFIGURATION
 
-answers the requests on standard input; see `mosrt_bench.worker.protocol`.
+answers the requests on standard input; see `mosrt_bench.worker.protocol`. CONFIGURATION is JSON.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ from mosrt_bench.clips import AudioFile
 from mosrt_bench.errors import BenchError
 
 if TYPE_CHECKING:
-    from mosrt_export.nano.data.dnsmos import DnsmosP808, DnsmosP835
+    from mosrt_export.distill.dnsmos import DnsmosP808, DnsmosP835
 
 __all__ = ["parse_peer", "peer_results"]
 
@@ -47,7 +47,7 @@ def peer_results(files: Sequence[Path], clips: Sequence[AudioFile]) -> list[dict
         per clip on one thread, front end included.
     """
     # Only runs with peers need mosrt_export.
-    from mosrt_export.nano.data.dnsmos import open_dnsmos  # noqa: PLC0415
+    from mosrt_export.distill.dnsmos import open_dnsmos  # noqa: PLC0415
 
     models = [open_dnsmos(file) for file in files]
     return [

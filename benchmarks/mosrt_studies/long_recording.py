@@ -24,7 +24,7 @@ import soundfile
 from mosrt.audio.sources import AUDIO_SUFFIXES
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt.host.files import files_below
-from mosrt_export.nano.data.voices import SAMPLE_RATE_HZ, read
+from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ, read
 from mosrt_studies.publish import publish
 
 __all__ = ["write_recording"]

@@ -1,7 +1,8 @@
-"""What the tests of the recipe share: speech, measures of damage, voices and random models."""
+"""What tests of distillation share: speech, measures of damage, recordings, random models."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,12 +12,13 @@ import soundfile as sf
 import torch
 from numpy.typing import NDArray
 
-from mosrt_export.nano.data.clips import Pool
-from mosrt_export.nano.data.dataset import LABELS
-from mosrt_export.nano.data.voices import Voice
-from mosrt_export.nano.train.model import Nano
-from mosrt_export.nano.train.training import Standardisation
+from mosrt_export.distill.data.clips import Pool
+from mosrt_export.distill.data.speech import find_speakers
+from mosrt_export.distill.recipe import Group, Recipe
+from mosrt_export.distill.train.model import Student, StudentNetwork, combination
+from mosrt_export.distill.train.training import Standardisation
 
+LABELS = ("bvcc", "p808", "fidelity", "anchor")
 Float32Array = NDArray[np.float32]
 
 RATE_HZ = 16_000
@@ -56,29 +58,30 @@ def lag(clean: Float32Array, other: Float32Array) -> int:
     return int(np.argmax(correlation)) - (len(clean) - 1)
 
 
-def voice(name: str, engine: Any = "flite", **changes: Any) -> Voice:
-    """A voice of that name."""
-    options = {"language": "en", "selector": name, "anchor": 3.0, **changes}
-    return Voice(name=name, engine=engine, **options)
+def recordings(
+    folder: Path, speakers: Sequence[str] = ("anna", "flite/slt"), count: int = 3
+) -> Path:
+    """A folder of speakers who all say parts of the same sentence."""
+    for number, name in enumerate(speakers):
+        (folder / name).mkdir(parents=True)
+        for i in range(count):
+            start = 4000 * number + 1000 * i
+            said = speech(4.5)[start : start + 48_000]
+            sf.write(folder / name / f"{name.replace('/', '-')}-{i}.flac", said, RATE_HZ)
+    return folder
 
 
-def small_pool() -> Pool:
-    """A recorded voice and one of each engine, who all say parts of the same sentence."""
-    said = np.round(speech(4.5) * 32767).astype(np.int16)
-    voices = [
-        voice("recorded someone", "recorded", language="", anchor=4.6),
-        voice("flite slt", "flite", anchor=3.2),
-        voice("festival kal_diphone", "festival", anchor=2.4),
-        voice("espeak-ng en-us", "espeak-ng", anchor=1.6),
-    ]
-    return Pool(voices, [[said[start : start + 48_000]] for start in (0, 4000, 8000, 12_000)])
+def small_pool(folder: Path, recipe: Recipe | None = None) -> Pool:
+    """A recorded and a synthetic speaker, of whom the first has a share of 0.75."""
+    groups = {"*": Group(share=0.75, ladder_share=0.5), "flite": Group(share=0.25)}
+    return Pool.of(find_speakers([recordings(folder)]), recipe or Recipe(groups=groups))
 
 
-def random_nano(seed: int = 0) -> Nano:
-    """A model with random weights whose batch norms have seen something."""
+def random_student(seed: int = 0, domains: Sequence[str] = LABELS) -> Student:
+    """A student with random weights whose batch norms have seen something."""
     torch.manual_seed(seed)
-    model = Nano()
-    for module in model.modules():
+    network = StudentNetwork(len(domains))
+    for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm1d | torch.nn.BatchNorm2d):
             assert module.running_mean is not None
             assert module.running_var is not None
@@ -86,7 +89,15 @@ def random_nano(seed: int = 0) -> Nano:
             module.running_var.uniform_(0.5, 1.5)
             module.weight.data.uniform_(0.7, 1.3)
             module.bias.data.normal_(0, 0.1)
-    return model.eval().requires_grad_(False)
+    standard = Standardisation(STANDARD.mean[: len(domains)], STANDARD.deviation[: len(domains)])
+    overall = Recipe.read("nano").overall if len(domains) == len(LABELS) else None
+    return Student(
+        network=network.eval().requires_grad_(False),
+        domains=tuple(domains),
+        standard=standard,
+        combination=combination(overall, domains, standard),
+        provenance=provenance(),
+    )
 
 
 STANDARD = Standardisation(
@@ -95,13 +106,13 @@ STANDARD = Standardisation(
 
 
 def provenance() -> dict[str, Any]:
-    """What `train` writes beside the weights."""
-    row = {name: [0.91, 0.87] for name in LABELS}
+    """What `mosrt distill` writes beside the weights."""
     return {
         "seed": 11,
         "clips": 30_000,
         "hours": 41.7,
-        "data_sha256": "ab" * 32,
-        "epochs": 10.0,
-        "ablation": {"mel": row, "mel, tuned": row},
+        "speakers": 40,
+        "teachers": {"dnsmos_p808.onnx": "cd" * 32},
+        "labels_sha256": "ab" * 32,
+        "licence": "MIT",
     }

@@ -287,17 +287,15 @@ def _load(path: Path, manifest: Manifest) -> Any:
     try:
         checkpoint = read_checkpoint(path)
     except MosrtError as not_fusion:
-        from mosrt_export.nano.train.model import (  # noqa: PLC0415 - extra `train`
-            NanoError,
-            NanoGraph,
-            load_nano,
+        from mosrt_export.distill.train.model import (  # noqa: PLC0415 - extra `train`
+            Student,
+            StudentGraph,
         )
 
         try:
-            nano, standard, _ = load_nano(path)
-        except NanoError:
+            model: Any = StudentGraph(Student.load(path))
+        except MosrtError:
             raise not_fusion from None
-        model: Any = NanoGraph(nano, standard)
     else:
         config = manifest.provenance.get("config")
         model = build(

@@ -14,14 +14,11 @@ import numpy as np
 
 from mosrt._arrays import Float32Array
 from mosrt.audio.sources import AUDIO_SUFFIXES
-from mosrt_export.nano.data.voices import (
-    SAMPLE_RATE_HZ,
+from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ, find_speakers, held_out_file, read
+from mosrt_export.nano.voices import (
     Voice,
     VoiceError,
     missing_programs,
-    read,
-    recorded,
-    recorded_voices,
     synthesise,
     synthetic_voices,
 )
@@ -82,8 +79,7 @@ def recorded_clips(folder: Path, count: int) -> list[Speech]:
     Raises:
         VoiceError: There are no recordings, or too few.
     """
-    voices = recorded_voices(folder)
-    streams = [_named(voice.name, joined(recorded(voice, held_out=True))) for voice in voices]
+    streams = [_named(name, joined(parts)) for name, parts in _recorded(folder)]
     return _taken(streams, count, f"{folder}: held-out recordings")
 
 
@@ -95,10 +91,17 @@ def utterances(folder: Path, count: int, *, shortest_s: float) -> list[Speech]:
     """
     shortest = shortest_s * SAMPLE_RATE_HZ
     streams = [
-        _named(voice.name, (p for p in recorded(voice, held_out=True) if len(p) >= shortest))
-        for voice in recorded_voices(folder)
+        _named(name, (part for part in parts if len(part) >= shortest))
+        for name, parts in _recorded(folder)
     ]
     return _taken(streams, count, f"{folder}: held-out recordings of {shortest_s:g} s")
+
+
+def _recorded(folder: Path) -> Iterator[tuple[str, Iterator[Float32Array]]]:
+    """Names of recorded voices, and the held-out recordings of each."""
+    for speaker in find_speakers([folder]):
+        held_out = [file for file in speaker.files if held_out_file(file)]
+        yield f"recorded {speaker.name}", map(read, held_out)
 
 
 def clips_in(folders: Sequence[Path], count: int) -> list[Speech]:

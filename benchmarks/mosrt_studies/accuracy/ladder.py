@@ -24,9 +24,9 @@ import scipy.stats
 
 from mosrt._arrays import Float32Array, FloatArray
 from mosrt.cli.command import exit_on_error, output_option
-from mosrt_export.nano.data.degradations import DEGRADATIONS, Degradation
-from mosrt_export.nano.data.resyntheses import RESYNTHESES
-from mosrt_export.nano.data.voices import SAMPLE_RATE_HZ
+from mosrt_export.distill.data.degradations import DEGRADATIONS, Degradation
+from mosrt_export.distill.data.resyntheses import RESYNTHESES
+from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
 from mosrt_studies.publish import publish
 
 from .heldout import Speech, clips_in, levelled, recorded_clips, speech_option, unseen_clips

@@ -22,8 +22,8 @@ import numpy.typing as npt
 from mosrt._arrays import FloatArray
 from mosrt.cli.command import exit_on_error, output_option
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
-from mosrt_export.nano.data.voices import (
-    SAMPLE_RATE_HZ,
+from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
+from mosrt_export.nano.voices import (
     VoiceError,
     missing_programs,
     sentences,

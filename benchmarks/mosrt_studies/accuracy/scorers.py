@@ -24,8 +24,9 @@ import torch
 import mosrt
 from mosrt._arrays import Float32Array
 from mosrt.errors import MosrtError
-from mosrt_export.nano.data.teachers import DnsmosP808, DnsmosP835, DnsmosPro
-from mosrt_export.nano.data.voices import SAMPLE_RATE_HZ
+from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
+from mosrt_export.distill.dnsmos import DnsmosP808, DnsmosP835
+from mosrt_export.distill.teachers import DnsmosPro
 
 __all__ = ["PEERS", "ScoreClip", "ScorerError", "Scorers", "score_clips", "scorers_options"]
 

@@ -2,61 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import concurrent.futures
+import json
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any
 
 import click
 
-from mosrt.cli.command import (
-    COUNT,
-    CommandGroup,
-    FiniteRange,
-    exit_statuses,
-    output_option,
-)
+from mosrt.cli.command import COUNT, CommandGroup, exit_statuses, output_option
+from mosrt.cli.terminal import bar_stream
+from mosrt.errors import MosrtError
 from mosrt_export.cli.command import exporting
+from mosrt_export.cli.distill import (
+    ProgressLines,
+    device_option,
+    reduced_option,
+    seed_option,
+    used,
+)
 from mosrt_export.cli.export import front_end_option
 
 __all__ = ["nano"]
 
-_Decorator: TypeAlias = Callable[[Callable[..., Any]], Callable[..., Any]]
-_EPOCHS: Final = FiniteRange(min=0)
-
-
-def _existing(name: str, metavar: str, text: str, *, required: bool = True) -> _Decorator:
-    """An option that names an existing file or directory."""
-    kind = click.Path(exists=True, path_type=Path)
-    return click.option(name, required=required, type=kind, metavar=metavar, help=text)
-
-
-def _setting(name: str, default: object, text: str, kind: Any = None) -> _Decorator:
-    """An option with a default."""
-    return click.option(name, default=default, show_default=True, type=kind, help=text)
-
-
-_data = _existing("--data", "DIR", "Data made by `generate`.")
-_checkpoint = output_option("Checkpoint to write.", required=True)
-_seed = _setting("--seed", 7, "Seed of all random choices.")
-_device = _setting(
-    "--device", "auto", "Device to train on: cpu, cuda, or auto, which is a GPU if there is one."
-)
-_reduced = _setting(
-    "--reduced/--full-precision",
-    True,
-    "Whether convolutions run in bfloat16, which is faster on hardware that supports it.",
-)
+_EXISTING = click.Path(exists=True, path_type=Path)
 
 
 @click.group(cls=CommandGroup, short_help="Make the embedded models from scratch.")
 def nano() -> None:
     """Make the embedded models `nano` and `nano-uncertainty` from scratch.
 
+    `nano` is a student of `mosrt distill`; the commands here make what that does not.
+
     \b
-      python -m mosrt_export.nano generate --speech SPEECH --teachers TEACHERS -o data
-      python -m mosrt_export.nano pretrain --data data -o wav2vec.pt
-      python -m mosrt_export.nano train --data data -o nano.pt
-      python -m mosrt_export.nano export nano.pt -o nano
+      python -m mosrt_export.nano voices -o voices
+      mosrt distill bvcc=dnsmospro_bvcc.pt p808=dnsmos_p808.onnx --recipe nano \\
+          --audio SPEECH --audio voices --reduced -o nano
+      python -m mosrt_export.nano pretrain --data nano.data -o wav2vec.pt
 
     The recipe needs an extra, and programs that synthesise and code speech:
 
@@ -66,102 +47,102 @@ def nano() -> None:
     """  # noqa: D301 - click reads the backspace
 
 
-@nano.command(short_help="Make labelled clips.", epilog=exit_statuses())
-@_existing("--speech", "DIR", "Clean recordings: one folder of FLAC files per voice.")
-@_existing(
-    "--teachers", "DIR", "Folder with the published models dnsmospro_bvcc.pt and dnsmos_p808.onnx."
-)
-@output_option("Directory for the data.", metavar="DIR", directory=True, required=True)
-@_setting(
-    "--hours",
-    30.0,
-    "Hours of single clips. A later run with more hours adds to the data.",
-    FiniteRange(min=0.1),
-)
-@_setting(
-    "--ladder-hours",
-    8.0,
-    "Hours of ladders. A ladder is a clean clip and three ever more degraded copies of it.",
-    FiniteRange(min=0),
-)
-@_setting("--workers", 2, "Number of processes.", COUNT)
-@_seed
-@_setting(
-    "--reduced/--full-precision",
-    False,
-    "Whether the teachers run in bfloat16, which is faster on processors that support it.",
-)
-def generate(**options: Any) -> None:
-    """Make clean and degraded clips of speech, and label them with the teachers' scores.
+@nano.command(short_help="Synthesise voices to train on.", epilog=exit_statuses())
+@output_option("Folder for the voices.", metavar="DIR", directory=True, required=True)
+@click.option("--workers", type=COUNT, default=2, show_default=True, help="Number of processes.")
+@seed_option
+def voices(output: Path, workers: int, seed: int) -> None:
+    """Synthesise the voices of flite, festival and espeak-ng, each into a folder.
 
-    The command can be interrupted at any time; the same command continues where it stopped.
+    The same command continues after an interruption.
     """
-    _run("run_generate", options)
+    with exporting("train"):
+        from .voices import VoiceError, missing_programs, synthetic_voices, write_utterances  # noqa: PLC0415
+
+        found = synthetic_voices()
+        for name, cure in missing_programs(found).items():
+            raise VoiceError(f"{name} is missing: {cure}")
+        with concurrent.futures.ThreadPoolExecutor(workers) as executor:
+            made = executor.map(lambda voice: write_utterances(voice, seed, output), found)
+            with click.progressbar(
+                made, label="voices", file=bar_stream(), length=len(found)
+            ) as bar:
+                for _ in bar:
+                    pass
 
 
 @nano.command(short_help="Train the wav2vec v1 model on clean speech.", epilog=exit_statuses())
-@_data
-@_checkpoint
-@_setting("--steps", 5000, "Number of updates, each on 16 excerpts of 2.5 s.", COUNT)
-@_seed
-@_device
-@_reduced
-def pretrain(**options: Any) -> None:
-    """Train a wav2vec v1 model with 1.1 million parameters on the clean recordings.
+@click.option("--data", type=_EXISTING, required=True, metavar="DIR",
+              help="Clips made by `mosrt distill`: its --cache.")  # fmt: skip
+@output_option("Checkpoint to write.", required=True)
+@click.option(
+    "--steps", type=COUNT, default=2000, show_default=True,
+    help="Number of updates, each on 16 excerpts of 2.5 s.",
+)  # fmt: skip
+@seed_option
+@device_option
+@reduced_option
+def pretrain(data: Path, output: Path, device: str, **options: Any) -> None:
+    """Train a wav2vec v1 model with 1.1 million parameters on the clean clips of recordings.
 
     Training uses no labels. `mosrt export wav2vec` reads the checkpoint, which has the published
     layout.
     """
-    _run("run_pretrain", options)
+    with exporting("train"):
+        from mosrt_export.distill.data.dataset import clean_waveforms  # noqa: PLC0415 - torch
 
+        from .pretraining import PretrainingConfig, pretrained, save_wav2vec  # noqa: PLC0415
 
-@nano.command(short_help="Train the model on labelled clips.", epilog=exit_statuses())
-@_data
-@_checkpoint
-@_setting("--epochs", 7.0, "Passes over the data, before the tuning.", _EPOCHS)
-@_setting("--workers", 2, "Number of processes that compute log-mel images.", COUNT)
-@_seed
-@_device
-@_reduced
-def train(**options: Any) -> None:
-    """Train the model, then tune it.
-
-    Prints the correlation of its predictions with the labels of validation clips after each stage.
-    """
-    _run("run_train", options)
+        if not output.parent.is_dir():
+            raise MosrtError(
+                f"{output}: the folder {output.parent} does not exist; create it first"
+            )
+        clean = clean_waveforms(data)
+        config = PretrainingConfig(**options)
+        progress = ProgressLines()
+        model, facts = pretrained(clean, config, used(device), progress)
+        progress.close()
+        save_wav2vec(output, model, facts)
+    click.echo(f"{output}: loss {facts['loss_nats']:.3f} nats, accuracy {facts['right']:.1%}")
 
 
 @nano.command(
-    short_help="Export the model to a bundle.",
+    short_help="Export a checkpoint to a bundle again.",
     epilog=exit_statuses("graph and torch disagree and nothing is written"),
 )
-@click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
+@click.argument("checkpoint", type=_EXISTING)
 @output_option(
     "Bundle directory to write; its name becomes the model's name.",
-    metavar="DIR",
-    directory=True,
-    required=True,
-)
-@_existing(
-    "--evaluation",
-    "FILE.json",
-    "Measured results for the model card: a JSON object of claims and values.",
-    required=False,
-)
+    metavar="DIR", directory=True, required=True,
+)  # fmt: skip
+@click.option(
+    "--evaluation", type=_EXISTING, metavar="FILE.json",
+    help="Measured results for the model card: a JSON object of claims and values.",
+)  # fmt: skip
 @front_end_option
 @click.option("--force", is_flag=True, help="Replace an older bundle at --output.")
-def export(**options: Any) -> None:
-    """Write graph, manifest and model card of a CHECKPOINT made by `train`.
+def export(checkpoint: Path, output: Path, evaluation: Path | None, **options: Any) -> None:
+    """Write graph, manifest and model card of a CHECKPOINT, student.pt in a student's data.
 
     The graph is compared with the torch module first. `mosrt export wav2vec` exports the checkpoint
     made by `pretrain`.
     """
-    _run("run_export", options)
-
-
-def _run(name: str, options: dict[str, Any]) -> None:
-    """Runs a function of `commands`, which needs torch."""
     with exporting("train"):
-        from . import commands  # noqa: PLC0415 - torch
+        from mosrt_export.distill.recipe import Recipe  # noqa: PLC0415
+        from mosrt_export.distill.train.exporting import export_student  # noqa: PLC0415 - torch
+        from mosrt_export.parity import audio_sources  # noqa: PLC0415
 
-        getattr(commands, name)(**options)
+        results = {}
+        if evaluation is not None:
+            try:
+                results = json.loads(evaluation.read_text(encoding="utf-8"))
+            except ValueError as exc:
+                raise MosrtError(f"{evaluation}: not JSON ({exc})") from exc
+            if not isinstance(results, dict):
+                raise MosrtError(f"{evaluation}: must be a JSON object of claims and values")
+        drift = export_student(
+            checkpoint, output, clips=audio_sources(None), card=Recipe.read("nano").card,
+            evaluation=results, **options,
+        )  # fmt: skip
+    click.echo(drift.table(), err=True)
+    click.echo(f"{output}: written")

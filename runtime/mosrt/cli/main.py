@@ -20,7 +20,10 @@ _OWN: Final = {"fit-mos": "fit_mos", "info": "info", "score": "score"}
 _GROUP: Final = "mosrt.commands"
 # Names of 0.1.0.dev, which still work for one release and are not listed.
 _ALIASES: Final = {"calibrate": "quantize", "calibrate-mos": "fit-mos"}
-_EXTRA_OF: Final = {"bench": "bench", "export": "export", "gate": "bench", "quantize": "calibrate"}
+_EXTRA_OF: Final = {
+    "bench": "bench", "distill": "train", "export": "export", "gate": "bench",
+    "quantize": "calibrate",
+}  # fmt: skip
 
 
 class _Commands(CommandGroup):

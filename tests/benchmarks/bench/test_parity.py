@@ -232,7 +232,7 @@ def test_a_damaged_bundle_is_refused(planted: Path, tmp_path: Path) -> None:
 
 def test_torch_is_held_to(planted: Path) -> None:
     """The embedded model's own checkpoint agrees; a bundle with a wrong FP32 weight does not."""
-    pytest.importorskip("mosrt_export.nano.train.model")
+    pytest.importorskip("mosrt_export.distill.train.model")
     checkpoint = STANDINS / "checkpoints" / "nano.pt"
     request = Request(
         bundles=(str(planted),), variants=("fp32", "fp16-off"), providers=("cpu",),

@@ -5,29 +5,26 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
 import pytest
-import soundfile as sf
+import torch
 from click.testing import CliRunner, Result
 
-from mosrt.cli.command import EXTRAS, ExitStatus
-from mosrt_export.nano import commands
+from mosrt.cli.command import ExitStatus
+from mosrt_export.distill.data.clips import CLIP_SAMPLES
+from mosrt_export.distill.train import exporting
+from mosrt_export.nano import pretraining, voices
 from mosrt_export.nano.cli import nano
-from mosrt_export.nano.data import dataset
-from mosrt_export.nano.data.clips import CLIP_SAMPLES
-from mosrt_export.nano.data.dataset import LABELS
-from mosrt_export.nano.data.voices import Voice, VoiceError
-from mosrt_export.nano.train.model import save_nano
-from mosrt_export.nano.train.pretraining import ARCHITECTURE, PretrainingConfig
+from mosrt_export.nano.pretraining import ARCHITECTURE, PretrainingConfig
+from mosrt_export.nano.voices import Voice, VoiceError, synthetic_voices
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
-from tests.standins.nano import STANDARD, provenance, random_nano
+from tests.standins.nano import random_student
 
-COMMANDS = ("generate", "pretrain", "train", "export")
+COMMANDS = ("voices", "pretrain", "export")
 
 
 def run(*arguments: object) -> Result:
@@ -50,10 +47,11 @@ def test_help_imports_no_model_library() -> None:
     *text, heavy = found.stdout.strip().splitlines()
     assert heavy == "[]"
     for words in (
-        "python -m mosrt_export.nano generate --speech",
+        "python -m mosrt_export.nano voices -o",
+        "mosrt distill bvcc=",
         "pip install 'mosrt[train]'",
         "--reduced",
-        "--epochs",
+        "--frontend",
         "--evaluation",
     ):
         assert any(words in line for line in text), words
@@ -82,122 +80,68 @@ def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     assert "pip install 'mosrt[train]'" in found.stderr
     assert "torch" in found.stderr
     assert "Traceback" not in found.stderr
-    assert {"torch", "pesq", "pyworld", "librosa", "scipy"} <= EXTRAS["train"]
 
 
-@pytest.fixture
-def recordings(tmp_path: Path) -> Path:
-    folder = tmp_path / "speech" / "anna"
-    folder.mkdir(parents=True)
-    sf.write(folder / "a.flac", np.zeros(100), 16_000)
-    return folder.parent
-
-
-def generating(speech: Path, tmp_path: Path, *more: object) -> Result:
-    return run("generate", "--speech", speech, "--teachers", tmp_path, "--output",
-               tmp_path / "data", *more)  # fmt: skip
-
-
-def test_held_out_voices_are_never_trained_on(
-    monkeypatch: pytest.MonkeyPatch, recordings: Path, tmp_path: Path
-) -> None:
-    used: list[Voice] = []
-    asked: dict[str, Any] = {}
-
-    def build_pool(voice: Voice, seed: int, out: Path) -> Path:
-        assert seed == 5
-        used.append(voice)
-        return out / voice.name
-
-    def generate(
-        voices: list[Voice], pools: list[Path], recipe: Any, chunks: range, ladders: range,
-        out: Path, workers: int,
-    ) -> Iterator[Path]:  # fmt: skip
-        asked.update(voices=voices, pools=pools, recipe=recipe, chunks=chunks, ladders=ladders)
-        assert (out, workers) == (tmp_path / "data", 1)
-        yield from (out / str(number) for number in (*chunks, *ladders))
-
-    monkeypatch.setattr(commands, "missing_programs", lambda _voices: {})
-    monkeypatch.setattr(commands, "build_pool", build_pool)
-    monkeypatch.setattr(commands, "generate", generate)
-    monkeypatch.setattr(commands, "record_recipe", lambda _recipe, _out: None)
-    result = generating(recordings, tmp_path, "--hours", 1, "--ladder-hours", 0.5, "--seed", 5,
-                        "--workers", 1)  # fmt: skip
-    assert result.exit_code == 0, result.output
-    assert {voice.engine for voice in used} == {"recorded", "flite", "festival", "espeak-ng"}
-    assert not [voice.name for voice in asked["voices"] if voice.held_out]
-    assert {voice.name for voice in used} == {voice.name for voice in asked["voices"]}
-    # Pools are in the order of their voices, though they are made in parallel.
-    assert [path.name for path in asked["pools"]] == [voice.name for voice in asked["voices"]]
-    # One hour is 720 clips of 5 s.
-    assert (asked["chunks"], asked["ladders"]) == (range(8), range(4))
-    assert asked["recipe"].seed == 5
-
-
-def test_a_voice_that_fails_is_named(
-    monkeypatch: pytest.MonkeyPatch, recordings: Path, tmp_path: Path
-) -> None:
-    asked: list[str] = []
-
-    def build_pool(voice: Voice, _seed: int, _out: Path) -> Path:
-        asked.append(voice.name)
-        raise VoiceError(f"{voice.name} failed")
-
-    monkeypatch.setattr(commands, "missing_programs", lambda _voices: {})
-    monkeypatch.setattr(commands, "build_pool", build_pool)
-    monkeypatch.setattr(commands, "record_recipe", lambda _recipe, _out: None)
-    result = generating(recordings, tmp_path, "--workers", 1)
-    assert result.exit_code == ExitStatus.UNUSABLE
-    assert any(f"{name} failed" in result.output for name in asked)
-    assert not list(tmp_path.glob("data/**/*"))
-
-
-def test_missing_programs_stop_it_at_once(
-    monkeypatch: pytest.MonkeyPatch, recordings: Path, tmp_path: Path
-) -> None:
+def test_missing_programs_stop_it_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    result = generating(recordings, tmp_path)
+    result = run("voices", "--output", tmp_path / "voices")
     assert result.exit_code == ExitStatus.UNUSABLE
     assert "is missing: install the system package" in result.output
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "voices").exists()
 
 
-def test_no_recordings_are_an_error(tmp_path: Path) -> None:
-    result = generating(tmp_path, tmp_path)
+def test_a_voice_that_fails_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    written: list[str] = []
+
+    def write(voice: Voice, seed: int, out: Path) -> None:
+        assert (seed, out) == (5, tmp_path / "voices")
+        written.append(voice.name)
+        if voice.name == "flite kal":
+            raise VoiceError(f"{voice.name} failed")
+
+    monkeypatch.setattr(voices, "missing_programs", lambda _voices: {})
+    monkeypatch.setattr(voices, "write_utterances", write)
+    given = ("voices", "--output", tmp_path / "voices", "--seed", 5, "--workers", 1)
+    result = run(*given)
     assert result.exit_code == ExitStatus.UNUSABLE
-    assert "no folders of FLAC recordings" in result.output
+    assert "flite kal failed" in result.output
+    written.clear()
+    monkeypatch.setattr(voices, "write_utterances", lambda voice, *_: written.append(voice.name))
+    assert run(*given).exit_code == 0
+    # Held-out voices are synthesised, too: the student is tested on them.
+    assert sorted(written) == sorted(voice.name for voice in synthetic_voices())
 
 
-@pytest.mark.parametrize("command", ["pretrain", "train"])
-def test_no_data_is_an_error(command: str, tmp_path: Path) -> None:
-    result = run(command, "--data", tmp_path, "--output", tmp_path / "x.pt")
+def test_no_data_is_an_error(tmp_path: Path) -> None:
+    result = run("pretrain", "--data", tmp_path, "--output", tmp_path / "x.pt")
     assert result.exit_code == ExitStatus.UNUSABLE
-    assert "no chunks of clips; run `generate` first" in result.output
+    assert "run `mosrt distill` first" in result.output
+    result = run("pretrain", "--data", tmp_path, "--output", tmp_path / "none" / "x.pt")
+    assert "does not exist; create it first" in result.output
     assert not list(tmp_path.glob("*.pt"))
 
 
 def test_pretraining_writes_what_export_reads(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(dataset, "CHUNK_CLIPS", 2)
     rng = np.random.default_rng(0)
-    dataset.save_arrays(
-        dataset.chunk_path(tmp_path, 0, ladders=False),
+    np.savez(
+        tmp_path / "clips-00000.npz",
         waveforms=rng.integers(-999, 999, (2, CLIP_SAMPLES)).astype(np.int16),
-        labels=np.zeros((2, len(LABELS)), np.float32),
-        notes=np.array(["recorded anna|clean|0.000", "flite slt|clean|0.000"]),
+        notes=np.array(["anna|clean|0.000", "flite-diphone/kal16|clean|0.000"]),
     )
 
     def small(**options: Any) -> Any:
         return PretrainingConfig(**options, batch=1, excerpt_samples=8000)
 
-    monkeypatch.setattr(commands, "PretrainingConfig", small)
+    monkeypatch.setattr(pretraining, "PretrainingConfig", small)
     out = tmp_path / "wav2vec.pt"
-    result = run("pretrain", "--data", tmp_path, "--output", out, "--steps", 2, "--full-precision")
+    result = run("pretrain", "--data", tmp_path, "--output", out, "--steps", 2)
     assert result.exit_code == 0, result.output
-    assert "1 clean clips" in result.output
-    assert "chance 3.71" in result.output  # log 41
+    assert "nats, accuracy" in result.output
     assert read_wav2vec(out).build().architecture == ARCHITECTURE
+    facts = torch.load(out, weights_only=False)["provenance"]
+    assert (facts["clips"], facts["steps"], facts["seed"]) == (1, 2, 7)
 
 
 def test_export_refuses_other_files(tmp_path: Path) -> None:
@@ -208,7 +152,7 @@ def test_export_refuses_other_files(tmp_path: Path) -> None:
     result = run("export", checkpoint, "--output", out)
     assert result.exit_code == ExitStatus.UNUSABLE
     assert "x.pt: not a checkpoint" in result.output
-    save_nano(checkpoint, random_nano(), STANDARD, provenance())
+    random_student().save(checkpoint)
     result = run("export", checkpoint, "--output", out, "--evaluation", results)
     assert result.exit_code == ExitStatus.UNUSABLE
     assert "results.json: not JSON" in result.output
@@ -225,11 +169,11 @@ def test_export_shows_the_measured_differences(
         def table(self) -> str:
             return "a table"
 
-    def export_nano(checkpoint: Path, out: Path, **options: Any) -> Shown:
+    def export_student(checkpoint: Path, out: Path, **options: Any) -> Shown:
         asked.update(options, checkpoint=checkpoint, out=out)
         return Shown()
 
-    monkeypatch.setattr(commands, "export_nano", export_nano)
+    monkeypatch.setattr(exporting, "export_student", export_student)
     checkpoint, results = tmp_path / "x.pt", tmp_path / "results.json"
     checkpoint.touch()
     results.write_text(json.dumps({"SRCC": "0.9"}))

@@ -10,7 +10,7 @@ import mosrt
 from mosrt.bundle.bundle import Bundle, find_bundle
 from mosrt.host.files import sha256_of
 from mosrt.uncertainty.family import load_stages
-from mosrt_export.nano.train.model import NanoGraph, load_nano
+from mosrt_export.distill.train.model import Student, StudentGraph
 from mosrt_export.parity import audio_sources
 from mosrt_export.uncertainty.bundle import TOLERANCE, differences
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
@@ -34,10 +34,11 @@ def test_nano_equals_torch() -> None:
     """The graph that is shipped, by the exporter's own gate, on clips it comes with."""
     path = find_bundle("nano")
     manifest = Bundle.open(path).manifest
-    model, standard, training = load_nano(CHECKPOINTS["nano"])
-    faithful = NanoGraph(model, standard)
+    student = Student.load(CHECKPOINTS["nano"])
+    faithful = StudentGraph(student)
     assert manifest.domains == faithful.domains
-    assert manifest.provenance["training"] == training
+    assert manifest.provenance["training"] == student.provenance
+    assert manifest.provenance["combination"] == {"of": "overall", **student.combination}
     views = make_views(manifest, audio_sources(None))
     rows = compare(path, manifest, manifest.variants["fp32"].members[0], faithful, views)
     assert len(rows) == len(views) >= 5

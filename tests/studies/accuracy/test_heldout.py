@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import soundfile
 
-from mosrt_export.nano.data.voices import VoiceError, held_out_file
+from mosrt_export.distill.data.speech import held_out_file
+from mosrt_export.nano.voices import VoiceError
 from mosrt_studies.accuracy.heldout import (
     CLIP_SAMPLES,
     clips_in,

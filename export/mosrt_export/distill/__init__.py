@@ -1,0 +1,1 @@
+"""Distillation: published or exported models teach a small network."""

@@ -1,0 +1,1 @@
+"""Training clips: speech, treatments, and what is computed from them."""

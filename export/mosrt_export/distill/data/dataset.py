@@ -1,0 +1,358 @@
+"""Makes the clips, images and labels of a data set in several processes, and reads them back.
+
+A chunk is some clips, and each thing that is made of them a file of its own: waveforms, images, and
+the labels of each teacher. What is there is not made again, so an interrupted run continues, more
+hours add chunks, and another teacher adds its labels to the same clips.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import math
+import multiprocessing
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from mosrt._arrays import Float32Array, FloatArray, IntArray
+from mosrt.errors import MosrtError
+from mosrt.host.files import replacing
+from mosrt_export.distill.recipe import Recipe
+from mosrt_export.distill.teachers import Scores, Teacher
+
+from .clips import CLIP_SAMPLES, RUNGS, Clip, Pool, make_clip, make_ladder
+from .degradations import DEGRADATIONS
+from .fidelity import fidelity
+from .images import images_of
+from .resyntheses import RESYNTHESES
+from .speech import SAMPLE_RATE_HZ, Speaker
+
+__all__ = ["CLIP_S", "TEST_PARTS", "Data", "Dataset", "DatasetError", "clean_waveforms"]
+
+CLIP_S: Final = CLIP_SAMPLES / SAMPLE_RATE_HZ
+TEST_PARTS: Final = {"recordings": "held-out recordings", "speakers": "held-out speakers"}
+_RECIPE: Final = "recipe.json"
+# Number of the first clip, so that no two parts make clips from the same number.
+_FIRST: Final = {"clips": 0, "ladders": 10**9, "recordings": 2 * 10**9, "speakers": 3 * 10**9}
+_LABEL_BINS: Final = 24
+
+
+class DatasetError(MosrtError, ValueError):
+    """A data set cannot be made or read."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Data:
+    """What a data set is made from. It can be pickled.
+
+    Attributes:
+        folder: Where its files are.
+        recipe: How clips are made.
+        seed: Seed of all clips.
+        speech: The speakers of each part: "clips" and "ladders", which train, and `TEST_PARTS`.
+        teachers: The teachers.
+        provider: Where teachers run.
+        reduced: Whether DNSMOS Pro runs in bfloat16.
+    """
+
+    folder: Path
+    recipe: Recipe
+    seed: int
+    speech: Mapping[str, Sequence[Speaker]]
+    teachers: Sequence[Teacher]
+    provider: str = "cpu"
+    reduced: bool = False
+
+    @property
+    def domains(self) -> tuple[str, ...]:
+        """Names of the labels, in order."""
+        names = [name for teacher in self.teachers for name in teacher.domains]
+        if self.recipe.fidelity:
+            names.append("fidelity")
+            if any(group.anchor for group in self.recipe.groups.values()):
+                names.append("anchor")
+        return tuple(names)
+
+    def check(self) -> None:
+        """Records what decides the clips beside them, or compares it with what is there.
+
+        Raises:
+            DatasetError: The folder has clips of another seed, recipe or speech, or there is no
+                such treatment or domain as the recipe names.
+        """
+        recipe = self.recipe
+        for name in recipe.leave_out:
+            if name not in {*RESYNTHESES, *DEGRADATIONS}:
+                raise DatasetError(f"leave_out: there is no treatment {name!r}")
+        if recipe.overall is not None:
+            if "overall" in self.domains:
+                raise DatasetError(
+                    "overall: a teacher's domain has this name; name its default score, as in "
+                    "mine=TEACHER"
+                )
+            for name in (*recipe.overall.averaged, *recipe.overall.penalties):
+                if name not in self.domains:
+                    raise DatasetError(
+                        f"overall: no teacher has a domain {name!r}; there are "
+                        f"{', '.join(self.domains)}; name a teacher's score, as in {name}=FILE"
+                    )
+        speech = [
+            (part, each.name, recipe.group(each.name), [path.name for path in each.files])
+            for part, speakers in self.speech.items()
+            for each in speakers
+        ]
+        facts = {
+            "seed": self.seed,
+            "takes": recipe.takes,
+            "first_teacher": self.teachers[0].sha256 if recipe.takes > 1 else None,
+            "fidelity": recipe.fidelity,
+            "leave_out": list(recipe.leave_out),
+            "chunk_clips": recipe.chunk_clips,
+            "speech_sha256": hashlib.sha256(repr(speech).encode()).hexdigest(),
+        }
+        path = self.folder / _RECIPE
+        if path.exists():
+            if json.loads(path.read_text(encoding="utf-8")) != facts:
+                raise DatasetError(
+                    f"{self.folder} has clips of other speech, another seed or recipe; choose "
+                    "another --cache, or repeat the options of the first run"
+                )
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with replacing(path) as part:
+            part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+    def chunks(self) -> list[tuple[str, int]]:
+        """Returns part and number of each chunk, in order."""
+        recipe = self.recipe
+        hours = {"clips": recipe.hours, "ladders": recipe.ladder_hours}
+        return [
+            (part, number)
+            for part, speakers in self.speech.items()
+            if speakers
+            for number in range(
+                math.ceil(hours.get(part, recipe.test_hours) * 3600 / CLIP_S / recipe.chunk_clips)
+            )
+        ]
+
+    def make(self, workers: int) -> Iterator[None]:
+        """Makes what is missing, and yields after each chunk of `chunks`."""
+        if workers == 1:
+            yield from map(_Maker(self), self.chunks())
+            return
+        with concurrent.futures.ProcessPoolExecutor(
+            workers,
+            mp_context=multiprocessing.get_context("spawn"),
+            initializer=_start_worker,
+            initargs=(self,),
+        ) as executor:
+            yield from executor.map(_make_in_worker, self.chunks())
+
+    def path(self, part: str, number: int, suffix: str = ".npz") -> Path:
+        """Returns a file of a chunk: its waveforms, or what has another suffix."""
+        return self.folder / f"{part}-{number:05d}{suffix}"
+
+    def labels(self, part: str, number: int) -> Float32Array:
+        """Returns the labels (clips, domains) of a chunk, nan where unknown."""
+        columns = [np.load(self.path(part, number, label_suffix(each))) for each in self.teachers]
+        with np.load(self.path(part, number)) as arrays:
+            columns.append(arrays["measures"])
+        return np.concatenate(columns, axis=1)[:, : len(self.domains)].astype(np.float32)
+
+
+class _Maker:
+    """Makes chunks, with teachers that are opened when they are first needed.
+
+    Args:
+        data: The data set.
+    """
+
+    def __init__(self, data: Data) -> None:
+        self._data = data
+        self._pools = {
+            part: Pool.of(speakers, data.recipe)
+            for part, speakers in data.speech.items()
+            if speakers
+        }
+        self._opened: dict[str, Scores] = {}
+
+    def __call__(self, chunk: tuple[str, int]) -> None:
+        """Makes the files of a chunk that are not there."""
+        path = self._data.path(*chunk)
+        if not path.exists():
+            self._make_clips(*chunk)
+        missing = [each for each in self._data.teachers if not self._labels(each, chunk).exists()]
+        images = self._data.path(*chunk, ".images.npy")
+        if not missing and images.exists():
+            return
+        with np.load(path) as arrays:
+            waveforms: NDArray[np.int16] = arrays["waveforms"]
+        if not images.exists():
+            _save(images, images_of(waveforms))
+        for teacher in missing:
+            scores = self._scores(teacher)
+            rows = [scores(waveform.astype(np.float32) / 32768) for waveform in waveforms]
+            _save(self._labels(teacher, chunk), np.array(rows, np.float32))
+
+    def _make_clips(self, part: str, number: int) -> None:
+        recipe, seed, pool = self._data.recipe, self._data.seed, self._pools[part]
+        size = RUNGS if part == "ladders" else 1
+        count = recipe.chunk_clips // size
+        waveforms, measures, notes = [], [], []
+        for at in range(_FIRST[part] + number * count, _FIRST[part] + (number + 1) * count):
+            if part == "ladders":
+                made = make_ladder(pool, seed, at, self._rate)
+            else:
+                made = [make_clip(pool, seed, at, self._rate)]
+            for clip in made:
+                # The clips of a ladder have the same level.
+                level = np.random.default_rng([seed, at, 1])
+                waveforms.append(at_random_level(clip.waveform, level))
+                measures.append(self._measures(clip))
+                notes.append(f"{clip.speaker}|{clip.treatment}|{clip.severity:.3f}")
+        with replacing(self._data.path(part, number)) as file, file.open("wb") as stream:
+            np.savez(
+                stream,
+                waveforms=np.stack(waveforms),
+                measures=np.array(measures, np.float32),
+                notes=np.array(notes),
+            )
+
+    def _measures(self, clip: Clip) -> tuple[float, float]:
+        """Returns fidelity and anchor, which falls by the share of fidelity that is lost."""
+        if not self._data.recipe.fidelity:
+            return math.nan, math.nan
+        clean = clip.treatment == "clean"
+        quality = 5.0 if clean else fidelity(clip.reference, clip.waveform)
+        anchor = self._data.recipe.group(clip.speaker).anchor or math.nan
+        return quality, 1 + (anchor - 1) * (quality - 1) / 4
+
+    def _rate(self, waveform: Float32Array) -> float:
+        return self._scores(self._data.teachers[0])(waveform)[0]
+
+    def _scores(self, teacher: Teacher) -> Scores:
+        if teacher.sha256 not in self._opened:
+            self._opened[teacher.sha256] = teacher.open(
+                provider=self._data.provider, reduced=self._data.reduced
+            )
+        return self._opened[teacher.sha256]
+
+    def _labels(self, teacher: Teacher, chunk: tuple[str, int]) -> Path:
+        return self._data.path(*chunk, label_suffix(teacher))
+
+
+_maker: _Maker | None = None
+
+
+def _start_worker(data: Data) -> None:
+    global _maker  # noqa: PLW0603  # one per process, set by the executor's initializer
+    torch.set_num_threads(1)
+    _maker = _Maker(data)
+
+
+def _make_in_worker(chunk: tuple[str, int]) -> None:
+    if _maker is None:
+        raise RuntimeError("the worker was not started")
+    _maker(chunk)
+
+
+def label_suffix(teacher: Teacher) -> str:
+    """Returns the suffix of the files of a teacher's labels."""
+    which = ".default" if teacher.renamed else ""
+    return f".{teacher.sha256[:16]}{which}.npy"
+
+
+def at_random_level(waveform: Float32Array, rng: np.random.Generator) -> NDArray[np.int16]:
+    """Scales a clip to a random level between -32 and -16 dBFS RMS, or less to avoid clipping."""
+    gain = 10 ** (rng.uniform(-32, -16) / 20) / max(float(waveform.std()), 1e-6)
+    gain = min(gain, 0.99 / max(float(np.abs(waveform).max()), 1e-6))
+    return np.round(waveform * gain * 32767).astype(np.int16)
+
+
+def _save(path: Path, array: NDArray[np.generic]) -> None:
+    with replacing(path) as part, part.open("wb") as file:
+        np.save(file, array)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """What a student is trained on: clips, then ladders.
+
+    Attributes:
+        images: Memory-mapped images of each chunk, (clips, windows, mels, frames) float16.
+        labels: Labels (clips, domains) float32, nan where unknown.
+        ladders: Numbers of the clips of ladders (ladders, RUNGS), the least degraded first.
+    """
+
+    images: Sequence[NDArray[np.float16]]
+    labels: Float32Array
+    ladders: IntArray
+
+    @classmethod
+    def of(cls, data: Data) -> Dataset:
+        """Reads what `Data.make` has made."""
+        chunks = [chunk for chunk in data.chunks() if chunk[0] not in TEST_PARTS]
+        images = [np.load(data.path(*chunk, ".images.npy"), mmap_mode="r") for chunk in chunks]
+        labels = np.concatenate([data.labels(*chunk) for chunk in chunks])
+        n_single = data.recipe.chunk_clips * sum(part == "clips" for part, _ in chunks)
+        return cls(images, labels, np.arange(n_single, len(labels)).reshape(-1, RUNGS))
+
+    @property
+    def n_single(self) -> int:
+        """Number of clips that are in no ladder."""
+        return len(self.labels) - self.ladders.size
+
+    def sha256(self) -> str:
+        """Returns the SHA-256 of all labels, which tells data sets apart."""
+        return hashlib.sha256(self.labels.tobytes()).hexdigest()
+
+    def groups(self, chosen: IntArray) -> IntArray:
+        """Returns a number per clip (clips,), which is the same for all clips of a ladder."""
+        n = self.n_single
+        return np.where(chosen < n, chosen, n + (chosen - n) // RUNGS)
+
+    def sampling_shares(self) -> FloatArray:
+        """Returns the probability of each single clip (clips,), larger where its label is rare.
+
+        It goes with 1 / √(frequency of the first label). Good synthetic speech is at the top of the
+        scale, where there are few clips; the square root limits overfitting to their labels.
+        """
+        first = self.labels[: self.n_single, 0]
+        counts, edges = np.histogram(first[np.isfinite(first)], bins=_LABEL_BINS)
+        where = np.clip(np.digitize(first, edges) - 1, 0, _LABEL_BINS - 1)
+        weights = 1 / np.sqrt(np.maximum(counts[where], 1))
+        return np.asarray(weights / weights.sum(), np.float64)
+
+    def image_batch(self, chosen: IntArray) -> torch.Tensor:
+        """Returns images (clips, windows, mels, frames) float32."""
+        size = len(self.images[0])
+        batch = np.stack([self.images[i // size][i % size] for i in chosen])
+        return torch.from_numpy(batch).float()
+
+
+def clean_waveforms(folder: Path) -> NDArray[np.int16]:
+    """Returns the clean clips (clips, CLIP_SAMPLES) of speakers whose folder is in no group.
+
+    Raises:
+        DatasetError: There are none.
+    """
+    found = []
+    for path in sorted(folder.glob("clips-*.npz")):
+        with np.load(path) as arrays:
+            notes = [note.split("|") for note in arrays["notes"].tolist()]
+            rows = [
+                i
+                for i, (speaker, treatment, _) in enumerate(notes)
+                if treatment == "clean" and "/" not in speaker
+            ]
+            found.append(arrays["waveforms"][rows])
+    if not sum(map(len, found)):
+        raise DatasetError(f"{folder}: no clean clips of recordings; run `mosrt distill` first")
+    return np.concatenate(found)

@@ -1,0 +1,187 @@
+"""Distils teachers: data, training, export, and how well and how fast the student is."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import numpy as np
+import torch
+from scipy.stats import spearmanr
+
+import mosrt
+from mosrt._arrays import Float32Array
+from mosrt.audio.sources import AudioSource
+from mosrt_export.parity import Drift
+
+from .data.dataset import CLIP_S, TEST_PARTS, Data, Dataset
+from .data.speech import SAMPLE_RATE_HZ
+from .train.exporting import export_student
+from .train.model import Student, StudentNetwork, combination
+from .train.training import Standardisation, Training
+
+__all__ = ["agreement", "distil"]
+
+Progress = Callable[[str, float, float], None]
+"""Called with the name of a step, the share of it that is done, and the loss or nan."""
+
+_TIMED_CLIPS: Final = 8
+
+
+def distil(
+    data: Data,
+    out: Path,
+    *,
+    device: torch.device,
+    workers: int,
+    clips: Sequence[AudioSource],
+    progress: Progress,
+    force: bool = False,
+) -> tuple[Drift, Mapping[str, Any]]:
+    """Makes the data, trains the student and writes its bundle; continues what was interrupted.
+
+    Args:
+        data: What the student is taught with.
+        out: Bundle directory to write.
+        device: Device to train on.
+        workers: Processes that make the data.
+        clips: Audio on which the graph is compared with torch.
+        progress: Called after each chunk of data and each step of training.
+        force: Whether an older bundle at `out` is replaced.
+
+    Returns:
+        The differences of the graph from torch; and what was measured on the bundle: "fidelity"
+        (see `agreement`) by part of the test data, and "cost" by teacher.
+
+    Raises:
+        DatasetError, SpeechError, TeacherError: The data cannot be made.
+        OutputError: `out` exists and is not replaced, or cannot be written.
+        ParityError: Graph and torch module disagree; nothing was written.
+    """
+    data.check()
+    chunks = data.chunks()
+    for done, _ in enumerate(data.make(workers), 1):
+        progress("clips and labels", done / len(chunks), float("nan"))
+    dataset = Dataset.of(data)
+    recipe = data.recipe
+    torch.manual_seed(data.seed)
+    network = StudentNetwork(len(data.domains)).to(device)
+    network.to(memory_format=torch.channels_last)
+    training = Training(
+        dataset=dataset,
+        standard=Standardisation.of(dataset.labels),
+        stages=recipe.stages,
+        batch=recipe.batch,
+        seed=data.seed,
+        reduced=data.reduced,
+        resume=data.folder / "training.pt",
+    )
+    for step in training.run(network):
+        progress(*step)
+    student = Student(
+        network=network.cpu().eval().requires_grad_(False),
+        domains=data.domains,
+        standard=training.standard,
+        combination=combination(recipe.overall, data.domains, training.standard),
+        provenance={
+            "seed": data.seed,
+            "clips": len(dataset.labels),
+            "ladders": len(dataset.ladders),
+            "hours": round(len(dataset.labels) * CLIP_S / 3600, 1),
+            "speakers": len(data.speech["clips"]),
+            "teachers": {teacher.name: teacher.sha256 for teacher in data.teachers},
+            "epochs": {stage.name: stage.epochs for stage in recipe.stages},
+            "labels_sha256": dataset.sha256(),
+            "licence": recipe.licence,
+        },
+    )
+    checkpoint = data.folder / "student.pt"
+    student.save(checkpoint)
+    measured: dict[str, Any] = {}
+
+    def measure(bundle: Path) -> Mapping[str, Any]:
+        measured.update(_measured(data, bundle, progress))
+        return measured
+
+    drift = export_student(
+        checkpoint, out, clips=clips, card=recipe.card, measure=measure, force=force
+    )
+    return drift, measured
+
+
+def _measured(data: Data, bundle: Path, progress: Progress) -> dict[str, Any]:
+    """Scores the test data with the bundle, and times it beside the teachers."""
+    fidelity = {}
+    with mosrt.load(bundle, provider="cpu", threads=1, on_bad_audio="nan") as scorer:
+        chunks = [chunk for chunk in data.chunks() if chunk[0] in TEST_PARTS]
+        scores: dict[str, list[Float32Array]] = {}
+        for done, (part, number) in enumerate(chunks, 1):
+            with np.load(data.path(part, number)) as arrays:
+                waveforms = arrays["waveforms"].astype(np.float32) / 32768
+            rows = [scorer.score(each, SAMPLE_RATE_HZ).domains for each in waveforms]
+            scores.setdefault(part, []).append(
+                np.array([[row.get(name, np.nan) for name in data.domains] for row in rows])
+            )
+            progress("test", done / len(chunks), float("nan"))
+        for part, found in scores.items():
+            labels = [data.labels(part, number) for name, number in chunks if name == part]
+            fidelity[TEST_PARTS[part]] = agreement(
+                np.concatenate(found), np.concatenate(labels), data.domains
+            )
+
+        def student(waveform: Float32Array) -> object:
+            return scorer.score(waveform, SAMPLE_RATE_HZ)
+
+        opened = [teacher.open(reduced=data.reduced) for teacher in data.teachers]
+        times_s = _times_s([student, *opened], waveforms[:_TIMED_CLIPS])
+    n_bytes = sum(file.stat().st_size for file in bundle.glob("model.*"))
+    cost = {
+        teacher.name: {
+            "times_slower": _three_digits(time_s / times_s[0]),
+            "times_larger": _three_digits(teacher.n_bytes / n_bytes),
+        }
+        for teacher, time_s in zip(data.teachers, times_s[1:], strict=True)
+    }
+    return {"fidelity": fidelity, "cost": cost}
+
+
+def agreement(
+    scores: Float32Array, labels: Float32Array, domains: Iterable[str]
+) -> dict[str, dict[str, float]]:
+    """Returns "lcc", "srcc", "mae" and the number of "clips" by domain.
+
+    Args:
+        scores: The student's scores (clips, domains).
+        labels: The teachers' scores (clips, domains), nan where unknown.
+        domains: Names of the domains.
+    """
+    found = {}
+    for name, *columns in zip(domains, scores.T, labels.T, strict=True):
+        known = np.isfinite(columns).all(axis=0)
+        predicted, wanted = (column[known] for column in columns)
+        found[name] = {
+            "lcc": round(float(np.corrcoef(predicted, wanted)[0, 1]), 4),
+            "srcc": round(float(spearmanr(predicted, wanted)[0]), 4),
+            "mae": round(float(np.abs(predicted - wanted).mean()), 4),
+            "clips": len(wanted),
+        }
+    return found
+
+
+def _times_s(
+    models: Sequence[Callable[[Float32Array], object]], waveforms: Float32Array
+) -> list[float]:
+    """Returns the median time of each model per clip; they take turns."""
+    times: list[list[float]] = [[] for _ in models]
+    for waveform in waveforms:
+        for model, spent in zip(models, times, strict=True):
+            started = time.perf_counter()
+            model(waveform)
+            spent.append(time.perf_counter() - started)
+    return [float(np.median(spent[1:] or spent)) for spent in times]
+
+
+def _three_digits(value: float) -> float:
+    return float(f"{value:.3g}")

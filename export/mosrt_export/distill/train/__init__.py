@@ -1,0 +1,1 @@
+"""The network of students, its training, and its export."""

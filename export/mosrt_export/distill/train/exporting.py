@@ -1,0 +1,182 @@
+"""Exports a trained student to a bundle, and compares its graph with torch."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+import torch
+
+from mosrt.audio.sources import AudioSource
+from mosrt.bundle.front_end_spec import GridSpec
+from mosrt.bundle.manifest import Manifest, TensorSpec, Variant
+from mosrt.bundle.writer import new_directory, write_manifest
+from mosrt.host.files import sha256_of
+from mosrt_export.distill.data.clips import CLIP_SAMPLES
+from mosrt_export.distill.data.images import MEL
+from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
+from mosrt_export.graphs.front_end import AudioGraph, taking_audio
+from mosrt_export.graphs.graph import BATCH, OPSET, OnnxModule, write_graph
+from mosrt_export.graphs.rewrites import fold_batch_norm
+from mosrt_export.markdown import rendered
+from mosrt_export.parity import Drift, publish
+from mosrt_export.utmosv2.parity import compare, drift_of, make_views
+
+from .model import OVERALL, Student, StudentGraph
+
+__all__ = ["export_student", "folded", "student_card"]
+
+_MEMBER: Final = "nano"
+_LIBRARIES: Final = ("mosrt", "torch", "onnx", "onnxscript")
+
+
+def export_student(
+    checkpoint: Path,
+    out: Path,
+    *,
+    clips: Sequence[AudioSource],
+    card: str,
+    evaluation: Mapping[str, str] | None = None,
+    measure: Callable[[Path], Mapping[str, Any]] | None = None,
+    front_end: str = "numpy",
+    force: bool = False,
+) -> Drift:
+    """Writes the bundle of a student's checkpoint.
+
+    Args:
+        checkpoint: The checkpoint file.
+        out: Bundle directory to write.
+        clips: Audio on which graph and torch module are compared.
+        card: Template of the model card.
+        evaluation: Measured results for the model card, by claim.
+        measure: Returns further provenance, measured on the bundle, which it gets the path of.
+        front_end: One of `mosrt.bundle.front_end_spec.FRONT_ENDS`.
+        force: Whether an older bundle at `out` is replaced.
+
+    Returns:
+        The measured differences, which are also in the manifest.
+
+    Raises:
+        CheckpointError: The checkpoint cannot be used.
+        OutputError: `out` exists and is not replaced, or cannot be written.
+        ParityError: Graph and torch module disagree; nothing was written.
+    """
+    student = Student.load(checkpoint)
+    reference = StudentGraph(student)
+    graph: OnnxModule = folded(reference)
+    combination = {"of": OVERALL, **reference.combination} if reference.combination else {}
+    manifest = Manifest(
+        name=out.name,
+        family="spec",
+        sample_rate_hz=SAMPLE_RATE_HZ,
+        ssl=None,
+        mel=MEL,
+        domains=reference.domains,
+        default_domain=reference.domains[0],
+        inputs=tuple(
+            TensorSpec(name=name, dtype="float32", shape=(BATCH, *shape))
+            for name, shape in reference.input_shapes.items()
+        ),
+        outputs=tuple(
+            TensorSpec(name=name, dtype="float32", shape=(BATCH, size))
+            for name, size in graph.output_sizes.items()
+        ),
+        variants={},
+        grid=GridSpec(view_every_s=CLIP_SAMPLES / SAMPLE_RATE_HZ, min_views=1, max_views=12),
+        provenance={
+            "checkpoints": [
+                {"member": _MEMBER, "file": checkpoint.name, "sha256": sha256_of(checkpoint)}
+            ],
+            "licence": student.provenance.get("licence", "MIT"),
+            "training": dict(student.provenance),
+            "combination": combination,
+            "evaluation": dict(evaluation or {}),
+            "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
+        },
+    )
+    if front_end == "graph":
+        graph = AudioGraph(graph, ssl=None, mel=MEL, sample_rate_hz=SAMPLE_RATE_HZ)
+        manifest = taking_audio(manifest)
+    with new_directory(out, force=force) as directory:
+        path = directory / "model.fp32.onnx"
+        inputs, outputs = manifest.inputs, manifest.outputs
+        member = write_graph(_MEMBER, graph, path, inputs=inputs, outputs=outputs)
+        variant = Variant(opset=OPSET, members=(member,))
+        manifest = dataclasses.replace(manifest, variants={"fp32": variant})
+        views = make_views(manifest, clips)
+        drift = drift_of(compare(directory, manifest, member, reference, views))
+        drift.check()
+        if measure is not None:
+            write_manifest(directory, manifest)
+            provenance = {**manifest.provenance, **measure(directory)}
+            manifest = dataclasses.replace(manifest, provenance=provenance)
+        publish(directory, manifest, drift, card=lambda filled: student_card(filled, card))
+    return drift
+
+
+def folded(model: StudentGraph) -> StudentGraph:
+    """Returns a copy whose batch norms are folded into the convolutions before them."""
+    graph = copy.deepcopy(model)
+    fold_batch_norm(graph.model.mel, torch.zeros(1, *graph.input_shapes["images"]))
+    return graph.eval().requires_grad_(False)
+
+
+def student_card(manifest: Manifest, template: str) -> str:
+    """Returns the text of a bundle's model-card.md, in Markdown.
+
+    Args:
+        manifest: The bundle's manifest, with provenance and the measured drift of "fp32".
+        template: Name of the template.
+    """
+    provenance = manifest.provenance
+    training = provenance["training"]
+    evaluation = [f"- {claim}: {result}" for claim, result in provenance["evaluation"].items()]
+    fidelity = [fidelity_table(provenance["fidelity"])] if "fidelity" in provenance else []
+    cost = [
+        f"- {name}: {each['times_slower']:g} times the time of the student, and "
+        f"{each['times_larger']:g} times its size."
+        for name, each in provenance.get("cost", {}).items()
+    ]
+    return rendered(
+        template,
+        manifest=manifest,
+        training=training,
+        formula=_formula(provenance["combination"]),
+        domains=", ".join(f"`{name}`" for name in manifest.domains if name != OVERALL),
+        digest=training.get("data_sha256") or training["labels_sha256"],
+        teachers="\n".join(
+            f"- {name} (SHA-256 `{sha256}`)"
+            for name, sha256 in training.get("teachers", {}).items()
+        ),
+        evaluation="\n".join([*fidelity, *evaluation]) or "Not evaluated yet.",
+        cost="\n".join(cost) or "Not measured.",
+        limit_hz=manifest.sample_rate_hz // 2,
+        drift=manifest.variants["fp32"].drift.get("mos_max_abs", "not measured"),
+        licence=provenance["licence"],
+    )
+
+
+def fidelity_table(fidelity: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+    """Returns a Markdown table of agreement with the teachers, by part of the data and domain."""
+    lines = ["| clips | domain | LCC | SRCC | MAE |", "|---|---|---|---|---|"]
+    for part, domains in fidelity.items():
+        for domain, row in domains.items():
+            values = " | ".join(f"{row[name]:.3f}" for name in ("lcc", "srcc", "mae"))
+            lines.append(f"| {part} ({row['clips']:g}) | {domain} | {values} |")
+    return "\n".join(lines)
+
+
+def _formula(combination: Mapping[str, Any]) -> str:
+    if not combination:
+        return ""
+    offset, scale = combination["offset"], combination["scale"]
+    text = f"{offset} + {scale} times the mean of the z-scores of "
+    text += " and ".join(f"`{name}`" for name in combination["averaged"])
+    for name, rule in combination["penalties"].items():
+        cost = f"{rule['slope'] * scale:g}"
+        text += f", less {cost} for every point of `{name}` below {rule['threshold']}"
+    return text

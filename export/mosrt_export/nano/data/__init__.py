@@ -1,1 +1,0 @@
-"""Generation of the embedded models' training data."""

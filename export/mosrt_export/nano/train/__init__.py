@@ -1,1 +1,0 @@
-"""Networks, training and export of the embedded models."""

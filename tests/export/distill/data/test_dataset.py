@@ -1,0 +1,177 @@
+"""Tests the files of a data set, their resumption, and the labels."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from mosrt_export.distill.data.clips import CLIP_SAMPLES
+from mosrt_export.distill.data.dataset import Data, Dataset, DatasetError, clean_waveforms
+from mosrt_export.distill.data.degradations import DEGRADATIONS
+from mosrt_export.distill.data.images import MEL, images_of
+from mosrt_export.distill.data.resyntheses import RESYNTHESES
+from mosrt_export.distill.data.speech import find_speakers
+from mosrt_export.distill.recipe import Group, Overall, Recipe
+from mosrt_export.distill.teachers import Teacher
+from tests.standins.nano import recordings
+
+CHUNK_HOURS = 4 * 5 / 3600
+ALL = (*RESYNTHESES, *DEGRADATIONS)
+RECIPE = Recipe(
+    hours=2 * CHUNK_HOURS, ladder_hours=CHUNK_HOURS, test_hours=CHUNK_HOURS, chunk_clips=4
+)
+
+
+class LevelTeacher(Teacher):
+    """Scores a clip by its level and its peak, and can be counted."""
+
+    def open(
+        self, *, provider: str = "cpu", reduced: bool = False
+    ) -> Callable[[NDArray[np.float32]], Sequence[float]]:
+        assert (provider, reduced) == ("cpu", False)
+        return lambda waveform: [float(waveform.std()), float(np.abs(waveform).max())]
+
+
+def teacher(name: str = "level") -> Teacher:
+    return LevelTeacher(
+        name=name, path=Path(name), domains=(name, f"{name} peak"), sha256=64 * name[0], n_bytes=1
+    )
+
+
+def data(folder: Path, recipe: Recipe = RECIPE, seed: int = 5, *teachers: Teacher) -> Data:
+    speech = folder.parent / "speech"
+    speakers = find_speakers([speech if speech.exists() else recordings(speech)])
+    parts = {"clips": speakers, "ladders": speakers, "recordings": [], "speakers": speakers[:1]}
+    return Data(folder=folder, recipe=recipe, seed=seed, speech=parts,
+                teachers=teachers or [teacher()])  # fmt: skip
+
+
+def made(of: Data) -> dict[str, bytes]:
+    of.check()
+    assert len(list(of.make(1))) == len(of.chunks())
+    return {path.name: path.read_bytes() for path in sorted(of.folder.iterdir())}
+
+
+def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
+    """Files that are lost are made again, with the same bytes."""
+    first = made(data(tmp_path / "a"))
+    suffixes = (".images.npy", f".{16 * 'l'}.npy", ".npz")
+    chunks = ("clips-00000", "clips-00001", "ladders-00000", "speakers-00000")
+    assert set(first) == {"recipe.json", *(f"{c}{s}" for c in chunks for s in suffixes)}
+    lost = ["clips-00001.npz", "clips-00000.images.npy", f"ladders-00000.{16 * 'l'}.npy"]
+    for name in lost:
+        (tmp_path / "a" / name).unlink()
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "a").iterdir()}
+    assert made(data(tmp_path / "a")) == first
+    assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
+    # More hours and another teacher add files to what is there.
+    more = data(tmp_path / "a", dataclasses.replace(RECIPE, hours=3 * CHUNK_HOURS), 5,
+                teacher(), teacher("other"))  # fmt: skip
+    assert made(more).items() > first.items()
+    assert made(data(tmp_path / "b", RECIPE, 6))["clips-00000.npz"] != first["clips-00000.npz"]
+
+
+def test_a_folder_holds_one_recipe(tmp_path: Path) -> None:
+    data(tmp_path / "a").check()
+    data(tmp_path / "a", dataclasses.replace(RECIPE, hours=1.0)).check()
+    for other in (
+        data(tmp_path / "a", RECIPE, 6),
+        data(tmp_path / "a", dataclasses.replace(RECIPE, takes=2)),
+        data(tmp_path / "a", dataclasses.replace(RECIPE, groups={"*": Group(anchor=4.0)})),
+        dataclasses.replace(data(tmp_path / "a"), speech={}),
+    ):
+        with pytest.raises(DatasetError, match="choose another --cache"):
+            other.check()
+
+
+def test_names_of_a_recipe_must_exist(tmp_path: Path) -> None:
+    overall = Overall(averaged=("mos",), offset=3.0, scale=1.0)
+    for changes, message in (
+        ({"leave_out": ("buzz",)}, "no treatment 'buzz'"),
+        ({"overall": overall}, "no teacher has a domain 'mos'"),
+    ):
+        with pytest.raises(DatasetError, match=message):
+            data(tmp_path / "a", dataclasses.replace(RECIPE, **changes)).check()
+    with pytest.raises(DatasetError, match="domain has this name"):
+        data(tmp_path / "a", dataclasses.replace(RECIPE, overall=overall), 5,
+             teacher("overall"), teacher("mos")).check()  # fmt: skip
+    assert not (tmp_path / "a").exists()
+
+
+def test_clips_images_and_labels_belong_together(tmp_path: Path) -> None:
+    of = data(tmp_path / "a", RECIPE, 5, teacher(), teacher("other"))
+    made(of)
+    assert of.domains == ("level", "level peak", "other", "other peak")
+    names = {speaker.name for speaker in of.speech["clips"]}
+    for part, number in of.chunks():
+        with np.load(of.path(part, number)) as arrays:
+            waveforms, notes = arrays["waveforms"], arrays["notes"].tolist()
+        samples = waveforms.astype(np.float64) / 32_768
+        wanted = np.stack([samples.std(axis=1), np.abs(samples).max(axis=1)], axis=1)
+        np.testing.assert_allclose(of.labels(part, number), np.tile(wanted, 2), rtol=1e-3)
+        images = np.load(of.path(part, number, ".images.npy"))
+        np.testing.assert_array_equal(images, images_of(waveforms))
+        for note in notes:
+            speaker, treatment, severity = note.split("|")
+            assert speaker in ({"anna"} if part == "speakers" else names)
+            assert (treatment == "clean") == (float(severity) == 0)
+    dataset = Dataset.of(of)
+    assert dataset.labels.shape == (12, 4)
+    assert dataset.n_single == 8
+    np.testing.assert_array_equal(dataset.ladders, [[8, 9, 10, 11]])
+    np.testing.assert_array_equal(dataset.groups(np.array([3, 7, 8, 10, 11])), [3, 7, 8, 8, 8])
+    batch = dataset.image_batch(np.array([1, 4, 11]))
+    assert batch.dtype == torch.float32
+    np.testing.assert_array_equal(batch[1], np.load(of.path("clips", 1, ".images.npy"))[0])
+    assert dataset.sha256() == Dataset.of(of).sha256()
+
+
+def test_fidelity_and_anchor_fall_together(tmp_path: Path) -> None:
+    """A ladder of noise; the anchor above 1 shrinks by the share of fidelity that is lost."""
+    groups = {"*": Group(anchor=4.6), "flite": Group(anchor=3.2)}
+    leave_out = tuple(name for name in ALL if name != "white noise")
+    recipe = dataclasses.replace(
+        RECIPE, hours=0.0, test_hours=0.0, fidelity=True, groups=groups, leave_out=leave_out
+    )
+    of = data(tmp_path / "a", recipe)
+    made(of)
+    assert of.domains[2:] == ("fidelity", "anchor")
+    fidelities, anchors = of.labels("ladders", 0).T[2:]
+    assert fidelities[0] == 5
+    assert (np.diff(fidelities) < 0).all()
+    with np.load(of.path("ladders", 0)) as arrays:
+        notes = [note.split("|") for note in arrays["notes"].tolist()]
+    assert [treatment for _, treatment, _ in notes] == ["clean", *["white noise"] * 3]
+    top = 4.6 if notes[0][0] == "anna" else 3.2
+    np.testing.assert_allclose(anchors, 1 + (top - 1) * (fidelities - 1) / 4, rtol=1e-6)
+
+
+def test_rare_labels_are_sampled_more_often() -> None:
+    """Shares go with 1 / √(number of clips with such a label)."""
+    labels = np.full((204, 2), 3.0, np.float32)
+    labels[:8, 0] = 1.0
+    labels[198:200, 0] = 4.5
+    dataset = Dataset([], labels, np.arange(200, 204).reshape(1, 4))
+    wanted = np.repeat(1 / np.sqrt([8.0, 190.0, 2.0]), [8, 190, 2])
+    np.testing.assert_allclose(dataset.sampling_shares(), wanted / wanted.sum(), rtol=1e-6)
+
+
+def test_only_clean_recordings_are_pretrained_on(tmp_path: Path) -> None:
+    waveforms = np.arange(4, dtype=np.int16)[:, None].repeat(CLIP_SAMPLES, axis=1)
+    notes = ["anna|clean|0.000", "anna|hum|0.300", "flite/slt|clean|0.000", "bert|clean|0.000"]
+    np.savez(tmp_path / "clips-00000.npz", waveforms=waveforms, notes=np.array(notes))
+    assert clean_waveforms(tmp_path)[:, 0].tolist() == [0, 3]
+    with pytest.raises(DatasetError, match="run `mosrt distill` first"):
+        clean_waveforms(tmp_path / "none")
+
+
+def test_images_have_the_shape_of_the_spec() -> None:
+    assert images_of(np.zeros((1, CLIP_SAMPLES), np.int16)).shape == (
+        1, len(MEL.windows), MEL.image_height, MEL.image_width
+    )  # fmt: skip

@@ -1,0 +1,185 @@
+"""Tests a whole distillation of the embedded model, and the command."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from scipy.stats import pearsonr, rankdata
+
+import mosrt
+from mosrt.bundle.bundle import Bundle
+from mosrt.cli.command import EXTRAS, ExitStatus
+from mosrt_export.cli import distill as command
+from mosrt_export.distill.distillation import agreement
+from tests.standins.nano import recordings
+
+RECIPE = """
+hours = 0.011
+ladder_hours = 0.011
+test_hours = 0.005
+chunk_clips = 4
+batch = 8
+[[stages]]
+name = "training"
+epochs = 2.0
+ladders = 1
+[[stages]]
+name = "tuning"
+epochs = 1.0
+ladders = 1
+microphones = true
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Recordings of three speakers, and a recipe that takes seconds."""
+    folder = tmp_path_factory.mktemp("distill")
+    recordings(folder / "audio", ["anna", "bert", "carl"])
+    (folder / "tiny.toml").write_text(RECIPE)
+    return folder
+
+
+def run(folder: Path, *arguments: object, output: str = "student") -> Result:
+    given = ["--audio", folder / "audio", "--output", folder / output,
+             "--recipe", folder / "tiny.toml", "--workers", 1, *arguments]  # fmt: skip
+    return CliRunner().invoke(command.distill, [*map(str, given)])
+
+
+@pytest.fixture(scope="module")
+def student(folder: Path) -> Path:
+    result = run(folder, "base=nano")
+    assert result.exit_code == 0, result.output
+    assert "| held-out speakers (4) | base |" in result.output
+    assert "times the student's time" in result.output
+    return folder / "student"
+
+
+@pytest.mark.full
+def test_a_student_scores_and_says_how_well(student: Path) -> None:
+    bundle = Bundle.open(student)
+    bundle.verify()
+    assert bundle.manifest.domains == ("base",)
+    provenance = bundle.manifest.provenance
+    assert set(provenance["fidelity"]) == {"held-out recordings", "held-out speakers"}
+    for domains in provenance["fidelity"].values():
+        assert set(domains["base"]) == {"lcc", "srcc", "mae", "clips"}
+        assert domains["base"]["mae"] < 4
+    # Teacher and student are the same architecture.
+    assert provenance["cost"]["nano"]["times_larger"] == pytest.approx(1, abs=0.05)
+    assert provenance["training"]["speakers"] == 2
+    assert "base" in bundle.model_card()
+    with mosrt.load(student, threads=1) as scorer:
+        noise = np.random.default_rng(0).normal(0, 0.1, 80_000).astype(np.float32)
+        assert math.isfinite(scorer.score(noise, 16_000).mos)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("broken_in", ["clips and labels", "tuning", "test"])
+def test_a_resumed_run_equals_an_undisturbed_one(
+    broken_in: str, folder: Path, student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The graphs and weights are the same bytes, wherever the run was interrupted."""
+    show = command.ProgressLines.__call__
+
+    def breaks(self: command.ProgressLines, step: str, done: float, loss: float) -> None:
+        show(self, step, done, loss)
+        if step == broken_in:
+            raise KeyboardInterrupt
+
+    name = broken_in.replace(" ", "-")
+    with monkeypatch.context() as patch:
+        patch.setattr(command.ProgressLines, "__call__", breaks)
+        result = run(folder, "base=nano", output=name)
+    assert result.exit_code == ExitStatus.INTERRUPTED
+    assert not (folder / name).exists()
+    result = run(folder, "base=nano", output=name)
+    assert result.exit_code == 0, result.output
+    for file in ("model.fp32.onnx", "model.fp32.onnx.data"):
+        assert (folder / name / file).read_bytes() == (student / file).read_bytes()
+    fidelity = [
+        json.loads((path / "manifest.json").read_text())["provenance"]["fidelity"]
+        for path in (student, folder / name)
+    ]
+    assert fidelity[0] == fidelity[1]
+
+
+@pytest.mark.full
+def test_an_older_bundle_is_not_replaced(folder: Path, student: Path) -> None:
+    before = (student / "manifest.json").read_bytes()
+    result = run(folder, "base=nano")
+    assert result.exit_code == ExitStatus.UNUSABLE
+    assert "--force" in result.output
+    assert (student / "manifest.json").read_bytes() == before
+
+
+def test_wrong_use_is_named_at_once(folder: Path, tmp_path: Path) -> None:
+    for arguments, status, message in (
+        ([], ExitStatus.USAGE, "TEACHER"),
+        (["nobody"], ExitStatus.UNUSABLE, "no such bundle"),
+        (["nano", "nano"], ExitStatus.UNUSABLE, "two teachers"),
+        (["nano", "--recipe", "missing"], ExitStatus.UNUSABLE, "pass nano or a file"),
+        (["nano", "--device", "abacus"], ExitStatus.UNUSABLE, "--device abacus cannot be used"),
+    ):
+        result = run(folder, *arguments, output="wrong")
+        assert result.exit_code == status, result.output
+        assert message in result.output
+    assert not (folder / "wrong.data").exists()
+    given = ["nano", "--audio", str(tmp_path), "-o", str(tmp_path / "x")]
+    empty = CliRunner().invoke(command.distill, given)
+    assert empty.exit_code == ExitStatus.UNUSABLE
+    assert "no recordings" in empty.output
+
+
+def test_help_imports_no_model_library() -> None:
+    code = (
+        "import sys\n"
+        "from click.testing import CliRunner\n"
+        "from mosrt_export.cli.distill import distill\n"
+        "result = CliRunner().invoke(distill, ['--help'])\n"
+        "assert result.exit_code == 0 and 'mosrt distill ./utmosv2' in result.output\n"
+        "heavy = {'torch', 'onnx', 'librosa', 'scipy', 'pesq', 'numpy', 'onnxruntime'}\n"
+        "print(sorted(heavy & {m.split('.')[0] for m in sys.modules}))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "[]"
+
+
+def test_a_missing_extra_is_named(tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from mosrt_export.cli.distill import distill\n"
+        f"distill(['nano', '--audio', {str(tmp_path)!r}, '-o', {str(tmp_path / 'x')!r}])"
+    )
+    found = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False
+    )
+    assert found.returncode == ExitStatus.UNUSABLE
+    assert "pip install 'mosrt[train]'" in found.stderr
+    assert "Traceback" not in found.stderr
+    assert {"torch", "pesq", "pyworld", "librosa", "scipy"} <= EXTRAS["train"]
+
+
+def test_agreement_is_scipys() -> None:
+    """Spearman's is Pearson's of the ranks, ties shared; unknown labels are left out."""
+    rng = np.random.default_rng(5)
+    scores = np.round(rng.standard_normal((50, 2)), 1).astype(np.float32)
+    labels = (scores + np.round(rng.standard_normal((50, 2)), 1)).astype(np.float32)
+    labels[:7, 1] = np.nan
+    found = agreement(scores, labels, ["a", "b"])
+    rank: Callable[..., np.ndarray] = rankdata
+    for domain, name in enumerate("ab"):
+        known = ~np.isnan(labels[:, domain])
+        a, b = scores[known, domain], labels[known, domain]
+        assert found[name]["clips"] == known.sum()
+        assert found[name]["lcc"] == pytest.approx(pearsonr(a, b)[0], abs=1e-4)
+        assert found[name]["srcc"] == pytest.approx(pearsonr(rank(a), rank(b))[0], abs=1e-4)
+        assert found[name]["mae"] == pytest.approx(float(np.abs(a - b).mean()), abs=1e-4)

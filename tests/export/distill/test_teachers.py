@@ -1,0 +1,145 @@
+"""Tests DNSMOS Pro against the published module, and how teachers are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import librosa
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import mosrt
+from mosrt.bundle.bundle import Bundle
+from mosrt.errors import MosrtError
+from mosrt_export.distill.dnsmos import DnsmosP808, DnsmosP835
+from mosrt_export.distill.teachers import DnsmosPro, TeacherError, find_teachers
+from tests.standins.dnsmos import P808_SHAPE, P835_SHAPE, dnsmos_model
+from tests.standins.nano import speech
+
+# The published file is TorchScript, which torch reads and calls deprecated.
+pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+
+
+class Encoder(nn.Module):
+    """Four convolutions with batch norm, and the maximum over time and frequency."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        blocks = []
+        for i, (n_in, n_out) in enumerate(((1, 32), (32, 32), (32, 64), (64, 64))):
+            block = [nn.Conv2d(n_in, n_out, 3, padding=1), nn.BatchNorm2d(n_out), nn.ReLU()]
+            blocks.append(nn.Sequential(*block, *([nn.MaxPool2d(3)] if i == 1 else [])))
+        self.encoder = nn.Sequential(*blocks)
+
+    def forward(self, spectrum: torch.Tensor) -> torch.Tensor:
+        maps: torch.Tensor = self.encoder(spectrum)
+        return maps.amax(dim=(2, 3))
+
+
+class Published(nn.Module):
+    """The network of DNSMOS Pro with random weights and the published names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._encoder = Encoder()
+        self._head = nn.Sequential(nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 2))
+
+    def forward(self, spectrum: torch.Tensor) -> torch.Tensor:
+        mean, variance = self._head(self._encoder(spectrum)).unbind(dim=1)
+        return torch.stack([2 * mean + 3, nn.functional.softplus(variance)], dim=1)
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    network = Published().eval().requires_grad_(False)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            assert module.running_mean is not None
+            assert module.running_var is not None
+            module.running_mean.normal_(0, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+            module.weight.uniform_(0.7, 1.3)
+            module.bias.normal_(0, 0.1)
+    path = tmp_path_factory.mktemp("teachers") / "dnsmospro.pt"
+    torch.jit.trace(network, torch.zeros(1, 1, 50, 161)).save(str(path))  # type: ignore[no-untyped-call]
+    return path
+
+
+def test_dnsmos_pro_is_the_published_network(published: Path) -> None:
+    """Folded batch norm and our spectrum, against the module on librosa's spectrum: 1e-4 MOS."""
+    module = torch.jit.load(str(published), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+    teacher = DnsmosPro(published)
+    waveform = speech(4)
+    levelled = waveform * (10 ** (-26 / 20) / np.sqrt(np.mean(waveform.astype(np.float64) ** 2)))
+    magnitude = np.abs(
+        librosa.stft(levelled, n_fft=320, hop_length=160, win_length=320, pad_mode="reflect")
+    )
+    spectrum = np.log10(np.clip(magnitude, 1e-7, 1e7)).T.astype(np.float32)
+    with torch.inference_mode():
+        wanted = float(module(torch.from_numpy(spectrum)[None, None])[0, 0])
+    assert abs(wanted - 3) > 0.05
+    assert teacher(waveform) == pytest.approx(wanted, abs=1e-4)
+    assert teacher(waveform * np.float32(0.1)) == pytest.approx(wanted, abs=1e-3)
+    assert DnsmosPro(published, reduced=True)(waveform) == pytest.approx(wanted, abs=0.05)
+
+
+@pytest.mark.parametrize("teacher", [DnsmosPro, DnsmosP808, DnsmosP835])
+def test_a_wrong_file_is_named(teacher: type, tmp_path: Path) -> None:
+    wrong = tmp_path / "wrong.bin"
+    wrong.write_bytes(b"neither of them")
+    with pytest.raises(MosrtError, match=r"wrong\.bin: not a DNSMOS"):
+        teacher(wrong)
+    with pytest.raises(MosrtError, match=r"none\.bin: not a DNSMOS"):
+        teacher(tmp_path / "none.bin")
+
+
+def test_another_torchscript_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "other.pt"
+    linear = torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2))  # type: ignore[no-untyped-call]
+    linear.save(str(path))
+    with pytest.raises(TeacherError, match=r"other\.pt: not a DNSMOS Pro model"):
+        DnsmosPro(path)
+
+
+def test_a_teacher_gives_its_domains(published: Path) -> None:
+    nano, pro = find_teachers(["nano", f"pro={published}"])
+    assert nano.domains == ("overall", "bvcc", "p808", "fidelity", "anchor")
+    assert pro.domains == ("pro",)
+    waveform = speech(4)
+    with mosrt.load("nano", threads=1) as scorer:
+        score = scorer.score(waveform, 16_000)
+    assert list(nano.open()(waveform)) == [score.domains[name] for name in nano.domains]
+    assert pro.open()(waveform) == [DnsmosPro(published)(waveform)]
+    (renamed,) = find_teachers(["quality=nano"])
+    assert renamed.domains == ("quality",)
+    assert renamed.open()(waveform) == [score.mos]
+    assert renamed.sha256 == nano.sha256 != pro.sha256
+    # The FP32 graph and its weights.
+    (manifest,) = (Bundle.open(nano.path).manifest,)
+    (member,) = manifest.variants["fp32"].members
+    assert member.weights is not None
+    assert nano.n_bytes == member.graph.bytes + member.weights.bytes
+
+
+def test_dnsmos_files_name_their_domain(tmp_path: Path) -> None:
+    p808 = dnsmos_model(tmp_path / "p808.onnx", P808_SHAPE, 1)
+    p835 = dnsmos_model(tmp_path / "p835.onnx", P835_SHAPE, 3)
+    teachers = find_teachers([str(p808), str(p835)])
+    assert [teacher.domains for teacher in teachers] == [("p808",), ("ovrl",)]
+    waveform = speech(4)
+    assert teachers[0].open()(waveform) == [DnsmosP808(p808)(waveform)]
+
+
+def test_unusable_teachers_are_named(tmp_path: Path) -> None:
+    for references, message in (
+        (["nano", "nano"], "two teachers have a domain 'overall'; name the default score of nano"),
+        (["nano-uncertainty"], "gives no MOS"),
+        ([str(tmp_path / "none.onnx")], "none.onnx: there is no such file"),
+    ):
+        with pytest.raises(TeacherError, match=message):
+            find_teachers(references)
+    with pytest.raises(MosrtError, match="no such bundle"):
+        find_teachers(["nobody"])

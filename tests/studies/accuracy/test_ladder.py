@@ -116,7 +116,7 @@ def test_missing_speech_and_teachers_are_told(tmp_path: Path, tiny: Path) -> Non
     speech = str(tmp_path / "speech")
     result = CliRunner().invoke(ladder.main, [*arguments, "--speech", speech])
     assert result.exit_code == 3
-    assert f"{speech}: no folders of FLAC recordings" in result.output
+    assert f"{speech}: no recordings" in result.output
     teachers = ["--teachers", str(tmp_path)]
     result = CliRunner().invoke(ladder.main, [*arguments, "--speech", speech, *teachers])
     assert result.exit_code == 3

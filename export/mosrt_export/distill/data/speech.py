@@ -60,7 +60,8 @@ def find_speakers(folders: Iterable[Path]) -> list[Speaker]:
     """
     found: dict[str, list[Path]] = defaultdict(list)
     for folder in folders:
-        files = [path for path in files_below(folder) if path.suffix.lower() in AUDIO_SUFFIXES]
+        files = files_below(folder) if folder.is_dir() else []
+        files = [path for path in files if path.suffix.lower() in AUDIO_SUFFIXES]
         if not files:
             raise SpeechError(
                 f"{folder}: no recordings ({', '.join(sorted(AUDIO_SUFFIXES))}); pass a folder "

@@ -112,15 +112,12 @@ def _isotonic(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     weights = np.bincount(inverse).astype(np.float64)
     means = np.bincount(inverse, weights=y) / weights
     blocks: list[tuple[float, float, int, int]] = []  # mean, weight, first, last
-    for i, (mean, weight) in enumerate(zip(means.tolist(), weights.tolist(), strict=True)):
-        block = (mean, weight, i, i)
-        while blocks and blocks[-1][0] <= block[0]:
-            other = blocks.pop()
-            total = other[1] + block[1]
-            pooled = (other[0] * other[1] + block[0] * block[1]) / total
-            block = (pooled, total, other[2], block[3])
-        blocks.append(block)
-    found: dict[float, float] = {}
-    for mean, _, first, last in blocks:
-        found[float(knots[first])] = found[float(knots[last])] = mean
-    return np.array(list(found)), np.array(list(found.values()))
+    for last, (mean, weight) in enumerate(zip(means.tolist(), weights.tolist(), strict=True)):
+        pooled, total, first = mean, weight, last
+        while blocks and blocks[-1][0] <= pooled:
+            other, n_other, first, _ = blocks.pop()
+            pooled = (other * n_other + pooled * total) / (n_other + total)
+            total += n_other
+        blocks.append((pooled, total, first, last))
+    found = {end: mean for mean, _, *ends in blocks for end in ends}
+    return knots[list(found)], np.array(list(found.values()))

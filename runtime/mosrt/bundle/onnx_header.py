@@ -10,7 +10,7 @@ import mmap
 import re
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +36,7 @@ _CONTENTS: Final = {
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
-    "tensor": {13: "entry"},
+    "tensor": {},
 }
 _LOCATION: Final = b"location"
 # An operator that holds a graph compiled for some hardware, or names the file of one.
@@ -179,22 +179,13 @@ def _external_entries(path: Path) -> Iterator[list[tuple[bytes, bytes]]]:
     _check_functions(path, memoryview(mapped))
     # The key of each location stands in the file as text. Messages without one are skipped.
     marks = [found.start() for found in re.finditer(_LOCATION, mapped)]
-    todo: list[tuple[str, int, memoryview]] = [("model", 0, memoryview(mapped))]
-    while todo:
-        kind, start, message = todo.pop()
-        entries: list[tuple[bytes, bytes]] = []
-        for number, value, position in _fields(message):
-            inner = _CONTENTS[kind].get(number)
-            if inner is None or not isinstance(value, memoryview):
-                continue
-            first = start + position
-            mark = bisect_left(marks, first)
-            if inner == "entry":
-                entries += _entry(value)
-            elif mark < len(marks) and marks[mark] < first + len(value):
-                todo.append((inner, first, value))
-        if entries:
-            yield entries
+
+    def has_mark(_kind: str, start: int, length: int) -> bool:
+        return bisect_left(marks, start) < bisect_left(marks, start + length)
+
+    for kind, message in _messages("model", memoryview(mapped), has_mark):
+        if kind == "tensor":
+            yield [pair for entry in _all(message, 13) for pair in _entry(entry)]
 
 
 def _check_functions(path: Path, model: memoryview) -> None:
@@ -226,15 +217,23 @@ def _check_functions(path: Path, model: memoryview) -> None:
 
 def _calls(message: memoryview, kind: str) -> Iterator[tuple[str, str]]:
     """Yields the operator, domain and name, of each node in a function or graph, however deep."""
-    todo = [(kind, message)]
+    for inner, each in _messages(kind, message, lambda k, *_: k in ("node", "attribute", "graph")):
+        if inner == "node":
+            yield _text(each, 7), _text(each, 4)
+
+
+def _messages(
+    kind: str, message: memoryview, wanted: Callable[[str, int, int], bool]
+) -> Iterator[tuple[str, memoryview]]:
+    """Yields a message and those in it, of which kind, start and length are `wanted`, with kinds."""
+    todo = [(kind, 0, message)]
     while todo:
-        kind, message = todo.pop()
-        if kind == "node":
-            yield _text(message, 7), _text(message, 4)
-        for number, value, _ in _fields(message):
-            inner = _CONTENTS[kind].get(number)
-            if inner in ("node", "attribute", "graph") and isinstance(value, memoryview):
-                todo.append((inner, value))
+        kind, start, message = todo.pop()
+        yield kind, message
+        for number, value, position in _fields(message):
+            inner, first = _CONTENTS[kind].get(number), start + position
+            if inner and isinstance(value, memoryview) and wanted(inner, first, len(value)):
+                todo.append((inner, first, value))
 
 
 def _entry(message: memoryview) -> list[tuple[bytes, bytes]]:

@@ -251,12 +251,9 @@ def _files(paths: Sequence[str], recursive: bool) -> tuple[list[str], bool]:
             continue
         before = len(failures)
         found = files_below(Path(path), recursive=recursive, failed=failures.append)
-        audio = []
-        for file in found:
-            if (suffix := file.suffix.lower()) in AUDIO_SUFFIXES:
-                audio.append(file)
-            else:
-                others[suffix or "without an ending"] += 1
+        audio = [file for file in found if file.suffix.lower() in AUDIO_SUFFIXES]
+        suffixes = [file.suffix.lower() or "without an ending" for file in found]
+        others.update(suffix for suffix in suffixes if suffix not in AUDIO_SUFFIXES)
         if not audio:
             if failures[before:]:
                 raise failures[-1]

@@ -225,7 +225,7 @@ def _calls(message: memoryview, kind: str) -> Iterator[tuple[str, str]]:
 def _messages(
     kind: str, message: memoryview, wanted: Callable[[str, int, int], bool]
 ) -> Iterator[tuple[str, memoryview]]:
-    """Yields a message and those in it, of which kind, start and length are `wanted`, with kinds."""
+    """Yields a message and the `wanted` ones in it, by kind, start and length, with their kinds."""
     todo = [(kind, 0, message)]
     while todo:
         kind, start, message = todo.pop()

@@ -102,10 +102,8 @@ def private_directory(cache: Path, directory: Path) -> None:
 class Cache:
     """A directory of entries, each a directory of files that can be made again at any time.
 
-    Entries are written atomically, so several processes may share a cache. An entry is made again
-    if other versions made it, or if its files have changed. A directory that belongs to another
-    user, or that others can write to, is not used. A cache that fails costs time, but is never an
-    error.
+    Several processes may share a cache. A directory that belongs to another user, or that others
+    can write to, is not used. A cache that fails costs time, but is never an error.
 
     Args:
         directory: Directory of the entries; it is created with the first entry.
@@ -174,36 +172,33 @@ class Cache:
             stamp = _stamp(path)
             settled = _settled(stamp)
             kept, found = self._hashes.get(path, (None, ""))
-            if kept == stamp:
-                return found
-            note = self._note(path)
-            large = stamp[0] >= _WORTH_REMEMBERING_BYTES
-            if large and (found := self._remembered(note, stamp)):
+            if kept == stamp or (found := self._remembered(path, stamp)):
                 return found
             found = sha256_of(path)
             if settled and _stamp(path) == stamp:
                 self._hashes[path] = (stamp, found)
-                if large:
-                    self._remember(note, stamp, found)
+                self._remember(path, stamp, found)
             return found
 
     def _note(self, path: Path) -> Path:
         """The file in which the hash of `path` is remembered."""
         return self.directory / _HASHES / sha256(os.fsencode(path.resolve())).hexdigest()[:32]
 
-    def _remembered(self, note: Path, stamp: list[int]) -> str:
-        """The hash in a note about a file, or "" if the note is not about this state of it."""
+    def _remembered(self, path: Path, stamp: list[int]) -> str:
+        """The hash in a note about a file, or "" if there is none about this state of it."""
+        note = self._note(path)
         try:
-            if self._distrust(note.parent) or distrust(note):
+            if stamp[0] < _WORTH_REMEMBERING_BYTES or self._distrust(note.parent) or distrust(note):
                 return ""
             kept, found, check = json.loads(note.read_bytes())
         except (OSError, ValueError, TypeError, RecursionError):
             return ""
         return str(found) if kept == stamp and check == _checksum(stamp, found) else ""
 
-    def _remember(self, note: Path, stamp: list[int], found: str) -> None:
+    def _remember(self, path: Path, stamp: list[int], found: str) -> None:
+        note = self._note(path)
         with suppress(OSError):
-            if self._distrust(note.parent) is None:
+            if stamp[0] >= _WORTH_REMEMBERING_BYTES and self._distrust(note.parent) is None:
                 private_directory(self.directory, note.parent)
                 with replacing(note) as part:
                     part.write_text(json.dumps([stamp, found, _checksum(stamp, found)]))
@@ -238,8 +233,7 @@ class Cache:
             (part / _ENTRY).write_text(text + "\n", encoding="utf-8")
             (part / _ENTRY).chmod(0o600)
         for name, stamp in stamps.items():
-            if stamp[0] >= _WORTH_REMEMBERING_BYTES:
-                self._remember(self._note(entry / name), stamp, str(written[name][1]))
+            self._remember(entry / name, stamp, str(written[name][1]))
 
     def _check(self, files: Mapping[Path, str]) -> None:
         """Raises ValueError unless files have the hashes that they should have."""
@@ -256,11 +250,8 @@ class Cache:
             return (
                 found == described
                 and names == sorted(written)
-                and all(
-                    written[name][0] == (entry / name).stat().st_size
-                    and written[name][1] == self.sha256_of(entry / name)
-                    for name in names
-                )
+                and all(written[name][0] == (entry / name).stat().st_size for name in names)
+                and all(written[name][1] == self.sha256_of(entry / name) for name in names)
             )
         except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
             return False

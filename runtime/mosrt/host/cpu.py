@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import platform
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +18,9 @@ _CPUINFO: Final = Path("/proc/cpuinfo")
 _CGROUP_MOUNT: Final = Path("/sys/fs/cgroup")
 _CGROUP_MEMBERSHIP: Final = Path("/proc/self/cgroup")
 _ARCHITECTURES: Final = {"amd64": "x86_64", "x64": "x86_64", "arm64": "aarch64"}
-# Linux's names of CPU flags by architecture, best first.
-_INT8_DOT: Final[Mapping[str, tuple[str, ...]]] = {
-    "x86_64": ("amx_int8", "avx512_vnni", "avx_vnni"),
-    "aarch64": ("i8mm", "asimddp"),
-}
-_BF16: Final[Mapping[str, tuple[str, ...]]] = {"x86_64": ("amx_bf16", "avx512_bf16")}
+# Linux's names of CPU flags, first those of x86-64, then those of aarch64, best first.
+_INT8_DOT: Final = ("amx_int8", "avx512_vnni", "avx_vnni", "i8mm", "asimddp")
+_BF16: Final = ("amx_bf16", "avx512_bf16")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,16 +66,12 @@ class CpuFeatures:
     @property
     def int8_dot(self) -> str | None:
         """The flag of the best instruction set for 8-bit dot products, or None."""
-        return self._first(_INT8_DOT)
+        return next((flag for flag in _INT8_DOT if flag in self.flags), None)
 
     @property
     def bf16(self) -> str | None:
         """The flag of the best instruction set for bfloat16 products, or None."""
-        return self._first(_BF16)
-
-    def _first(self, wanted: Mapping[str, tuple[str, ...]]) -> str | None:
-        names = wanted.get(self.architecture, ())
-        return next((name for name in names if name in self.flags), None)
+        return next((flag for flag in _BF16 if flag in self.flags), None)
 
 
 def usable_cores(*, mount: Path = _CGROUP_MOUNT, membership: Path = _CGROUP_MEMBERSHIP) -> int:

@@ -55,7 +55,6 @@ def cpu(tmp_path: Path, name: str, architecture: str) -> CpuFeatures:
         ("n1", "aarch64", "asimddp", None),
         ("n1", "arm64", "asimddp", None),
         ("a72", "aarch64", None, None),
-        ("amx", "riscv64", None, None),
     ],
 )
 def test_features(

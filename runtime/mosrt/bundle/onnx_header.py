@@ -178,10 +178,10 @@ def _external_entries(path: Path) -> Iterator[list[tuple[bytes, bytes]]]:
         )
     _check_functions(path, memoryview(mapped))
     # The key of each location stands in the file as text. Messages without one are skipped.
-    marks = [found.start() for found in re.finditer(_LOCATION, mapped)]
+    marks = [*(found.start() for found in re.finditer(_LOCATION, mapped)), len(mapped)]
 
     def has_mark(_kind: str, start: int, length: int) -> bool:
-        return bisect_left(marks, start) < bisect_left(marks, start + length)
+        return marks[bisect_left(marks, start)] < start + length
 
     for kind, message in _messages("model", memoryview(mapped), has_mark):
         if kind == "tensor":
@@ -230,8 +230,9 @@ def _messages(
     while todo:
         kind, start, message = todo.pop()
         yield kind, message
-        for number, value, position in _fields(message):
-            inner, first = _CONTENTS[kind].get(number), start + position
+        contents = _CONTENTS[kind]
+        for number, value, position in _fields(message) if contents else ():
+            inner, first = contents.get(number), start + position
             if inner and isinstance(value, memoryview) and wanted(inner, first, len(value)):
                 todo.append((inner, first, value))
 

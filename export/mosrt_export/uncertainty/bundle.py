@@ -21,7 +21,7 @@ from mosrt.bundle.writer import check_target, new_directory
 from mosrt.uncertainty.family import Stages, load_stages
 from mosrt_export.errors import CheckpointError
 from mosrt_export.graphs.graph import OPSET, tensor, write_graph
-from mosrt_export.model_card import uncertainty_card
+from mosrt_export.model_card import provenance, uncertainty_card
 from mosrt_export.parity import Drift, Step, publish, rounded
 
 __all__ = [
@@ -31,7 +31,6 @@ __all__ = [
     "StagedRequest",
     "differences",
     "export_staged",
-    "manifest_of",
 ]
 
 N_STEPS: Final = 4
@@ -56,6 +55,7 @@ class StagedRequest(ABC):
         seed: Seed of all random sampling.
         licence: Licence of the weights, for the model card.
         training_data: What the model was trained on, for the model card.
+        note: First paragraph of the model card, or None.
     """
 
     name: str
@@ -64,6 +64,7 @@ class StagedRequest(ABC):
     seed: int = 0
     licence: str | None = None
     training_data: str | None = None
+    note: str | None = None
 
     @property
     @abstractmethod
@@ -77,6 +78,65 @@ class StagedRequest(ABC):
         Raises:
             CheckpointError: It cannot be read, or is of another kind.
         """
+
+    def manifest(
+        self,
+        family: str,
+        *,
+        inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
+        checkpoint: Mapping[str, str],
+        config: Mapping[str, Any],
+        libraries: Sequence[str],
+        **spec: Any,
+    ) -> Manifest:
+        """The manifest of the model, without variants.
+
+        Args:
+            family: Name of the model family.
+            inputs: Inputs of all graphs.
+            outputs: Outputs of all graphs.
+            checkpoint: As in `mosrt_export.model_card.provenance`, as are the next two.
+            config: What defines the architecture.
+            libraries: Libraries that the export used.
+            **spec: Fields of `UncertaintySpec` that the network and its family set.
+
+        Raises:
+            CheckpointError: No recording that the runtime scores at once is long enough for a
+                frame.
+        """
+        if spec["min_samples"] > _WINDOW_S * _SAMPLE_RATE_HZ:
+            raise CheckpointError(
+                f"{self.name}: needs {spec['min_samples']:.3g} samples for a prediction, more than "
+                f"{_WINDOW_S} s; its kernels, strides or offset are those of no model"
+            )
+        origin = provenance(
+            [checkpoint],
+            config=config,
+            licence=self.licence,
+            training_data=self.training_data,
+            libraries=libraries,
+        )
+        return Manifest(
+            name=self.name,
+            family=family,
+            sample_rate_hz=_SAMPLE_RATE_HZ,
+            ssl=None,
+            mel=None,
+            domains=(_DOMAIN,),
+            default_domain=_DOMAIN,
+            inputs=inputs,
+            outputs=outputs,
+            variants={},
+            provenance=origin if self.note is None else {"note": self.note, **origin},
+            uncertainty=UncertaintySpec(
+                zero_pad_below_samples=_ZERO_PAD_BELOW_SAMPLES,
+                window_samples=_WINDOW_S * _SAMPLE_RATE_HZ,
+                sign=self.sign,
+                seed=self.seed,
+                **spec,
+            ),
+        )
 
 
 class StagedModel(ABC):
@@ -116,55 +176,6 @@ class StagedModel(ABC):
             samples: Part of a clip, (samples,).
             number: Number of the clip.
         """
-
-
-def manifest_of(
-    request: StagedRequest,
-    family: str,
-    *,
-    inputs: tuple[TensorSpec, ...],
-    outputs: tuple[TensorSpec, ...],
-    provenance: dict[str, Any],
-    **spec: Any,
-) -> Manifest:
-    """The manifest of a model, without variants.
-
-    Args:
-        request: Options of the export.
-        family: Name of the model family.
-        inputs: Inputs of all graphs.
-        outputs: Outputs of all graphs.
-        provenance: Where the model comes from.
-        **spec: Fields of `UncertaintySpec` that the network and its family set.
-
-    Raises:
-        CheckpointError: No recording that the runtime scores at once is long enough for a frame.
-    """
-    if spec["min_samples"] > _WINDOW_S * _SAMPLE_RATE_HZ:
-        raise CheckpointError(
-            f"{request.name}: needs {spec['min_samples']:.3g} samples for a prediction, more than "
-            f"{_WINDOW_S} s; its kernels, strides or offset are those of no model"
-        )
-    return Manifest(
-        name=request.name,
-        family=family,
-        sample_rate_hz=_SAMPLE_RATE_HZ,
-        ssl=None,
-        mel=None,
-        domains=(_DOMAIN,),
-        default_domain=_DOMAIN,
-        inputs=inputs,
-        outputs=outputs,
-        variants={},
-        provenance=provenance,
-        uncertainty=UncertaintySpec(
-            zero_pad_below_samples=_ZERO_PAD_BELOW_SAMPLES,
-            window_samples=_WINDOW_S * _SAMPLE_RATE_HZ,
-            sign=request.sign,
-            seed=request.seed,
-            **spec,
-        ),
-    )
 
 
 def export_staged(

@@ -21,9 +21,8 @@ from mosrt.uncertainty.family import Stages
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt.uncertainty.wav2vec import ContrastFamily
 from mosrt_export.graphs.graph import tensor
-from mosrt_export.model_card import provenance
 from mosrt_export.parity import relative
-from mosrt_export.uncertainty.bundle import StagedModel, StagedRequest, manifest_of
+from mosrt_export.uncertainty.bundle import StagedModel, StagedRequest
 
 from .checkpoint import Wav2VecCheckpoint, read_wav2vec
 from .graphs import Contrast, Dense, Wav2VecGraph
@@ -41,12 +40,10 @@ class Wav2VecRequest(StagedRequest):
     Attributes:
         checkpoint: The checkpoint file.
         layouts: Layouts of logits for which the bundle gives measures.
-        note: First paragraph of the model card, or None.
     """
 
     checkpoint: Path
     layouts: tuple[str, ...]
-    note: str | None = None
 
     @property
     def first_step(self) -> str:
@@ -66,15 +63,7 @@ def _contrast(a: Architecture) -> ContrastSpec:
 def _manifest(request: Wav2VecRequest, checkpoint: Wav2VecCheckpoint) -> Manifest:
     """The manifest without variants."""
     a = checkpoint.architecture
-    origin = provenance(
-        [{"file": request.checkpoint.name, "sha256": sha256_of(request.checkpoint)}],
-        config=dataclasses.asdict(a),
-        licence=request.licence,
-        training_data=request.training_data,
-        libraries=_LIBRARIES,
-    )
-    return manifest_of(
-        request,
+    return request.manifest(
         "wav2vec",
         inputs=(
             tensor("waveform", "batch", "samples"),
@@ -87,7 +76,9 @@ def _manifest(request: Wav2VecRequest, checkpoint: Wav2VecCheckpoint) -> Manifes
             tensor("logits", "batch", "frames", a.n_steps, 1 + a.n_negatives),
             tensor("similarities", "batch", "queries", "frames"),
         ),
-        provenance=origin if request.note is None else {"note": request.note, **origin},
+        checkpoint={"file": request.checkpoint.name, "sha256": sha256_of(request.checkpoint)},
+        config=dataclasses.asdict(a),
+        libraries=_LIBRARIES,
         hop_samples=a.hop_samples,
         receptive_samples=a.receptive_samples,
         min_samples=a.min_samples,

@@ -19,9 +19,8 @@ from mosrt.uncertainty.family import Stages
 from mosrt.uncertainty.sampling import SeededSampler
 from mosrt.uncertainty.wav2vec2 import MaskingFamily
 from mosrt_export.graphs.graph import tensor
-from mosrt_export.model_card import provenance
 from mosrt_export.parity import relative
-from mosrt_export.uncertainty.bundle import StagedModel, StagedRequest, manifest_of
+from mosrt_export.uncertainty.bundle import StagedModel, StagedRequest
 
 from .graphs import Convolutions, DropoutEncoder, MaskedEncoder, simplify
 from .source import Head, Source, load_source
@@ -93,22 +92,17 @@ def _manifest(request: Wav2Vec2Request, source: Source) -> Manifest:
         random = [tensor("spans", "batch", "frames"), negatives]
         logits = tensor("logits", "batch", "frames", 1 + masking.n_negatives)
         method = {"masking": masking}
-    return manifest_of(
-        request,
+    return request.manifest(
         f"wav2vec2-{head}",
         inputs=(tensor("waveform", "batch", "samples"), *random),
         outputs=(tensor("features", "batch", "frames", channels), logits),
-        provenance=provenance(
-            [{"file": Path(request.model).name}],
-            config={
-                "head": trained_head,
-                "model_type": config.model_type,
-                "feat_extract_norm": config.feat_extract_norm,
-            },
-            licence=request.licence,
-            training_data=request.training_data,
-            libraries=_LIBRARIES,
-        ),
+        checkpoint={"file": Path(request.model).name},
+        config={
+            "head": trained_head,
+            "model_type": config.model_type,
+            "feat_extract_norm": config.feat_extract_norm,
+        },
+        libraries=_LIBRARIES,
         hop_samples=source.hop_samples,
         receptive_samples=source.receptive_samples,
         min_samples=source.min_samples,

@@ -1,7 +1,7 @@
 """Writes model cards, and the provenance that they are made from.
 
-A card says what a bundle was trained on, what its scores mean and where they fail. The texts are in
-`templates/`.
+A card is Markdown that says what a bundle was trained on, what its scores mean and where they fail.
+It is made from a complete manifest, with the drift of "fp32". The texts are in `templates/`.
 """
 
 from __future__ import annotations
@@ -47,11 +47,7 @@ def provenance(
 
 
 def mos_card(manifest: Manifest) -> str:
-    """The model card of a MOS model, as Markdown.
-
-    Args:
-        manifest: A complete manifest with provenance and the measured drift of "fp32".
-    """
+    """The model card of a MOS model."""
     config = manifest.provenance["config"]
     encoder = config["ssl"]["encoder"]["model_type"]
     checkpoints = manifest.provenance["checkpoints"]
@@ -69,24 +65,13 @@ def mos_card(manifest: Manifest) -> str:
 
 
 def distillmos_card(manifest: Manifest) -> str:
-    """The model card of Distill-MOS, as Markdown.
-
-    Args:
-        manifest: A complete manifest with provenance and the measured drift of "fp32".
-    """
+    """The model card of Distill-MOS."""
     drift = manifest.variants["fp32"].drift
     return _card("distillmos-card.md", manifest, drift=drift.get("mos_max_abs", "not measured"))
 
 
 def uncertainty_card(manifest: Manifest) -> str:
-    """The model card of an uncertainty model, as Markdown.
-
-    Args:
-        manifest: A complete manifest with provenance and the measured drift of "fp32".
-
-    Raises:
-        ValueError: The manifest is of a model that gives no uncertainty.
-    """
+    """The model card of an uncertainty model; ValueError if the manifest is of another kind."""
     spec = manifest.uncertainty
     if spec is None:
         raise ValueError(f"{manifest.name} gives no uncertainty")

@@ -68,13 +68,7 @@ class Drift:
 def publish(
     directory: Path, manifest: Manifest, drift: Drift, *, card: Callable[[Manifest], str]
 ) -> None:
-    """Writes the manifest and the model card beside the graphs of a bundle.
-
-    Args:
-        directory: Where the graphs are.
-        manifest: The manifest with the variant "fp32".
-        drift: What the comparison of that variant with torch found.
-        card: Writes the model card.
+    """Writes the manifest, with the drift of "fp32", and the model card beside the graphs.
 
     Raises:
         BundleError: The manifest contradicts itself.

@@ -109,12 +109,8 @@ def ensemble_config(
 ) -> dict[str, Any]:
     """Builds the configuration of models that run one after the other on the server.
 
-    Args:
-        name: Name of the ensemble.
-        steps: Its models in order, each from `ensemble_step`.
-        inputs: Tensors that a client sends.
-        outputs: Tensors that a client gets.
-        max_batch: As in `Network`; no larger than that of any step.
+    A client sends `inputs` and gets `outputs`. The steps come from `ensemble_step`, and none has a
+    smaller `max_batch` than this.
 
     Raises:
         TritonError: A tensor has a dtype that cannot be served.
@@ -131,10 +127,8 @@ def ensemble_config(
 def ensemble_step(network: Network, outputs: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Builds the configuration of one model of an ensemble, which reads tensors of the same names.
 
-    Args:
-        network: The model.
-        outputs: The outputs that the ensemble uses, and their names in it; by default all, under
-            the names that they have.
+    `outputs` has those that the ensemble uses, and their names in it; by default all, under the
+    names that they have.
     """
     if outputs is None:
         outputs = {tensor.name: tensor.name for tensor in network.outputs}
@@ -208,29 +202,28 @@ def to_text(message: Mapping[str, Any]) -> str:
     """Formats a message as protobuf text.
 
     Args:
-        message: Fields by name: integers, booleans, strings, `EnumValue`s, messages, and sequences
-            of those for repeated fields. A map is a sequence of messages with "key" and "value".
+        message: Fields by name: integers, booleans, strings, `EnumValue`s, messages, and lists of
+            those for repeated fields. A map is a list of messages with "key" and "value".
     """
-    return "".join(f"{line}\n" for line in _lines(message))
+    return "".join(f"{line}\n" for field in message.items() for line in _lines(*field))
 
 
-def _lines(message: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in message.items():
-        if isinstance(value, Mapping):
-            yield f"{name} {{"
-            yield from (f"  {line}" for line in _lines(value))
-            yield "}"
-        elif isinstance(value, str) or not isinstance(value, Sequence):
-            yield f"{name}: {_scalar(value)}"
-        elif value and isinstance(value[0], Mapping):
-            for each in value:
-                yield from _lines({name: each})
-        else:
-            yield f"{name}: [{', '.join(_scalar(each) for each in value)}]"
+def _lines(name: str, value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield f"{name} {{"
+        yield from (f"  {line}" for field in value.items() for line in _lines(*field))
+        yield "}"
+    elif isinstance(value, list) and value and isinstance(value[0], Mapping):
+        for each in value:
+            yield from _lines(name, each)
+    else:
+        yield f"{name}: {_scalar(value)}"
 
 
-def _scalar(value: str | int) -> str:
+def _scalar(value: Any) -> str:
     if isinstance(value, EnumValue):
         return value
+    if isinstance(value, list):
+        return f"[{', '.join(map(_scalar, value))}]"
     # JSON string escapes are valid in this format.
     return json.dumps(value, ensure_ascii=False)

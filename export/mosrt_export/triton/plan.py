@@ -45,12 +45,7 @@ class ServedEngine:
 def match_engines(
     manifest: Manifest, variant: Variant, paths: Sequence[Path]
 ) -> Mapping[str, ServedEngine]:
-    """Matches engine files with networks.
-
-    Args:
-        manifest: Manifest of the bundle.
-        variant: The variant to serve.
-        paths: Files written by `mosrt build`, one per network in any order.
+    """Matches files that `mosrt build` wrote, in any order, with the networks of a variant.
 
     Returns:
         Engines by name of the network.
@@ -138,12 +133,8 @@ def plan_repository(
 ) -> Plan:
     """Plans a repository.
 
-    Args:
-        manifest: Manifest of the bundle.
-        variant: The variant to serve.
-        serving: How the server runs the models.
-        engines: TensorRT engines by network; empty to serve the graphs with ONNX Runtime.
-        max_batch: Most views per run; by default 8, or the limit of the engines or the variant.
+    `engines` are TensorRT engines by network; without them, ONNX Runtime serves the graphs. A run
+    has at most `max_batch` views; by default 8, or the limit of the engines or the variant.
 
     Raises:
         TritonError: The bundle cannot be served as requested.

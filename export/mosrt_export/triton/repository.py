@@ -165,15 +165,7 @@ def _write(path: Path, text: str) -> None:
 def guide(
     manifest: Manifest, variant: str, plan: Plan, serving: Serving, target: Target | None
 ) -> str:
-    """The README as Markdown.
-
-    Args:
-        manifest: Manifest of the bundle.
-        variant: Name of the variant that is served.
-        plan: Models of the repository.
-        serving: How the server runs them.
-        target: TensorRT and GPU of the engines, or None.
-    """
+    """The README as Markdown; `target` is that of the engines, or None."""
     spec, ssl, mel = manifest.uncertainty, manifest.ssl, manifest.mel
     limit = max(network.max_batch for network in plan.networks.values())
     inputs = {tensor.name for network in plan.networks.values() for tensor in network.inputs}

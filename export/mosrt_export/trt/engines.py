@@ -86,15 +86,9 @@ def plan_engines(
     ranges: Mapping[str, Range],
     settings: BuildSettings,
 ) -> list[PlannedEngine]:
-    """Returns the engines that a variant needs on a target.
+    """Returns the engines that a variant, whose files are in `directory`, needs on a target.
 
-    Args:
-        manifest: Manifest of the bundle.
-        variant: The variant.
-        directory: Directory of its files.
-        target: The TensorRT and GPU that run the engines.
-        ranges: Ranges of dynamic dimensions; see `mosrt_export.trt.shapes.size_ranges`.
-        settings: Settings of the builder.
+    `ranges` comes from `mosrt_export.trt.shapes.size_ranges`.
 
     Raises:
         EngineError: An input has a dimension whose range is unknown.

@@ -92,18 +92,11 @@ class StagedRequest(ABC):
     ) -> Manifest:
         """The manifest of the model, without variants.
 
-        Args:
-            family: Name of the model family.
-            inputs: Inputs of all graphs.
-            outputs: Outputs of all graphs.
-            checkpoint: As in `mosrt_export.model_card.provenance`, as are the next two.
-            config: What defines the architecture.
-            libraries: Libraries that the export used.
-            **spec: Fields of `UncertaintySpec` that the network and its family set.
+        `checkpoint`, `config` and `libraries` are as in `mosrt_export.model_card.provenance`, and
+        `spec` has the fields of `UncertaintySpec` that the network and its family set.
 
         Raises:
-            CheckpointError: No recording that the runtime scores at once is long enough for a
-                frame.
+            CheckpointError: No recording that the runtime scores at once is long enough.
         """
         if spec["min_samples"] > _WINDOW_S * _SAMPLE_RATE_HZ:
             raise CheckpointError(
@@ -171,10 +164,7 @@ class StagedModel(ABC):
     ) -> Iterator[tuple[str, float]]:
         """Relative differences of the stages from torch, by tensor.
 
-        Args:
-            stages: The graphs.
-            samples: Part of a clip, (samples,).
-            number: Number of the clip.
+        `samples`, (samples,), are part of the clip with this number.
         """
 
 
@@ -254,16 +244,7 @@ def _write_graphs(model: StagedModel, directory: Path) -> Iterator[Member]:
 def differences(
     model: StagedModel, stages: Stages, clips: Sequence[AudioSource]
 ) -> dict[str, float]:
-    """The largest relative difference of the graphs from torch, by tensor.
-
-    Args:
-        model: The model.
-        stages: Its graphs.
-        clips: Audio to compare on.
-
-    Returns:
-        Differences; nan where a value is not finite.
-    """
+    """The largest relative difference of the graphs from torch, by tensor; nan if not finite."""
     worst: dict[str, float] = {}
     for number, clip in enumerate(clips):
         recording = Recording(clip, model.manifest.sample_rate_hz)

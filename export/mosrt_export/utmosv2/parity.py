@@ -144,15 +144,7 @@ def _batched(view: Mapping[str, Float32Array]) -> dict[str, Float32Array]:
 def compare(
     directory: Path, manifest: Manifest, member: Member, model: Scored, views: Sequence[View]
 ) -> list[Row]:
-    """Compares one network of a bundle with the torch module that it was exported from.
-
-    Args:
-        directory: Directory of the bundle.
-        manifest: Its manifest.
-        member: The network.
-        model: The original module with its weights.
-        views: Inputs to compare on.
-    """
+    """Compares one network of a bundle with the original module that it was exported from."""
     outputs = [tensor.name for tensor in manifest.outputs]
     opset = manifest.variants["fp32"].opset
     backend = OrtBackend(

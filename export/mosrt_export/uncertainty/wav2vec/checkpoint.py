@@ -27,6 +27,11 @@ _MAX_LAYERS: Final = 64
 _MAX_SIZE: Final = 65_536
 _MAX_COUNT: Final = 1_000
 _MAX_TEXT: Final = 4_096
+_SUPPORTED: Final = {  # the usual value first
+    "aggregator": ("cnn",),
+    "project_features": ("none",),
+    "activation": ("relu", "gelu"),
+}
 _CURE: Final = (
     "where the file was made, save {'args': the model's options as a plain dict, 'model': "
     "model.state_dict()} with torch.save"
@@ -115,15 +120,11 @@ def architecture_of(options: Mapping[str, Any], path: Path) -> Architecture:
         CheckpointError: An option is missing, malformed or not supported.
     """
     get = options.get
-    if get("aggregator", "cnn") != "cnn":
-        raise CheckpointError(f"{path}: aggregator {get('aggregator')!r}; only cnn is supported")
-    if get("project_features", "none") != "none":
-        raise CheckpointError(
-            f"{path}: project_features {get('project_features')!r}; only none is supported"
-        )
-    activation = get("activation", "relu")
-    if activation not in ("relu", "gelu"):
-        raise CheckpointError(f"{path}: activation {activation!r}; only relu and gelu work")
+    for name, supported in _SUPPORTED.items():
+        if (value := get(name, supported[0])) not in supported:
+            raise CheckpointError(
+                f"{path}: {name} {value!r}; mosrt supports only {' and '.join(supported)}"
+            )
     encoder = _layers(options, "conv_feature_layers", path)
     context = _layers(options, "conv_aggregator_layers", path)
     if any(stride != 1 for _, _, stride in context):
@@ -135,7 +136,7 @@ def architecture_of(options: Mapping[str, Any], path: Path) -> Architecture:
         n_steps=_count(options, "prediction_steps", 12, path),
         n_negatives=_count(options, "num_negatives", 10, path),
         offset=None if get("offset", "auto") == "auto" else _count(options, "offset", 1, path),
-        activation=activation,
+        activation=get("activation", "relu"),
         log_compression=bool(get("log_compression", False)),
         encoder_skip=bool(get("skip_connections_feat", False)),
         context_skip=bool(get("skip_connections_agg", False)),
@@ -199,7 +200,9 @@ def _layers(options: Mapping[str, Any], name: str, path: Path) -> tuple[Layer, .
     """A list of (channels, kernel, stride), stored as a list or as Python source."""
     value = options.get(name)
     try:
-        layers = _parsed(value) if isinstance(value, str) else value
+        if isinstance(value, str) and len(value) > _MAX_TEXT:
+            raise ValueError(name)
+        layers = _list(ast.parse(value, mode="eval").body) if isinstance(value, str) else value
         if isinstance(layers, (list, tuple)) and 0 < len(layers) <= _MAX_LAYERS:
             checked = tuple((int(a), int(b), int(c)) for a, b, c in layers)
             if all(min(layer) > 0 and max(layer) <= _MAX_SIZE for layer in checked):
@@ -212,21 +215,13 @@ def _layers(options: Mapping[str, Any], name: str, path: Path) -> tuple[Layer, .
     )
 
 
-def _parsed(text: str) -> list[Any]:
-    """Evaluates Python source: lists, their sums, and lists times an integer; nothing else."""
-    if len(text) > _MAX_TEXT:
-        raise ValueError("not a list of layers")
-    return _list(ast.parse(text, mode="eval").body)
-
-
 def _list(node: ast.AST) -> list[Any]:
+    """Evaluates Python source: lists, their sums, and lists times an integer; nothing else."""
+    found: Any
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        found: Any = _list(node.left) + _list(node.right)
+        found = _list(node.left) + _list(node.right)
     elif isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
-        times = ast.literal_eval(node.right)
-        if not isinstance(times, int) or times > _MAX_LAYERS:
-            raise ValueError("not a list of layers")
-        found = _list(node.left) * times
+        found = _list(node.left) * min(ast.literal_eval(node.right), _MAX_LAYERS + 1)
     else:
         found = ast.literal_eval(node)
     # Checked at each step, because products of products grow fast.

@@ -98,16 +98,9 @@ def _parts(block: nn.Module) -> list[Any]:
 
 def _wide(conv: nn.Conv1d) -> nn.Conv2d:
     """Converts a convolution over time to one over images that are one pixel high."""
-    wide = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        (1, conv.kernel_size[0]),
-        stride=(1, conv.stride[0]),
-        bias=conv.bias is not None,
-    )
-    wide.weight = nn.Parameter(conv.weight.detach().unsqueeze(2))
-    if conv.bias is not None:
-        wide.bias = nn.Parameter(conv.bias.detach())
+    kernel, stride = (1, conv.kernel_size[0]), (1, conv.stride[0])
+    wide = nn.Conv2d(conv.in_channels, conv.out_channels, kernel, stride=stride, bias=False)
+    wide.weight, wide.bias = nn.Parameter(conv.weight.detach().unsqueeze(2)), conv.bias
     return wide
 
 

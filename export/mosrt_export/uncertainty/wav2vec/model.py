@@ -200,13 +200,21 @@ class ContextNetwork(nn.Module):
         blocks: list[nn.Module] = []
         projections: list[nn.Module] = []
         n_in = a.channels
-        for layer in a.context_layers:
-            blocks.append(_context_block(n_in, layer, a))
-            matched = layer[0] == n_in or not a.context_skip
-            projections.append(
-                nn.Identity() if matched else nn.Conv1d(n_in, layer[0], 1, bias=False)
+        for channels, kernel, stride in a.context_layers:
+            ahead = (kernel - 1, 0)
+            blocks.append(
+                nn.Sequential(
+                    nn.ConstantPad1d(ahead, 0.0) if a.zero_pad else nn.ReplicationPad1d(ahead),
+                    nn.Conv1d(n_in, channels, kernel, stride=stride, bias=a.context_bias),
+                    nn.Identity(),
+                    JointNorm(channels, affine=a.affine_norm),
+                    activation(a.activation),
+                )
             )
-            n_in = layer[0]
+            matched = channels == n_in or not a.context_skip
+            project = nn.Identity() if matched else nn.Conv1d(n_in, channels, 1, bias=False)
+            projections.append(project)
+            n_in = channels
         self.conv_layers = nn.Sequential(*blocks)
         self.residual_proj = nn.ModuleList(projections)
 
@@ -217,18 +225,6 @@ class ContextNetwork(nn.Module):
             y = block(x)
             x = (y + project(x)) * self.residual_scale if self.skip else y
         return x
-
-
-def _context_block(n_in: int, layer: Layer, architecture: Architecture) -> nn.Sequential:
-    channels, kernel, stride = layer
-    ahead = (kernel - 1, 0)
-    return nn.Sequential(
-        nn.ConstantPad1d(ahead, 0.0) if architecture.zero_pad else nn.ReplicationPad1d(ahead),
-        nn.Conv1d(n_in, channels, kernel, stride=stride, bias=architecture.context_bias),
-        nn.Identity(),
-        JointNorm(channels, affine=architecture.affine_norm),
-        activation(architecture.activation),
-    )
 
 
 class StepPredictor(nn.Module):

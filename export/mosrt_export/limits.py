@@ -32,9 +32,6 @@ _POSITIVE: Final = (
 def check_settings(settings: Mapping[str, Any]) -> None:
     """Checks the numbers, and lists of them, in the configuration of a transformers model.
 
-    Args:
-        settings: Values by name.
-
     Raises:
         CheckpointError: A number is negative, not finite or absurdly large, or zero where the name
             says that it is a size, a scale or a number of layers.
@@ -65,7 +62,7 @@ def check_parameters(build: Callable[[], nn.Module]) -> None:
 
 @contextmanager
 def build_refusals(where: str, error: Callable[[str], Exception]) -> Iterator[None]:
-    """Turns whatever transformers raises for wrong settings into one error.
+    """Turns whatever transformers and timm raise for wrong settings into one error.
 
     Args:
         where: Begins the message.
@@ -73,9 +70,9 @@ def build_refusals(where: str, error: Callable[[str], Exception]) -> Iterator[No
     """
     from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415 - slow to import
 
-    refusals = (ArithmeticError, LookupError, OSError, RuntimeError, TypeError, ValueError)
+    builtins = (AssertionError, ArithmeticError, LookupError, OSError, RuntimeError, TypeError)
     try:
         yield
-    except (*refusals, StrictDataclassError) as exc:
+    except (*builtins, ValueError, StrictDataclassError) as exc:
         reason = " ".join(str(exc).split("\n")[:2]).strip()
         raise error(f"{where} ({reason})") from exc

@@ -91,9 +91,9 @@ def audio_sources(path: Path | None) -> list[AudioSource]:
         AudioError: There is no audio at `path`.
     """
     if path is None:
-        clips = resources.files(__package__).joinpath("clips")
-        found = {file.name: file for file in clips.iterdir() if file.name.endswith(".ogg")}
-        return [FileSource(found[name].read_bytes(), name=name) for name in sorted(found)]
+        clips = resources.files(__package__).joinpath("clips").iterdir()
+        found = sorted((clip.name, clip) for clip in clips if clip.name.endswith(".ogg"))
+        return [FileSource(clip.read_bytes(), name=name) for name, clip in found]
     files = [path]
     if path.is_dir():
         files = [file for file in files_below(path) if file.suffix.lower() in AUDIO_SUFFIXES]

@@ -236,10 +236,7 @@ def _name_nodes(graph: ir.Graph) -> None:
 
 def _scope(node: ir.Node) -> str:
     """Dotted name of the module a node was traced in, or "" if the exporter added the node."""
-    try:
-        scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
-    except (SyntaxError, ValueError):
-        return ""
+    scopes = ast.literal_eval(node.metadata_props.get(_SCOPES, "[]"))
     return str(scopes[-2]) if len(scopes) >= 2 else ""
 
 

@@ -60,9 +60,7 @@ class Network:
         outputs: Its outputs.
         max_batch: Most views per run, up to which requests of several clients are batched; 0 for
             a model that processes one recording at a time, whose requests are not batched.
-        usual_batch: Views per run that it is tuned for, or None.
-        usual: Shapes of the inputs for the warm-up, batch included.
-        joins: Whether requests are batched dynamically.
+        usual: Usual shapes of the inputs, batch included.
     """
 
     name: str
@@ -70,9 +68,7 @@ class Network:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     max_batch: int
-    usual_batch: int | None = None
     usual: Mapping[str, tuple[int, ...]]
-    joins: bool = True
 
 
 def network_config(network: Network, serving: Serving) -> dict[str, Any]:
@@ -89,10 +85,11 @@ def network_config(network: Network, serving: Serving) -> dict[str, Any]:
         **_tensors(network.inputs, network.outputs, network.max_batch),
         "instance_group": [{"count": serving.instances, "kind": kind}],
     }
-    if network.joins and network.max_batch > 1:
+    if network.max_batch > 1:
         config["dynamic_batching"] = {"max_queue_delay_microseconds": _MAX_QUEUE_DELAY_US}
-        if network.usual_batch is not None:
-            config["dynamic_batching"]["preferred_batch_size"] = [network.usual_batch]
+        if network.backend == "tensorrt":  # an engine is tuned for the usual shapes
+            tuned = min(network.max_batch, *(shape[0] for shape in network.usual.values()))
+            config["dynamic_batching"]["preferred_batch_size"] = [tuned]
     config["model_warmup"] = [
         _warmup(network, batch) for batch in sorted({1, max(1, network.max_batch)})
     ]

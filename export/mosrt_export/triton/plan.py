@@ -160,6 +160,7 @@ def plan_repository(
             raise TritonError(f"two models would be called {mean.name!r}; rename the network")
         on_cpu = Serving(gpu=False, instances=serving.instances)
         configs[mean.name] = network_config(mean, on_cpu)
+        configs[mean.name].pop("dynamic_batching", None)  # its requests come from batches
         ensemble = _mean_ensemble(name, manifest, networks, mean)
     elif not alone:
         ensemble = _stage_ensemble(name, manifest, networks)
@@ -221,18 +222,13 @@ def _network(
 ) -> Network:
     inputs, outputs = member_tensors(manifest, member)
     profile = profile_of(inputs, size_ranges(manifest)) if engine is None else engine.key.profile
-    usual = {name: middle for name, (_, middle, _) in profile.items()}
-    tuned = None
-    if engine is not None and max_batch:
-        tuned = min(max_batch, *(shape[0] for shape in usual.values()))
     return Network(
         name=name,
         backend="onnxruntime" if engine is None else "tensorrt",
         inputs=inputs,
         outputs=outputs,
         max_batch=max_batch,
-        usual_batch=tuned,
-        usual=usual,
+        usual={name: middle for name, (_, middle, _) in profile.items()},
     )
 
 
@@ -277,7 +273,6 @@ def _mean(name: str, scores: TensorSpec, networks: tuple[str, ...], max_batch: i
         outputs=(scores, apart),
         max_batch=max_batch,
         usual={name: one for name, (one, _, _) in profile_of(inputs, {"batch": (1, 1, 1)}).items()},
-        joins=False,
     )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +16,7 @@ from mosrt._arrays import Float32Array
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AudioSource
 from mosrt.backends import OrtBackend
-from mosrt.bundle.manifest import Manifest, Member, Variant
+from mosrt.bundle.manifest import Manifest, Member
 from mosrt.crops import PlanRule
 from mosrt.errors import AudioError
 from mosrt.host.cpu import usable_cores
@@ -146,34 +148,27 @@ def compare(
 ) -> list[Row]:
     """Compares one network of a bundle with the original module that it was exported from."""
     outputs = [tensor.name for tensor in manifest.outputs]
-    opset = manifest.variants["fp32"].opset
     backend = OrtBackend(
         directory,
-        Variant(opset=opset, members=(member,)),
+        dataclasses.replace(manifest.variants["fp32"], members=(member,)),
         inputs=manifest.inputs,
         outputs=manifest.outputs,
-        provider="cpu",
         threads=usable_cores(),
     )
-    try:
+    with contextlib.closing(backend):
         # ONNX Runtime runs first, so that its memory is released before torch needs memory.
         answers = [backend.run(view.feeds, outputs) for view in views]
-    finally:
-        backend.close()
     rows = []
     for view, answer in zip(views, answers, strict=True):
-        mos, features = _torch_answer(model, view)
-        rows.append(
-            Row(
-                member=member.name,
-                clip=view.clip,
-                torch_mos=mos,
-                graph_mos=answer[outputs[0]][0, 0],
-                features={
-                    name: relative(answer[name][0, 0], value) for name, value in features.items()
-                },
-            )
+        torch_mos, features = _torch_answer(model, view)
+        row = Row(
+            member=member.name,
+            clip=view.clip,
+            torch_mos=torch_mos,
+            graph_mos=answer[outputs[0]][0, 0],
+            features={name: relative(answer[name][0, 0], x) for name, x in features.items()},
         )
+        rows.append(row)
     return rows
 
 

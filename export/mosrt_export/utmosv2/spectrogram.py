@@ -13,6 +13,7 @@ from torch import nn
 
 from mosrt_export.errors import ConfigError
 from mosrt_export.graphs.rewrites import MeanAttention, fold_batch_norm, use_one_channel
+from mosrt_export.limits import build_refusals
 
 from .config import SpectrogramConfig
 
@@ -35,14 +36,10 @@ def build_backbone(name: str) -> nn.Module:
         raise ConfigError(
             f"spectrogram.backbone {name!r} is not a timm network; some near it: {', '.join(near)}"
         )
-    try:
+    with build_refusals(f"spectrogram.backbone {name!r} has no form without pooling", ConfigError):
         model: nn.Module = timm.create_model(
             name, pretrained=False, num_classes=0, global_pool="", in_chans=3
         )
-    except (AssertionError, RuntimeError, TypeError, ValueError) as exc:
-        raise ConfigError(
-            f"spectrogram.backbone {name!r} has no form without pooling ({exc})"
-        ) from exc
     return model.eval()
 
 
@@ -71,14 +68,10 @@ class SpectrogramBranch(nn.Module):
     def _channels(self, config: SpectrogramConfig) -> int:
         """Channels of the backbone's feature map, found by running it on one blank image."""
         backbone: Any = self.backbones[0]
-        try:
-            with torch.inference_mode():
-                shape = tuple(backbone(torch.zeros(1, 3, *self.image_size)).shape)
-        except (AssertionError, RuntimeError, ValueError) as exc:
-            raise ConfigError(
-                f"spectrogram.backbone {config.backbone!r} cannot read images of "
-                f"{self.image_size[0]} x {self.image_size[1]} ({exc})"
-            ) from exc
+        height, width = self.image_size
+        what = f"spectrogram.backbone {config.backbone!r} cannot read images of {height} x {width}"
+        with build_refusals(what, ConfigError), torch.inference_mode():
+            shape = tuple(backbone(torch.zeros(1, 3, height, width)).shape)
         channels = {backbone.num_features, getattr(backbone, "head_hidden_size", None)}
         if len(shape) != 4 or shape[1] not in channels:
             raise ConfigError(

@@ -48,12 +48,9 @@ def bundle_options(command: _Command) -> _Command:
 
 @contextmanager
 def exporting(extra: str = "export") -> Iterator[None]:
-    """Turns errors of an export into one message and an exit status.
+    """Turns errors of an export, which needs an extra, into one message and an exit status.
 
     What --force would replace must have no other file in it that the command is given.
-
-    Args:
-        extra: The extra that the command needs.
 
     Raises:
         CommandError: In place of a `MosrtError` or a missing extra. The status is NO where graph

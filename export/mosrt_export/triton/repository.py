@@ -43,20 +43,10 @@ def write_repository(
     max_batch: int | None,
     force: bool,
 ) -> Plan:
-    """Writes a model repository.
+    """Writes a model repository of a bundle's variant, by default the reference, to `out`.
 
-    Args:
-        bundle: The bundle to serve.
-        out: The folder to write.
-        variant: The variant to serve; by default the reference.
-        serving: How the server runs the models.
-        engines: Engine files of the variant, written by `mosrt build`; empty to serve the graphs
-            with ONNX Runtime.
-        max_batch: Most views per run.
-        force: Whether an older repository at `out` is replaced.
-
-    Returns:
-        The models of the repository.
+    `engines` are files of the variant that `mosrt build` wrote; without them, ONNX Runtime serves
+    the graphs. `force` replaces an older repository. The other options are as in `plan_repository`.
 
     Raises:
         BundleError: There is no such variant, or a file is damaged.

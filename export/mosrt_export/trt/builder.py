@@ -75,18 +75,10 @@ def build_engine(
     timing: Path | None = None,
     has_gpu: bool = False,
 ) -> Any:
-    """Builds an engine.
+    """Builds an engine of an ONNX file, which must have these inputs and outputs.
 
-    Args:
-        tensorrt: The TensorRT that builds it.
-        graph: The ONNX file, with weights inside or beside it.
-        profile: Range of the input shapes.
-        inputs: Inputs that the graph must have.
-        outputs: Outputs that the graph must have.
-        settings: Settings of the builder.
-        timing: File of kernel timings of earlier builds on this machine, which is used and extended
-            if this TensorRT has a timing cache.
-        has_gpu: Whether there is a GPU, for which the engine is then built.
+    With `has_gpu`, the engine is for the GPU of this machine. `timing` is a file of kernel timings
+    of earlier builds on this machine; it is used and extended if this TensorRT has a timing cache.
 
     Returns:
         The serialised engine, an object with the buffer protocol.

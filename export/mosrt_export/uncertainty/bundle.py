@@ -173,15 +173,7 @@ def export_staged(
 ) -> Drift:
     """Reads a model, writes its graphs, compares them through the runtime, and writes the bundle.
 
-    Args:
-        request: What to export.
-        out: Directory of the bundle to write.
-        clips: Audio on which graphs and torch modules are compared.
-        step: Announces progress.
-        force: Whether an older bundle at `out` is replaced.
-
-    Returns:
-        The measured differences, which are also in the manifest.
+    Arguments and result are as for `mosrt_export.utmosv2.exporter.export_bundle`.
 
     Raises:
         CheckpointError: The checkpoint cannot be read or does not fit.

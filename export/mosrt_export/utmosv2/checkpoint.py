@@ -111,16 +111,11 @@ def load_strictly(
 ) -> None:
     """Loads a checkpoint into a module with exactly the same keys and shapes.
 
-    Weight norm may be stored in either of its two layouts.
-
-    Args:
-        model: The module. It may be on the device "meta"; it then gets memory once its keys and
-            shapes are known to be those of the checkpoint.
-        checkpoint: The checkpoint.
-        cure: What the error advises.
+    Weight norm may be stored in either of its two layouts. The module may be on the device "meta";
+    it then gets memory once its keys and shapes are known to be those of the checkpoint.
 
     Raises:
-        CheckpointError: A key is missing or unexpected, or a shape differs.
+        CheckpointError: A key is missing or unexpected, or a shape differs; `cure` is its advice.
     """
     expected = model.state_dict()
     state = dict(checkpoint.state)
@@ -155,10 +150,7 @@ def load_safely(
 ) -> object:
     """Loads a file of `torch.save` that holds only tensors, plain values and `allowed` types.
 
-    Args:
-        path: The file.
-        allowed: Other types that it may hold.
-        cure: What the error advises if it holds others.
+    `cure` is what the error advises if it holds others.
 
     Raises:
         CheckpointError: The file cannot be read, or holds another type, which the message names.

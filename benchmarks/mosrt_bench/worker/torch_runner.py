@@ -29,7 +29,7 @@ from mosrt.crops import CropPlan, PlanRule
 from mosrt.errors import AudioError, MosrtError, ProviderError
 from mosrt.mos.scorer import FusionFrontEnd
 from mosrt_bench.errors import BenchError
-from mosrt_export.graphs.front_end import taking_features
+from mosrt_export.graphs.front_end import with_front_end
 from mosrt_export.utmosv2.checkpoint import load_strictly, read_checkpoint
 from mosrt_export.utmosv2.config import ModelConfig
 from mosrt_export.utmosv2.fusion import build
@@ -78,7 +78,7 @@ class TorchRunner:
         self._threads = configuration.threads
         torch.set_num_threads(configuration.threads)
         self._manifest = manifest
-        self._front_end = FusionFrontEnd(taking_features(manifest))
+        self._front_end = FusionFrontEnd(with_front_end(manifest, "numpy"))
         self._by_librosa = configuration.front_end == "librosa"
         self._rule = PlanRule.parse(configuration.plan or "grid", configuration.views)
         self._device = torch.device(device)

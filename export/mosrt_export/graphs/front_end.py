@@ -32,13 +32,13 @@ from torch.nn import functional
 
 from mosrt._arrays import FloatArray, IntArray
 from mosrt.bundle.front_end_spec import FRONT_END_SCOPE, MelSpec, SslSpec
-from mosrt.bundle.manifest import Manifest
+from mosrt.bundle.manifest import Manifest, TensorSpec
 from mosrt.mel.front_end import AMIN, resize_weights
 from mosrt.mel.power import mel_filterbank
 
 from .graph import BATCH, OnnxModule, tensor
 
-__all__ = ["AudioGraph", "MelImages", "taking_audio", "taking_features"]
+__all__ = ["AudioGraph", "MelImages", "mel_tensor", "with_front_end"]
 
 _WAVEFORM: Final = "waveform"
 _IMAGES: Final = "images"
@@ -102,27 +102,22 @@ class _Normalised(nn.Module):
         return centred / torch.sqrt(variance + self.epsilon)
 
 
-def taking_audio(manifest: Manifest) -> Manifest:
-    """Converts a manifest of graphs that read features to one of graphs that read audio."""
-    mel = manifest.mel
-    inputs = manifest.inputs
-    if mel is not None:
-        crops = tensor(_CROPS, BATCH, mel.n_crops, mel.crop_samples)
-        inputs = tuple(crops if spec.name == mel.tensor else spec for spec in inputs)
-        mel = dataclasses.replace(mel, tensor=_CROPS)
-    return dataclasses.replace(manifest, front_end="graph", mel=mel, inputs=inputs)
+def mel_tensor(mel: MelSpec, front_end: str) -> TensorSpec:
+    """What the spectrogram branch reads: crops if the front end is "graph", images if "numpy"."""
+    if front_end == "graph":
+        return tensor(_CROPS, BATCH, mel.n_crops, mel.crop_samples)
+    n_images = mel.n_crops * len(mel.windows)
+    return tensor(_IMAGES, BATCH, n_images, mel.image_height, mel.image_width)
 
 
-def taking_features(manifest: Manifest) -> Manifest:
-    """Converts a manifest to one of graphs that read features, as the torch modules do."""
-    mel = manifest.mel
-    inputs = manifest.inputs
-    if mel is not None and manifest.front_end == "graph":
-        n_images = mel.n_crops * len(mel.windows)
-        images = tensor(_IMAGES, BATCH, n_images, mel.image_height, mel.image_width)
-        inputs = tuple(images if spec.name == mel.tensor else spec for spec in inputs)
-        mel = dataclasses.replace(mel, tensor=_IMAGES)
-    return dataclasses.replace(manifest, front_end="numpy", mel=mel, inputs=inputs)
+def with_front_end(manifest: Manifest, front_end: str) -> Manifest:
+    """Converts a manifest to one of graphs with another of `FRONT_ENDS`."""
+    mel, inputs = manifest.mel, manifest.inputs
+    if mel is not None and manifest.front_end != front_end:
+        read = mel_tensor(mel, front_end)
+        inputs = tuple(read if spec.name == mel.tensor else spec for spec in inputs)
+        mel = dataclasses.replace(mel, tensor=read.name)
+    return dataclasses.replace(manifest, front_end=front_end, mel=mel, inputs=inputs)
 
 
 class MelImages(nn.Module):

@@ -15,7 +15,7 @@ from mosrt.bundle.manifest import Manifest, Member, TensorSpec, Variant
 from mosrt.bundle.writer import check_target, new_directory
 from mosrt.host.files import sha256_of
 from mosrt_export.errors import CheckpointError, ConfigError
-from mosrt_export.graphs.front_end import AudioGraph, taking_audio
+from mosrt_export.graphs.front_end import AudioGraph, mel_tensor, with_front_end
 from mosrt_export.graphs.graph import BATCH, OPSET, OnnxModule, tensor, write_graph
 from mosrt_export.model_card import mos_card, provenance
 from mosrt_export.parity import Drift, Step, publish
@@ -216,8 +216,7 @@ def _manifest(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) ->
     if ssl is not None:
         inputs.append(tensor(ssl.tensor, BATCH, ssl.crop_samples))
     if mel is not None:
-        n_images = mel.n_crops * len(mel.windows)
-        inputs.append(tensor(mel.tensor, BATCH, n_images, mel.image_height, mel.image_width))
+        inputs.append(mel_tensor(mel, "numpy"))
     manifest = Manifest(
         name=config.name,
         family=plan.kind,
@@ -231,7 +230,7 @@ def _manifest(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) ->
         variants={},
         provenance=_provenance(plan, sources, digests),
     )
-    return taking_audio(manifest) if plan.front_end == "graph" else manifest
+    return with_front_end(manifest, plan.front_end)
 
 
 def _provenance(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from mosrt.crops import PlanRule
 from mosrt.errors import AudioError
 from mosrt.host.cpu import usable_cores
 from mosrt.mos.scorer import FusionFrontEnd
-from mosrt_export.graphs.front_end import taking_features
+from mosrt_export.graphs.front_end import with_front_end
 from mosrt_export.parity import Drift, relative, rounded
 
 __all__ = ["TOLERANCE_MOS", "Row", "Scored", "View", "compare", "drift_of", "make_views"]
@@ -125,7 +125,7 @@ def make_views(manifest: Manifest, sources: Iterable[AudioSource]) -> list[View]
         AudioError: A clip cannot be scored.
     """
     front_end = FusionFrontEnd(manifest)
-    numpy_front_end = FusionFrontEnd(taking_features(manifest))
+    numpy_front_end = FusionFrontEnd(with_front_end(manifest, "numpy"))
     views = []
     for source in sources:
         try:

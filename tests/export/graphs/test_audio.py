@@ -17,7 +17,7 @@ from mosrt.backends import OrtBackend
 from mosrt.bundle.bundle import Bundle, find_bundle
 from mosrt.cli.main import main
 from mosrt.scorer import Item
-from mosrt_export.graphs.front_end import taking_audio, taking_features
+from mosrt_export.graphs.front_end import with_front_end
 from tests.conftest import noise
 from tests.export.conftest import Exported
 
@@ -107,9 +107,10 @@ def test_what_the_manifest_says(nano_graph: Path, fusion_graph: Exported) -> Non
     shapes = {t.name: t.shape for t in Bundle.open(fusion_graph.bundle).manifest.inputs}
     assert shapes == {"waveform": ("batch", 3200), "crops": ("batch", 2, 2400)}
     embedded = Bundle.open(find_bundle("nano")).manifest
-    assert taking_audio(embedded).inputs == manifest.inputs
-    assert taking_features(taking_audio(embedded)) == embedded
-    assert taking_features(embedded) == embedded
+    converted = with_front_end(embedded, "graph")
+    assert converted.inputs == manifest.inputs
+    assert with_front_end(converted, "numpy") == embedded
+    assert with_front_end(embedded, "numpy") == embedded
 
 
 def test_plain_operators_in_modules_of_their_own(nano_graph: Path, fusion_graph: Exported) -> None:

@@ -19,7 +19,7 @@ from mosrt.host.files import sha256_of
 from mosrt_export.distill.data.clips import CLIP_SAMPLES
 from mosrt_export.distill.data.images import MEL
 from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
-from mosrt_export.graphs.front_end import AudioGraph, taking_audio
+from mosrt_export.graphs.front_end import AudioGraph, with_front_end
 from mosrt_export.graphs.graph import BATCH, OPSET, OnnxModule, write_graph
 from mosrt_export.graphs.rewrites import fold_batch_norm
 from mosrt_export.markdown import rendered
@@ -100,7 +100,7 @@ def export_student(
     )
     if front_end == "graph":
         graph = AudioGraph(graph, ssl=None, mel=MEL, sample_rate_hz=SAMPLE_RATE_HZ)
-        manifest = taking_audio(manifest)
+        manifest = with_front_end(manifest, front_end)
     with new_directory(out, force=force) as directory:
         path = directory / "model.fp32.onnx"
         inputs, outputs = manifest.inputs, manifest.outputs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from mosrt.uncertainty.wav2vec2 import MaskingFamily
 from mosrt_export.graphs.graph import tensor
 from mosrt_export.parity import relative
 from mosrt_export.uncertainty.bundle import StagedModel, StagedRequest
+from mosrt_export.uncertainty.wav2vec.model import receptive_field
 
 from .graphs import Convolutions, DropoutEncoder, MaskedEncoder, simplify
 from .source import Head, Source, load_source
@@ -29,6 +31,7 @@ __all__ = ["Wav2Vec2Request"]
 
 _LIBRARIES: Final = ("mosrt", "torch", "onnx", "onnxscript", "transformers")
 _PASSES_PER_RUN: Final = 5
+_MIN_FRAMES: Final = 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +68,8 @@ def _manifest(request: Wav2Vec2Request, source: Source) -> Manifest:
     """The manifest without variants: of a model run with dropout, or with masked frames."""
     config, head = source.config, request.head
     channels = int(config.conv_dim[-1])
+    hop_samples = math.prod(config.conv_stride)
+    receptive_samples = receptive_field(zip(config.conv_kernel, config.conv_stride, strict=True))
     trained_head: str = head
     method: dict[str, DropoutSpec | MaskingSpec]
     if head == "ctc":
@@ -103,9 +108,10 @@ def _manifest(request: Wav2Vec2Request, source: Source) -> Manifest:
             "feat_extract_norm": config.feat_extract_norm,
         },
         libraries=_LIBRARIES,
-        hop_samples=source.hop_samples,
-        receptive_samples=source.receptive_samples,
-        min_samples=source.min_samples,
+        hop_samples=hop_samples,
+        receptive_samples=receptive_samples,
+        # For one masked frame and its distractors.
+        min_samples=receptive_samples + (_MIN_FRAMES - 1) * hop_samples,
         normalised=source.normalised,
         layouts=(head,),
         measure=f"{head}.{request.measure}",

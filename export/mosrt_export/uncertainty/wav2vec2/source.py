@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,14 +10,12 @@ from typing import Any, Final, Literal
 
 from mosrt_export.errors import CheckpointError
 from mosrt_export.limits import build_refusals, check_parameters, check_settings
-from mosrt_export.uncertainty.wav2vec.model import receptive_field
 
 __all__ = ["Head", "Source", "load_source"]
 
 Head = Literal["ctc", "pretraining"]
 
 _MODEL_TYPES: Final = ("wav2vec2", "hubert")
-_MIN_FRAMES: Final = 3
 _SPECIAL_TOKENS: Final = ("<s>", "</s>", "<unk>")
 # The vocabulary of wav2vec2-base-960h and kin: blank, <s>, </s>, <unk>, |, letters.
 _LETTERS_VOCABULARY: Final = 32
@@ -48,21 +45,6 @@ class Source:
     def config(self) -> Any:
         """The transformers configuration."""
         return self.model.config
-
-    @property
-    def hop_samples(self) -> int:
-        """Hop between feature frames, in samples."""
-        return math.prod(self.config.conv_stride)
-
-    @property
-    def receptive_samples(self) -> int:
-        """Receptive field of a feature frame, in samples."""
-        return receptive_field(zip(self.config.conv_kernel, self.config.conv_stride, strict=True))
-
-    @property
-    def min_samples(self) -> int:
-        """Shortest recording in samples: one masked frame and its distractors."""
-        return self.receptive_samples + (_MIN_FRAMES - 1) * self.hop_samples
 
 
 def load_source(name: str, head: Head) -> Source:

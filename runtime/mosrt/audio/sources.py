@@ -64,16 +64,13 @@ class ArraySource:
     Args:
         waveform: (samples,) or (channels, samples); float32 or float64 in [-1, 1], int16 or int32.
         sample_rate_hz: Sampling rate, 4 000 to 192 000.
-        name: Name for messages.
 
     Raises:
         AudioError: With flag "bad-array" or "bad-rate".
     """
 
-    def __init__(
-        self, waveform: npt.ArrayLike, sample_rate_hz: float, *, name: str = "waveform"
-    ) -> None:
-        self.name = name
+    def __init__(self, waveform: npt.ArrayLike, sample_rate_hz: float) -> None:
+        self.name = name = "waveform"
         self.truncated = self.unread = False
         self.sample_rate_hz = _checked_rate(sample_rate_hz, name)
         rows = waveform[:_MAX_CHANNELS] if isinstance(waveform, list | tuple) else ()

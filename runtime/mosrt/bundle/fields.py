@@ -60,7 +60,8 @@ def parse(value: object, kind: type[_T], where: str) -> _T:
     return found
 
 
-def _parse(value: object, kind: Any, where: str, bounds: Range | None = None) -> Any:
+def _parse(value: object, kind: Any, where: str) -> Any:
+    bounds: Range | None = None
     if get_origin(kind) is Annotated:
         kind, bounds = get_args(kind)
     origin, args = get_origin(kind), get_args(kind)

@@ -122,14 +122,11 @@ def _list(kind: str) -> None:
             "about": _about(bundle.model_card()),
             "path": str(path),
         }
-    if kind == "json":
-        _show(rows, kind)
-        return
     lines = {
         name: f"{row['family']}, {row['bytes'] / 1e6:.1f} MB; {row['about']}"
         for name, row in rows.items()
     }
-    _show(lines or {"none": "install mosrt again"}, kind)
+    _show(rows if kind == "json" else lines or {"none": "install mosrt again"}, kind)
 
 
 def _about(card: str) -> str:
@@ -141,37 +138,32 @@ def _about(card: str) -> str:
 
 def _facts(manifest: Manifest) -> dict[str, Any]:
     """The manifest as lines that a person reads."""
+    rate_hz, default = manifest.sample_rate_hz, manifest.default_domain
     facts: dict[str, Any] = {
         "model": manifest.name,
         "family": manifest.family,
-        "rate": f"{manifest.sample_rate_hz} Hz",
-        "domains": [
-            f"{name} (default)" if name == manifest.default_domain else name
-            for name in manifest.domains
-        ],
+        "rate": f"{rate_hz} Hz",
+        "domains": [f"{n} (default)" if n == default else n for n in manifest.domains],
     }
     if manifest.ssl is not None:
-        facts["waveform"] = f"crops of {manifest.ssl.crop_samples / manifest.sample_rate_hz:g} s"
+        facts["waveform"] = f"crops of {manifest.ssl.crop_samples / rate_hz:g} s"
     if (mel := manifest.mel) is not None:
         facts["spectrograms"] = (
-            f"{mel.n_crops} per view, {mel.crop_samples / manifest.sample_rate_hz:g} s each, "
-            f"windows {', '.join(map(str, mel.windows))}, {mel.n_mels} mels, "
-            f"floor -{mel.floor_db:g} dB"
+            f"{mel.n_crops} per view, {mel.crop_samples / rate_hz:g} s each, windows "
+            f"{', '.join(map(str, mel.windows))}, {mel.n_mels} mels, floor -{mel.floor_db:g} dB"
         )
     if manifest.uncertainty is None:
         facts["front end"] = _FRONT_ENDS[manifest.front_end]
         grid = manifest.grid
-        facts["views"] = (
-            f"one per {grid.view_every_s:g} s, from {grid.min_views} to {grid.max_views}"
-        )
+        views = f"from {grid.min_views} to {grid.max_views}"
+        facts["views"] = f"one per {grid.view_every_s:g} s, {views}"
     facts |= _uncertainty_facts(manifest)
     for name, variant in manifest.variants.items():
         megabytes = sum(file.bytes for file in variant.files) / 1e6
         drift = ", ".join(f"{key} {value}" for key, value in variant.drift.items())
         members = ", ".join(member.name for member in variant.members)
-        facts[f"variant {name}"] = (
-            f"{megabytes:.1f} MB ({members}); {drift or 'drift not measured'}"
-        )
+        drift = drift or "drift not measured"
+        facts[f"variant {name}"] = f"{megabytes:.1f} MB ({members}); {drift}"
     for key, value in manifest.provenance.items():
         facts[key] = value if isinstance(value, str) else json.dumps(value)
     return facts
@@ -182,11 +174,11 @@ def _uncertainty_facts(manifest: Manifest) -> dict[str, str]:
     spec = manifest.uncertainty
     if spec is None:
         return {}
-    sign = "" if spec.sign > 0 else "-"
+    sign, rate_hz = "" if spec.sign > 0 else "-", manifest.sample_rate_hz
     facts = {
         "uncertainty": f"{sign}{spec.measure}; layouts {', '.join(spec.layouts)}; seed {spec.seed}",
-        "chunks": f"at most {spec.window_samples / manifest.sample_rate_hz:g} s; a value per "
-        f"{1e3 * spec.hop_samples / manifest.sample_rate_hz:g} ms",
+        "chunks": f"at most {spec.window_samples / rate_hz:g} s; a value per "
+        f"{1e3 * spec.hop_samples / rate_hz:g} ms",
     }
     if (contrast := spec.contrast) is not None:
         last = contrast.first_horizon + contrast.n_steps - 1

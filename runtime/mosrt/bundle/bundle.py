@@ -26,13 +26,8 @@ from .manifest import File, Manifest, Variant
 from .onnx_header import check_external_data
 
 __all__ = [
-    "DEFAULT_MODEL",
-    "MANIFEST_NAME",
-    "MODEL_CARD_NAME",
-    "Bundle",
-    "embedded_models",
-    "find_bundle",
-]
+    "DEFAULT_MODEL", "MANIFEST_NAME", "MODEL_CARD_NAME", "Bundle", "embedded_models", "find_bundle",
+]  # fmt: skip
 
 MANIFEST_NAME: Final = "manifest.json"
 MODEL_CARD_NAME: Final = "model-card.md"

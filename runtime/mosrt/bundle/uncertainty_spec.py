@@ -12,14 +12,9 @@ from .fields import Range, Section, manifest_error
 from .mos_map import MosMap
 
 __all__ = [
-    "MEASURES",
-    "STAGES",
-    "UNCERTAINTY_FAMILIES",
-    "ContrastSpec",
-    "DropoutSpec",
-    "MaskingSpec",
+    "MEASURES", "STAGES", "UNCERTAINTY_FAMILIES", "ContrastSpec", "DropoutSpec", "MaskingSpec",
     "UncertaintySpec",
-]
+]  # fmt: skip
 
 MEASURES: Final = ("mean", "std", "max", "entropy")
 """Measures of a row of logits; "std" is unbiased, "entropy" that of the softmax in nats."""

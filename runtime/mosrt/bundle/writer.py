@@ -16,14 +16,9 @@ from .container import Container
 from .manifest import File, Manifest
 
 __all__ = [
-    "OutputError",
-    "bundle_file",
-    "check_target",
-    "new_directory",
-    "updated_bundle",
-    "write_card",
+    "OutputError", "bundle_file", "check_target", "new_directory", "updated_bundle", "write_card",
     "write_manifest",
-]
+]  # fmt: skip
 
 _JSON_INDENT: Final = 2
 

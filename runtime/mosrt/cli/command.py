@@ -25,21 +25,10 @@ from mosrt.host.cpu import MAX_THREADS
 from .terminal import printable, terminal
 
 __all__ = [
-    "COUNT",
-    "EXTRAS",
-    "STDOUT",
-    "THREADS",
-    "CommandError",
-    "CommandGroup",
-    "ExitStatus",
-    "FiniteRange",
-    "exit_on_error",
-    "exit_statuses",
-    "keep_inputs",
-    "model_option",
-    "output_option",
+    "COUNT", "EXTRAS", "STDOUT", "THREADS", "CommandError", "CommandGroup", "ExitStatus",
+    "FiniteRange", "exit_on_error", "exit_statuses", "keep_inputs", "model_option", "output_option",
     "require_extra",
-]
+]  # fmt: skip
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 

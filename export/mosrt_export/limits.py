@@ -62,12 +62,7 @@ def check_parameters(build: Callable[[], nn.Module]) -> None:
 
 @contextmanager
 def build_refusals(where: str, error: Callable[[str], Exception]) -> Iterator[None]:
-    """Turns whatever transformers and timm raise for wrong settings into one error.
-
-    Args:
-        where: Begins the message.
-        error: Makes the error.
-    """
+    """Turns whatever transformers and timm raise for wrong settings into one error at `where`."""
     from huggingface_hub.errors import StrictDataclassError  # noqa: PLC0415 - slow to import
 
     builtins = (AssertionError, ArithmeticError, LookupError, OSError, RuntimeError, TypeError)

@@ -82,10 +82,7 @@ def publish(
 
 
 def audio_sources(path: Path | None) -> list[AudioSource]:
-    """The clips of the comparison.
-
-    Args:
-        path: An audio file or a directory of them; None for the clips that come with mosrt.
+    """The audio file at `path`, or those below it; by default the clips that come with mosrt.
 
     Raises:
         AudioError: There is no audio at `path`.

@@ -121,12 +121,7 @@ def with_front_end(manifest: Manifest, front_end: str) -> Manifest:
 
 
 class MelImages(nn.Module):
-    """Log-mel images of crops, equal to those of `mosrt.mel.front_end.MelFrontEnd`.
-
-    Args:
-        spec: Geometry of the images.
-        sample_rate_hz: Sample rate of the crops.
-    """
+    """Log-mel images of crops, equal to those of `mosrt.mel.front_end.MelFrontEnd`."""
 
     second: torch.Tensor
     filters: torch.Tensor

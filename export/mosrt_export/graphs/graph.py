@@ -265,13 +265,17 @@ def _name_batch(graph: ir.Graph) -> None:
 
     Intermediate shapes are kept, because ONNX Runtime fuses more where it knows them.
     """
-    symbol = next(dim for value in graph.inputs for dim in value.shape or () if not _static(dim))
+    symbol = next(
+        dim for value in graph.inputs for dim in value.shape or () if not isinstance(dim, int)
+    )
     values = (value for node in graph for value in node.outputs)
     for value in (*graph.inputs, *values):
         if value.shape is not None:
             value.shape = ir.Shape(
                 [
-                    dim if _static(dim) else ir.SymbolicDim(str(dim).replace(str(symbol), BATCH))
+                    dim
+                    if isinstance(dim, int)
+                    else ir.SymbolicDim(str(dim).replace(str(symbol), BATCH))
                     for dim in value.shape
                 ]
             )
@@ -287,13 +291,9 @@ def _name_dimensions(graph: ir.Graph, shapes: Mapping[str, Sequence[int | str]])
     outputs = set(graph.outputs)
     for node in graph:
         for value in node.outputs:
-            known = value.shape is None or all(_static(dim) for dim in value.shape)
+            known = value.shape is None or all(isinstance(dim, int) for dim in value.shape)
             if value not in outputs and not known:
                 value.shape = None
-
-
-def _static(dim: object) -> bool:
-    return isinstance(dim, int)
 
 
 def _forget_origin(model: ir.Model) -> None:

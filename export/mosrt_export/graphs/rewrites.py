@@ -37,18 +37,12 @@ def is_plain_convolution(module: object) -> bool:
 
 
 def fold_batch_norm(network: nn.Module, example: torch.Tensor) -> int:
-    """Folds each batch norm whose input is a convolution's output, in place.
+    """Folds each batch norm whose input is a convolution's output, in place; returns their number.
 
-    One run on `example` shows which norm follows which convolution, so this works for any network.
-    With running statistics m and v a norm computes `g * (y - m) / sqrt(v + eps) + b`, which becomes
-    a scale of the kernel and a bias; both are computed in float64 and rounded once.
-
-    Args:
-        network: In evaluation mode.
-        example: An input `network` accepts.
-
-    Returns:
-        The number of norms folded. The others are left as they are.
+    One run on `example` shows which norm follows which convolution, so this works for any network
+    in evaluation mode. With running statistics m and v a norm computes
+    `g * (y - m) / sqrt(v + eps) + b`, which becomes a scale of the kernel and a bias; both are
+    computed in float64 and rounded once. Other norms are left as they are.
     """
     # By id of the output, which is kept so that no other tensor gets the id.
     producers: dict[int, tuple[nn.Module, torch.Tensor]] = {}

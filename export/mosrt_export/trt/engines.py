@@ -27,7 +27,7 @@ class PlannedEngine:
 
     Attributes:
         name: Name of the network.
-        graph: ONNX file of the network.
+        graph: Its ONNX file.
         key: Key of the engine in the cache.
         inputs: Inputs that the graph must have.
         outputs: Outputs that the graph must have.

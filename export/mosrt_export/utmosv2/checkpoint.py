@@ -89,10 +89,7 @@ class Checkpoint(StateFile):
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint without running code that is in it.
-
-    Args:
-        path: A file written by `torch.save` with a state dict, or a dict that holds one.
+    """Reads a file of `torch.save` with a state dict, or a dict that holds one; runs no code in it.
 
     Raises:
         CheckpointError: The file cannot be read, holds more than tensors, or is not a model of

@@ -131,14 +131,8 @@ class GraphModel(OnnxModule):
     """The module behind an ONNX graph, which returns scores of all domains, and features.
 
     It equals the original up to rounding. Stems read one channel, columns for zero inputs are
-    removed, norms are folded, and attention is averaged before its linear part.
-
-    Args:
-        model: The original, which is changed in place and must not be used afterwards.
-
-    Attributes:
-        input_names: Inputs in order.
-        output_sizes: Outputs in order, "mos" first, and the size of each beside the batch.
+    removed, norms are folded, and attention is averaged before its linear part. The original is
+    changed in place and must not be used afterwards.
     """
 
     def __init__(self, model: Model) -> None:

@@ -41,9 +41,6 @@ _REFUSED: Final = {
 def build_encoder(config: EncoderConfig) -> nn.Module:
     """Creates an SSL encoder with random weights, without a download.
 
-    Args:
-        config: Model type in transformers, and values of its configuration class.
-
     Returns:
         A transformers model that maps (batch, samples) to hidden states (batch, frames, hidden).
         Attention is eager where possible, which exports to plain MatMul and Softmax.

@@ -17,11 +17,7 @@ __all__ = ["Contrast", "Dense", "Wav2VecGraph"]
 
 
 class Wav2VecGraph(nn.Module):
-    """The graph "encoder": waveform to features and predictions.
-
-    Args:
-        model: The network, whose weights are shared.
-    """
+    """The graph "encoder": waveform to features and predictions, by the network's weights."""
 
     def __init__(self, model: Wav2Vec) -> None:
         super().__init__()

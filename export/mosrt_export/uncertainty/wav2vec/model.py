@@ -114,11 +114,7 @@ def receptive_field(layers: Iterable[tuple[int, int]]) -> int:
 
 
 class Wav2Vec(nn.Module):
-    """Maps a waveform to features z, context c, and predictions of future features.
-
-    Args:
-        architecture: Shape of the network. Weights have the defaults of torch.
-    """
+    """Maps a waveform to features z, context c, and predictions of future features."""
 
     def __init__(self, architecture: Architecture) -> None:
         super().__init__()

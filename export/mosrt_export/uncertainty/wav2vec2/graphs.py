@@ -38,9 +38,7 @@ class Convolutions(nn.Module):
 class DropoutEncoder(nn.Module):
     """The graph "encoder" with dropout on the features, before the norm of the projection.
 
-    Args:
-        base: The transformers model without its head.
-        head: The CTC head, or None to return the last hidden units.
+    Without a CTC head it returns the last hidden units.
     """
 
     def __init__(self, base: Any, head: nn.Module | None) -> None:
@@ -70,9 +68,6 @@ class MaskedEncoder(nn.Module):
     """The graph "encoder" of `Wav2Vec2ForPreTraining`, from features to contrastive logits.
 
     Masking is a weighted sum instead of a boolean index, and quantisation an arg-max.
-
-    Args:
-        model: The transformers model.
     """
 
     def __init__(self, model: Any) -> None:

@@ -48,12 +48,10 @@ class Source:
 
 
 def load_source(name: str, head: Head) -> Source:
-    """Loads a model in float32 with eager attention.
+    """Loads a model, a name on Hugging Face or a directory, in float32 with eager attention.
 
-    Args:
-        name: Name on Hugging Face, or a directory.
-        head: "ctc" for the CTC head, or the hidden units if there is none; "pretraining" for
-            wav2vec 2.0's contrastive head.
+    `head` is "ctc" for the CTC head, or the hidden units if there is none, or "pretraining" for
+    wav2vec 2.0's contrastive head.
 
     Raises:
         CheckpointError: The model cannot be loaded, or has another architecture.

@@ -158,9 +158,7 @@ def utmosv2(
     help="Store weights in half precision: half the size, and differences up to 0.002 MOS.",
 )
 @bundle_options
-def distillmos(
-    output: Path, force: bool, name: str, half_weights: bool, parity_audio: Path | None
-) -> None:
+def distillmos(output: Path, parity_audio: Path | None, **options: Any) -> None:
     """Export Distill-MOS, a small published model, to an FP32 bundle.
 
     The weights come from the package distillmos. The bundle's scores are compared with the
@@ -175,14 +173,7 @@ def distillmos(
         from mosrt_export.parity import audio_sources  # noqa: PLC0415
 
         clips = audio_sources(parity_audio)
-        drift = export_distillmos(
-            output,
-            clips=clips,
-            step=steps(N_STEPS),
-            name=name,
-            half_weights=half_weights,
-            force=force,
-        )
+        drift = export_distillmos(output, clips=clips, step=steps(N_STEPS), **options)
     click.echo(drift.table(), err=True)
     click.echo(f"{output}: written; largest difference {drift.values['mos_max_abs']:g} MOS")
 
@@ -192,7 +183,7 @@ def _sources(
 ) -> list[Source]:
     """The networks of the bundle, with distinct names."""
     from mosrt_export.errors import CheckpointError  # noqa: PLC0415
-    from mosrt_export.utmosv2.checkpoint import PINNED_REVISION, REPOSITORY, download_fold  # noqa: PLC0415 - torch
+    from mosrt_export.utmosv2.checkpoint import PINNED_REVISION, download_fold  # noqa: PLC0415 - torch
     from mosrt_export.utmosv2.exporter import Source  # noqa: PLC0415
 
     sources = []
@@ -200,9 +191,7 @@ def _sources(
     for fold in folds:
         with step(f"downloading fold {fold} unless it is in the cache"):
             path = download_fold(fold, used)
-        sources.append(
-            Source(path=path, member=f"fold{fold}", repository=REPOSITORY, revision=used)
-        )
+        sources.append(Source(path=path, member=f"fold{fold}", revision=used))
     for i, path in enumerate(paths):
         match = re.match(r"fold\d+", path.name)
         sources.append(Source(path=path, member=match[0] if match else f"network{i}"))
@@ -244,16 +233,7 @@ def _sources(
     help="Most views per run. [default: 8, or the limit of engine or variant]",
 )
 @click.option("--force", is_flag=True, help="Replace an older repository at --output.")
-def triton(
-    model: str,
-    *,
-    output: Path,
-    variant: str | None,
-    engines: tuple[Path, ...],
-    max_batch: int | None,
-    force: bool,
-    **serving: Any,
-) -> None:
+def triton(model: str, *, output: Path, gpu: bool, instances: int, **options: Any) -> None:
     """Write a model repository for NVIDIA's Triton Inference Server.
 
     The model is the name of one that comes with mosrt, or the path of a bundle. The folder holds
@@ -265,22 +245,16 @@ def triton(
       mosrt export triton ./utmosv2 --variant fp16 --engine FILE --output repository
       tritonserver --model-repository=repository --disable-auto-complete-config
     """  # noqa: D301 - click reads the backspace
-    if engines and not serving["gpu"]:
+    if options["engines"] and not gpu:
         raise click.UsageError("TensorRT engines run on GPUs; leave --cpu or --engine out")
     from mosrt.bundle.bundle import Bundle, find_bundle  # noqa: PLC0415
     from mosrt_export.triton.config import Serving  # noqa: PLC0415
     from mosrt_export.triton.repository import write_repository  # noqa: PLC0415
 
     with exporting():
-        plan = write_repository(
-            Bundle.open(find_bundle(model)),
-            output,
-            variant=variant,
-            serving=Serving(**serving),
-            engines=engines,
-            max_batch=max_batch,
-            force=force,
-        )
+        serving = Serving(gpu=gpu, instances=instances)
+        bundle = Bundle.open(find_bundle(model))
+        plan = write_repository(bundle, output, serving=serving, **options)
     click.echo(f"{output}: written; models {', '.join(plan.configs)}")
 
 

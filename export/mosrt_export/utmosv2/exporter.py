@@ -46,13 +46,11 @@ class Source:
     Attributes:
         path: The file.
         member: Name of the network in the bundle, e.g. "fold0".
-        repository: Hugging Face repository of the file, or None.
-        revision: Revision of that repository.
+        revision: Revision of the published repository that it comes from, or None.
     """
 
     path: Path
     member: str
-    repository: str | None = None
     revision: str | None = None
 
 
@@ -76,9 +74,7 @@ class _Plan:
     @property
     def mel(self) -> MelSpec | None:
         """Front end of the spectrogram branch, if there is one."""
-        if self.kind == "ssl":
-            return None
-        return self.config.spectrogram.images
+        return None if self.kind == "ssl" else self.config.spectrogram.images
 
     def build(self, checkpoint: Checkpoint) -> Model:
         """The original module with a checkpoint's weights."""
@@ -237,12 +233,10 @@ def _provenance(plan: _Plan, sources: Sequence[Source], digests: Sequence[str]) 
     checkpoints = []
     for source, digest in zip(sources, digests, strict=True):
         entry = {"member": source.member, "file": source.path.name, "sha256": digest}
-        repository, revision = source.repository, source.revision
-        if digest in FOLDS.values():
-            # A published file is recognised by its digest, wherever it is.
-            repository, revision = REPOSITORY, revision or PINNED_REVISION
-        if repository is not None and revision is not None:
-            entry |= {"repository": repository, "revision": revision}
+        # A published file is recognised by its digest, wherever it is.
+        revision = source.revision or (PINNED_REVISION if digest in FOLDS.values() else None)
+        if revision is not None:
+            entry |= {"repository": REPOSITORY, "revision": revision}
         checkpoints.append(entry)
     published = all("repository" in entry for entry in checkpoints)
     return provenance(

@@ -50,7 +50,10 @@ def traces(*arguments: str) -> bool:
     return subprocess.run(["strace", *arguments, "true"], capture_output=True).returncode == 0
 
 
-@pytest.mark.parametrize("entry", ENTRIES)
+@pytest.mark.parametrize(
+    "entry",
+    [pytest.param(entry, marks=[pytest.mark.full] * (entry == "study")) for entry in ENTRIES],
+)
 def test_no_file_appears(entry: str, tmp_path: Path) -> None:
     module = {
         "calibration": "onnx",

@@ -125,7 +125,7 @@ def test_integers_equal_floats(scorer: Scorer, speech: Waveform) -> None:
     assert same(scorer.score(integers, 16_000), scorer.score(wide, 16_000))
 
 
-@settings(max_examples=6)
+@settings(max_examples=4)
 @given(
     order=st.permutations(range(4)),
     batch_size=st.integers(1, 8),

@@ -24,7 +24,7 @@ from mosrt_export.trt.shapes import member_tensors, profile_of, size_ranges
 from tests.conftest import DATA
 from tests.export.cli.test_build import run
 from tests.export.conftest import Exported
-from tests.export.uncertainty.test_wav2vec2 import export, saved
+from tests.export.uncertainty.test_wav2vec2 import exported_once
 from tests.standins.engine_graphs import QUICK
 
 pytestmark = pytest.mark.usefixtures("rtx", "engine_cache")
@@ -109,11 +109,13 @@ def test_wav2vec(tiny_wav2vec: Path, syllables: Path, engine_cache: Path, tmp_pa
         shutil.rmtree(engine_cache / "engines")
 
 
-@pytest.mark.parametrize("head", ["ctc", "pretraining"])
-def test_wav2vec2(rtx: TensorRt, head: str, engine_cache: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["group", "pretraining"])
+def test_wav2vec2(
+    rtx: TensorRt, kind: str, engine_cache: Path,
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory,
+) -> None:  # fmt: skip
     """wav2vec 2.0 with either head; one takes a single recording, and that in many passes."""
-    saved("group" if head == "ctc" else head, tmp_path / "model")
-    bundle = export(tmp_path / "model", tmp_path / "bundle", "--head", head)
+    bundle = exported_once(tmp_path_factory, kind)
     profiles = built(bundle, "fp32", engine_cache, *TWO_SECONDS)
     assert set(profiles) == {"convolutions", "encoder"}
     assert profiles["convolutions"]["waveform"][1:] == ((1, 32_000), (1, 32_000))

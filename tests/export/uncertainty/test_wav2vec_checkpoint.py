@@ -123,6 +123,7 @@ def test_kmeans_quantiser_chooses_the_nearest_code() -> None:
             assert torch.equal(found[:, 8 * group : 8 * group + 8].transpose(1, 2), codes[best])
 
 
+@pytest.mark.full
 def test_a_quantised_model_through_the_bundle(tmp_path: Path) -> None:
     """vq-wav2vec's command, graphs and measures, against torch and float64."""
     checkpoint = save(tmp_path / "vq-wav2vec.pt", GUMBEL, small_state_dict(GUMBEL))

@@ -74,7 +74,7 @@ def test_damaged_is_replaced(engine: Engine, damage: str) -> None:
     elif damage == "gone":
         blob.unlink()
     elif damage == "more":
-        (blob.parent / "other").touch()
+        (blob.parent / "other").touch(0o600)
     else:
         (blob.parent / "entry.json").write_text("{")
     assert engine.get() == b"1"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 
 from mosrt.cli.terminal import json_text, printable
 
@@ -36,8 +37,11 @@ def odd(tmp_path: Path) -> Path:
     """A folder of clips with odd names."""
     folder = tmp_path / "odd"
     folder.mkdir()
+    samples, rate_hz = soundfile.read(CLIP, frames=8_000)
+    clip = tmp_path / "short.wav"
+    soundfile.write(clip, samples, rate_hz)
     for name in NAMES:
-        shutil.copy(CLIP, folder / os.fsdecode(name))
+        shutil.copy(clip, folder / os.fsdecode(name))
     return folder
 
 
@@ -45,7 +49,8 @@ def odd(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("kind", ["table", "json"])
 def test_odd_names_arrive_as_text(odd: Path, kind: str, variables: dict[str, str | None]) -> None:
     target = odd.parent / "out"
-    for options in ((), ("-o", target)):
+    streams_only = "PYTHONIOENCODING" in variables
+    for options in ((), ("-o", target))[: 1 if streams_only else 2]:
         done = run("score", ".", "--format", kind, *options, cwd=odd, variables=variables)
         assert done.returncode == 0, done.stderr
         text = target.read_bytes() if options else done.stdout

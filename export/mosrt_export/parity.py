@@ -96,8 +96,7 @@ def audio_sources(path: Path | None) -> list[AudioSource]:
         files = [file for file in files_below(path) if file.suffix.lower() in AUDIO_SUFFIXES]
     if not files:
         raise AudioError(
-            f"{path}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) to compare on",
-            flags=(),
+            f"{path}: no audio files ({', '.join(sorted(AUDIO_SUFFIXES))}) to compare on", flags=()
         )
     try:
         return [FileSource(file, name=file.name) for file in files[:_MAX_FILES]]

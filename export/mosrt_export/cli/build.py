@@ -68,9 +68,7 @@ _GIB: Final = 1 << 30
     help="Builder optimisation level, from 0 (quick to build) to 5 (quick to run).",
 )
 @output_option(
-    "Also write plain engines to this directory, for trtexec or C++.",
-    metavar="DIR",
-    directory=True,
+    "Also write plain engines to this directory, for trtexec or C++.", metavar="DIR", directory=True
 )
 @click.option("--no-build", is_flag=True, help="Only check the engines in the cache.")
 @exit_on_error()

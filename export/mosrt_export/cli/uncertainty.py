@@ -132,10 +132,7 @@ def wav2vec(**options: Any) -> None:
     help="Number of passes with dropout or masking. Scoring time is proportional to it.",
 )
 @_shared_options(
-    name="wav2vec2",
-    measures=_MEASURES,
-    measure="entropy",
-    seed_help="Seed of all random sampling.",
+    name="wav2vec2", measures=_MEASURES, measure="entropy", seed_help="Seed of all random sampling."
 )
 def wav2vec2(**options: Any) -> None:
     """Export a wav2vec 2.0 or HuBERT model to a bundle that scores by its uncertainty.

@@ -25,13 +25,7 @@ from mosrt.bundle.front_end_spec import FRONT_END_SCOPE
 from mosrt.bundle.manifest import Member, TensorSpec
 from mosrt.bundle.writer import bundle_file
 
-__all__ = [
-    "BATCH",
-    "OPSET",
-    "OnnxModule",
-    "tensor",
-    "write_graph",
-]
+__all__ = ["BATCH", "OPSET", "OnnxModule", "tensor", "write_graph"]
 
 BATCH: Final = "batch"
 OPSET: Final = 18

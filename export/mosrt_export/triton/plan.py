@@ -160,7 +160,7 @@ def plan_repository(
             raise TritonError(f"two models would be called {mean.name!r}; rename the network")
         on_cpu = Serving(gpu=False, instances=serving.instances)
         configs[mean.name] = network_config(mean, on_cpu)
-        configs[mean.name].pop("dynamic_batching", None)  # its requests come from batches
+        configs[mean.name].pop("dynamic_batching", None)  # what it averages is batched already
         ensemble = _mean_ensemble(name, manifest, networks, mean)
     elif not alone:
         ensemble = _stage_ensemble(name, manifest, networks)
@@ -184,10 +184,7 @@ def _checked_name(name: str) -> str:
 
 
 def _max_batch(
-    manifest: Manifest,
-    variant: Variant,
-    engines: Mapping[str, ServedEngine],
-    asked: int | None,
+    manifest: Manifest, variant: Variant, engines: Mapping[str, ServedEngine], asked: int | None
 ) -> int:
     if manifest.uncertainty is not None:
         if asked is not None:
@@ -213,12 +210,7 @@ def _max_batch(
 
 
 def _network(
-    name: str,
-    manifest: Manifest,
-    member: Member,
-    *,
-    engine: ServedEngine | None,
-    max_batch: int,
+    name: str, manifest: Manifest, member: Member, *, engine: ServedEngine | None, max_batch: int
 ) -> Network:
     inputs, outputs = member_tensors(manifest, member)
     profile = profile_of(inputs, size_ranges(manifest)) if engine is None else engine.key.profile

@@ -24,14 +24,7 @@ from mosrt_export.graphs.graph import OPSET, tensor, write_graph
 from mosrt_export.model_card import provenance, uncertainty_card
 from mosrt_export.parity import Drift, Step, publish, rounded
 
-__all__ = [
-    "N_STEPS",
-    "TOLERANCE",
-    "StagedModel",
-    "StagedRequest",
-    "differences",
-    "export_staged",
-]
+__all__ = ["N_STEPS", "TOLERANCE", "StagedModel", "StagedRequest", "differences", "export_staged"]
 
 N_STEPS: Final = 4
 """Number of steps that an export announces, including reading the checkpoint."""

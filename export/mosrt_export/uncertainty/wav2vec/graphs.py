@@ -136,8 +136,7 @@ class Contrast(nn.Module):
         ahead = self.first_horizon + self.n_steps - 1
         padded = nn.functional.pad(predictions, (0, 0, ahead, 0))
         aligned = torch.stack(
-            [padded[:, s, self.n_steps - 1 - s :][:, :n_frames] for s in range(self.n_steps)],
-            dim=2,
+            [padded[:, s, self.n_steps - 1 - s :][:, :n_frames] for s in range(self.n_steps)], dim=2
         )
         return aligned @ targets.transpose(2, 3)
 

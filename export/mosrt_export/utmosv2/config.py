@@ -166,8 +166,8 @@ class ModelConfig(Section):
     sample_rate_hz: Annotated[int, Range(1, 384_000)] = 16_000
     domains: tuple[str, ...] | None = None
     default_domain: str | None = None
-    licence: str | None = None
-    training_data: str | None = None
+    licence: Any = None
+    training_data: Any = None
     ssl: SslConfig = field(default_factory=SslConfig)
     spectrogram: SpectrogramConfig = field(default_factory=SpectrogramConfig)
 
@@ -219,6 +219,9 @@ class ModelConfig(Section):
             raise manifest_error(
                 f"kind must be one of {', '.join(get_args(Kind))}, not {self.kind!r}"
             )
+        for key, text in (("licence", self.licence), ("training_data", self.training_data)):
+            if not isinstance(text, str | None):  # of any length and number of lines
+                raise manifest_error(f"{key} must be str, not {type(text).__name__}")
         if self.spectrogram.f_max_hz > self.sample_rate_hz / 2:
             raise manifest_error(
                 "spectrogram.f_max_hz must be at most sample_rate_hz / 2, not "

@@ -54,7 +54,10 @@ def test_a_file_changes_what_it_names(tmp_path: Path) -> None:
     assert config.spectrogram.n_fft == ModelConfig().spectrogram.n_fft
 
 
-@pytest.mark.parametrize("config", [ModelConfig(), small_config(), small_config(licence="CC0")])
+@pytest.mark.parametrize(
+    "config",
+    [ModelConfig(), small_config(), small_config(licence="CC0", training_data="A\nB" * 999)],
+)
 def test_dict_round_trip(config: ModelConfig) -> None:
     assert ModelConfig.from_dict(config.to_dict()) == config
 
@@ -65,6 +68,7 @@ def test_dict_round_trip(config: ModelConfig) -> None:
         ({"domians": ["a"]}, "unknown key 'domians'; did you mean 'domains'"),
         ({"spectrogram": {"window": [512]}}, "'spectrogram.window'; did you mean 'windows'"),
         ({"qqqq": 1}, "unknown key 'qqqq'; known: default_domain"),
+        ({"licence": 1}, "licence must be str, not int"),
         ({"domains": "a"}, "domains must be list, not str"),
         ({"domains": [1]}, r"domains\[0\] must be str, not int"),
         ({"domains": []}, "at least one"),

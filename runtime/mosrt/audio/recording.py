@@ -97,9 +97,8 @@ class Recording:
         self.n_samples = self._n_uncut - int((self._cuts[:, 1] - self._cuts[:, 0]).sum())
         self._samples: Float32Array | None = None
         if kept is not None:
-            self._samples = np.zeros(self._n_uncut, np.float32)
             joined = np.concatenate(kept)[: self._n_uncut]
-            self._samples[: len(joined)] = joined
+            self._samples = np.pad(joined, (0, self._n_uncut - len(joined)))
 
     def gather(self, requests: list[tuple[IntArray, int]]) -> list[Float32Array]:
         """Reads several sets of crops in one pass.

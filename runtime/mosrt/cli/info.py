@@ -72,7 +72,12 @@ def info(model: str | None, listed: bool, machine: bool, verify: bool, kind: str
         return
     opened = Bundle.open(find_bundle(model))
     if verify:
-        _verify(opened)
+        hidden, length = not sys.stderr.isatty(), opened.n_bytes
+        with click.progressbar(
+            length=length, label="verifying", file=bar_stream(), hidden=hidden
+        ) as bar:
+            opened.verify(bar.update)
+        click.echo("every file is as it was exported", err=True)
     card = opened.model_card()
     if kind == "json":
         facts = opened.manifest.to_dict()
@@ -81,15 +86,6 @@ def info(model: str | None, listed: bool, machine: bool, verify: bool, kind: str
     _show(_facts(opened.manifest), kind)
     if card:
         click.echo("\n" + "\n".join(card.rstrip().splitlines()))
-
-
-def _verify(bundle: Bundle) -> None:
-    hidden = not sys.stderr.isatty()
-    with click.progressbar(
-        length=bundle.n_bytes, label="verifying", file=bar_stream(), hidden=hidden
-    ) as bar:
-        bundle.verify(bar.update)
-    click.echo("every file is as it was exported", err=True)
 
 
 def _machine() -> dict[str, Any]:

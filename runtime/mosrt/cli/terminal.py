@@ -159,16 +159,12 @@ def _orderly_end() -> Iterator[None]:
         for name in _SIGNALS:
             number = getattr(signal, name, None)
             if number is not None and signal.getsignal(number) is signal.SIG_DFL:
-                handled[number] = signal.signal(number, _exit_on_signal)
+                handled[number] = signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         yield
     finally:
         for number, handler in handled.items():
             signal.signal(number, handler)
-
-
-def _exit_on_signal(number: int, _frame: object) -> None:
-    raise SystemExit(128 + number)
 
 
 def _escape_unencodable(error: UnicodeError) -> tuple[str | bytes, int]:

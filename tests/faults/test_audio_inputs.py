@@ -63,7 +63,7 @@ def test_a_pipe_that_is_no_audio_is_left_at_once(tmp_path: Path) -> None:
 
 @fifos
 def test_a_pipe_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mosrt.audio.sources._LARGEST_PIPE_BYTES", 1 << 22)
+    monkeypatch.setattr("mosrt.audio.sources.LARGEST_PIPE_BYTES", 1 << 22)
     thread = fed(tmp_path / "pipe", encoded(speech_like(10.0), "WAV"), repeat=10**9)
     with pytest.raises(AudioError, match="does not end within"):
         FileSource(tmp_path / "pipe")
@@ -73,7 +73,7 @@ def test_a_pipe_that_never_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 @fifos
 def test_a_pipe_that_nobody_writes_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mosrt.audio.sources._PIPE_WAIT_S", 0.2)
+    monkeypatch.setattr("mosrt.audio.sources.PIPE_WAIT_S", 0.2)
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(AudioError, match="nothing writes to this pipe"):
         FileSource(tmp_path / "pipe")

@@ -267,7 +267,7 @@ def test_no_engine_sees_it(
 ) -> None:
     if provider != "cpu":
         pytest.importorskip("openvino", reason="openvino is not installed")
-    monkeypatch.setattr("mosrt.backends.ort._WORTH_CACHING_BYTES", 0)
+    monkeypatch.setattr("mosrt.backends.ort.WORTH_CACHING_BYTES", 0)
     with pytest.raises(BundleError, match=r"its weights are in '\.\./secret\.bin'"):
         mosrt.load(hostile, provider=provider, cache=cached)
     with (

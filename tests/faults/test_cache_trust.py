@@ -28,8 +28,8 @@ needs_root = pytest.mark.skipif(
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache directory; no model is too small for it, and no file to be remembered."""
-    monkeypatch.setattr("mosrt.backends.ort._WORTH_CACHING_BYTES", 0)
-    monkeypatch.setattr("mosrt.host.cache._WORTH_REMEMBERING_BYTES", 0)
+    monkeypatch.setattr("mosrt.backends.ort.WORTH_CACHING_BYTES", 0)
+    monkeypatch.setattr("mosrt.host.cache.WORTH_REMEMBERING_BYTES", 0)
     monkeypatch.setenv("MOSRT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -259,7 +259,7 @@ def test_engines_that_others_can_write(tmp_path: Path) -> None:
 def test_a_hash_is_remembered_while_the_file_is_unchanged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mosrt.host.cache._WORTH_REMEMBERING_BYTES", 0)
+    monkeypatch.setattr("mosrt.host.cache.WORTH_REMEMBERING_BYTES", 0)
     file = tmp_path / "file"
     file.write_bytes(b"content of the file")
     settle()

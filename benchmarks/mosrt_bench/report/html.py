@@ -35,7 +35,7 @@ TEMPLATES: Final = jinja2.Environment(
 """The templates of reports; those of HTML escape what they are given."""
 
 _MAX_CLIP_S: Final = 30.0
-_MAX_AUDIO_BYTES: Final = 8_000_000
+MAX_AUDIO_BYTES: Final = 8_000_000
 _MAX_CLIPS: Final = 10
 _SHORT: Final = re.compile(r"[:,].*| of a (clip|fresh).*| on the same.*")
 
@@ -82,7 +82,7 @@ def _to_listen(report: Row, clips: Sequence[AudioFile]) -> Iterator[dict[str, st
         for value, name in sorted(scored):
             text = f"{first['reference']} scores it {sign * value:.3f} ({domain})"
             reasons.setdefault(name, text)
-    by_name, room = {clip.name: clip for clip in clips}, _MAX_AUDIO_BYTES
+    by_name, room = {clip.name: clip for clip in clips}, MAX_AUDIO_BYTES
     for name, reason in list(reasons.items())[:_MAX_CLIPS]:
         flac, note = _flac(by_name[name], room) if name in by_name else (b"", "")
         room -= len(flac)

@@ -28,7 +28,7 @@ _MIN_CORRELATED: Final = 3
 _MIN_RESAMPLED: Final = 5
 _MAX_FLIP_CLIPS: Final = 4000
 # Above this, a matrix of all pairs takes more memory than the time it saves is worth.
-_MAX_PAIRED: Final = 2000
+MAX_PAIRED: Final = 2000
 
 
 def _correlation(function: Callable[..., Any]) -> Metric:
@@ -108,7 +108,7 @@ def resampled(
     if len(x) < _MIN_RESAMPLED:
         return None
     indices = resample_indices(len(x), resamples)
-    if name == "ktau" and len(x) <= _MAX_PAIRED:
+    if name == "ktau" and len(x) <= MAX_PAIRED:
         return _ktau_resampled(x, y, indices)
     a, b = x[indices], y[indices]
     if name == "mae":

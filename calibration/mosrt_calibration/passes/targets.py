@@ -22,7 +22,7 @@ _BETWEEN: Final = frozenset({
     "Unsqueeze",
 })  # fmt: skip
 _FUSED: Final = ("Clip", "Relu")
-_MOST_BLOCKS: Final = 64
+MOST_BLOCKS: Final = 64
 # The first number of a module path that goes on after it: the 0 of "backbones.0.blocks.3.1".
 _BRANCH: Final = re.compile(r"^([^0-9]*\.)[0-9]+(\..+)$")
 
@@ -175,7 +175,7 @@ def _of_like_branches(part: dict[str, str], weighted: Collection[str]) -> dict[s
 
     Such a part is "backbones.*.blocks.3.1".
     """
-    if len({part[name] for name in weighted}) <= _MOST_BLOCKS:
+    if len({part[name] for name in weighted}) <= MOST_BLOCKS:
         return part
     return {node: _BRANCH.sub(r"\1*\2", name, count=1) for node, name in part.items()}
 
@@ -187,7 +187,7 @@ def _of_stages(part: dict[str, str], weighted: Collection[str]) -> dict[str, str
     splits expensive blocks into their parts again.
     """
     block = {name: name for name in part.values()}
-    while len({block[part[node]] for node in weighted}) > _MOST_BLOCKS:
+    while len({block[part[node]] for node in weighted}) > MOST_BLOCKS:
         depth = max(len(_numbered(name)) for name in block.values())
         if depth < 2:
             break

@@ -14,7 +14,7 @@ from .qparams import rounded_weights, stored, weight_scales
 __all__ = ["dynamic_matmul", "weight_only_int8"]
 
 # Fewer values save less than their scales and nodes cost.
-_FEWEST: Final = 4096
+FEWEST_VALUES: Final = 4096
 
 
 def weight_only_int8(model: Any, nodes: Sequence[str]) -> Any:
@@ -38,7 +38,7 @@ def weight_only_int8(model: Any, nodes: Sequence[str]) -> Any:
             continue
         weights = node.input[1]
         value, axis = topology.value(weights), topology.output_axis(node)
-        if weights not in unfolded and value.size >= _FEWEST:
+        if weights not in unfolded and value.size >= FEWEST_VALUES:
             found, (scales, _) = rounded_weights(value, axis, weight_scales(value, axis))
             along = [1] * value.ndim
             along[axis] = -1

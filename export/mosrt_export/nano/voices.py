@@ -34,7 +34,7 @@ __all__ = [
     "write_utterances",
 ]
 
-_FESTIVAL_VOICES_PATH: Final = Path("/usr/share/festival/voices")
+FESTIVAL_VOICES_PATH: Final = Path("/usr/share/festival/voices")
 
 
 def _table(name: str) -> dict[str, Any]:
@@ -106,7 +106,7 @@ def missing_programs(voices: list[Voice]) -> dict[str, str]:
             missing[program] = f"install the system package {package!r}"
     for voice in voices:
         folder = voice.selector
-        if voice.engine == "festival" and not list(_FESTIVAL_VOICES_PATH.glob(f"*/{folder}")):
+        if voice.engine == "festival" and not list(FESTIVAL_VOICES_PATH.glob(f"*/{folder}")):
             missing[voice.name] = "install the system's festvox packages, which the README lists"
     return missing
 

@@ -47,9 +47,9 @@ _INTEGER_SCALE: Final = {np.dtype(np.int16): 2.0**15, np.dtype(np.int32): 2.0**3
 _BLOCK_VALUES: Final = 1 << 22
 _SHORT_OGG: Final = "lacks an end-of-stream bit"
 # A pipe is read into memory up to this, and refused early if it does not begin like audio.
-_LARGEST_PIPE_BYTES: Final = 1 << 30
+LARGEST_PIPE_BYTES: Final = 1 << 30
 _HEAD_BYTES: Final = 1 << 18
-_PIPE_WAIT_S: Final = 10.0
+PIPE_WAIT_S: Final = 10.0
 
 
 def audio_error(name: str, flag: str, detail: str = "") -> AudioError:
@@ -328,7 +328,7 @@ def spooled(chunks: Iterable[bytes], *, bounded: bool, any_format: bool) -> byte
             if not recognised(data, data.tell()):
                 raise OSError(errno.EINVAL, _unknown(1))
             data.seek(0, os.SEEK_END)
-        if bounded and data.tell() > _LARGEST_PIPE_BYTES:
+        if bounded and data.tell() > LARGEST_PIPE_BYTES:
             raise OSError(errno.EFBIG, "it does not end within 1 GiB; write it to a file first")
     return data.getvalue()
 
@@ -359,7 +359,7 @@ def _pipe_chunks(path: Path) -> Iterator[bytes]:
     poll = select.poll()
     poll.register(descriptor, select.POLLIN)
     try:
-        began, deadline = False, time.monotonic() + _PIPE_WAIT_S
+        began, deadline = False, time.monotonic() + PIPE_WAIT_S
         while True:
             poll.poll(100)
             try:
@@ -373,7 +373,7 @@ def _pipe_chunks(path: Path) -> Iterator[bytes]:
             elif began:
                 return
             elif time.monotonic() > deadline:
-                raise OSError(errno.EPIPE, f"nothing writes to this pipe for {_PIPE_WAIT_S:g} s")
+                raise OSError(errno.EPIPE, f"nothing writes to this pipe for {PIPE_WAIT_S:g} s")
             else:
                 time.sleep(0.02)
     finally:

@@ -39,7 +39,7 @@ PROVIDERS: Final = {
 }
 _GPU_BATCH: Final = 4
 # Smaller networks are optimised in milliseconds, so caching gains nothing.
-_WORTH_CACHING_BYTES: Final = 16_000_000
+WORTH_CACHING_BYTES: Final = 16_000_000
 _ENTRIES: Final = {
     # By default a file's name may say that it is of another format.
     "session.load_model_format": "ONNX",
@@ -143,7 +143,7 @@ class OrtBackend:
         """Opens a network's session, from the cached optimised graph if there is one."""
         graph, weights = member.paths(directory)
         size = sum(file.bytes for file in member.files)
-        if self._cache is not None and self.provider == "cpu" and size >= _WORTH_CACHING_BYTES:
+        if self._cache is not None and self.provider == "cpu" and size >= WORTH_CACHING_BYTES:
             session = self._cache.get(
                 {"engine": "onnxruntime", "cpu": CpuFeatures.read().to_dict()},
                 {

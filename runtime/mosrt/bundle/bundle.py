@@ -238,13 +238,13 @@ def _is_deeper(value: object, levels: int) -> bool:
 
 
 DEFAULT_MODEL: Final = "nano"
-_MODELS = Path(__file__).parents[1] / "models"
+MODELS = Path(__file__).parents[1] / "models"
 _LOG = logging.getLogger(__name__)
 
 
 def embedded_models() -> dict[str, Path]:
     """Bundle directories of the installed package by name, the default model first."""
-    found = {path.parent.name: path.parent for path in _MODELS.glob(f"*/{MANIFEST_NAME}")}
+    found = {path.parent.name: path.parent for path in MODELS.glob(f"*/{MANIFEST_NAME}")}
     return {name: found[name] for name in sorted(found, key=lambda n: (n != DEFAULT_MODEL, n))}
 
 
@@ -264,7 +264,7 @@ def find_bundle(reference: str | os.PathLike[str] | None = None) -> Path:
     if reference is None:
         if DEFAULT_MODEL not in models:
             raise BundleError(
-                f"{_MODELS / DEFAULT_MODEL}: the default model is missing; "
+                f"{MODELS / DEFAULT_MODEL}: the default model is missing; "
                 "install mosrt again, or name the path of a bundle"
             )
         return models[DEFAULT_MODEL]

@@ -29,7 +29,7 @@ _T = TypeVar("_T")
 _ENTRY: Final = "entry.json"
 _HASHES: Final = "hashes"
 # Hashing a smaller file takes no longer than looking its hash up.
-_WORTH_REMEMBERING_BYTES: Final = 16_000_000
+WORTH_REMEMBERING_BYTES: Final = 16_000_000
 # A file that changes twice within one tick of the file system's clock keeps its times.
 _TICK_S: Final = 0.05
 _COARSE_TICK_S: Final = 2.5  # of file systems that keep times in steps of 1 s or 2 s
@@ -188,7 +188,7 @@ class Cache:
         """The hash in a note about a file, or "" if there is none about this state of it."""
         note = self._note(path)
         try:
-            if stamp[0] < _WORTH_REMEMBERING_BYTES or self._distrust(note.parent) or distrust(note):
+            if stamp[0] < WORTH_REMEMBERING_BYTES or self._distrust(note.parent) or distrust(note):
                 return ""
             kept, found, check = json.loads(note.read_bytes())
         except (OSError, ValueError, TypeError, RecursionError):
@@ -198,7 +198,7 @@ class Cache:
     def _remember(self, path: Path, stamp: list[int], found: str) -> None:
         note = self._note(path)
         with suppress(OSError):
-            if stamp[0] >= _WORTH_REMEMBERING_BYTES and self._distrust(note.parent) is None:
+            if stamp[0] >= WORTH_REMEMBERING_BYTES and self._distrust(note.parent) is None:
                 private_directory(self.directory, note.parent)
                 with replacing(note) as part:
                     part.write_text(json.dumps([stamp, found, _checksum(stamp, found)]))

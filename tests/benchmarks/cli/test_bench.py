@@ -229,7 +229,7 @@ def test_clips_inside_are_the_recordings(
 def test_a_page_has_only_so_much_audio(
     measured: tuple[dict[str, Any], list[AudioFile]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mosrt_bench.report.html._MAX_AUDIO_BYTES", 30_000)
+    monkeypatch.setattr("mosrt_bench.report.html.MAX_AUDIO_BYTES", 30_000)
     html = page(*measured)
     assert len(re.findall("data:audio", html)) <= 1
     assert "the most audio that it may" in html

@@ -108,7 +108,7 @@ def test_flips_of_close_pairs() -> None:
 @pytest.mark.parametrize("most", [0, 2000])
 def test_every_resample_is_scipys(monkeypatch: pytest.MonkeyPatch, most: int) -> None:
     """Ties included, and lists that a resample leaves with one value; for few clips and many."""
-    monkeypatch.setattr("mosrt_bench.stats.metrics._MAX_PAIRED", most)
+    monkeypatch.setattr("mosrt_bench.stats.metrics.MAX_PAIRED", most)
     rng = np.random.default_rng(0)
     wanted, before = rng.integers(1, 4, (2, 7)).astype(float)
     after = before + rng.normal(0, 0.3, 7)

@@ -114,7 +114,7 @@ def test_a_block_that_the_budget_does_without_is_quantised_again(
 def test_only_the_half_of_a_block_that_breaks_is_kept_in_fp32(
     choice: Choice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mosrt_calibration.passes.targets._MOST_BLOCKS", 8)
+    monkeypatch.setattr("mosrt_calibration.passes.targets.MOST_BLOCKS", 8)
     places = ("0.0", "1.0", "2.0", "3.0", "4.0", "4.1", "4.2", "4.3")
     names = [f"net.0.blocks.{place}" for place in places]
     model = convolutional(8, outlier=6, name=names.__getitem__)
@@ -150,7 +150,7 @@ def test_drift_of_weight_only_int8_is_measured_for_cpus_only(
     monkeypatch: pytest.MonkeyPatch,
     symmetric: bool,
 ) -> None:
-    monkeypatch.setattr("mosrt_calibration.passes.weight_only._FEWEST", 1)
+    monkeypatch.setattr("mosrt_calibration.passes.weight_only.FEWEST_VALUES", 1)
     evaluator, networks = Evaluator(conv_model), _networks(conv_model, choice, tmp_path)
     macs = MacCount.of(networks, PLAIN)
     scheme = Scheme(method="min-max", symmetric=symmetric)

@@ -86,7 +86,7 @@ def find(folder: Path) -> list[str]:
 
 def test_missing_programs_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(voices, "_FESTIVAL_VOICES_PATH", tmp_path)
+    monkeypatch.setattr(voices, "FESTIVAL_VOICES_PATH", tmp_path)
     speakers = [named(name) for name in ("flite slt", "festival kal_diphone", "espeak-ng de+f2")]
     missing = missing_programs(speakers)
     assert set(missing) == {*PROGRAMS.values(), "c2enc", "festival kal_diphone"}

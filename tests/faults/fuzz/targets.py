@@ -260,7 +260,7 @@ class Caches:
         self._bundle = _tiny_bundle(folder)
         self._cache, self._template = folder / "cache", folder / "template"
         # Entries are made of large graphs only, which would take long to copy and to damage.
-        setattr(ort, "_WORTH_CACHING_BYTES", 0)  # noqa: B010 - it is not public
+        setattr(ort, "WORTH_CACHING_BYTES", 0)  # noqa: B010 - it is final
         os.environ["MOSRT_CACHE"] = str(self._template)
         self._noise = np.random.default_rng(0).normal(0, 0.1, 8000).astype(np.float32)
         for _ in range(2):

@@ -18,7 +18,7 @@ from tests.standins.variants import with_int8
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty cache directory, and no model too small for it."""
-    monkeypatch.setattr(ort, "_WORTH_CACHING_BYTES", 0)
+    monkeypatch.setattr(ort, "WORTH_CACHING_BYTES", 0)
     monkeypatch.setenv("MOSRT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 

@@ -21,7 +21,7 @@ def models(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copytree(tiny, folder / name)
     (folder / "__pycache__").mkdir()
     (folder / "notes.txt").touch()
-    monkeypatch.setattr("mosrt.bundle.bundle._MODELS", folder)
+    monkeypatch.setattr("mosrt.bundle.bundle.MODELS", folder)
     working = tmp_path / "working"
     working.mkdir()
     monkeypatch.chdir(working)

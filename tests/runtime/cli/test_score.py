@@ -191,7 +191,7 @@ def test_info_of_the_machine() -> None:
 @pytest.fixture
 def nano(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of tiny as the only embedded model, of one network and one view per 5 s."""
-    monkeypatch.setattr("mosrt.bundle.bundle._MODELS", tmp_path)
+    monkeypatch.setattr("mosrt.bundle.bundle.MODELS", tmp_path)
     monkeypatch.delenv("MOSRT_MODEL", raising=False)
     bundle = Path(shutil.copytree(tiny, tmp_path / "nano"))
     path = bundle / "manifest.json"

@@ -49,7 +49,7 @@ def load(
     """Opens a model as a scorer.
 
     Args:
-        model: Name of a model that comes with mosrt (`available_models`), "nano" if left out; or
+        model: Name of a model that comes with mosrt (`available_models`), "distillmos" if left out; or
             the path of a bundle, a directory or a zip of one. A name goes before a path: write
             "./nano", or give a Path, for a bundle that is called like an embedded model.
         variant: Precision variant. The default is the reference, fp32, whose scores are the same

@@ -237,7 +237,7 @@ def _is_deeper(value: object, levels: int) -> bool:
     return levels == 0 or any(_is_deeper(each, levels - 1) for each in inner)
 
 
-DEFAULT_MODEL: Final = "nano"
+DEFAULT_MODEL: Final = "distillmos"
 MODELS = Path(__file__).parents[1] / "models"
 _LOG = logging.getLogger(__name__)
 

@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 
 import mosrt
 from mosrt.audio.recording import Recording
+from mosrt.bundle.bundle import DEFAULT_MODEL
 from mosrt.cli.main import main
 from tests.conftest import HANG_S
 
@@ -189,11 +190,11 @@ def test_info_of_the_machine() -> None:
 
 
 @pytest.fixture
-def nano(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def embedded(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of tiny as the only embedded model, of one network and one view per 5 s."""
     monkeypatch.setattr("mosrt.bundle.bundle.MODELS", tmp_path)
     monkeypatch.delenv("MOSRT_MODEL", raising=False)
-    bundle = Path(shutil.copytree(tiny, tmp_path / "nano"))
+    bundle = Path(shutil.copytree(tiny, tmp_path / DEFAULT_MODEL))
     path = bundle / "manifest.json"
     manifest = json.loads(path.read_text())
     manifest["grid"] = {"view_every_s": 5.0, "min_views": 1, "max_views": 12}
@@ -203,22 +204,22 @@ def nano(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_score_without_a_model_uses_the_embedded_one(
-    nano: Path, tiny: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch
+    embedded: Path, tiny: Path, clips: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["score", clips[0], "--format", "json"]
     by_default = run(*arguments)
     assert by_default.exit_code == 0
-    assert by_default.stdout == run(*arguments, "-m", "nano").stdout
-    assert by_default.stdout == run(*arguments, "-m", nano).stdout
+    assert by_default.stdout == run(*arguments, "-m", DEFAULT_MODEL).stdout
+    assert by_default.stdout == run(*arguments, "-m", embedded).stdout
     monkeypatch.setenv("MOSRT_MODEL", str(tiny))
     by_environment = run(*arguments)
     assert by_environment.stdout == run(*arguments, "-m", tiny).stdout != by_default.stdout
-    assert run(*arguments, "-m", "nano").stdout == by_default.stdout
+    assert run(*arguments, "-m", DEFAULT_MODEL).stdout == by_default.stdout
 
 
-def test_one_view_has_a_score_and_no_interval(nano: Path, clips: list[Path]) -> None:
+def test_one_view_has_a_score_and_no_interval(embedded: Path, clips: list[Path]) -> None:
     short = next(clip for clip in clips if soundfile.info(clip).duration < 5)
-    with mosrt.load(nano) as scorer:
+    with mosrt.load(embedded) as scorer:
         score = scorer.score_file(short)
     line = run("score", short).stdout.splitlines()[1]
     assert line.split() == [str(short), "south", f"{score.mos:.3f}", "-", "1"]
@@ -228,26 +229,26 @@ def test_one_view_has_a_score_and_no_interval(nano: Path, clips: list[Path]) -> 
     assert (row["low"], row["high"], row["n_views"]) == ("", "", "1")
 
 
-def test_info_of_embedded_models(nano: Path) -> None:
+def test_info_of_embedded_models(embedded: Path) -> None:
     text = run("info")
     assert text.exit_code == 0
-    assert text.stdout == run("info", "nano").stdout == run("info", nano).stdout
+    assert text.stdout == run("info", DEFAULT_MODEL).stdout == run("info", embedded).stdout
     assert "one per 5 s, from 1 to 12" in text.stdout
-    assert (nano / "model-card.md").read_text().strip() in text.stdout
+    assert (embedded / "model-card.md").read_text().strip() in text.stdout
     facts = json.loads(run("info", "--format", "json").stdout)
-    assert facts["model_card"] == (nano / "model-card.md").read_text()
+    assert facts["model_card"] == (embedded / "model-card.md").read_text()
     assert facts["grid"]["view_every_s"] == 5.0
     card = "# nano\n\nScores speech\nof any kind. And more.\n\nNot music.\n"
-    (nano / "model-card.md").write_text(card)
+    (embedded / "model-card.md").write_text(card)
     listed = run("info", "--list")
-    assert listed.stdout == "nano  fusion, 0.0 MB; Scores speech of any kind\n"
+    assert listed.stdout == f"{DEFAULT_MODEL}  fusion, 0.0 MB; Scores speech of any kind\n"
     rows = json.loads(run("info", "--list", "--format", "json").stdout)
-    assert list(rows) == ["nano"]
-    assert rows["nano"]["bytes"] == (nano / "model.fold0.fp32.onnx").stat().st_size
+    assert list(rows) == [DEFAULT_MODEL]
+    assert rows[DEFAULT_MODEL]["bytes"] == (embedded / "model.fold0.fp32.onnx").stat().st_size
 
 
-def test_a_broken_installation(nano: Path, clips: list[Path]) -> None:
-    shutil.rmtree(nano)
+def test_a_broken_installation(embedded: Path, clips: list[Path]) -> None:
+    shutil.rmtree(embedded)
     for command in (["score", clips[0]], ["info"], ["info", "--verify"]):
         result = run(*command)
         assert result.exit_code == 3
@@ -256,9 +257,9 @@ def test_a_broken_installation(nano: Path, clips: list[Path]) -> None:
 
 
 def test_help_names_the_embedded_models() -> None:
-    text = " ".join(run("score", "--help").stdout.split())
-    assert f"({', '.join(mosrt.available_models()) or 'none here'})" in text
-    assert "default: (nano)" in text
+    text = "".join(run("score", "--help").stdout.split())
+    assert f"({','.join(mosrt.available_models()) or 'nonehere'})" in text
+    assert f"default:({DEFAULT_MODEL})" in text
 
 
 def test_as_a_real_process(tiny: Path, clips: list[Path]) -> None:

@@ -265,7 +265,7 @@ def test_command(tmp_path: Path) -> None:
     base, xml, figures = (tmp_path / name for name in ("base.json", "gate.xml", "gate.json"))
 
     def run(*arguments: str) -> tuple[int, str]:
-        options = [str(clips), "--baseline", str(base), "--threads", "1", *arguments]
+        options = [str(clips), "-m", "nano", "--baseline", str(base), "--threads", "1", *arguments]
         result = CliRunner().invoke(command, options, catch_exceptions=False)
         return result.exit_code, result.output
 

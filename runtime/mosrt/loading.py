@@ -49,9 +49,9 @@ def load(
     """Opens a model as a scorer.
 
     Args:
-        model: Name of a model that comes with mosrt (`available_models`), "distillmos" if left out; or
-            the path of a bundle, a directory or a zip of one. A name goes before a path: write
-            "./nano", or give a Path, for a bundle that is called like an embedded model.
+        model: Name of a model that comes with mosrt (`available_models`), "distillmos" if left
+            out; or the path of a bundle, a directory or a zip of one. A name goes before a path:
+            write "./nano", or give a Path, for a bundle that is called like an embedded model.
         variant: Precision variant. The default is the reference, fp32, whose scores are the same
             on every machine but for rounding. "auto" is the fastest one of the bundle on this
             machine: its scores differ from the reference's by about the drift that the manifest

@@ -181,6 +181,7 @@ def guide(
         spec=spec,
         window_s=0 if spec is None else spec.window_samples / manifest.sample_rate_hz,
         grid=manifest.grid,
+        segments=manifest.family == "segments",
         ssl=ssl,
         mel=mel,
         crops="" if mel is None else _counted(mel.n_crops, "crop", "crops"),

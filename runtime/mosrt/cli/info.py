@@ -141,8 +141,10 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         "rate": f"{rate_hz} Hz",
         "domains": [f"{n} (default)" if n == default else n for n in manifest.domains],
     }
-    if manifest.ssl is not None:
-        facts["waveform"] = f"crops of {manifest.ssl.crop_samples / rate_hz:g} s"
+    hop_s = 0.0
+    if (ssl := manifest.ssl) is not None:
+        hop_s = ssl.segment_hop_samples / rate_hz
+        facts["waveform"] = f"{'segments' if hop_s else 'crops'} of {ssl.crop_samples / rate_hz:g} s"
     if (mel := manifest.mel) is not None:
         facts["spectrograms"] = (
             f"{mel.n_crops} per view, {mel.crop_samples / rate_hz:g} s each, windows "
@@ -151,8 +153,8 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     if manifest.uncertainty is None:
         facts["front end"] = _FRONT_ENDS[manifest.front_end]
         grid = manifest.grid
-        views = f"from {grid.min_views} to {grid.max_views}"
-        facts["views"] = f"one per {grid.view_every_s:g} s, {views}"
+        views = f"one per {grid.view_every_s:g} s, from {grid.min_views} to {grid.max_views}"
+        facts["views"] = f"the fewest that start at most {hop_s:g} s apart" if hop_s else views
     facts |= _uncertainty_facts(manifest)
     for name, variant in manifest.variants.items():
         megabytes = sum(file.bytes for file in variant.files) / 1e6

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from mosrt._arrays import Float32Array, IntArray
 from mosrt.audio.recording import Recording
 from mosrt.backends import Backend
-from mosrt.backends.base import TENSORRT
+from mosrt.backends.base import OPENVINO
 from mosrt.bundle.front_end_spec import MelSpec
 from mosrt.bundle.manifest import Manifest
 from mosrt.crops import CropGeometry, CropPlan, Plan, PlanRule, normalised, resolve_plan
@@ -202,8 +202,8 @@ class FusionScorer(Scorer):
             **options,
         )
         self._backend = backend
-        # Engines are built for one length, and a batch has one.
-        self._short = backend.batch_size == 1 and backend.provider not in TENSORRT
+        # A batch has one length, as engines of TensorRT and the batches of a server have.
+        self._short = backend.batch_size == 1 and backend.provider in ("cpu", *OPENVINO)
         self._front_end = FusionFrontEnd(manifest) if front_end is None else front_end
 
     def features(

@@ -22,6 +22,7 @@ from mosrt_export.triton import repository
 from mosrt_export.triton.config import Network, Serving, network_config, to_text
 from mosrt_export.triton.plan import plan_repository
 from mosrt_export.triton.repository import guide
+from tests.standins.segments import with_segments
 from tests.standins.variants import with_variants
 
 pytest.importorskip("tritonclient.grpc", reason="needs Triton's schema: tritonclient[grpc]")
@@ -207,6 +208,15 @@ def test_the_folder_holds_what_it_needs(served: Repository) -> None:
     everything = guide_text + (served.path / "mosrt-model.json").read_text()
     assert str(served.path) not in everything
     assert str(Path(mosrt.__file__).parent) not in everything
+
+
+def test_the_readme_tells_clients_how_to_cut_segments(tiny: Path, tmp_path: Path) -> None:
+    served = made(tmp_path / "repository", with_segments(tiny, tmp_path / "segments"), "--cpu")
+    text = " ".join((served.path / "README.md").read_text().split())
+    assert "segments of 48000 samples that start at most 16000 samples apart" in text
+    assert "Zeros follow a recording that is shorter" in text
+    assert "repeated" not in text
+    assert "one per" not in text
 
 
 @pytest.mark.parametrize("blocked", [("torch", "onnx"), ("torch", "google.protobuf")])

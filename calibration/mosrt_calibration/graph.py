@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
@@ -92,8 +92,11 @@ def fetched(model: Any) -> Any:
 
 def _convert_half_weights(graph: Any) -> None:
     """Makes constants of type float16 that are only cast to float32 constants of type float32."""
+    uses = Counter(name for node in graph.node for name in node.input)
     halves = {
-        each.name: each for each in graph.initializer if each.data_type == TensorProto.FLOAT16
+        each.name: each
+        for each in graph.initializer
+        if each.data_type == TensorProto.FLOAT16 and uses[each.name] == 1
     }
     for node in [each for each in graph.node if each.op_type == "Cast"]:
         half = halves.get(node.input[0])

@@ -2,12 +2,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from mosrt_calibration.clips import Choice
-from mosrt_calibration.graph import deduplicate_constants
+from mosrt_calibration.graph import deduplicate_constants, read_graph
 from mosrt_calibration.scoring import ModelUnderTest
 from mosrt_calibration.search.network import Network, Scheme
 from tests.standins.quantizable import SIZE
@@ -68,3 +69,27 @@ def test_integer_graphs_share_their_zero_points(
 def _run(model: Any, **feeds: Any) -> list[Any]:
     session = onnxruntime.InferenceSession(model.SerializeToString())
     return list(session.run(None, feeds))
+
+
+def test_half_weights_that_are_only_cast_become_float32(tmp_path: Path) -> None:
+    """One that another node reads, too, stays as it is."""
+    cast = {"to": TensorProto.FLOAT}
+    nodes = [
+        helper.make_node("Cast", ["once"], ["a"], **cast),
+        helper.make_node("Cast", ["twice"], ["b"], **cast),
+        helper.make_node("Cast", ["twice"], ["c"], **cast),
+        helper.make_node("Sum", ["a", "b", "c"], ["sum"]),
+    ]
+    halves = [
+        numpy_helper.from_array(np.array([value], np.float16), name)
+        for name, value in (("once", 1), ("twice", 2))
+    ]
+    found = helper.make_tensor_value_info("sum", TensorProto.FLOAT, [1])
+    graph = helper.make_graph(nodes, "halves", [], [found], halves)
+    opset = [helper.make_opsetid("", 18)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=8), tmp_path / "a.onnx")
+    read = read_graph(tmp_path / "a.onnx")
+    kinds = {tensor.name: tensor.data_type for tensor in read.graph.initializer}
+    assert kinds == {"a": TensorProto.FLOAT, "twice": TensorProto.FLOAT16}
+    session = onnxruntime.InferenceSession(read.SerializeToString())
+    assert session.run(None, {})[0].tolist() == [5]

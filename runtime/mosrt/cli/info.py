@@ -144,7 +144,9 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
     hop_s = 0.0
     if (ssl := manifest.ssl) is not None:
         hop_s = ssl.segment_hop_samples / rate_hz
-        facts["waveform"] = f"{'segments' if hop_s else 'crops'} of {ssl.crop_samples / rate_hz:g} s"
+        facts["waveform"] = (
+            f"{'segments' if hop_s else 'crops'} of {ssl.crop_samples / rate_hz:g} s"
+        )
     if (mel := manifest.mel) is not None:
         facts["spectrograms"] = (
             f"{mel.n_crops} per view, {mel.crop_samples / rate_hz:g} s each, windows "

@@ -150,15 +150,13 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 @pytest.fixture(scope="session")
 def nano_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The embedded model `nano`, exported from its checkpoint with the front end in the graph."""
-    from click.testing import CliRunner
-
-    from mosrt_export.nano.cli import nano
+    from mosrt_export.distill.train.exporting import export_student
+    from mosrt_export.parity import audio_sources
 
     def export(out: Path) -> None:
         checkpoint = STANDINS / "checkpoints" / "nano.pt"
-        arguments = ["export", checkpoint, "--frontend", "graph", "--output", out]
-        result = CliRunner().invoke(nano, [*map(str, arguments)])
-        assert result.exit_code == 0, result.output
+        clips = audio_sources(None)
+        export_student(checkpoint, out, clips=clips, card="nano-card.md", front_end="graph")
 
     return made_once(tmp_path_factory, "nano-graph", export)
 

@@ -1,7 +1,7 @@
 """Collect the accuracy figures of a model card.
 
 python -m mosrt_studies.figures.model_card benchmarks/results -m nano -o evaluation.json
-python -m mosrt_export.nano export nano.pt --evaluation evaluation.json -o nano
+mosrt distill TEACHER... --recipe nano --evaluation evaluation.json --force -o nano
 """
 
 from __future__ import annotations

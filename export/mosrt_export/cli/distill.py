@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,13 +14,12 @@ from mosrt.cli.terminal import bar_stream
 from mosrt.errors import MosrtError
 
 from .command import PATH, bundle_options, exporting
+from .export import front_end_option
 
 if TYPE_CHECKING:
     import torch
 
 __all__ = ["ProgressLines", "device_option", "distill", "reduced_option", "seed_option", "used"]
-
-_HOURS: Final = FiniteRange(min=0, max=100_000)
 
 seed_option: Final = click.option(
     "--seed", default=7, show_default=True, help="Seed of all random choices."
@@ -52,7 +51,7 @@ reduced_option: Final = click.option(
     required=True,
     metavar="DIR",
     help="Recordings of clean speech, one folder per speaker; a file in no folder is a speaker of "
-    "its own. Repeat the option for more.",
+    "its own. Silent and unreadable ones are left out. Repeat the option for more.",
 )
 @click.option(
     "--recipe",
@@ -62,14 +61,8 @@ reduced_option: Final = click.option(
 )
 @click.option(
     "--hours",
-    type=_HOURS,
-    help="Hours of clips to train on; more in a later run adds to them. [default: 20, or the "
-    "recipe's]",
-)
-@click.option(
-    "--ladder-hours",
-    type=_HOURS,
-    help="Hours of ladders, a clip and three ever more degraded copies. [default: 5, or the "
+    type=FiniteRange(min=0.001, max=100_000),
+    help="Hours of clips to train on; more in a later run adds to them. [default: 25, or the "
     "recipe's]",
 )
 @click.option(
@@ -88,9 +81,16 @@ reduced_option: Final = click.option(
 @click.option(
     "--workers", type=COUNT, default=2, show_default=True, help="Processes that make clips."
 )
+@click.option(
+    "--evaluation",
+    type=PATH,
+    metavar="FILE.json",
+    help="Other results for the model card: a JSON object of claims and values.",
+)
 @seed_option
 @device_option
 @reduced_option
+@front_end_option
 @bundle_options
 def distill(
     teachers: tuple[str, ...],
@@ -101,9 +101,10 @@ def distill(
     workers: int,
     device: str,
     parity_audio: Path | None,
+    evaluation: Path | None,
+    front_end: str,
     force: bool,
     hours: float | None,
-    ladder_hours: float | None,
     **given: Any,
 ) -> None:
     """Teach a small model, the student, to score as its teachers do, at a fraction of their cost.
@@ -125,6 +126,7 @@ def distill(
       mosrt score clips/ --model ./small
     """  # noqa: D301 - click reads the backspace
     with exporting("train"):
+        from mosrt.bundle.bundle import Bundle  # noqa: PLC0415
         from mosrt.bundle.writer import check_target  # noqa: PLC0415 - numpy and onnxruntime
         from mosrt_export.distill.data.dataset import Data  # noqa: PLC0415 - torch
         from mosrt_export.distill.data.speech import find_speakers, split  # noqa: PLC0415
@@ -135,9 +137,9 @@ def distill(
         from mosrt_export.parity import audio_sources  # noqa: PLC0415
 
         check_target(output, force=force)
-        changes: dict[str, Any] = {"hours": hours, "ladder_hours": ladder_hours}
-        changes = {name: value for name, value in changes.items() if value is not None}
-        chosen = dataclasses.replace(Recipe.read(recipe), **changes)
+        chosen = Recipe.read(recipe)
+        if hours is not None:
+            chosen = dataclasses.replace(chosen, hours=hours)
         train, recordings, speakers = split(find_speakers(folders), chosen.held_out)
         data = Data(
             folder=cache or output.with_name(f"{output.name}.data"),
@@ -152,12 +154,14 @@ def distill(
             **given,
         )
         progress = ProgressLines()
-        drift, measured = distil(
-            data, output, device=used(device), workers=workers, progress=progress, force=force,
-            clips=audio_sources(parity_audio),
+        drift = distil(
+            data, output, device=used(device), workers=workers, progress=progress,
+            clips=audio_sources(parity_audio), evaluation=_claims(evaluation),
+            front_end=front_end, force=force,
         )  # fmt: skip
         progress.close()
     click.echo(drift.table(), err=True)
+    measured = Bundle.open(output).manifest.provenance
     click.echo(fidelity_table(measured["fidelity"]))
     for name, each in measured["cost"].items():
         click.echo(
@@ -167,24 +171,32 @@ def distill(
     click.echo(f"{output}: written; largest difference {drift.values['mos_max_abs']:g} MOS")
 
 
+def _claims(evaluation: Path | None) -> dict[str, str]:
+    if evaluation is None:
+        return {}
+    try:
+        found: dict[str, str] = dict(json.loads(evaluation.read_text(encoding="utf-8")))
+    except (ValueError, TypeError) as exc:
+        raise MosrtError(f"{evaluation}: not a JSON object of claims and values ({exc})") from exc
+    return found
+
+
 class ProgressLines:
     """Prints one line per step of long work, with the share that is done and the mean loss."""
 
     def __init__(self) -> None:
-        self._step, self._shown, self._loss = "", 0.0, float("nan")
+        self._step, self._shown, self._loss = "", 0.0, 0.0
 
-    def __call__(self, step: str, done: float, loss: float) -> None:
-        """Shows progress in percent; `loss` is averaged over about fifty calls, nan for none."""
+    def __call__(self, step: str, done: float, loss: float | None = None) -> None:
+        """Shows which share of a step is done; `loss` is averaged over about fifty calls."""
         if step != self._step:
             self.close()
-            self._step, self._shown, self._loss = step, 0.0, loss
-        self._loss = 0.98 * self._loss + 0.02 * loss
+            self._step, self._shown, self._loss = step, 0.0, loss or 0.0
+        self._loss += 0.02 * ((loss or 0.0) - self._loss)
         if done - self._shown >= 0.01 or done == 1.0:
             self._shown = done
-            shown = f"\r{step}: {done:4.0%}" + (
-                f"  loss {self._loss:.4f}" if not math.isnan(loss) else ""
-            )
-            click.echo(shown, nl=False, file=bar_stream())
+            shown = "" if loss is None else f"  loss {self._loss:.4f}"
+            click.echo(f"\r{step}: {done:4.0%}{shown}", nl=False, file=bar_stream())
 
     def close(self) -> None:
         """Ends the line."""

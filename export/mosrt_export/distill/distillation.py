@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -13,7 +14,6 @@ from scipy.stats import spearmanr
 
 import mosrt
 from mosrt._arrays import Float32Array
-from mosrt.audio.sources import AudioSource
 from mosrt_export.parity import Drift
 
 from .data.dataset import CLIP_S, TEST_PARTS, Data, Dataset
@@ -24,8 +24,8 @@ from .train.training import Standardisation, Training
 
 __all__ = ["agreement", "distil"]
 
-Progress = Callable[[str, float, float], None]
-"""Called with the name of a step, the share of it that is done, and the loss or nan."""
+Progress = Callable[[str, float, float | None], None]
+"""Called with the name of a step, the share of it that is done, and the loss of a training."""
 
 _TIMED_CLIPS: Final = 8
 
@@ -36,10 +36,9 @@ def distil(
     *,
     device: torch.device,
     workers: int,
-    clips: Sequence[AudioSource],
     progress: Progress,
-    force: bool = False,
-) -> tuple[Drift, Mapping[str, Any]]:
+    **export: Any,
+) -> Drift:
     """Makes the data, trains the student and writes its bundle; continues what was interrupted.
 
     Args:
@@ -47,13 +46,12 @@ def distil(
         out: Bundle directory to write.
         device: Device to train on.
         workers: Processes that make the data.
-        clips: Audio on which the graph is compared with torch.
         progress: Called after each chunk of data and each step of training.
-        force: Whether an older bundle at `out` is replaced.
+        **export: Further options of `export_student`.
 
     Returns:
-        The differences of the graph from torch; and what was measured on the bundle: "fidelity"
-        (see `agreement`) by part of the test data, and "cost" by teacher.
+        The differences of the graph from torch. The bundle's provenance has what else was measured
+        on it: "fidelity" (see `agreement`) by part of the test data, and "cost" by teacher.
 
     Raises:
         DatasetError, SpeechError, TeacherError: The data cannot be made.
@@ -63,7 +61,7 @@ def distil(
     data.check()
     chunks = data.chunks()
     for done, _ in enumerate(data.make(workers), 1):
-        progress("clips and labels", done / len(chunks), float("nan"))
+        progress("clips and labels", done / len(chunks), None)
     dataset = Dataset.of(data)
     recipe = data.recipe
     torch.manual_seed(data.seed)
@@ -99,19 +97,11 @@ def distil(
     )
     checkpoint = data.folder / "student.pt"
     student.save(checkpoint)
-    measured: dict[str, Any] = {}
-
-    def measure(bundle: Path) -> Mapping[str, Any]:
-        measured.update(_measured(data, bundle, progress))
-        return measured
-
-    drift = export_student(
-        checkpoint, out, clips=clips, card=recipe.card, measure=measure, force=force
-    )
-    return drift, measured
+    measure = functools.partial(_measured, data, progress)
+    return export_student(checkpoint, out, card=recipe.card, measure=measure, **export)
 
 
-def _measured(data: Data, bundle: Path, progress: Progress) -> dict[str, Any]:
+def _measured(data: Data, progress: Progress, bundle: Path) -> dict[str, Any]:
     """Scores the test data with the bundle, and times it beside the teachers."""
     fidelity = {}
     with mosrt.load(bundle, provider="cpu", threads=1, on_bad_audio="nan") as scorer:
@@ -124,7 +114,7 @@ def _measured(data: Data, bundle: Path, progress: Progress) -> dict[str, Any]:
             scores.setdefault(part, []).append(
                 np.array([[row.get(name, np.nan) for name in data.domains] for row in rows])
             )
-            progress("test", done / len(chunks), float("nan"))
+            progress("test", done / len(chunks), None)
         for part, found in scores.items():
             labels = [data.labels(part, number) for name, number in chunks if name == part]
             fidelity[TEST_PARTS[part]] = agreement(
@@ -139,8 +129,8 @@ def _measured(data: Data, bundle: Path, progress: Progress) -> dict[str, Any]:
     n_bytes = sum(file.stat().st_size for file in bundle.glob("model.*"))
     cost = {
         teacher.name: {
-            "times_slower": _three_digits(time_s / times_s[0]),
-            "times_larger": _three_digits(teacher.n_bytes / n_bytes),
+            "times_slower": float(f"{time_s / times_s[0]:.3g}"),
+            "times_larger": float(f"{teacher.n_bytes / n_bytes:.3g}"),
         }
         for teacher, time_s in zip(data.teachers, times_s[1:], strict=True)
     }
@@ -152,10 +142,7 @@ def agreement(
 ) -> dict[str, dict[str, float]]:
     """Returns "lcc", "srcc", "mae" and the number of "clips" by domain.
 
-    Args:
-        scores: The student's scores (clips, domains).
-        labels: The teachers' scores (clips, domains), nan where unknown.
-        domains: Names of the domains.
+    They compare the student's scores (clips, domains) with the teachers' labels, nan where unknown.
     """
     found = {}
     for name, *columns in zip(domains, scores.T, labels.T, strict=True):
@@ -181,7 +168,3 @@ def _times_s(
             model(waveform)
             spent.append(time.perf_counter() - started)
     return [float(np.median(spent[1:] or spent)) for spent in times]
-
-
-def _three_digits(value: float) -> float:
-    return float(f"{value:.3g}")

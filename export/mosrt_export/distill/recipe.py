@@ -20,6 +20,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Final, TypeAlias
 
+import numpy as np
+
+from mosrt._arrays import FloatArray
 from mosrt.bundle.fields import Range, Section, manifest_error, parse
 from mosrt.errors import BundleError
 from mosrt_export.errors import ConfigError
@@ -32,7 +35,7 @@ else:
 
 __all__ = ["Group", "Overall", "Penalty", "Recipe", "Stage"]
 
-_Hours: TypeAlias = Annotated[float, Range(0, 100_000)]
+_Hours: TypeAlias = Annotated[float, Range(0.001, 100_000)]
 _Share: TypeAlias = Annotated[float, Range(1e-6, 1000)]
 _OTHERS: Final = "*"
 
@@ -50,6 +53,11 @@ class Group(Section):
     share: _Share = 1.0
     ladder_share: _Share | None = None
     anchor: Annotated[float, Range(1, 5)] | None = None
+
+    @property
+    def shares(self) -> FloatArray:
+        """Shares of the clips and of the ladders."""
+        return np.array([self.share, self.ladder_share or self.share])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,8 +108,7 @@ class Recipe(Section):
     """How a student is taught.
 
     Attributes:
-        hours: Hours of single clips.
-        ladder_hours: Hours of ladders; a ladder is a clip and three ever more degraded copies.
+        hours: Hours of clips. A fifth are ladders: a clip and three ever more degraded copies.
         test_hours: Hours of each part that the student is tested on.
         chunk_clips: Clips per file; a multiple of 4, the size of a ladder.
         takes: Almost half of all clips are the take that the first teacher scores highest of so
@@ -119,8 +126,7 @@ class Recipe(Section):
         licence: Licence of the student's weights.
     """
 
-    hours: _Hours = 20.0
-    ladder_hours: _Hours = 5.0
+    hours: _Hours = 25.0
     test_hours: _Hours = 1.0
     chunk_clips: Annotated[int, Range(4, 1000)] = 100
     takes: Annotated[int, Range(1, 100)] = 1

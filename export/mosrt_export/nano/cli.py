@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import concurrent.futures
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from mosrt.cli.command import COUNT, CommandGroup, exit_statuses, output_option
-from mosrt.cli.terminal import bar_stream
 from mosrt.errors import MosrtError
 from mosrt_export.cli.command import exporting
 from mosrt_export.cli.distill import (
@@ -20,7 +18,6 @@ from mosrt_export.cli.distill import (
     seed_option,
     used,
 )
-from mosrt_export.cli.export import front_end_option
 
 __all__ = ["nano"]
 
@@ -64,11 +61,10 @@ def voices(output: Path, workers: int, seed: int) -> None:
             raise VoiceError(f"{name} is missing: {cure}")
         with concurrent.futures.ThreadPoolExecutor(workers) as executor:
             made = executor.map(lambda voice: write_utterances(voice, seed, output), found)
-            with click.progressbar(
-                made, label="voices", file=bar_stream(), length=len(found)
-            ) as bar:
-                for _ in bar:
-                    pass
+            progress = ProgressLines()
+            for done, _ in enumerate(made, 1):
+                progress("voices", done / len(found))
+            progress.close()
 
 
 @nano.command(short_help="Train the wav2vec v1 model on clean speech.", epilog=exit_statuses())
@@ -104,45 +100,3 @@ def pretrain(data: Path, output: Path, device: str, **options: Any) -> None:
         progress.close()
         save_wav2vec(output, model, facts)
     click.echo(f"{output}: loss {facts['loss_nats']:.3f} nats, accuracy {facts['right']:.1%}")
-
-
-@nano.command(
-    short_help="Export a checkpoint to a bundle again.",
-    epilog=exit_statuses("graph and torch disagree and nothing is written"),
-)
-@click.argument("checkpoint", type=_EXISTING)
-@output_option(
-    "Bundle directory to write; its name becomes the model's name.",
-    metavar="DIR", directory=True, required=True,
-)  # fmt: skip
-@click.option(
-    "--evaluation", type=_EXISTING, metavar="FILE.json",
-    help="Measured results for the model card: a JSON object of claims and values.",
-)  # fmt: skip
-@front_end_option
-@click.option("--force", is_flag=True, help="Replace an older bundle at --output.")
-def export(checkpoint: Path, output: Path, evaluation: Path | None, **options: Any) -> None:
-    """Write graph, manifest and model card of a CHECKPOINT, student.pt in a student's data.
-
-    The graph is compared with the torch module first. `mosrt export wav2vec` exports the checkpoint
-    made by `pretrain`.
-    """
-    with exporting("train"):
-        from mosrt_export.distill.recipe import Recipe  # noqa: PLC0415
-        from mosrt_export.distill.train.exporting import export_student  # noqa: PLC0415 - torch
-        from mosrt_export.parity import audio_sources  # noqa: PLC0415
-
-        results = {}
-        if evaluation is not None:
-            try:
-                results = json.loads(evaluation.read_text(encoding="utf-8"))
-            except ValueError as exc:
-                raise MosrtError(f"{evaluation}: not JSON ({exc})") from exc
-            if not isinstance(results, dict):
-                raise MosrtError(f"{evaluation}: must be a JSON object of claims and values")
-        drift = export_student(
-            checkpoint, output, clips=audio_sources(None), card=Recipe.read("nano").card,
-            evaluation=results, **options,
-        )  # fmt: skip
-    click.echo(drift.table(), err=True)
-    click.echo(f"{output}: written")

@@ -74,8 +74,7 @@ def pretrained(
         progress: Called after every update with a name, the share that is done, and the loss.
 
     Returns:
-        The model on the CPU, and how it was trained as plain values, with the last updates' mean
-        "loss_nats" and accuracy "right".
+        The model on the CPU, and how it was trained as plain values.
     """
     torch.manual_seed(config.seed)
     model = Wav2Vec(ARCHITECTURE).to(device)
@@ -179,13 +178,7 @@ def contrastive_loss(
 
 
 def save_wav2vec(path: Path, model: Wav2Vec, provenance: dict[str, Any]) -> None:
-    """Writes a checkpoint with fairseq's keys, which `mosrt export wav2vec` reads.
-
-    Args:
-        path: The file to write.
-        model: The model.
-        provenance: How the model was trained, as plain values.
-    """
+    """Writes a checkpoint with fairseq's keys, which `mosrt export wav2vec` reads."""
     a = model.architecture
     # What fairseq reads beside the architecture.
     options = resources.files(__package__).joinpath("fairseq-options.json").read_text("utf-8")

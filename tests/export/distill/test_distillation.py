@@ -22,8 +22,7 @@ from mosrt_export.distill.distillation import agreement
 from tests.standins.nano import recordings
 
 RECIPE = """
-hours = 0.011
-ladder_hours = 0.011
+hours = 0.02
 test_hours = 0.005
 chunk_clips = 4
 batch = 8
@@ -90,7 +89,9 @@ def test_a_resumed_run_equals_an_undisturbed_one(
     """The graphs and weights are the same bytes, wherever the run was interrupted."""
     show = command.ProgressLines.__call__
 
-    def breaks(self: command.ProgressLines, step: str, done: float, loss: float) -> None:
+    def breaks(
+        self: command.ProgressLines, step: str, done: float, loss: float | None = None
+    ) -> None:
         show(self, step, done, loss)
         if step == broken_in:
             raise KeyboardInterrupt
@@ -127,6 +128,11 @@ def test_wrong_use_is_named_at_once(folder: Path, tmp_path: Path) -> None:
         (["nobody"], ExitStatus.UNUSABLE, "no such bundle"),
         (["nano", "nano"], ExitStatus.UNUSABLE, "two teachers"),
         (["nano", "--recipe", "missing"], ExitStatus.UNUSABLE, "pass nano or a file"),
+        (
+            ["nano", "--evaluation", folder / "tiny.toml"],
+            ExitStatus.UNUSABLE,
+            "tiny.toml: not a JSON",
+        ),
         (["nano", "--device", "abacus"], ExitStatus.UNUSABLE, "--device abacus cannot be used"),
     ):
         result = run(folder, *arguments, output="wrong")

@@ -36,7 +36,7 @@ def read(tmp_path: Path, text: str) -> Recipe:
 
 def test_a_file_names_what_differs(tmp_path: Path) -> None:
     found = read(tmp_path, TEXT)
-    assert (found.hours, found.ladder_hours) == (60.0, Recipe().ladder_hours)
+    assert (found.hours, found.test_hours) == (60.0, Recipe().test_hours)
     assert found.stages == (Stage(name="only", epochs=2.5, microphones=True),)
     assert found.group("old/voice") == Group(anchor=1.5)
     assert found.group("anna") == Group(share=2.0)
@@ -48,7 +48,7 @@ def test_a_file_names_what_differs(tmp_path: Path) -> None:
 
 def test_the_recipe_of_nano() -> None:
     found = Recipe.read("nano")
-    assert found.hours + found.ladder_hours == 45
+    assert found.hours == 45
     assert found.fidelity
     assert found.leave_out == ()
     assert [stage.epochs for stage in found.stages] == [7.0, 1.2]
@@ -63,7 +63,7 @@ def test_the_recipe_of_nano() -> None:
         ("[groups]\na = { shares = 1 }", "unknown key '.groups.a.shares'|'groups.a.shares'"),
         ('[[stages]]\nname = "x"\nepoch = 3', "stages"),
         ('[[stages]]\nname = "x"\nepochs = 1\nladder = 3', "unknown key 'stages.1.ladder'"),
-        ("hours = -1", "hours must be from 0"),
+        ("hours = -1", "hours must be from 0.001"),
         ("chunk_clips = 6", "a multiple of 4"),
         ("batch = 8", "no room"),
         ('hours = "3"', "hours must be float"),

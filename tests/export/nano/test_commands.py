@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -16,15 +15,13 @@ from click.testing import CliRunner, Result
 
 from mosrt.cli.command import ExitStatus
 from mosrt_export.distill.data.clips import CLIP_SAMPLES
-from mosrt_export.distill.train import exporting
 from mosrt_export.nano import pretraining, voices
 from mosrt_export.nano.cli import nano
 from mosrt_export.nano.pretraining import ARCHITECTURE, PretrainingConfig
 from mosrt_export.nano.voices import Voice, VoiceError, synthetic_voices
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
-from tests.standins.nano import random_student
 
-COMMANDS = ("voices", "pretrain", "export")
+COMMANDS = ("voices", "pretrain")
 
 
 def run(*arguments: object) -> Result:
@@ -51,8 +48,6 @@ def test_help_imports_no_model_library() -> None:
         "mosrt distill bvcc=",
         "pip install 'mosrt[train]'",
         "--reduced",
-        "--frontend",
-        "--evaluation",
     ):
         assert any(words in line for line in text), words
 
@@ -142,45 +137,3 @@ def test_pretraining_writes_what_export_reads(
     assert read_wav2vec(out).build().architecture == ARCHITECTURE
     facts = torch.load(out, weights_only=False)["provenance"]
     assert (facts["clips"], facts["steps"], facts["seed"]) == (1, 2, 7)
-
-
-def test_export_refuses_other_files(tmp_path: Path) -> None:
-    checkpoint, results = tmp_path / "x.pt", tmp_path / "results.json"
-    checkpoint.write_text("nothing")
-    results.write_text("{broken")
-    out = tmp_path / "bundle"
-    result = run("export", checkpoint, "--output", out)
-    assert result.exit_code == ExitStatus.UNUSABLE
-    assert "x.pt: not a checkpoint" in result.output
-    random_student().save(checkpoint)
-    result = run("export", checkpoint, "--output", out, "--evaluation", results)
-    assert result.exit_code == ExitStatus.UNUSABLE
-    assert "results.json: not JSON" in result.output
-    assert not out.exists()
-
-
-def test_export_shows_the_measured_differences(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    """Results for the card reach the exporter, and its measurements are printed."""
-    asked: dict[str, Any] = {}
-
-    class Shown:
-        def table(self) -> str:
-            return "a table"
-
-    def export_student(checkpoint: Path, out: Path, **options: Any) -> Shown:
-        asked.update(options, checkpoint=checkpoint, out=out)
-        return Shown()
-
-    monkeypatch.setattr(exporting, "export_student", export_student)
-    checkpoint, results = tmp_path / "x.pt", tmp_path / "results.json"
-    checkpoint.touch()
-    results.write_text(json.dumps({"SRCC": "0.9"}))
-    result = run("export", checkpoint, "--output", tmp_path / "b", "--evaluation",
-                 results, "--force")  # fmt: skip
-    assert result.exit_code == 0, result.output
-    assert "a table" in result.output
-    assert asked["evaluation"] == {"SRCC": "0.9"}
-    assert asked["force"] is True
-    assert len(asked["clips"]) > 3

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import scipy.ndimage
 import scipy.signal
-import soundfile as sf
 import soxr
 
 from mosrt._arrays import Float32Array, FloatArray
@@ -79,25 +77,19 @@ class Pool:
     @classmethod
     def of(cls, speakers: Sequence[Speaker], recipe: Recipe) -> Pool:
         """Returns speech in the shares, and with the treatments, that a recipe states."""
-        groups = [recipe.group(speaker.name) for speaker in speakers]
-        names = [recipe.group_of(speaker.name) for speaker in speakers]
-        sizes = np.array([names.count(name) for name in names])
-        shares, ladder_shares = (
-            np.array(each) / sizes
-            for each in (
-                [group.share for group in groups],
-                [
-                    group.share if group.ladder_share is None else group.ladder_share
-                    for group in groups
-                ],
-            )
+        sizes = Counter(recipe.group_of(speaker.name) for speaker in speakers)
+        shares = np.array(
+            [
+                recipe.group(speaker.name).shares / sizes[recipe.group_of(speaker.name)]
+                for speaker in speakers
+            ]
         )
+        shares /= shares.sum(axis=0)
         resyntheses, degradations = (
             {name: change for name, change in table.items() if name not in recipe.leave_out}
             for table in (RESYNTHESES, DEGRADATIONS)
         )
-        return cls(speakers, shares / shares.sum(), ladder_shares / ladder_shares.sum(),
-                   resyntheses, degradations, recipe.takes)  # fmt: skip
+        return cls(speakers, shares[:, 0], shares[:, 1], resyntheses, degradations, recipe.takes)
 
     def speech(
         self, rng: np.random.Generator, n_samples: int, shares: FloatArray
@@ -105,14 +97,17 @@ class Pool:
         """Returns a random speaker and `n_samples` of his or her recordings, joined with pauses.
 
         Raises:
-            SpeechError: The speaker's recordings are silent or short.
+            SpeechError: Most of the speaker's recordings are silent, short or unreadable.
         """
         speaker = self.speakers[int(rng.choice(len(self.speakers), p=shares))]
         parts: list[Float32Array] = []
         for _ in range(_MAX_RECORDINGS):
             file = speaker.files[int(rng.integers(len(speaker.files)))]
-            start_s = 0.0 if parts else float(rng.uniform(0, max(0.0, _duration_s(file) - 1.0)))
-            part = read(file, start_s, n_samples / SAMPLE_RATE_HZ)
+            at = 0.0 if parts else float(rng.random())
+            try:
+                part = read(file, n_samples / SAMPLE_RATE_HZ, at=at)
+            except SpeechError:
+                continue
             if len(part) < _FEWEST_SAMPLES or part.std() < _SILENCE:
                 continue
             part *= _PEAK / np.abs(part).max()
@@ -124,17 +119,9 @@ class Pool:
             if sum(map(len, parts)) >= n_samples:
                 return speaker.name, np.concatenate(parts)[:n_samples]
         raise SpeechError(
-            f"{speaker.name}: most of {len(speaker.files)} recordings are silent or shorter than "
-            "half a second; remove the speaker"
+            f"{speaker.name}: most of {len(speaker.files)} recordings are silent, shorter than "
+            "half a second or no audio; remove the speaker"
         )
-
-
-@functools.lru_cache(100_000)
-def _duration_s(file: Path) -> float:
-    try:
-        return float(sf.info(file).duration)
-    except sf.LibsndfileError as exc:
-        raise SpeechError(f"{file}: cannot be read ({exc}); repair or remove it") from exc
 
 
 def make_clip(pool: Pool, seed: int, number: int, rate: Callable[[Float32Array], float]) -> Clip:

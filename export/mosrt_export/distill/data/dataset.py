@@ -8,14 +8,15 @@ hours add chunks, and another teacher adds its labels to the same clips.
 from __future__ import annotations
 
 import concurrent.futures
+import functools
 import hashlib
 import json
 import math
 import multiprocessing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -41,6 +42,7 @@ TEST_PARTS: Final = {"recordings": "held-out recordings", "speakers": "held-out 
 _RECIPE: Final = "recipe.json"
 # Number of the first clip, so that no two parts make clips from the same number.
 _FIRST: Final = {"clips": 0, "ladders": 10**9, "recordings": 2 * 10**9, "speakers": 3 * 10**9}
+_LADDER_SHARE: Final = 0.2
 _LABEL_BINS: Final = 24
 
 
@@ -132,14 +134,14 @@ class Data:
     def chunks(self) -> list[tuple[str, int]]:
         """Returns part and number of each chunk, in order."""
         recipe = self.recipe
-        hours = {"clips": recipe.hours, "ladders": recipe.ladder_hours}
+        hours = dict.fromkeys(TEST_PARTS, recipe.test_hours)
+        hours["ladders"] = _LADDER_SHARE * recipe.hours
+        hours["clips"] = recipe.hours - hours["ladders"]
         return [
             (part, number)
             for part, speakers in self.speech.items()
             if speakers
-            for number in range(
-                math.ceil(hours.get(part, recipe.test_hours) * 3600 / CLIP_S / recipe.chunk_clips)
-            )
+            for number in range(math.ceil(hours[part] * 3600 / CLIP_S / recipe.chunk_clips))
         ]
 
     def make(self, workers: int) -> Iterator[None]:
@@ -181,25 +183,29 @@ class _Maker:
             for part, speakers in data.speech.items()
             if speakers
         }
-        self._opened: dict[str, Scores] = {}
 
     def __call__(self, chunk: tuple[str, int]) -> None:
         """Makes the files of a chunk that are not there."""
         path = self._data.path(*chunk)
         if not path.exists():
             self._make_clips(*chunk)
-        missing = [each for each in self._data.teachers if not self._labels(each, chunk).exists()]
-        images = self._data.path(*chunk, ".images.npy")
-        if not missing and images.exists():
-            return
-        with np.load(path) as arrays:
-            waveforms: NDArray[np.int16] = arrays["waveforms"]
-        if not images.exists():
-            _save(images, images_of(waveforms))
-        for teacher in missing:
-            scores = self._scores(teacher)
-            rows = [scores(waveform.astype(np.float32) / 32768) for waveform in waveforms]
-            _save(self._labels(teacher, chunk), np.array(rows, np.float32))
+        made: dict[Path, Callable[[NDArray[np.int16]], NDArray[Any]]] = {
+            self._data.path(*chunk, label_suffix(teacher)): functools.partial(self._label, teacher)
+            for teacher in self._data.teachers
+        }
+        if chunk[0] not in TEST_PARTS:
+            made[self._data.path(*chunk, ".images.npy")] = images_of
+        missing = [out for out in made if not out.exists()]
+        if missing:
+            with np.load(path) as arrays:
+                waveforms = arrays["waveforms"]
+        for out in missing:
+            with replacing(out) as part, part.open("wb") as file:
+                np.save(file, made[out](waveforms))
+
+    def _label(self, teacher: Teacher, waveforms: NDArray[np.int16]) -> Float32Array:
+        scores = self._opened(teacher)
+        return np.array([scores(each.astype(np.float32) / 32768) for each in waveforms], np.float32)
 
     def _make_clips(self, part: str, number: int) -> None:
         recipe, seed, pool = self._data.recipe, self._data.seed, self._pools[part]
@@ -235,32 +241,27 @@ class _Maker:
         return quality, 1 + (anchor - 1) * (quality - 1) / 4
 
     def _rate(self, waveform: Float32Array) -> float:
-        return self._scores(self._data.teachers[0])(waveform)[0]
+        return self._opened(self._data.teachers[0])(waveform)[0]
 
-    def _scores(self, teacher: Teacher) -> Scores:
-        if teacher.sha256 not in self._opened:
-            self._opened[teacher.sha256] = teacher.open(
-                provider=self._data.provider, reduced=self._data.reduced
-            )
-        return self._opened[teacher.sha256]
-
-    def _labels(self, teacher: Teacher, chunk: tuple[str, int]) -> Path:
-        return self._data.path(*chunk, label_suffix(teacher))
+    def _opened(self, teacher: Teacher) -> Scores:
+        return _opened(teacher, self._data.provider, self._data.reduced)
 
 
-_maker: _Maker | None = None
+@functools.cache
+def _opened(teacher: Teacher, provider: str, reduced: bool) -> Scores:
+    return teacher.open(provider=provider, reduced=reduced)
+
+
+_worker: list[_Maker] = []  # the maker of a process, once it has started
 
 
 def _start_worker(data: Data) -> None:
-    global _maker  # noqa: PLW0603  # one per process, set by the executor's initializer
     torch.set_num_threads(1)
-    _maker = _Maker(data)
+    _worker.append(_Maker(data))
 
 
 def _make_in_worker(chunk: tuple[str, int]) -> None:
-    if _maker is None:
-        raise RuntimeError("the worker was not started")
-    _maker(chunk)
+    _worker[0](chunk)
 
 
 def label_suffix(teacher: Teacher) -> str:
@@ -274,11 +275,6 @@ def at_random_level(waveform: Float32Array, rng: np.random.Generator) -> NDArray
     gain = 10 ** (rng.uniform(-32, -16) / 20) / max(float(waveform.std()), 1e-6)
     gain = min(gain, 0.99 / max(float(np.abs(waveform).max()), 1e-6))
     return np.round(waveform * gain * 32767).astype(np.int16)
-
-
-def _save(path: Path, array: NDArray[np.generic]) -> None:
-    with replacing(path) as part, part.open("wb") as file:
-        np.save(file, array)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

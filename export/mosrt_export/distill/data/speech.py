@@ -126,8 +126,13 @@ def _digest(name: str) -> bytes:
     return hashlib.sha256(name.encode(errors="surrogateescape")).digest()
 
 
-def read(source: Path, start_s: float = 0.0, duration_s: float | None = None) -> Float32Array:
-    """Returns a recording, or a part of it, as mono (samples,) float32 at 16 kHz.
+def read(source: Path, duration_s: float | None = None, *, at: float = 0.0) -> Float32Array:
+    """Returns a recording as mono (samples,) float32 at 16 kHz.
+
+    Args:
+        source: The file.
+        duration_s: Most seconds that are read; None reads to the end.
+        at: Where to start, from 0 at the beginning to 1 at one second before the end.
 
     Raises:
         SpeechError: It is not audio.
@@ -135,8 +140,8 @@ def read(source: Path, start_s: float = 0.0, duration_s: float | None = None) ->
     try:
         with sf.SoundFile(source) as file:
             rate_hz = file.samplerate
-            if start_s:
-                file.seek(int(start_s * rate_hz))
+            if at:
+                file.seek(int(at * max(0, file.frames - rate_hz)))
             count = -1 if duration_s is None else int(np.ceil(duration_s * rate_hz))
             mono = file.read(count, dtype="float32", always_2d=True).mean(axis=1)
     except sf.LibsndfileError as exc:

@@ -13,14 +13,14 @@ import torch
 
 from mosrt.audio.sources import AudioSource
 from mosrt.bundle.front_end_spec import GridSpec
-from mosrt.bundle.manifest import Manifest, TensorSpec, Variant
+from mosrt.bundle.manifest import Manifest, Variant
 from mosrt.bundle.writer import new_directory, write_manifest
 from mosrt.host.files import sha256_of
 from mosrt_export.distill.data.clips import CLIP_SAMPLES
 from mosrt_export.distill.data.images import MEL
 from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
 from mosrt_export.graphs.front_end import AudioGraph, with_front_end
-from mosrt_export.graphs.graph import BATCH, OPSET, OnnxModule, write_graph
+from mosrt_export.graphs.graph import BATCH, OPSET, OnnxModule, tensor, write_graph
 from mosrt_export.graphs.rewrites import fold_batch_norm
 from mosrt_export.markdown import rendered
 from mosrt_export.parity import Drift, publish
@@ -31,6 +31,7 @@ from .model import OVERALL, Student, StudentGraph
 __all__ = ["export_student", "folded", "student_card"]
 
 _MEMBER: Final = "nano"
+_SHAPE: Final = (len(MEL.windows), MEL.image_height, MEL.image_width)
 _LIBRARIES: Final = ("mosrt", "torch", "onnx", "onnxscript")
 
 
@@ -77,14 +78,8 @@ def export_student(
         mel=MEL,
         domains=reference.domains,
         default_domain=reference.domains[0],
-        inputs=tuple(
-            TensorSpec(name=name, dtype="float32", shape=(BATCH, *shape))
-            for name, shape in reference.input_shapes.items()
-        ),
-        outputs=tuple(
-            TensorSpec(name=name, dtype="float32", shape=(BATCH, size))
-            for name, size in graph.output_sizes.items()
-        ),
+        inputs=(tensor("images", BATCH, *_SHAPE),),
+        outputs=tuple(tensor(name, BATCH, size) for name, size in graph.output_sizes.items()),
         variants={},
         grid=GridSpec(view_every_s=CLIP_SAMPLES / SAMPLE_RATE_HZ, min_views=1, max_views=12),
         provenance={
@@ -121,7 +116,7 @@ def export_student(
 def folded(model: StudentGraph) -> StudentGraph:
     """Returns a copy whose batch norms are folded into the convolutions before them."""
     graph = copy.deepcopy(model)
-    fold_batch_norm(graph.model.mel, torch.zeros(1, *graph.input_shapes["images"]))
+    fold_batch_norm(graph.model.mel, torch.zeros(1, *_SHAPE))
     return graph.eval().requires_grad_(False)
 
 

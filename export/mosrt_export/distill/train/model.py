@@ -33,6 +33,9 @@ __all__ = [
 OVERALL: Final = "overall"
 _FORMAT: Final = "mosrt-student-1"
 _NANO_FORMAT: Final = "mosrt-nano-1"  # whose domains and default score are those of the recipe
+_CHANNELS: Final = 64
+_FRAME_SIZE: Final = 96
+_HIDDEN_SIZE: Final = 96
 _NANO_DOMAINS: Final = ("bvcc", "p808", "fidelity", "anchor")
 
 
@@ -63,38 +66,24 @@ class MelBranch(nn.Module):
     Convolutional features are pooled by their maximum over time and frequency, as in DNSMOS Pro,
     and frames by mean, standard deviation, maximum and attention.
 
-    Args:
-        n_windows: Number of images per clip.
-        n_mels: Rows of an image; a multiple of 8.
-        widths: Channels of the three stages. Each stage halves height and width.
-        frame_size: Size of a frame's embedding.
-
     Attributes:
         feature_size: Size of the embedding.
     """
 
-    def __init__(
-        self,
-        n_windows: int,
-        n_mels: int,
-        widths: tuple[int, int, int] = (16, 32, 64),
-        frame_size: int = 96,
-    ) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        first, middle, last = widths
-        stages = [
-            _convolution(n_windows, first, 2),
-            _convolution(first, first),
-            _convolution(first, middle, 2),
-            _Residual(middle),
-            _convolution(middle, last, 2),
-            _Residual(last),
-            _Residual(last),
-        ]
-        self.stages = nn.Sequential(*stages)
-        self.frame = nn.Conv1d(last * (n_mels // 8), frame_size, 1)
-        self.attention = nn.Conv1d(frame_size, 1, 1)
-        self.feature_size = 4 * frame_size + last
+        self.stages = nn.Sequential(
+            _convolution(len(MEL.windows), 16, 2),
+            _convolution(16, 16),
+            _convolution(16, 32, 2),
+            _Residual(32),
+            _convolution(32, _CHANNELS, 2),
+            _Residual(_CHANNELS),
+            _Residual(_CHANNELS),
+        )
+        self.frame = nn.Conv1d(_CHANNELS * (MEL.n_mels // 8), _FRAME_SIZE, 1)
+        self.attention = nn.Conv1d(_FRAME_SIZE, 1, 1)
+        self.feature_size = 4 * _FRAME_SIZE + _CHANNELS
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps images (batch, windows, mels, frames) in [0, 1] to (batch, feature_size)."""
@@ -124,22 +113,18 @@ class Head(nn.Module):
     source of labels thus helps the others.
 
     Args:
-        feature_size: Size of the concatenated embeddings.
+        feature_size: Size of the embedding.
         n_domains: Number of domains.
-        hidden_size: Size of the hidden layer.
-        dropout: Share of features dropped in training.
     """
 
-    def __init__(
-        self, feature_size: int, n_domains: int, hidden_size: int = 96, dropout: float = 0.1
-    ) -> None:
+    def __init__(self, feature_size: int, n_domains: int) -> None:
         super().__init__()
         self.norm = nn.BatchNorm1d(feature_size)
-        self.dropout = nn.Dropout(dropout)
-        self.shared = nn.Linear(feature_size, hidden_size)
-        self.scale = nn.Parameter(1 + 0.3 * torch.randn(n_domains, hidden_size))
-        self.shift = nn.Parameter(0.3 * torch.randn(n_domains, hidden_size))
-        self.score = nn.Parameter(torch.randn(n_domains, hidden_size) / hidden_size**0.5)
+        self.dropout = nn.Dropout(0.1)
+        self.shared = nn.Linear(feature_size, _HIDDEN_SIZE)
+        self.scale = nn.Parameter(1 + 0.3 * torch.randn(n_domains, _HIDDEN_SIZE))
+        self.shift = nn.Parameter(0.3 * torch.randn(n_domains, _HIDDEN_SIZE))
+        self.score = nn.Parameter(torch.randn(n_domains, _HIDDEN_SIZE) / _HIDDEN_SIZE**0.5)
         self.offset = nn.Parameter(torch.zeros(n_domains))
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
@@ -158,7 +143,7 @@ class StudentNetwork(nn.Module):
 
     def __init__(self, n_domains: int) -> None:
         super().__init__()
-        self.mel = MelBranch(len(MEL.windows), MEL.n_mels)
+        self.mel = MelBranch()
         self.head = Head(self.mel.feature_size, n_domains)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -282,7 +267,6 @@ class StudentGraph(OnnxModule):
         domains: Names of the scores.
         n_domains: Number of scores.
         input_names: Names of the inputs.
-        input_shapes: Shape per clip of each input.
         output_sizes: Size per clip of each output, in order, "mos" first.
     """
 
@@ -297,7 +281,6 @@ class StudentGraph(OnnxModule):
         self.register_buffer("mean", torch.from_numpy(standard.mean.astype(np.float32)))
         self.register_buffer("deviation", torch.from_numpy(standard.deviation.astype(np.float32)))
         self.input_names = ("images",)
-        self.input_shapes = {"images": (len(MEL.windows), MEL.image_height, MEL.image_width)}
         self.output_sizes = {"mos": self.n_domains, "spec_features": self.model.mel.feature_size}
         self.eval().requires_grad_(False)
 

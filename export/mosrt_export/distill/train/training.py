@@ -44,7 +44,7 @@ class Standardisation:
     @classmethod
     def of(cls, labels: Float32Array) -> Standardisation:
         """Measures them on labels (clips, domains), which are nan where unknown."""
-        return cls(np.nanmean(labels, axis=0), np.nanstd(labels, axis=0))
+        return cls(np.nanmean(labels, axis=0), np.maximum(np.nanstd(labels, axis=0), 1e-3))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -186,8 +186,9 @@ def test_speech_of_a_pool_has_pauses(tmp_path: Path) -> None:
 def test_silent_speakers_are_named(tmp_path: Path) -> None:
     (tmp_path / "mute").mkdir()
     sf.write(tmp_path / "mute" / "a.flac", np.zeros(20_000), 16_000)
+    (tmp_path / "mute" / "b.flac").write_bytes(b"no audio")
     pool = Pool.of(find_speakers([tmp_path]), Recipe())
-    with pytest.raises(SpeechError, match="mute: most of 1 recordings are silent"):
+    with pytest.raises(SpeechError, match="mute: most of 2 recordings are silent"):
         pool.speech(np.random.default_rng(0), 1000, pool.shares)
 
 

@@ -23,9 +23,7 @@ from tests.standins.nano import recordings
 
 CHUNK_HOURS = 4 * 5 / 3600
 ALL = (*RESYNTHESES, *DEGRADATIONS)
-RECIPE = Recipe(
-    hours=2 * CHUNK_HOURS, ladder_hours=CHUNK_HOURS, test_hours=CHUNK_HOURS, chunk_clips=4
-)
+RECIPE = Recipe(hours=2.5 * CHUNK_HOURS, test_hours=CHUNK_HOURS, chunk_clips=4)
 
 
 class LevelTeacher(Teacher):
@@ -63,7 +61,9 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     first = made(data(tmp_path / "a"))
     suffixes = (".images.npy", f".{16 * 'l'}.npy", ".npz")
     chunks = ("clips-00000", "clips-00001", "ladders-00000", "speakers-00000")
-    assert set(first) == {"recipe.json", *(f"{c}{s}" for c in chunks for s in suffixes)}
+    files = {f"{chunk}{suffix}" for chunk in chunks for suffix in suffixes}
+    # Only what trains needs images.
+    assert set(first) == {"recipe.json", *files} - {"speakers-00000.images.npy"}
     lost = ["clips-00001.npz", "clips-00000.images.npy", f"ladders-00000.{16 * 'l'}.npy"]
     for name in lost:
         (tmp_path / "a" / name).unlink()
@@ -71,7 +71,7 @@ def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:
     assert made(data(tmp_path / "a")) == first
     assert all(path.stat().st_mtime_ns == stamp for path, stamp in kept.items())
     # More hours and another teacher add files to what is there.
-    more = data(tmp_path / "a", dataclasses.replace(RECIPE, hours=3 * CHUNK_HOURS), 5,
+    more = data(tmp_path / "a", dataclasses.replace(RECIPE, hours=3.75 * CHUNK_HOURS), 5,
                 teacher(), teacher("other"))  # fmt: skip
     assert made(more).items() > first.items()
     assert made(data(tmp_path / "b", RECIPE, 6))["clips-00000.npz"] != first["clips-00000.npz"]
@@ -115,8 +115,9 @@ def test_clips_images_and_labels_belong_together(tmp_path: Path) -> None:
         samples = waveforms.astype(np.float64) / 32_768
         wanted = np.stack([samples.std(axis=1), np.abs(samples).max(axis=1)], axis=1)
         np.testing.assert_allclose(of.labels(part, number), np.tile(wanted, 2), rtol=1e-3)
-        images = np.load(of.path(part, number, ".images.npy"))
-        np.testing.assert_array_equal(images, images_of(waveforms))
+        if part != "speakers":
+            images = np.load(of.path(part, number, ".images.npy"))
+            np.testing.assert_array_equal(images, images_of(waveforms))
         for note in notes:
             speaker, treatment, severity = note.split("|")
             assert speaker in ({"anna"} if part == "speakers" else names)
@@ -137,7 +138,7 @@ def test_fidelity_and_anchor_fall_together(tmp_path: Path) -> None:
     groups = {"*": Group(anchor=4.6), "flite": Group(anchor=3.2)}
     leave_out = tuple(name for name in ALL if name != "white noise")
     recipe = dataclasses.replace(
-        RECIPE, hours=0.0, test_hours=0.0, fidelity=True, groups=groups, leave_out=leave_out
+        RECIPE, test_hours=0.0, fidelity=True, groups=groups, leave_out=leave_out
     )
     of = data(tmp_path / "a", recipe)
     made(of)

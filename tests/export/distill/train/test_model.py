@@ -151,19 +151,19 @@ def test_writing_is_atomic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
 @torch.inference_mode()
 def test_the_mel_branch_pools_frames_and_patterns() -> None:
     """Mean, deviation, maximum and attention of frames, and maxima of maps, in float64."""
-    branch = MelBranch(2, 24, widths=(4, 6, 8), frame_size=5).eval()
-    images = torch.rand(3, 2, 24, 50)
+    branch = MelBranch().eval()
+    images = torch.rand(3, len(MEL.windows), MEL.n_mels, 50)
     found = branch(images).numpy()
-    assert found.shape == (3, branch.feature_size) == (3, 4 * 5 + 8)
+    assert found.shape == (3, branch.feature_size) == (3, 4 * 96 + 64)
     maps = branch.stages(2 * images - 1).double().numpy()
-    assert maps.shape[:3] == (3, 8, 3)
+    assert maps.shape[:3] == (3, 64, 15)
     weight = branch.frame.weight[:, :, 0].double().numpy()
     bias = branch.frame.bias
     assert bias is not None
     attention_bias = branch.attention.bias
     assert attention_bias is not None
     for clip, wanted in zip(maps, found, strict=True):
-        columns = clip.reshape(24, -1)
+        columns = clip.reshape(64 * 15, -1)
         frames = np.maximum(weight @ columns + bias.double().numpy()[:, None], 0)
         scores = branch.attention.weight[0, :, 0].double().numpy() @ frames
         scores += attention_bias.double().numpy()
@@ -181,8 +181,8 @@ def test_the_mel_branch_pools_frames_and_patterns() -> None:
 
 @torch.inference_mode()
 def test_scores_do_not_depend_on_the_batch() -> None:
-    branch = MelBranch(2, 24, widths=(4, 6, 8), frame_size=5).eval()
-    images = torch.rand(4, 2, 24, 50)
+    branch = MelBranch().eval()
+    images = torch.rand(4, len(MEL.windows), MEL.n_mels, 50)
     together = branch(images)
     for i in range(4):
         torch.testing.assert_close(branch(images[i : i + 1])[0], together[i], rtol=1e-4, atol=1e-6)
@@ -190,8 +190,8 @@ def test_scores_do_not_depend_on_the_batch() -> None:
 
 def test_constant_frames_have_finite_gradients() -> None:
     """The deviation of constant frames stays above zero, where its gradient is infinite."""
-    branch = MelBranch(1, 8, widths=(2, 2, 2), frame_size=3)
-    images = torch.zeros(2, 1, 8, 16, requires_grad=True)
+    branch = MelBranch()
+    images = torch.zeros(2, len(MEL.windows), MEL.n_mels, 16, requires_grad=True)
     branch(images).sum().backward()
     assert images.grad is not None
     assert torch.isfinite(images.grad).all()
@@ -202,7 +202,7 @@ def test_constant_frames_have_finite_gradients() -> None:
 @torch.inference_mode()
 def test_the_head_is_conditioned_on_the_domain() -> None:
     """The hidden layer is scaled and shifted for each domain, in float64 loops."""
-    head = Head(7, 3, hidden_size=5).eval()
+    head = Head(7, 3).eval()
     head.norm.running_mean = torch.randn(7)
     head.norm.running_var = torch.rand(7) + 0.5
     head.offset.data.normal_()

@@ -87,7 +87,8 @@ def pretrain(data: Path, output: Path, device: str, **options: Any) -> None:
     with exporting("train"):
         from mosrt_export.distill.data.dataset import clean_waveforms  # noqa: PLC0415 - torch
 
-        from .pretraining import PretrainingConfig, pretrained, save_wav2vec  # noqa: PLC0415
+        from .pretraining import PretrainingConfig, save_wav2vec  # noqa: PLC0415
+        from .pretraining import pretrain as train  # noqa: PLC0415
 
         if not output.parent.is_dir():
             raise MosrtError(
@@ -96,7 +97,7 @@ def pretrain(data: Path, output: Path, device: str, **options: Any) -> None:
         clean = clean_waveforms(data)
         config = PretrainingConfig(**options)
         progress = ProgressLines()
-        model, facts = pretrained(clean, config, used(device), progress)
+        model, facts = train(clean, config, used(device), progress)
         progress.close()
         save_wav2vec(output, model, facts)
-    click.echo(f"{output}: loss {facts['loss_nats']:.3f} nats, accuracy {facts['right']:.1%}")
+    click.echo(f"{output}: loss {facts['loss_nats']:.3f} nats, accuracy {facts['accuracy']:.1%}")

@@ -7,7 +7,7 @@ import json
 import math
 from argparse import Namespace
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -21,7 +21,7 @@ from mosrt.host.files import replacing
 from mosrt_export.distill.train.training import update
 from mosrt_export.uncertainty.wav2vec.model import Architecture, Wav2Vec
 
-__all__ = ["ARCHITECTURE", "PretrainingConfig", "pretrain", "pretrained", "save_wav2vec"]
+__all__ = ["ARCHITECTURE", "PretrainingConfig", "pretrain", "save_wav2vec"]
 
 # A thirtieth of the size of wav2vec large: the same strides and horizons, fewer, narrower layers.
 ARCHITECTURE: Final = Architecture(
@@ -47,6 +47,7 @@ class PretrainingConfig:
         rate: Largest learning rate; it rises over a twentieth of the updates, then falls to zero.
         seed: Seed of excerpts, distractors and prediction steps.
         reduced: Whether convolutions run in bfloat16.
+        architecture: The model.
     """
 
     steps: int
@@ -57,60 +58,31 @@ class PretrainingConfig:
     rate: float = 1.5e-3
     seed: int = 0
     reduced: bool = True
+    architecture: Architecture = ARCHITECTURE
 
 
-def pretrained(
-    clean: NDArray[np.int16],
+def pretrain(
+    waveforms: NDArray[np.int16],
     config: PretrainingConfig,
     device: torch.device,
     progress: Callable[[str, float, float], None],
 ) -> tuple[Wav2Vec, dict[str, Any]]:
-    """Trains a new model on clean speech.
+    """Trains a new model on clean speech with the contrastive loss of wav2vec.
 
     Args:
-        clean: Clips (clips, samples) int16 at 16 kHz.
+        waveforms: Clean speech (clips, samples) int16 at 16 kHz.
         config: Settings.
         device: Device to train on.
         progress: Called after every update with a name, the share that is done, and the loss.
 
     Returns:
-        The model on the CPU, and how it was trained as plain values.
+        The model on the CPU in evaluation mode, and how it was trained as plain values.
     """
     torch.manual_seed(config.seed)
-    model = Wav2Vec(ARCHITECTURE).to(device)
-    recent: deque[tuple[float, float]] = deque(maxlen=50)
-    for done, loss, right in pretrain(model, clean, config):
-        recent.append((loss, right))
-        progress("pretraining", done, loss)
-    loss_nats, right = np.mean(recent, axis=0).tolist()
-    facts = {
-        "seed": config.seed,
-        "steps": config.steps,
-        "data_sha256": hashlib.sha256(clean.tobytes()).hexdigest(),
-        "clips": len(clean),
-        "loss_nats": loss_nats,
-        "right": right,
-    }
-    return model.cpu(), facts
-
-
-def pretrain(
-    model: Wav2Vec, waveforms: NDArray[np.int16], config: PretrainingConfig
-) -> Iterator[tuple[float, float, float]]:
-    """Trains a model in place with the contrastive loss of wav2vec.
-
-    Args:
-        model: The model, with torch's initial weights.
-        waveforms: Clean speech (clips, samples) int16 at 16 kHz.
-        config: Settings.
-
-    Yields:
-        After each update, the share that is done, the loss in nats, and the accuracy.
-    """
-    device = next(model.parameters()).device
+    model = Wav2Vec(config.architecture).to(device).train()
     optimiser = torch.optim.AdamW(model.parameters(), weight_decay=1e-2, betas=(0.9, 0.98))
     rng = np.random.default_rng(config.seed)
-    model.train()
+    recent: deque[tuple[float, float]] = deque(maxlen=50)
     for step in range(config.steps):
         done = step / config.steps
         rate = config.rate * min(1.0, 20 * done) * (0.5 + 0.5 * math.cos(math.pi * done))
@@ -126,8 +98,18 @@ def pretrain(
             {model.architecture.first_horizon + step: step for step in drawn},
             rng.integers(features.shape[2], size=(len(features), config.negatives)),
         )
-        yield (step + 1) / config.steps, update(optimiser, loss, rate), right
-    model.eval()
+        recent.append((update(optimiser, loss, rate), right))
+        progress("pretraining", (step + 1) / config.steps, recent[-1][0])
+    loss_nats, accuracy = np.mean(recent, axis=0).tolist()
+    facts = {
+        "seed": config.seed,
+        "steps": config.steps,
+        "data_sha256": hashlib.sha256(waveforms.tobytes()).hexdigest(),
+        "clips": len(waveforms),
+        "loss_nats": loss_nats,
+        "accuracy": accuracy,
+    }
+    return model.cpu().eval(), facts
 
 
 def excerpts(

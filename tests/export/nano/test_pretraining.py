@@ -71,7 +71,6 @@ def chirps(n_clips: int, n_samples: int) -> np.ndarray:
 
 def test_a_small_model_learns() -> None:
     """From chance, log 21 or 3.04 nats with 20 negatives, to clearly less."""
-    torch.manual_seed(0)
     config = PretrainingConfig(
         steps=80,
         batch=4,
@@ -80,27 +79,33 @@ def test_a_small_model_learns() -> None:
         horizons=3,
         rate=3e-3,
         reduced=False,
+        architecture=SMALL,
     )
-    model = Wav2Vec(SMALL)
-    history = list(pretrain(model, chirps(8, 16_000), config))
-    assert [done for done, _, _ in history] == pytest.approx(np.arange(1, 81) / 80)
-    first, last = (np.mean([loss for _, loss, _ in part]) for part in (history[:4], history[-8:]))
+    history: list[tuple[float, float]] = []
+
+    def progress(_name: str, done: float, loss: float) -> None:
+        history.append((done, loss))
+
+    model, facts = pretrain(chirps(8, 16_000), config, torch.device("cpu"), progress)
+    assert [done for done, _ in history] == pytest.approx(np.arange(1, 81) / 80)
+    first, last = (np.mean([loss for _, loss in part]) for part in (history[:4], history[-8:]))
     assert first > 0.9 * math.log(21)
     assert last < math.log(21) - 0.35
-    assert np.mean([right for _, _, right in history[-8:]]) > 2 / 21
+    assert facts["loss_nats"] == pytest.approx(np.mean([loss for _, loss in history[-50:]]))
+    assert facts["accuracy"] > 2 / 21
+    assert (facts["clips"], facts["steps"]) == (8, 80)
     assert not model.training
 
 
 def test_pretraining_follows_the_seed() -> None:
     config = PretrainingConfig(
-        steps=3, batch=2, excerpt_samples=6000, negatives=5, horizons=2, seed=4, reduced=False
-    )
+        steps=3, batch=2, excerpt_samples=6000, negatives=5, horizons=2, seed=4, reduced=False,
+        architecture=SMALL,
+    )  # fmt: skip
+    cpu = torch.device("cpu")
     states = []
     for _ in range(2):
-        torch.manual_seed(1)
-        model = Wav2Vec(SMALL)
-        for _ in pretrain(model, chirps(3, 9000), config):
-            pass
+        model, _ = pretrain(chirps(3, 9000), config, cpu, lambda *_: None)
         states.append(model.state_dict())
     assert all(torch.equal(value, states[1][key]) for key, value in states[0].items())
 

@@ -54,9 +54,8 @@ def distil(
         on it: "fidelity" (see `agreement`) by part of the test data, and "cost" by teacher.
 
     Raises:
-        DatasetError, SpeechError, TeacherError: The data cannot be made.
-        OutputError: `out` exists and is not replaced, or cannot be written.
-        ParityError: Graph and torch module disagree; nothing was written.
+        DatasetError, SpeechError: The data cannot be made.
+        OutputError, ParityError: As `export_student`.
     """
     data.check()
     chunks = data.chunks()

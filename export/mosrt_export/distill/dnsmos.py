@@ -26,17 +26,7 @@ _P835_TO_OVRL: Final = (-0.06766283, 1.11546468, 0.04602535)
 
 
 class _Dnsmos:
-    """The windows and the session that both models share.
-
-    Args:
-        path: The published ONNX file.
-
-    Attributes:
-        session: The file's session on one thread of the CPU.
-
-    Raises:
-        BundleError: The file cannot be read.
-    """
+    """The windows and the session, on one thread of the CPU, that both models share."""
 
     def __init__(self, path: Path) -> None:
         options = onnxruntime.SessionOptions()
@@ -66,11 +56,7 @@ class _Dnsmos:
 
 
 class DnsmosP808(_Dnsmos):
-    """DNSMOS P.808, whose scores do not depend on level.
-
-    Args:
-        path: The published ONNX file, `model_v8.onnx`.
-    """
+    """DNSMOS P.808, `model_v8.onnx`, whose scores do not depend on level."""
 
     name: Final = "DNSMOS P.808"
     domain: Final = "p808"
@@ -108,11 +94,7 @@ class DnsmosP808(_Dnsmos):
 
 
 class DnsmosP835(_Dnsmos):
-    """The overall score of DNSMOS P.835.
-
-    Args:
-        path: The published ONNX file, `sig_bak_ovr.onnx`.
-    """
+    """The overall score of DNSMOS P.835, `sig_bak_ovr.onnx`."""
 
     name: Final = "DNSMOS P.835 OVRL"
     domain: Final = "ovrl"

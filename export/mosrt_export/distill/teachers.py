@@ -57,12 +57,7 @@ class Teacher:
     renamed: bool = False
 
     def open(self, *, provider: str = "cpu", reduced: bool = False) -> Scores:
-        """Opens the teacher on one thread.
-
-        Args:
-            provider: Where a bundle runs, as for `mosrt.load`.
-            reduced: Whether the convolutions of DNSMOS Pro run in bfloat16.
-        """
+        """Opens the teacher on one thread; a bundle runs on `provider`, as for `mosrt.load`."""
         if self.path.suffix in _PUBLISHED:
             model: Callable[[Float32Array], float] = (
                 DnsmosPro(self.path, reduced=reduced)
@@ -152,17 +147,11 @@ def _find(reference: str) -> Teacher:
 
 
 class DnsmosPro:
-    """DNSMOS Pro (Cumlin et al., Interspeech 2024; MIT).
+    """DNSMOS Pro (Cumlin et al., Interspeech 2024; MIT), from its published TorchScript file.
 
-    Its scores depend on level, so that the level is set to -26 dBFS RMS first.
-
-    Args:
-        path: The published TorchScript file.
-        reduced: Whether convolutions run in bfloat16. This is several times faster on processors
-            that support it, and changes scores by about 0.01.
-
-    Raises:
-        TeacherError: The file is not a DNSMOS Pro model.
+    Its scores depend on level, so that the level is set to -26 dBFS RMS first. `reduced` runs the
+    convolutions in bfloat16, which is several times faster on processors that support it, and
+    changes scores by about 0.01.
     """
 
     _LEVEL_DB: Final = -26.0

@@ -58,14 +58,7 @@ class VoiceError(MosrtError, RuntimeError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Voice:
-    """A synthetic voice.
-
-    Attributes:
-        engine: The program that synthesises it: "flite", "festival" or "espeak-ng".
-        kind: Kind of synthesis, such as "diphone".
-        language: Language of its sentences.
-        selector: The engine's own name of the voice.
-    """
+    """A synthetic voice: its engine and kind of synthesis, and the engine's name for it."""
 
     engine: str
     kind: str
@@ -114,8 +107,7 @@ def missing_programs(voices: list[Voice]) -> dict[str, str]:
 def write_utterances(voice: Voice, seed: int, out: Path) -> None:
     """Writes a voice's utterances to a folder in `out`, unless they are there.
 
-    Raises:
-        VoiceError: The voice cannot be synthesised.
+    Raises VoiceError if the voice cannot be synthesised.
     """
     rng = np.random.default_rng([seed, *hashlib.sha256(voice.name.encode()).digest()])
     folder = out / voice.folder
@@ -127,34 +119,13 @@ def write_utterances(voice: Voice, seed: int, out: Path) -> None:
 
 
 def sentences(language: str, count: int, rng: np.random.Generator) -> list[str]:
-    """Returns `count` random sentences.
-
-    Args:
-        language: One of `LANGUAGES`.
-        count: Number of sentences.
-        rng: Source of the choices.
-
-    Raises:
-        KeyError: There are no sentences in this language.
-    """
+    """Returns `count` random sentences in one of `LANGUAGES`."""
     parts = _GRAMMARS[language]
     return [" ".join(str(rng.choice(part)) for part in parts) for _ in range(count)]
 
 
 def synthesise(voice: Voice, count: int, rng: np.random.Generator) -> list[Float32Array]:
-    """Synthesises random sentences, each at a random rate and pitch.
-
-    Args:
-        voice: The synthetic voice.
-        count: Number of sentences.
-        rng: Source of text, rate and pitch.
-
-    Returns:
-        One utterance (samples,) float32 at 16 kHz per sentence.
-
-    Raises:
-        VoiceError: The engine is missing or failed.
-    """
+    """Synthesises random sentences, each at a random rate and pitch, as `speak` does."""
     return [
         speak(voice, text, pace=float(rng.uniform(0.85, 1.2)), pitch=float(rng.uniform(0.8, 1.25)))
         for text in sentences(voice.language, count, rng)
@@ -164,14 +135,8 @@ def synthesise(voice: Voice, count: int, rng: np.random.Generator) -> list[Float
 def speak(voice: Voice, text: str, *, pace: float = 1.0, pitch: float = 1.0) -> Float32Array:
     """Synthesises one text, and returns it as (samples,) float32 at 16 kHz.
 
-    Args:
-        voice: The synthetic voice.
-        text: The text to speak.
-        pace: Relative speaking rate.
-        pitch: Relative pitch, for engines that support it (espeak-ng).
-
-    Raises:
-        VoiceError: The engine is missing or failed.
+    `pace` is the relative speaking rate, and `pitch` the relative pitch, of espeak-ng only. Raises
+    VoiceError if the engine is missing or fails.
     """
     with tempfile.TemporaryDirectory() as folder:
         out, text_file = Path(folder) / "speech.wav", Path(folder) / "text.txt"

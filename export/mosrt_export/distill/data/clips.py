@@ -58,13 +58,7 @@ class Clip:
 class Pool:
     """The speech that clips are made of, and the treatments.
 
-    Attributes:
-        speakers: The speakers.
-        shares: Each speaker's share of the clips, (speakers,), 1 in all.
-        ladder_shares: Each speaker's share of the ladders.
-        resyntheses: The resyntheses by name.
-        degradations: The degradations by name.
-        takes: Takes of which the best is used; 1 uses the first.
+    `shares` and `ladder_shares` (speakers,) sum to 1. Of `takes` takes the best is used.
     """
 
     speakers: Sequence[Speaker]
@@ -96,8 +90,7 @@ class Pool:
     ) -> tuple[str, Float32Array]:
         """Returns a random speaker and `n_samples` of his or her recordings, joined with pauses.
 
-        Raises:
-            SpeechError: Most of the speaker's recordings are silent, short or unreadable.
+        Raises SpeechError if most of the recordings are silent, short or unreadable.
         """
         speaker = self.speakers[int(rng.choice(len(self.speakers), p=shares))]
         parts: list[Float32Array] = []
@@ -162,17 +155,10 @@ def make_clip(pool: Pool, seed: int, number: int, rate: Callable[[Float32Array],
 def make_ladder(
     pool: Pool, seed: int, number: int, rate: Callable[[Float32Array], float]
 ) -> list[Clip]:
-    """Makes ladder `number` of the data set with seed `seed`.
+    """Makes ladder `number` of the data set with seed `seed`, as `make_clip` makes a clip.
 
-    Args:
-        pool: The speech.
-        seed: Seed of the data set.
-        number: Number of the ladder. The same seed, number and pool give the same ladder.
-        rate: A quality model, as for `make_clip`.
-
-    Returns:
-        RUNGS clips of the same speech: a clean one, then ever more severe ones of one treatment.
-        The treatment uses the same random numbers for all, so that only the severity differs.
+    It is RUNGS clips of the same speech: a clean one, then ever more severe ones of one treatment.
+    The treatment uses the same random numbers for all, so that only the severity differs.
     """
     rng = np.random.default_rng([seed, number, 2])
     speaker, speech = _random_speech(pool, rng, pool.ladder_shares)

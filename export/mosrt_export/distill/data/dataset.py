@@ -85,14 +85,14 @@ class Data:
     def check(self) -> None:
         """Records what decides the clips beside them, or compares it with what is there.
 
-        Raises:
-            DatasetError: The folder has clips of another seed, recipe or speech, or there is no
-                such treatment or domain as the recipe names.
+        Raises DatasetError if that differs, or the recipe names no existing treatment or domain.
         """
         recipe = self.recipe
         for name in recipe.leave_out:
             if name not in {*RESYNTHESES, *DEGRADATIONS}:
                 raise DatasetError(f"leave_out: there is no treatment {name!r}")
+        if any(table.keys() <= set(recipe.leave_out) for table in (RESYNTHESES, DEGRADATIONS)):
+            raise DatasetError("leave_out: keep at least one resynthesis and one degradation")
         if recipe.overall is not None:
             if "overall" in self.domains:
                 raise DatasetError(
@@ -170,11 +170,7 @@ class Data:
 
 
 class _Maker:
-    """Makes chunks, with teachers that are opened when they are first needed.
-
-    Args:
-        data: The data set.
-    """
+    """Makes chunks, with teachers that are opened when they are first needed."""
 
     def __init__(self, data: Data) -> None:
         self._data = data
@@ -334,10 +330,9 @@ class Dataset:
 
 
 def clean_waveforms(folder: Path) -> NDArray[np.int16]:
-    """Returns the clean clips (clips, CLIP_SAMPLES) of speakers whose folder is in no group.
+    """Returns the clean clips (clips, CLIP_SAMPLES) of speakers whose folder is in no other.
 
-    Raises:
-        DatasetError: There are none.
+    Raises DatasetError if there are none.
     """
     found = []
     for path in sorted(folder.glob("clips-*.npz")):

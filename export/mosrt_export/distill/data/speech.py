@@ -55,8 +55,7 @@ class Speaker:
 def find_speakers(folders: Iterable[Path]) -> list[Speaker]:
     """Returns the speakers in some folders: each folder below is one, and so is each loose file.
 
-    Raises:
-        SpeechError: A folder has no recordings.
+    Raises SpeechError if a folder has no recordings.
     """
     found: dict[str, list[Path]] = defaultdict(list)
     for folder in folders:
@@ -80,10 +79,7 @@ def split(
 
     One recording in ten is held out, by a hash of its name, so that the choice does not depend on
     where it lies; and one speaker in ten, unless `held_out` has patterns of their names. Of very
-    few, one is held out or none.
-
-    Raises:
-        SpeechError: There are too few recordings to hold any out.
+    few, one is held out or none. Raises SpeechError if there are too few recordings.
     """
     names = {speaker.name for speaker in speakers}
     unknown = {name for name in names if any(fnmatchcase(name, each) for each in held_out)}

@@ -121,12 +121,7 @@ def folded(model: StudentGraph) -> StudentGraph:
 
 
 def student_card(manifest: Manifest, template: str) -> str:
-    """Returns the text of a bundle's model-card.md, in Markdown.
-
-    Args:
-        manifest: The bundle's manifest, with provenance and the measured drift of "fp32".
-        template: Name of the template.
-    """
+    """Returns the model card of a bundle, in Markdown, by a template."""
     provenance = manifest.provenance
     training = provenance["training"]
     evaluation = [f"- {claim}: {result}" for claim, result in provenance["evaluation"].items()]

@@ -65,9 +65,6 @@ class MelBranch(nn.Module):
 
     Convolutional features are pooled by their maximum over time and frequency, as in DNSMOS Pro,
     and frames by mean, standard deviation, maximum and attention.
-
-    Attributes:
-        feature_size: Size of the embedding.
     """
 
     def __init__(self) -> None:
@@ -111,10 +108,6 @@ class Head(nn.Module):
 
     All domains share a hidden layer, which each domain scales and shifts. What is learned from one
     source of labels thus helps the others.
-
-    Args:
-        feature_size: Size of the embedding.
-        n_domains: Number of domains.
     """
 
     def __init__(self, feature_size: int, n_domains: int) -> None:
@@ -135,11 +128,7 @@ class Head(nn.Module):
 
 
 class StudentNetwork(nn.Module):
-    """The branch and the head. Its scores are standardised.
-
-    Args:
-        n_domains: Number of domains.
-    """
+    """The branch and the head. Its scores are standardised."""
 
     def __init__(self, n_domains: int) -> None:
         super().__init__()
@@ -187,11 +176,7 @@ class Student:
 
     @classmethod
     def load(cls, path: Path) -> Student:
-        """Reads a checkpoint.
-
-        Raises:
-            CheckpointError: The file is not such a checkpoint.
-        """
+        """Reads a checkpoint. Raises CheckpointError if the file is none."""
         try:
             saved = torch.load(path, map_location="cpu", weights_only=True)
             if saved["format"] not in (_FORMAT, _NANO_FORMAT):
@@ -258,16 +243,7 @@ def combined(scores: torch.Tensor, domains: Sequence[str], rule: Mapping[str, An
 class StudentGraph(OnnxModule):
     """The module that is exported: scores on the labels' scales, the default score first.
 
-    Args:
-        student: The student, whose tensors are shared.
-
-    Attributes:
-        model: Its network.
-        combination: How the default score is computed; see `combination`.
-        domains: Names of the scores.
-        n_domains: Number of scores.
-        input_names: Names of the inputs.
-        output_sizes: Size per clip of each output, in order, "mos" first.
+    It shares the tensors of the student. `domains` are the names of its scores.
     """
 
     def __init__(self, student: Student) -> None:

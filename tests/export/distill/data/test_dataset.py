@@ -94,6 +94,7 @@ def test_names_of_a_recipe_must_exist(tmp_path: Path) -> None:
     overall = Overall(averaged=("mos",), offset=3.0, scale=1.0)
     for changes, message in (
         ({"leave_out": ("buzz",)}, "no treatment 'buzz'"),
+        ({"leave_out": tuple(RESYNTHESES)}, "keep at least one"),
         ({"overall": overall}, "no teacher has a domain 'mos'"),
     ):
         with pytest.raises(DatasetError, match=message):
@@ -134,9 +135,9 @@ def test_clips_images_and_labels_belong_together(tmp_path: Path) -> None:
 
 
 def test_fidelity_and_anchor_fall_together(tmp_path: Path) -> None:
-    """A ladder of noise; the anchor above 1 shrinks by the share of fidelity that is lost."""
+    """The anchor above 1 shrinks by the share of fidelity that a ladder loses."""
     groups = {"*": Group(anchor=4.6), "flite": Group(anchor=3.2)}
-    leave_out = tuple(name for name in ALL if name != "white noise")
+    leave_out = tuple(name for name in ALL if name not in {"white noise", "comb"})
     recipe = dataclasses.replace(
         RECIPE, test_hours=0.0, fidelity=True, groups=groups, leave_out=leave_out
     )
@@ -148,7 +149,7 @@ def test_fidelity_and_anchor_fall_together(tmp_path: Path) -> None:
     assert (np.diff(fidelities) < 0).all()
     with np.load(of.path("ladders", 0)) as arrays:
         notes = [note.split("|") for note in arrays["notes"].tolist()]
-    assert [treatment for _, treatment, _ in notes] == ["clean", *["white noise"] * 3]
+    assert [treatment for _, treatment, _ in notes] == ["clean", *[notes[1][1]] * 3]
     top = 4.6 if notes[0][0] == "anna" else 3.2
     np.testing.assert_allclose(anchors, 1 + (top - 1) * (fidelities - 1) / 4, rtol=1e-6)
 

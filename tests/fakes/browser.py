@@ -24,7 +24,7 @@ os.dup2(pair[0], 3)
 os.dup2(pair[1], 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-_TIMEOUT_S = 240.0
+_TIMEOUT_S = 900.0
 
 
 def find_browser() -> str | None:

@@ -19,7 +19,8 @@ from .machines import CLIP, STRANGER, needs, run, works
 READ_ONLY = ("sh", "-c", 'mount --make-rprivate / && mount -o remount,bind,ro / && exec "$@"', "sh")
 OWN_MOUNTS = ("unshare", "--mount", *READ_ONLY)
 OWN_USER = ("unshare", "--user", "--map-root-user", "--mount", *READ_ONLY)
-LIMITS = ("prlimit", f"--as={512 << 20}", "taskset", "--cpu-list", "0")
+CORE = min(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else 0
+LIMITS = ("prlimit", f"--as={512 << 20}", "taskset", "--cpu-list", str(CORE))
 HOMELESS = {
     "HOME": None,
     "XDG_CACHE_HOME": None,

@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+
 # VmHWM is this process's own peak; ru_maxrss starts at that of the process it was forked from
 LONG_SCRIPT = """
 import sys

@@ -222,17 +222,18 @@ class _Frames:
         """
         while start < stop:
             self._load(start)
-            for found in _SYNC.finditer(self._block, start - self._start):
-                at = self._start + found.start()
+            block, origin = self._block, self._start  # a frame that is looked at may load others
+            for found in _SYNC.finditer(block, start - origin):
+                at = origin + found.start()
                 if at >= stop:
                     return None
                 if self._continues(at, 1 if alone and at == start else more):
                     return at
-                if at - self._start + 4 * _LARGEST_FRAME_BYTES > len(self._block):
+                if at - origin + 4 * _LARGEST_FRAME_BYTES > len(block):
                     break  # load more
             else:
-                start, alone = max(start + 1, self._start + len(self._block) - 2), False
-                if self._start + len(self._block) >= self._stop:
+                start, alone = max(start + 1, origin + len(block) - 2), False
+                if origin + len(block) >= self._stop:
                     return None
                 continue
             start, alone = at + 1, False

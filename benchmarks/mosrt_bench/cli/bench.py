@@ -122,7 +122,8 @@ def run(
 ) -> None:  # fmt: skip
     """Measure every variant of the MODELs on every provider, on your recordings.
 
-    MODEL is the name of a model that comes with mosrt (nano if left out), or the path of a bundle.
+    MODEL is the name of a model that comes with mosrt, or the path of a bundle; distillmos if left
+    out.
 
     \b
     Do all variants and providers give the scores of FP32 on the CPU?

@@ -52,9 +52,9 @@ _FRONT_ENDS: Final = {
 def info(model: str | None, listed: bool, machine: bool, verify: bool, kind: str) -> None:
     """Show what MODEL is: domains, variants and their measured drift, and its model card.
 
-    MODEL is the name of a model that comes with mosrt, nano if left out, or the path of a bundle.
-    The card says what the model was trained on, what it is good for and where it fails, and its
-    licences.
+    MODEL is the name of a model that comes with mosrt, or the path of a bundle; distillmos if left
+    out. The card says what the model was trained on, what it is good for and where it fails, and
+    its licences.
 
     \b
     mosrt info

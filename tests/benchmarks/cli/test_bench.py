@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from mosrt.bundle.bundle import find_bundle
+from mosrt.bundle.bundle import DEFAULT_MODEL, find_bundle
 from mosrt_bench.bench.request import Request, shown
 from mosrt_bench.bench.timing import Effort
 from mosrt_bench.cli.bench import bench
@@ -375,6 +375,7 @@ def test_help_of_both_commands() -> None:
     told = runner.invoke(bench, ["run", "--help"], prog_name="mosrt bench").output
     assert told.startswith("Usage: mosrt bench run [OPTIONS] [MODEL]...")
     assert "--provider tensorrt" in told
+    assert f"; {DEFAULT_MODEL} if left out." in " ".join(told.split())
     assert "--tolerance" in runner.invoke(bench, ["compare", "--help"]).output
     assert {"run", "compare"} <= set(runner.invoke(bench, ["--help"]).output.split())
 

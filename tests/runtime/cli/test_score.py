@@ -260,6 +260,7 @@ def test_help_names_the_embedded_models() -> None:
     text = "".join(run("score", "--help").stdout.split())
     assert f"({','.join(mosrt.available_models()) or 'nonehere'})" in text
     assert f"default:({DEFAULT_MODEL})" in text
+    assert f"; {DEFAULT_MODEL} if left out." in " ".join(run("info", "--help").stdout.split())
 
 
 def test_as_a_real_process(tiny: Path, clips: list[Path]) -> None:

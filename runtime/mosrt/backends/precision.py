@@ -41,14 +41,14 @@ def exact_provider(front_end: str, provider: str) -> str:
     if may_use_tf32(provider):
         raise ProviderError(
             f"provider {provider!r} may compute the front end, which is in the graph, in TF32, "
-            f"which is not precise enough; {_WITHOUT_TF32}, or export the model with "
+            f"which is not precise enough; {_WITHOUT_TF32}, or a model that is exported with "
             "--frontend numpy"
         )
     if provider == "openvino-bf16":
         raise ProviderError(
             f"provider {provider!r} would compute the front end, which is in the graph, in "
-            "bfloat16, which is not precise enough; choose 'openvino-fp32', or export the model "
-            "with --frontend numpy"
+            "bfloat16, which is not precise enough; choose 'openvino-fp32', or a model that is "
+            "exported with --frontend numpy"
         )
     return "openvino-fp32" if provider == "openvino" else provider
 

@@ -13,8 +13,15 @@ import hashlib
 import json
 import math
 import multiprocessing
+import os
+import signal
+import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
@@ -145,17 +152,36 @@ class Data:
         ]
 
     def make(self, workers: int) -> Iterator[None]:
-        """Makes what is missing, and yields after each chunk of `chunks`."""
+        """Makes what is missing, and yields after each chunk of `chunks`.
+
+        Raises DatasetError if a process is ended from outside.
+        """
         if workers == 1:
             yield from map(_Maker(self), self.chunks())
             return
-        with concurrent.futures.ProcessPoolExecutor(
-            workers,
-            mp_context=multiprocessing.get_context("spawn"),
-            initializer=_start_worker,
-            initargs=(self,),
-        ) as executor:
-            yield from executor.map(_make_in_worker, self.chunks())
+        context = multiprocessing.get_context("spawn")
+        reader, writer = context.Pipe(duplex=False)
+        try:
+            with concurrent.futures.ProcessPoolExecutor(
+                workers, context, initializer=_start_worker, initargs=(self, reader)
+            ) as executor:
+                try:
+                    with _interruptions_held():
+                        made = [executor.submit(_make_in_worker, chunk) for chunk in self.chunks()]
+                    for each in made:
+                        each.result()
+                        yield
+                except BaseException:
+                    writer.close()  # ends the processes: a chunk can take minutes
+                    raise
+        except BrokenProcessPool as exc:
+            raise DatasetError(
+                "a process that makes clips was ended, as happens where memory is short; run the "
+                "same command with fewer --workers"
+            ) from exc
+        finally:
+            writer.close()
+            reader.close()
 
     def path(self, part: str, number: int, suffix: str = ".npz") -> Path:
         """Returns a file of a chunk: its waveforms, or what has another suffix."""
@@ -251,9 +277,29 @@ def _opened(teacher: Teacher, provider: str, reduced: bool) -> Scores:
 _worker: list[_Maker] = []  # the maker of a process, once it has started
 
 
-def _start_worker(data: Data) -> None:
+@contextmanager
+def _interruptions_held() -> Iterator[None]:
+    """Holds Ctrl-C back; processes that are started meanwhile, which it also reaches, ignore it."""
+    if sys.platform == "win32":
+        yield
+        return
+    held = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+
+
+def _start_worker(data: Data, parent: Connection) -> None:
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     torch.set_num_threads(1)
     _worker.append(_Maker(data))
+
+
+def _end_with(parent: Connection) -> None:
+    """Ends this process once the other end is closed, be it because its process was killed."""
+    parent.poll(None)
+    os._exit(1)
 
 
 def _make_in_worker(chunk: tuple[str, int]) -> None:

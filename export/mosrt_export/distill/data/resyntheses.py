@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from typing import Final
 
 import numpy as np
-import pyworld
 import scipy.ndimage
 import scipy.signal
 from librosa.filters import mel as mel_filters
@@ -15,6 +15,10 @@ from mosrt._arrays import Complex64Array, Float32Array
 
 from .degradations import Degradation
 from .speech import SAMPLE_RATE_HZ
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", UserWarning)  # it imports pkg_resources
+    import pyworld
 
 __all__ = ["RESYNTHESES", "griffin_lim", "mel_smoothed"]
 

@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -54,6 +60,63 @@ def made(of: Data) -> dict[str, bytes]:
     of.check()
     assert len(list(of.make(1))) == len(of.chunks())
     return {path.name: path.read_bytes() for path in sorted(of.folder.iterdir())}
+
+
+class EndedTeacher(Teacher):
+    """Ends the process that opens it, as the system does where memory is short."""
+
+    def open(self, **_: object) -> Callable[[NDArray[np.float32]], Sequence[float]]:
+        os._exit(9)
+
+
+class SlowTeacher(Teacher):
+    """Says that it is asked, and never answers."""
+
+    def open(self, **_: object) -> Callable[[NDArray[np.float32]], Sequence[float]]:
+        def scores(_: NDArray[np.float32]) -> Sequence[float]:
+            self.path.touch()
+            threading.Event().wait()
+            return [0.0, 0.0]
+
+        return scores
+
+
+@pytest.mark.full
+def test_a_process_that_ends_is_an_error_with_a_cure(tmp_path: Path) -> None:
+    ended = EndedTeacher(
+        name="ended", path=Path("ended"), domains=("a", "b"), sha256="0" * 64, n_bytes=1
+    )
+    of = data(tmp_path / "a", RECIPE, 5, ended)
+    of.check()
+    with pytest.raises(DatasetError, match="fewer --workers"):
+        list(of.make(2))
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+def test_an_interruption_ends_the_processes_at_once(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Nobody waits for a chunk, and only the command itself speaks of the interruption."""
+    asked = tmp_path / "asked"
+    slow = SlowTeacher(name="slow", path=asked, domains=("a", "b"), sha256="0" * 64, n_bytes=1)
+    of = data(tmp_path / "a", RECIPE, 5, slow)
+    of.check()
+
+    def interrupt() -> None:
+        while not asked.exists():
+            time.sleep(0.05)
+        for process in multiprocessing.active_children():  # a terminal interrupts the whole group
+            os.kill(process.pid or 0, signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    thread = threading.Thread(target=interrupt, daemon=True)
+    thread.start()
+    with pytest.raises(KeyboardInterrupt):
+        list(of.make(2))
+    thread.join()
+    assert not multiprocessing.active_children()
+    assert capfd.readouterr().err == ""
 
 
 def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ class Teacher:
     """A model that labels clips.
 
     Attributes:
-        name: Name of the model or file.
+        name: Name of the model or file, after "DOMAIN=" if renamed.
         path: Its bundle or file.
         domains: Names of its labels, the default score first.
         sha256: Tells it from other teachers.
@@ -96,9 +96,10 @@ def find_teachers(references: Sequence[str]) -> list[Teacher]:
     for teacher in teachers:
         for domain in teacher.domains:
             if counts[domain] > 1:
+                name = teacher.name.rpartition("=")[2]
                 raise TeacherError(
                     f"two teachers have a domain {domain!r}; name the default score of "
-                    f"{teacher.name}, as in mine={teacher.name}"
+                    f"{name}, as in mine={name}"
                 )
     return teachers
 
@@ -142,7 +143,8 @@ def _find(reference: str) -> Teacher:
             n_bytes=sum(file.bytes for file in files),
         )
     if label:
-        return dataclasses.replace(teacher, domains=(label,), renamed=True)
+        name = f"{label}={teacher.name}"  # others may be called the same
+        return dataclasses.replace(teacher, name=name, domains=(label,), renamed=True)
     return teacher
 
 

@@ -73,7 +73,7 @@ def test_a_student_scores_and_says_how_well(student: Path) -> None:
         assert set(domains["base"]) == {"lcc", "srcc", "mae", "clips"}
         assert domains["base"]["mae"] < 4
     # Teacher and student are the same architecture.
-    assert provenance["cost"]["nano"]["times_larger"] == pytest.approx(1, abs=0.05)
+    assert provenance["cost"]["base=nano"]["times_larger"] == pytest.approx(1, abs=0.05)
     assert provenance["training"]["speakers"] == 2
     assert "base" in bundle.model_card()
     with mosrt.load(student, threads=1) as scorer:

@@ -115,6 +115,8 @@ def test_a_teacher_gives_its_domains(published: Path) -> None:
     assert pro.open()(waveform) == [DnsmosPro(published)(waveform)]
     (renamed,) = find_teachers(["quality=nano"])
     assert renamed.domains == ("quality",)
+    first, second = find_teachers(["a=nano", "b=nano"])
+    assert first.name != second.name  # a card lists both
     assert renamed.open()(waveform) == [score.mos]
     assert renamed.sha256 == nano.sha256 != pro.sha256
     # The FP32 graph and its weights.

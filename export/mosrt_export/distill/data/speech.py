@@ -96,8 +96,8 @@ def split(
         parts.append([Speaker(name=name, files=files) for name, files in chosen if files])
     if not parts[1]:
         raise SpeechError(
-            f"{sum(len(speaker.files) for speaker in speakers)} recordings are too few to hold "
-            "some out; add recordings"
+            "too few recordings to hold some out: "
+            f"{sum(len(speaker.files) for speaker in speakers)}; add recordings"
         )
     return parts[0], parts[1], [speaker for speaker in speakers if speaker.name in unknown]
 

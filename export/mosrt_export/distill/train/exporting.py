@@ -131,12 +131,16 @@ def student_card(manifest: Manifest, template: str) -> str:
         f"{each['times_larger']:g} times its size."
         for name, each in provenance.get("cost", {}).items()
     ]
+    formula = _formula(provenance["combination"])
     return rendered(
         template,
         manifest=manifest,
         training=training,
-        formula=_formula(provenance["combination"]),
-        domains=", ".join(f"`{name}`" for name in manifest.domains if name != OVERALL),
+        formula=formula,
+        # "overall" is a teacher's own where no formula makes it.
+        domains=", ".join(
+            f"`{name}`" for name in manifest.domains if name != OVERALL or not formula
+        ),
         digest=training.get("data_sha256") or training["labels_sha256"],
         teachers="\n".join(
             f"- {name} (SHA-256 `{sha256}`)"

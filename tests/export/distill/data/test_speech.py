@@ -64,7 +64,7 @@ def test_recordings_and_speakers_are_held_out(folder: Path, tmp_path: Path) -> N
 
 
 def test_too_few_recordings_are_an_error(folder: Path) -> None:
-    with pytest.raises(SpeechError, match="1 recordings are too few"):
+    with pytest.raises(SpeechError, match="too few recordings to hold some out: 1"):
         split([each for each in find_speakers([folder]) if each.name == "loose.wav"])
 
 

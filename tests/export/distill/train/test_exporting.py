@@ -234,3 +234,5 @@ def test_a_student_has_a_card_of_its_own(exported: Exported) -> None:
         assert "teacher.onnx: 151 times the time of the student, and 33.3 times its size" in card
         assert "dnsmos_p808.onnx (SHA-256" in card
         assert ("z-scores" in card) == bool(combination)
+        # A domain "overall" without a formula is a teacher's.
+        assert ("`overall`, `bvcc`" in card) != bool(combination)

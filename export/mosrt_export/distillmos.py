@@ -11,10 +11,11 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import io
+import pickle
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ from .graphs.graph import BATCH, OPSET, tensor, write_graph
 from .model_card import distillmos_card, provenance
 from .parity import Drift, Step, publish, rounded
 
-__all__ = ["N_STEPS", "DistillMos", "export_distillmos", "published_model"]
+__all__ = ["N_STEPS", "DistillMos", "EagerDistillMos", "export_distillmos", "published_model"]
 
 N_STEPS: Final = 4
 _TOLERANCE_MOS: Final = 1e-4
@@ -124,8 +125,40 @@ class DistillMos(nn.Module):
         return mos
 
 
-def published_model() -> nn.Module:
-    """The package's model with its weights, which takes recordings of any length at 16 kHz.
+class EagerDistillMos(nn.Module):
+    """The package's model on segments, a `Scored`, which `mosrt bench` compares with.
+
+    Args:
+        weights: File of the package's weights.
+
+    Raises:
+        ModuleNotFoundError: The package `distillmos` is not installed.
+        CheckpointError: The weights do not fit.
+    """
+
+    n_domains = 1
+
+    def __init__(self, weights: Path) -> None:
+        super().__init__()
+        published: Any = published_model(weights)
+        published.segmenting_in_forward = False
+        self.published = published
+        self.eval()
+
+    def features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """MOS (batch,) of whole segments (batch, 122880)."""
+        return {"mos": self.published(inputs["waveform"])}
+
+    def score(self, features: dict[str, torch.Tensor], _domain: torch.Tensor) -> torch.Tensor:
+        """MOS (batch,)."""
+        return features["mos"]
+
+
+def published_model(weights: Path | None = None) -> nn.Module:
+    """The package's model, which takes recordings of any length at 16 kHz.
+
+    Args:
+        weights: File of the weights; by default the package's own.
 
     Raises:
         ModuleNotFoundError: The package `distillmos` is not installed.
@@ -136,9 +169,13 @@ def published_model() -> nn.Module:
         from distillmos import ConvTransformerSQAModel  # noqa: PLC0415 - of an extra
 
         try:
-            model: nn.Module = ConvTransformerSQAModel()
-        except (OSError, RuntimeError, KeyError) as exc:
-            raise CheckpointError(f"the weights of the package distillmos: {exc}") from exc
+            model: nn.Module = ConvTransformerSQAModel(load_weights=weights is None)
+            if weights is not None:
+                saved = torch.load(weights, map_location="cpu", weights_only=True)
+                model.load_state_dict(saved["model"])
+        except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as exc:
+            what = weights or "the weights of the package distillmos"
+            raise CheckpointError(f"{what}: not the weights of Distill-MOS ({exc})") from exc
     return model.eval()
 
 

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import distillmos
 import numpy as np
 import pytest
 import soundfile
@@ -13,15 +15,17 @@ from onnx import TensorProto
 
 import mosrt
 from mosrt.backends import OrtBackend
-from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.bundle import Bundle, embedded_models
 from mosrt.bundle.manifest import Manifest
 from mosrt.errors import BundleError
+from mosrt_bench.worker.mosrt_runner import MosrtRunner
+from mosrt_bench.worker.protocol import Configuration
+from mosrt_bench.worker.torch_runner import TorchRunner
 from mosrt_calibration.graph import read_graph
 from mosrt_export.cli.export import export
+from mosrt_export.distillmos import EagerDistillMos, published_model
+from mosrt_export.errors import CheckpointError
 from tests.conftest import DATA, made_once
-
-pytest.importorskip("distillmos", reason="needs the package distillmos, of the extra export")
-from mosrt_export.distillmos import published_model
 
 pytestmark = pytest.mark.full  # an export takes half a minute
 
@@ -119,3 +123,20 @@ def test_half_weights(bundle: Path, tmp_path: Path) -> None:
         )
     graph = read_graph(tmp_path / "half" / "model.fp32.onnx").graph
     assert not [each for each in graph.initializer if each.data_type == TensorProto.FLOAT16]
+
+
+def test_bench_runs_the_packages_model(tmp_path: Path) -> None:
+    weights = Path(distillmos.__file__).parent / "weights" / "distill_mos_v7.pt"
+    path = str(embedded_models()["distillmos"])
+    here = Configuration(model="distillmos", bundle=path, variant="fp32", provider="cpu", threads=2)
+    runner = MosrtRunner(here)
+    torch_runner = TorchRunner(replace(here, provider="torch-cpu", checkpoints=[str(weights)]))
+    for name in _AT_16_KHZ:
+        scores = [each.score(DATA / name)["scores"]["overall"] for each in (torch_runner, runner)]
+        assert scores[0] == pytest.approx(scores[1], abs=0.002)  # weights in half precision
+    torch_runner.close()
+    runner.close()
+    other = tmp_path / "other.pt"
+    torch.save({"weights": 1}, other)
+    with pytest.raises(CheckpointError, match=r"other\.pt: not the weights of Distill-MOS"):
+        EagerDistillMos(other)

@@ -15,7 +15,7 @@ from mosrt.errors import BundleError
 from mosrt.host.cpu import CpuFeatures
 from mosrt_bench.errors import BenchError
 from mosrt_bench.worker.process import IsolatedRunner
-from mosrt_bench.worker.protocol import ON_NVIDIA, Configuration, Runner
+from mosrt_bench.worker.protocol import ON_NVIDIA, Configuration, Runner, torch_makes_inputs
 from mosrt_bench.worker.worker import open_runner
 
 from .request import TORCH, TORCH_AUTO, Request, Session
@@ -154,10 +154,9 @@ def _torch(manifest: Manifest, request: Request, providers: Sequence[str]) -> li
     """Variants and providers of torch that are asked for."""
     named = _unique(request.torch)
     if TORCH_AUTO in named:
-        by_librosa = manifest.ssl and manifest.mel and "config" in manifest.provenance
         on_gpu = any(provider in ON_NVIDIA for provider in providers)
         named = ["cuda-fp16", "cuda"] if on_gpu else ["cpu"]
-        if not request.references or not by_librosa:
+        if not request.references or not torch_makes_inputs(manifest):
             named = []
     elif named and not request.references:
         raise BenchError("--torch needs --reference, the checkpoint that the bundle came from")

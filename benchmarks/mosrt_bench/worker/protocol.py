@@ -15,7 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, Literal, Protocol
 
-__all__ = ["ON_NVIDIA", "Configuration", "FrontEnd", "LoadKind", "Runner", "time_callers"]
+from mosrt.bundle.manifest import Manifest
+
+__all__ = [
+    "ON_NVIDIA",
+    "Configuration",
+    "FrontEnd",
+    "LoadKind",
+    "Runner",
+    "time_callers",
+    "torch_makes_inputs",
+]
 
 LoadKind = Literal["batch", "callers"]
 """How several recordings are scored at once: by `score_many`, or by threads that share a model."""
@@ -25,6 +35,12 @@ ON_NVIDIA: Final = ("cuda", "tensorrt", "tensorrt-ep")
 
 FrontEnd = Literal["librosa", "mosrt"]
 """What makes the inputs of a torch model: librosa, as in the published code, or mosrt."""
+
+
+def torch_makes_inputs(manifest: Manifest) -> bool:
+    """Whether a model's published code runs in torch as it is, from recordings on."""
+    is_fusion = manifest.ssl and manifest.mel and "config" in manifest.provenance
+    return bool(is_fusion) or manifest.family == "segments"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,13 +29,14 @@ from mosrt.crops import CropPlan, PlanRule
 from mosrt.errors import AudioError, MosrtError, ProviderError
 from mosrt.mos.scorer import FusionFrontEnd
 from mosrt_bench.errors import BenchError
+from mosrt_export.distillmos import EagerDistillMos
 from mosrt_export.graphs.front_end import with_front_end
 from mosrt_export.utmosv2.checkpoint import load_strictly, read_checkpoint
 from mosrt_export.utmosv2.config import ModelConfig
 from mosrt_export.utmosv2.fusion import build
 from mosrt_export.utmosv2.parity import Scored
 
-from .protocol import Configuration, FrontEnd, LoadKind, time_callers
+from .protocol import Configuration, FrontEnd, LoadKind, time_callers, torch_makes_inputs
 
 __all__ = ["TorchRunner", "librosa_image", "librosa_views", "torch_resize"]
 
@@ -78,8 +79,11 @@ class TorchRunner:
         self._threads = configuration.threads
         torch.set_num_threads(configuration.threads)
         self._manifest = manifest
-        self._front_end = FusionFrontEnd(with_front_end(manifest, "numpy"))
-        self._by_librosa = configuration.front_end == "librosa"
+        takes_audio = manifest.family == "segments"
+        self._front_end = FusionFrontEnd(
+            manifest if takes_audio else with_front_end(manifest, "numpy")
+        )
+        self._by_librosa = configuration.front_end == "librosa" and not takes_audio
         self._rule = PlanRule.parse(configuration.plan or "grid", configuration.views)
         self._device = torch.device(device)
         self._dtype = torch.float16 if configuration.variant == "fp16" else torch.float32
@@ -273,9 +277,7 @@ def _check_kind(manifest: Manifest, front_end: FrontEnd) -> None:
         raise BenchError(
             f"{manifest.name} scores by its uncertainty; --reference compares MOS models only"
         )
-    if front_end == "librosa" and not (
-        manifest.ssl and manifest.mel and "config" in manifest.provenance
-    ):
+    if front_end == "librosa" and not torch_makes_inputs(manifest):
         raise BenchError(
             f"{manifest.name} is no fusion bundle made from a torch checkpoint, which is what "
             "librosa's front end is for"
@@ -284,6 +286,8 @@ def _check_kind(manifest: Manifest, front_end: FrontEnd) -> None:
 
 def _load(path: Path, manifest: Manifest) -> Any:
     """The torch module of a checkpoint, also a `Scored`, in evaluation mode on the CPU."""
+    if manifest.family == "segments":
+        return EagerDistillMos(path)
     try:
         checkpoint = read_checkpoint(path)
     except MosrtError as not_fusion:

@@ -49,6 +49,7 @@ _SECTIONS: Final = (
 """Name or pattern of the JSON files, and their template, in the order of the page."""
 
 _WEIGHTS: Final = {
+    "distillmos": "Published weights.",
     "nano": "Embedded weights.",
     "nano-uncertainty": "Embedded weights.",
     "utmosv2-distilled": "Distilled weights.",

@@ -47,7 +47,8 @@ def test_a_row_for_each_that_runs(report: dict[str, Any]) -> None:
     report["cold_start"][1].update(process_ms=1234.0, peak_mb=99.6, device_peak_mb=12.0)
     lines = section("bench", report).splitlines()
     assert "measured on 2 clips" in lines[2]
-    rows = [cells(line) for line in lines if line.startswith("| ")]
+    by_length = lines.index("By length of the clip:")
+    rows = [cells(line) for line in lines[:by_length] if line.startswith("| ")]
     assert len({len(row) for row in rows}) == 1
     assert [row[0] for row in rows[1:]] == ["fp32, cpu", "fp16, cpu"]
     assert rows[1][1:4] == ["reference", "", ""]
@@ -57,6 +58,10 @@ def test_a_row_for_each_that_runs(report: dict[str, Any]) -> None:
         "12.3 ms", "1234.5 ms", "**2.00** (1.25 to 2.50)", "20 (2 callers)", "1.23 s",
         "100 MB, GPU 12 MB",
     ]  # fmt: skip
+    lengths = [cells(line) for line in lines[by_length:] if line.startswith("| ")]
+    assert {len(row) for row in lengths} == {4}
+    assert [row[0] for row in lengths] == ["clip", "1 s", "1 s", "5 s", "5 s"]
+    assert lengths[-1] == ["5 s", "nano fp16 cpu x1", "12.3 ms", "**2.00** (1.25 to 2.50)"]
     assert "Left out: fp32 on tensorrt (does not run here: " in lines[-3]
     assert lines[-1] == "Not available on this machine: device memory, energy of GPUs."
 

@@ -140,16 +140,10 @@ def distill(
         chosen = Recipe.read(recipe)
         if hours is not None:
             chosen = dataclasses.replace(chosen, hours=hours)
-        train, recordings, speakers = split(find_speakers(folders), chosen.held_out)
         data = Data(
             folder=cache or output.with_name(f"{output.name}.data"),
             recipe=chosen,
-            speech={
-                "clips": train,
-                "ladders": train,
-                "recordings": recordings,
-                "speakers": speakers,
-            },
+            speech=split(find_speakers(folders), chosen.held_out),
             teachers=find_teachers(teachers),
             **given,
         )

@@ -93,13 +93,12 @@ def find_teachers(references: Sequence[str]) -> list[Teacher]:
     """
     teachers = [_find(reference) for reference in references]
     counts = Counter(domain for teacher in teachers for domain in teacher.domains)
-    for teacher in teachers:
+    for reference, teacher in zip(references, teachers, strict=True):
         for domain in teacher.domains:
             if counts[domain] > 1:
-                name = teacher.name.rpartition("=")[2]
                 raise TeacherError(
                     f"two teachers have a domain {domain!r}; name the default score of "
-                    f"{name}, as in mine={name}"
+                    f"{reference}, as in mine={reference.rpartition('=')[2]}"
                 )
     return teachers
 

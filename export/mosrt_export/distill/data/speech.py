@@ -72,10 +72,11 @@ def find_speakers(folders: Iterable[Path]) -> list[Speaker]:
     return [Speaker(name=name, files=tuple(found[name])) for name in sorted(found)]
 
 
-def split(
-    speakers: Sequence[Speaker], held_out: Collection[str] = ()
-) -> tuple[list[Speaker], list[Speaker], list[Speaker]]:
-    """Splits speech into training, held-out recordings of the same speakers, and held-out speakers.
+def split(speakers: Sequence[Speaker], held_out: Collection[str] = ()) -> dict[str, list[Speaker]]:
+    """Splits speech into the parts of a data set, by their names.
+
+    "clips" and "ladders" train; "recordings" are held out, of the same speakers, and "speakers" are
+    others.
 
     One recording in ten is held out, by a hash of its name, so that the choice does not depend on
     where it lies; and one speaker in ten, unless `held_out` has patterns of their names. Of very
@@ -99,7 +100,8 @@ def split(
             "too few recordings to hold some out: "
             f"{sum(len(speaker.files) for speaker in speakers)}; add recordings"
         )
-    return parts[0], parts[1], [speaker for speaker in speakers if speaker.name in unknown]
+    others = [speaker for speaker in speakers if speaker.name in unknown]
+    return {"clips": parts[0], "ladders": parts[0], "recordings": parts[1], "speakers": others}
 
 
 def _tenth(names: Collection[str]) -> set[str]:

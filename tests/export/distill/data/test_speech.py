@@ -47,7 +47,9 @@ def test_folders_and_loose_files_are_speakers(folder: Path, tmp_path: Path) -> N
 
 def test_recordings_and_speakers_are_held_out(folder: Path, tmp_path: Path) -> None:
     speakers = find_speakers([folder])
-    train, recordings, unknown = split(speakers, ["*/bert"])
+    parts = split(speakers, ["*/bert"])
+    train, recordings, unknown = (parts[name] for name in ("clips", "recordings", "speakers"))
+    assert parts["ladders"] == train
     assert [each.name for each in unknown] == ["studio/bert"]
     assert "studio/bert" not in {each.name for each in (*train, *recordings)}
     kept, held = ({path.name for each in part for path in each.files}
@@ -56,11 +58,11 @@ def test_recordings_and_speakers_are_held_out(folder: Path, tmp_path: Path) -> N
     assert not kept & held
     assert len(kept | held) == 61
     moved = shutil.copytree(folder, tmp_path / "elsewhere")
-    again = split(find_speakers([moved]), ["*/bert"])[1]
+    again = split(find_speakers([moved]), ["*/bert"])["recordings"]
     assert {path.name for each in again for path in each.files} == held
     # Without patterns some speaker is held out, if there are more than two.
-    assert len(split(speakers)[2]) == 1
-    assert split([each for each in speakers if each.name != "loose.wav"])[2] == []
+    assert len(split(speakers)["speakers"]) == 1
+    assert split([each for each in speakers if each.name != "loose.wav"])["speakers"] == []
 
 
 def test_too_few_recordings_are_an_error(folder: Path) -> None:

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["ProgressLines", "device_option", "distill", "reduced_option", "seed_option", "used"]
 
 seed_option: Final = click.option(
-    "--seed", default=7, show_default=True, help="Seed of all random choices."
+    "--seed",
+    type=click.IntRange(0, 2**31 - 1),
+    default=7,
+    show_default=True,
+    help="Seed of all random choices.",
 )
 device_option: Final = click.option(
     "--device",

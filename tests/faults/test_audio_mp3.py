@@ -102,6 +102,21 @@ def test_mp3_with_a_vbri_frame(promised: float) -> None:
     assert source.truncated == (count == 500)
 
 
+def test_mp3_with_gaps_where_blocks_end() -> None:
+    """No frame is lost where one block of the file ends within the first frames after a gap."""
+    block, largest_frame = 1 << 20, 1 << 13
+    tagged, info, _ = mp3(44_100, 1, "CONSTANT", 2)
+    bare = tagged[len(info) :]
+    count = (block - 5_000) // len(bare)
+    many = bare * (count - 1)
+    # The frame after the first gap lies in the first block, and the next one does not.
+    first = many + bytes(block - largest_frame - 10 - len(many))
+    second = bare * count + bytes(block + 300 - len(bare) * count)
+    got, source = read(first + second + bare)
+    np.testing.assert_array_equal(got, read(bare * (2 * count))[0])
+    assert not source.truncated
+
+
 def test_a_tag_longer_than_the_file(tmp_path: Path) -> None:
     tagged, info, _ = mp3(22_050, 1, "VARIABLE")
     wrong = b"ID3\4\0\0\x7f\x7f\x7f\x7f" + bytes(100)

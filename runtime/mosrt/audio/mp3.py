@@ -251,8 +251,8 @@ class _Frames:
         runs, run, following = [], at, None
         known, stop = self._known, self._stop
         while True:
-            offset = at - self._start
-            if offset + _LARGEST_FRAME_BYTES > len(self._block):
+            offset = at - self._start  # negative where `find` has loaded the block of a later frame
+            if not 0 <= offset <= len(self._block) - _LARGEST_FRAME_BYTES:
                 self._load(at)
                 offset = at - self._start
             head = self._block[offset : offset + 4]

@@ -117,6 +117,18 @@ def test_mp3_with_gaps_where_blocks_end() -> None:
     assert not source.truncated
 
 
+def test_mp3_with_a_false_start_where_a_block_ends() -> None:
+    """A gap holds what looks like a frame, and the next one would lie in another block."""
+    tagged, info, _ = mp3(44_100, 1, "CONSTANT", 2)
+    bare = tagged[len(info) :]
+    end = (1 << 20) - 8_500
+    count = (end - 5_000) // len(bare)
+    gap = bytes(end - len(bare) * count - 60) + bare[:4] + bytes(56)
+    got, source = read(bare * count + gap + bare * 3)
+    np.testing.assert_array_equal(got, read(bare * (count + 3))[0])
+    assert not source.truncated
+
+
 def test_a_tag_longer_than_the_file(tmp_path: Path) -> None:
     tagged, info, _ = mp3(22_050, 1, "VARIABLE")
     wrong = b"ID3\4\0\0\x7f\x7f\x7f\x7f" + bytes(100)

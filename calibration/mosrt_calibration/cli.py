@@ -11,7 +11,7 @@ from typing import Any, Final
 
 import click
 
-from mosrt.bundle.bundle import embedded_models, find_bundle
+from mosrt.bundle.embedded import embedded_models, find_bundle
 from mosrt.cli.command import (
     COUNT,
     THREADS,

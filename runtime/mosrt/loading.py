@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final, get_args
 
 from .audio.guards import BadAudioPolicy
 from .backends import KEEPING, candidates, open_backend, precision
-from .bundle.bundle import Bundle, embedded_models, find_bundle
+from .bundle.bundle import Bundle
+from .bundle.embedded import embedded_models, find_bundle
 from .bundle.variants import caution, check, fastest, reference
 from .errors import BundleError, ProviderError
 from .host.cache import Cache, cache_directory

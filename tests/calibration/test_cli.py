@@ -13,7 +13,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 import mosrt
-from mosrt.bundle.bundle import Bundle, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import Manifest
 from mosrt.cli.command import ExitStatus
 from mosrt.errors import BundleError

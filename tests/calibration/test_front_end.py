@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from mosrt.bundle.bundle import find_bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt_calibration.graph import Topology, fetched, read_graph
 from mosrt_calibration.passes.fp16 import to_fp16
 from mosrt_calibration.passes.qdq import with_qdq

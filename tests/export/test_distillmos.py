@@ -15,7 +15,8 @@ from onnx import TensorProto
 
 import mosrt
 from mosrt.backends import OrtBackend
-from mosrt.bundle.bundle import Bundle, embedded_models
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import embedded_models
 from mosrt.bundle.manifest import Manifest
 from mosrt.errors import BundleError
 from mosrt_bench.worker.mosrt_runner import MosrtRunner

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Sequence
 from typing import Final
 
 from mosrt.backends import present_providers
-from mosrt.bundle.bundle import MANIFEST_NAME, Bundle, find_bundle
+from mosrt.bundle.bundle import MANIFEST_NAME, Bundle
 from mosrt.bundle.container import Container
+from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import Manifest
 from mosrt.errors import BundleError
 from mosrt.host.cpu import CpuFeatures

@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import click
 
-from mosrt.bundle.bundle import DEFAULT_MODEL
+from mosrt.bundle.embedded import DEFAULT_MODEL
 from mosrt.cli.command import (
     THREADS,
     ExitStatus,

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 import mosrt
-from mosrt.bundle.bundle import DEFAULT_MODEL
+from mosrt.bundle.embedded import DEFAULT_MODEL
 from mosrt.score import Score
 from mosrt_bench.bench.configurations import bundle_sha256, open_bundle
 from mosrt_bench.clips import AudioFile

@@ -101,7 +101,8 @@ def build(
     """  # noqa: D301 - click reads the backspace
     from mosrt.backends.engine_file import EngineFiles  # noqa: PLC0415 - numpy and onnxruntime
     from mosrt.backends.trt_module import find_tensorrt  # noqa: PLC0415
-    from mosrt.bundle.bundle import Bundle, find_bundle  # noqa: PLC0415
+    from mosrt.bundle.bundle import Bundle  # noqa: PLC0415
+    from mosrt.bundle.embedded import find_bundle  # noqa: PLC0415
     from mosrt_export.trt.builder import BuildSettings  # noqa: PLC0415
     from mosrt_export.trt.engines import plan_engines, target_of  # noqa: PLC0415
     from mosrt_export.trt.shapes import size_ranges  # noqa: PLC0415

@@ -247,7 +247,8 @@ def triton(model: str, *, output: Path, gpu: bool, instances: int, **options: An
     """  # noqa: D301 - click reads the backspace
     if options["engines"] and not gpu:
         raise click.UsageError("TensorRT engines run on GPUs; leave --cpu or --engine out")
-    from mosrt.bundle.bundle import Bundle, find_bundle  # noqa: PLC0415
+    from mosrt.bundle.bundle import Bundle  # noqa: PLC0415
+    from mosrt.bundle.embedded import find_bundle  # noqa: PLC0415
     from mosrt_export.triton.config import Serving  # noqa: PLC0415
     from mosrt_export.triton.repository import write_repository  # noqa: PLC0415
 

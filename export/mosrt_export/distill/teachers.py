@@ -20,7 +20,8 @@ from torch import nn
 
 import mosrt
 from mosrt._arrays import Float32Array
-from mosrt.bundle.bundle import Bundle, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.errors import MosrtError
 from mosrt.host.files import sha256_of
 

@@ -17,7 +17,7 @@ from mosrt_export.graphs.graph import OnnxModule
 
 from .config import Kind, ModelConfig
 from .spectrogram import SpectrogramBranch, SpectrogramGraph
-from .ssl import SslBranch, SslGraph
+from .ssl_encoder import SslBranch, SslGraph
 
 __all__ = ["Fusion", "GraphModel", "Model", "SpectrogramOnly", "SslOnly", "build"]
 

@@ -233,7 +233,7 @@ def model_option(
         required: Whether it must be given. Where it need not be, the environment variable
             MOSRT_MODEL gives another default than the embedded one.
     """
-    from mosrt.bundle.bundle import DEFAULT_MODEL, embedded_models  # noqa: PLC0415 - slow
+    from mosrt.bundle.embedded import DEFAULT_MODEL, embedded_models  # noqa: PLC0415 - slow
 
     names = ", ".join(embedded_models()) or "none here"
     defaults: dict[str, Any] = {"required": True}

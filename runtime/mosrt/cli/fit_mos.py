@@ -11,7 +11,8 @@ from pathlib import Path
 
 import click
 
-from mosrt.bundle.bundle import Bundle, embedded_models, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import embedded_models, find_bundle
 from mosrt.bundle.mos_map import KINDS, MosMap
 from mosrt.bundle.writer import updated_bundle, write_manifest
 from mosrt.errors import BundleError, os_errors_as

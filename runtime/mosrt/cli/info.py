@@ -15,7 +15,8 @@ import onnxruntime
 
 import mosrt
 from mosrt.backends import present_providers
-from mosrt.bundle.bundle import Bundle, embedded_models, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import embedded_models, find_bundle
 from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.variants import best_on_cpu
 from mosrt.host.cache import cache_directory

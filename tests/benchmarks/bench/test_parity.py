@@ -12,7 +12,7 @@ import onnxruntime
 import pytest
 
 import mosrt.backends.ort
-from mosrt.bundle.bundle import find_bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.host.cpu import CpuFeatures
 from mosrt_bench.bench.configurations import list_configurations, open_bundle, providers_here
 from mosrt_bench.bench.parity import compare_scores, provider_problem, tolerance_mos

@@ -17,7 +17,7 @@ import pytest
 import soundfile
 from click.testing import CliRunner
 
-from mosrt.bundle.bundle import DEFAULT_MODEL, find_bundle
+from mosrt.bundle.embedded import DEFAULT_MODEL, find_bundle
 from mosrt_bench.bench.request import Request, shown
 from mosrt_bench.bench.timing import Effort
 from mosrt_bench.cli.bench import bench

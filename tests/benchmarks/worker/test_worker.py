@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pytest
 import soundfile
 
-from mosrt.bundle.bundle import find_bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.errors import MosrtError, ProviderError
 from mosrt_bench.errors import BenchError, WorkerError, WorkerTimeoutError
 from mosrt_bench.worker.device import memory_peak

@@ -14,7 +14,8 @@ from click.testing import CliRunner
 
 import mosrt
 from mosrt.backends import OrtBackend
-from mosrt.bundle.bundle import Bundle, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.cli.main import main
 from mosrt.scorer import Item
 from mosrt_export.graphs.front_end import with_front_end

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 import mosrt
-from mosrt.bundle.bundle import Bundle, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.host.files import sha256_of
 from mosrt.uncertainty.family import load_stages
 from mosrt_export.distill.train.model import Student, StudentGraph

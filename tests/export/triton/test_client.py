@@ -16,7 +16,8 @@ import soundfile
 from scipy.special import entr, softmax
 
 import mosrt
-from mosrt.bundle.bundle import Bundle, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.uncertainty.sampling import SeededSampler
 from tests.conftest import DATA
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from mosrt.backends.engine_file import EngineFiles, EngineKey, Profile, Target
-from mosrt.bundle.bundle import Bundle, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import Member
 from mosrt_export.trt.shapes import profile_of, size_ranges
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from onnx import TensorProto
 
 import mosrt
-from mosrt.bundle.bundle import Bundle, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import TensorSpec
 from mosrt_export.errors import TritonError
 from mosrt_export.triton import repository

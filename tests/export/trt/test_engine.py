@@ -11,7 +11,8 @@ from onnx import helper
 import mosrt
 from mosrt.backends.engine_file import EngineFiles, Profile
 from mosrt.backends.trt_module import TensorRt
-from mosrt.bundle.bundle import Bundle, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import TensorSpec
 from mosrt_calibration.graph import Topology, read_graph, write_graph
 from mosrt_calibration.passes.fp16 import to_fp16

@@ -2,7 +2,8 @@
 
 import pytest
 
-from mosrt.bundle.bundle import Bundle, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import TensorSpec
 from mosrt_export.errors import EngineError
 from mosrt_export.trt.shapes import profile_of, size_ranges

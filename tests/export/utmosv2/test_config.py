@@ -6,7 +6,7 @@ import pytest
 from mosrt_export.errors import ConfigError
 from mosrt_export.utmosv2.config import PUBLISHED_DOMAINS, EncoderConfig, ModelConfig
 from mosrt_export.utmosv2.spectrogram import build_backbone
-from mosrt_export.utmosv2.ssl import build_encoder
+from mosrt_export.utmosv2.ssl_encoder import build_encoder
 from tests.standins.utmosv2 import SMALL, small_config
 
 

@@ -13,7 +13,8 @@ import pytest
 import mosrt
 from mosrt.backends.cuda import Cuda
 from mosrt.backends.engine_file import EngineFiles
-from mosrt.bundle.bundle import Bundle, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import Variant
 from tests.conftest import HANG_S
 from tests.fakes.trt_machine import (

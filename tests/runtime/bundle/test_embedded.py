@@ -10,7 +10,8 @@ import mosrt
 from mosrt import BundleError
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import FileSource
-from mosrt.bundle.bundle import DEFAULT_MODEL, Bundle, embedded_models, find_bundle
+from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import DEFAULT_MODEL, embedded_models, find_bundle
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def models(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         shutil.copytree(tiny, folder / name)
     (folder / "__pycache__").mkdir()
     (folder / "notes.txt").touch()
-    monkeypatch.setattr("mosrt.bundle.bundle.MODELS", folder)
+    monkeypatch.setattr("mosrt.bundle.embedded.MODELS", folder)
     working = tmp_path / "working"
     working.mkdir()
     monkeypatch.chdir(working)

@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 import mosrt
 from mosrt.audio.recording import Recording
-from mosrt.bundle.bundle import DEFAULT_MODEL
+from mosrt.bundle.embedded import DEFAULT_MODEL
 from mosrt.cli.main import main
 from tests.conftest import HANG_S
 
@@ -192,7 +192,7 @@ def test_info_of_the_machine() -> None:
 @pytest.fixture
 def embedded(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of tiny as the only embedded model, of one network and one view per 5 s."""
-    monkeypatch.setattr("mosrt.bundle.bundle.MODELS", tmp_path)
+    monkeypatch.setattr("mosrt.bundle.embedded.MODELS", tmp_path)
     monkeypatch.delenv("MOSRT_MODEL", raising=False)
     bundle = Path(shutil.copytree(tiny, tmp_path / DEFAULT_MODEL))
     path = bundle / "manifest.json"

@@ -11,7 +11,7 @@ import soundfile
 from click.testing import CliRunner
 
 import mosrt
-from mosrt.bundle.bundle import find_bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.cli.main import main
 from tests.conftest import noise
 

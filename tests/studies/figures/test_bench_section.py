@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mosrt.bundle.bundle import find_bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.timing import Effort
 from mosrt_studies.figures.render import render, section

@@ -123,10 +123,11 @@ class Recording:
         return crops
 
     def chunks(self, bounds: Sequence[tuple[int, int]]) -> Iterator[Float32Array]:
-        """Reads chunks, which may overlap, in one pass.
+        """Reads chunks in one pass.
 
         Args:
-            bounds: First sample and one past the last of each chunk, in order of time.
+            bounds: First sample and one past the last of each chunk, in order of time. Chunks may
+                overlap, or have gaps between them.
 
         Yields:
             Samples (last - first,) float32 of each chunk.
@@ -139,11 +140,13 @@ class Recording:
         held, held_from = np.zeros(0, np.float32), 0
         for first, last in bounds:
             parts = [held[first - held_from :]]
+            skipped = max(first - held_from - len(held), 0)
             missing = last - first - len(parts[0])
             while missing > 0:
                 block = next(blocks, None)
                 if block is None:  # the resampler may return a sample less than n_samples
                     block = np.zeros(missing, np.float32)
+                block, skipped = block[skipped:], max(skipped - len(block), 0)
                 parts.append(block)
                 missing -= len(block)
             held, held_from = np.concatenate(parts), first

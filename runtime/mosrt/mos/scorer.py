@@ -15,7 +15,7 @@ from mosrt._arrays import Float32Array, IntArray
 from mosrt.audio.recording import Recording
 from mosrt.backends import Backend
 from mosrt.backends.base import OPENVINO
-from mosrt.bundle.front_end_spec import MelSpec
+from mosrt.bundle.front_end_spec import MelSpec, SslSpec
 from mosrt.bundle.manifest import Manifest
 from mosrt.crops import CropGeometry, CropPlan, Plan, PlanRule, normalised, resolve_plan
 from mosrt.errors import AudioError, BundleError, MeasureError
@@ -84,17 +84,14 @@ class FusionFrontEnd:
         Yields:
             Per view, tensors by input name, float32, without the batch axis.
         """
+        if self._ssl is not None and self._ssl.segment_hop_samples:
+            yield from _segments(recording, plan, self._ssl, short=short)
+            return
         pool = pool or ThreadPool(1)
         for rows in _blocks(range(plan.n_views), _VIEWS_READ):
             requests: list[tuple[IntArray, int]] = []
-            zeros = 0  # that follow the recording
             if self._ssl is not None:
-                length = self._ssl.crop_samples
-                if self._ssl.segment_hop_samples and recording.n_samples < length:
-                    padded = self._ssl.padded_samples(recording.n_samples) if short else length
-                    length = recording.n_samples
-                    zeros = padded - length
-                requests.append((plan.ssl_starts[rows], length))
+                requests.append((plan.ssl_starts[rows], self._ssl.crop_samples))
             if self._mel is not None:
                 starts = list(_windows_by_start(plan, rows, self._mel))
                 requests.append((np.array(starts, np.int64), self._mel.crop_samples))
@@ -105,7 +102,7 @@ class FusionFrontEnd:
                 for row in some:
                     feeds = {}
                     if self._ssl is not None:
-                        crop = np.pad(read[0][row - rows[0]], (0, zeros))
+                        crop = read[0][row - rows[0]]
                         feeds[self._ssl.tensor] = (
                             crop if self._in_graph else normalised(crop, self._ssl.epsilon)
                         )
@@ -131,6 +128,20 @@ class FusionFrontEnd:
                 return front_end.images(crops[start], windows[start])
 
         return dict(zip(windows, pool.map(make, windows), strict=True))
+
+
+def _segments(
+    recording: Recording, plan: CropPlan, spec: SslSpec, *, short: bool
+) -> Iterator[dict[str, Float32Array]]:
+    """A model's inputs for each segment; segments in order of time are read in one pass."""
+    length = padded = spec.crop_samples
+    if recording.n_samples < length:
+        length = recording.n_samples
+        padded = spec.padded_samples(length) if short else padded
+    back = np.flatnonzero(np.diff(plan.ssl_starts) < 0) + 1
+    for starts in np.split(plan.ssl_starts, back):
+        for segment in recording.chunks([(start, start + length) for start in starts.tolist()]):
+            yield {spec.tensor: np.pad(segment, (0, padded - length))}
 
 
 def _windows_by_start(plan: CropPlan, rows: Sequence[int], spec: MelSpec) -> dict[int, set[int]]:

@@ -1,6 +1,6 @@
 """Models that read segments: what they are fed for a shorter recording, and what info shows."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,12 @@ import numpy.typing as npt
 import pytest
 from click.testing import CliRunner
 
+from mosrt import CropPlan
+from mosrt.audio.recording import Recording
+from mosrt.audio.sources import ArraySource
 from mosrt.bundle.bundle import Bundle
 from mosrt.cli.main import main
-from mosrt.mos.scorer import FusionScorer
+from mosrt.mos.scorer import FusionFrontEnd, FusionScorer
 from tests.standins.segments import with_segments
 
 Array = npt.NDArray[Any]
@@ -64,3 +67,39 @@ def test_info_says_how_segments_are_chosen(tiny: Path, tmp_path: Path) -> None:
     lines = dict(line.split(maxsplit=1) for line in shown.splitlines() if " " in line.strip())
     assert lines["waveform"] == "segments of 3 s"
     assert lines["views"] == "the fewest that start at most 1 s apart"
+
+
+class CountingSource(ArraySource):
+    """Counts how often it is read."""
+
+    n_reads = 0
+
+    def blocks(self) -> Iterator[npt.NDArray[np.float32]]:
+        self.n_reads += 1
+        return super().blocks()
+
+
+@pytest.mark.parametrize(
+    ("views", "starts", "n_passes"),
+    [
+        (None, None, 1),  # 98 segments, each of which has most of the one before it
+        (5, None, 1),  # with gaps between them
+        (None, [60_000, 0, 1_500_000, 1_500_000, 7], 3),
+    ],
+)
+def test_segments_of_long_recordings_are_read_in_one_pass(
+    tiny: Path, tmp_path: Path, views: int | None, starts: list[int] | None, n_passes: int
+) -> None:
+    front_end = FusionFrontEnd(Bundle.open(with_segments(tiny, tmp_path / "segments")).manifest)
+    noise = np.random.default_rng(0).normal(0, 0.1, 1_600_000).astype(np.float32)
+    source = CountingSource(noise, 16_000)
+    recording = Recording(source, 16_000, kept_s=0.0)
+    plan = CropPlan.grid(recording.n_samples, views, geometry=front_end.geometry)
+    if starts is not None:
+        plan = CropPlan(np.array(starts), np.zeros((len(starts), 0), np.int64))
+    source.n_reads = 0
+    fed = list(front_end.views(recording, plan))
+    assert source.n_reads == n_passes
+    assert len(fed) == plan.n_views == (len(starts) if starts else views or 98)
+    for feeds, start in zip(fed, plan.ssl_starts.tolist(), strict=True):
+        np.testing.assert_array_equal(feeds["waveform"], noise[start : start + 48_000])

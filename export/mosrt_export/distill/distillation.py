@@ -138,19 +138,21 @@ def _measured(data: Data, progress: Progress, bundle: Path) -> dict[str, Any]:
 
 def agreement(
     scores: Float32Array, labels: Float32Array, domains: Iterable[str]
-) -> dict[str, dict[str, float]]:
+) -> dict[str, dict[str, float | None]]:
     """Returns "lcc", "srcc", "mae" and the number of "clips" by domain.
 
     They compare the student's scores (clips, domains) with the teachers' labels, nan where unknown.
+    A correlation with equal scores or labels, and an error without any, is None.
     """
     found = {}
     for name, *columns in zip(domains, scores.T, labels.T, strict=True):
         known = np.isfinite(columns).all(axis=0)
         predicted, wanted = (column[known] for column in columns)
+        varied = len(wanted) > 1 and np.ptp(predicted) > 0 and np.ptp(wanted) > 0
         found[name] = {
-            "lcc": round(float(np.corrcoef(predicted, wanted)[0, 1]), 4),
-            "srcc": round(float(spearmanr(predicted, wanted)[0]), 4),
-            "mae": round(float(np.abs(predicted - wanted).mean()), 4),
+            "lcc": round(float(np.corrcoef(predicted, wanted)[0, 1]), 4) if varied else None,
+            "srcc": round(float(spearmanr(predicted, wanted)[0]), 4) if varied else None,
+            "mae": round(float(np.abs(predicted - wanted).mean()), 4) if len(wanted) else None,
             "clips": len(wanted),
         }
     return found

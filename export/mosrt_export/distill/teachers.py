@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -163,7 +164,9 @@ class DnsmosPro:
 
     def __init__(self, path: Path, *, reduced: bool = False) -> None:
         try:
-            published = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FutureWarning)  # the file is what was published
+                published = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
             self._convolutions = _folded(published.state_dict())
             self._head = published._head
         except (AttributeError, KeyError, ValueError, RuntimeError) as exc:

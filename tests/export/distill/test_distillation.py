@@ -19,6 +19,7 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.cli.command import EXTRAS, ExitStatus
 from mosrt_export.cli import distill as command
 from mosrt_export.distill.distillation import agreement
+from mosrt_export.distill.train.exporting import fidelity_table
 from tests.standins.nano import recordings
 
 RECIPE = """
@@ -189,3 +190,13 @@ def test_agreement_is_scipys() -> None:
         assert found[name]["lcc"] == pytest.approx(pearsonr(a, b)[0], abs=1e-4)
         assert found[name]["srcc"] == pytest.approx(pearsonr(rank(a), rank(b))[0], abs=1e-4)
         assert found[name]["mae"] == pytest.approx(float(np.abs(a - b).mean()), abs=1e-4)
+
+
+def test_what_is_not_defined_is_none() -> None:
+    """Not nan, which JSON does not have; and a card shows a dash."""
+    scores = np.array([[1, 1], [1, 2], [1, 3]], np.float32)
+    labels = np.array([[1, np.nan], [2, np.nan], [3, np.nan]], np.float32)
+    found = agreement(scores, labels, ["equal", "unknown"])
+    assert found["equal"] == {"lcc": None, "srcc": None, "mae": 1.0, "clips": 3}
+    assert found["unknown"] == {"lcc": None, "srcc": None, "mae": None, "clips": 0}
+    assert "| held out (3) | equal | - | - | 1.000 |" in fidelity_table({"held out": found})

@@ -86,6 +86,11 @@ def test_dnsmos_pro_is_the_published_network(published: Path) -> None:
     assert DnsmosPro(published, reduced=True)(waveform) == pytest.approx(wanted, abs=0.05)
 
 
+@pytest.mark.filterwarnings("error")
+def test_the_published_format_is_no_cause_for_a_warning(published: Path) -> None:
+    DnsmosPro(published)
+
+
 @pytest.mark.parametrize("teacher", [DnsmosPro, DnsmosP808, DnsmosP835])
 def test_a_wrong_file_is_named(teacher: type, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.bin"

@@ -154,12 +154,13 @@ def student_card(manifest: Manifest, template: str) -> str:
     )
 
 
-def fidelity_table(fidelity: Mapping[str, Mapping[str, Mapping[str, float]]]) -> str:
+def fidelity_table(fidelity: Mapping[str, Mapping[str, Mapping[str, float | None]]]) -> str:
     """Returns a Markdown table of agreement with the teachers, by part of the data and domain."""
     lines = ["| clips | domain | LCC | SRCC | MAE |", "|---|---|---|---|---|"]
     for part, domains in fidelity.items():
         for domain, row in domains.items():
-            values = " | ".join(f"{row[name]:.3f}" for name in ("lcc", "srcc", "mae"))
+            measured = [row[name] for name in ("lcc", "srcc", "mae")]
+            values = " | ".join("-" if each is None else f"{each:.3f}" for each in measured)
             lines.append(f"| {part} ({row['clips']:g}) | {domain} | {values} |")
     return "\n".join(lines)
 

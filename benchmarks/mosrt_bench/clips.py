@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from mosrt.audio.sources import AUDIO_SUFFIXES
+from mosrt.cli.ratings import Rating
 from mosrt.host.files import files_below, sha256_of
 from mosrt_bench.errors import BenchError
-from mosrt_bench.stats.voicemos import Rating
 
 __all__ = ["AudioFile", "audio_files", "rated_files"]
 

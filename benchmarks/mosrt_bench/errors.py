@@ -1,4 +1,4 @@
-"""Exceptions of `mosrt bench` and `mosrt gate`.
+"""Exceptions of `mosrt bench`, `mosrt gate` and `mosrt adapt`.
 
 MosrtError
 ├── BenchError (ValueError)       what is asked for, or a file that is given, cannot be used

@@ -87,7 +87,7 @@ class ModelUnderTest:
         """Column of `Scored.values` that the drift is measured on, that of the default domain."""
         if self.is_uncertainty:
             return 0
-        return self.manifest.domains.index(self.manifest.default_domain)
+        return self.manifest.all_domains.index(self.manifest.default_domain)
 
     def scorer(self, variant: Variant, probes: Mapping[str, Backend] | None = None) -> Scorer:
         """A scorer on the CPU.

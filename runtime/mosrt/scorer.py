@@ -82,7 +82,7 @@ class Scorer(ABC):
     @property
     def domains(self) -> tuple[str, ...]:
         """The data domains that the model can score for."""
-        return self.manifest.domains
+        return self.manifest.all_domains
 
     def score(
         self,

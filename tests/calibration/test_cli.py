@@ -1,3 +1,4 @@
+import dataclasses
 import hashlib
 import json
 import math
@@ -14,8 +15,10 @@ from click.testing import CliRunner, Result
 
 import mosrt
 from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.domain_head import DomainHead
 from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import Manifest
+from mosrt.bundle.writer import write_manifest
 from mosrt.cli.command import ExitStatus
 from mosrt.errors import BundleError
 from mosrt.host.cpu import CpuFeatures
@@ -321,3 +324,32 @@ def test_a_variant_that_is_described_wrongly_is_refused(
     manifest["variants"]["fp32"][field] = value
     with pytest.raises(BundleError, match=rf"variants\.fp32\.{field}"):
         Manifest.from_dict(manifest)
+
+
+def test_a_domain_that_is_computed_from_the_outputs_is_kept(
+    recordings: Path, tmp_path: Path
+) -> None:
+    """Its drift is measured, and follows from that of the domains that it weighs."""
+    bundle = write_bundle(tmp_path / "bundle", convolutional())
+    manifest = Bundle.open(bundle).manifest
+    drifts = {}
+    for name in ("south", "ours"):
+        out = tmp_path / name
+        shutil.copytree(bundle, out)
+        head = DomainHead(
+            kind="affine", weights={"mos": (0.0, 0.5)}, bias=1.0, n_clips=9, description="ours"
+        )
+        write_manifest(
+            out, dataclasses.replace(manifest, heads={"ours": head}, default_domain=name)
+        )
+        options = ("--clips", 4, "--eval-clips", 8, "--method", "min-max", "--variant", "int8-cpu")
+        limits = ("--max-drift", 9, "--min-srcc", -1)
+        result = run(out, "--audio", recordings, *options, *limits, cache=tmp_path / "cache")
+        assert result.exit_code == 0, result.output
+        made = Bundle.open(out).manifest
+        assert made.heads == {"ours": head}
+        drifts[name] = made.variants["int8-cpu"].drift["mos_mean_abs"]
+        with mosrt.load(out, variant="int8-cpu") as scorer:
+            domains = scorer.score_file(next(recordings.rglob("*.wav"))).domains
+        assert domains["ours"] == pytest.approx(min(5, max(1, 1.0 + 0.5 * domains["south"])))
+    assert drifts["ours"] == pytest.approx(0.5 * drifts["south"], rel=0.1)

@@ -203,9 +203,9 @@ def test_a_file_of_the_model_is_never_an_output(tiny: Path, tmp_path: Path) -> N
         (b'path,mos\n"a.wav,3\nb.wav,4\n', b"save it as CSV in UTF-8"),
         (b'path,mos\n"a"b.wav,3\n', b"save it as CSV in UTF-8"),
         (b"path,mos\n\xff.wav,3\n", b"save it as CSV in UTF-8"),
-        (b"path;mos\na.wav;3\n", b"columns path and mos"),
-        (b"path,mos\n,3\n", b"there is no path"),
-        (b"path,mos\na.wav,inf\n", b"mos is not a number"),
+        (b"path;mos\na.wav;3\n", b"no column mos and path"),
+        (b"path,mos\n,3\n", b"line 2, column path: it is empty"),
+        (b"path,mos\na.wav,inf\n", b"line 2, column mos: 'inf' is not a number"),
     ],
 )
 def test_ratings_that_cannot_be_used(text: bytes, message: bytes, tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from typing import Any, Final
 import mosrt
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.manifest import Manifest
+from mosrt.cli.ratings import Rating, read_ratings
 from mosrt_bench.clips import AudioFile, audio_files, rated_files
 from mosrt_bench.errors import BenchError
 from mosrt_bench.machine import describe
 from mosrt_bench.output import finite
 from mosrt_bench.peers import peer_results
-from mosrt_bench.stats.voicemos import Rating, protocol, read_ratings
+from mosrt_bench.stats.voicemos import protocol
 
 from .configurations import bundle_sha256, list_configurations, open_bundle, reference_of
 from .parity import Parity, Scores, run_parity

@@ -18,12 +18,13 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from mosrt._arrays import FloatArray
+from mosrt.cli.ratings import Rating
 from mosrt_bench.bench.run import SCHEMA_VERSION
 from mosrt_bench.errors import BenchError
 from mosrt_bench.output import table
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
 from mosrt_bench.stats.metrics import METRICS, resampled
-from mosrt_bench.stats.voicemos import Rating, Slice, slices
+from mosrt_bench.stats.voicemos import Slice, slices
 
 from .sections import interval_cell, number
 

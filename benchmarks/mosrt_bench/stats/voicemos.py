@@ -1,4 +1,4 @@
-"""Read listeners' ratings, and measure predictions against them by the VoiceMOS protocol.
+"""Measure predictions against listeners' ratings by the VoiceMOS protocol.
 
 Utterance level compares clips; system level compares the mean of each system's clips. Track 1 of
 the VoiceMOS Challenge 2024 (arXiv 2409.07001) also zooms in on the systems that listeners rate
@@ -7,43 +7,23 @@ best: the top 50, 25, 12 and 6 %.
 
 from __future__ import annotations
 
-import csv
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
 from mosrt._arrays import FloatArray
-from mosrt_bench.errors import BenchError
+from mosrt.cli.ratings import Rating
 
 from .metrics import METRICS, agreement, intervals
 
-__all__ = ["ZOOMS", "Rating", "Slice", "protocol", "read_ratings", "slices"]
+__all__ = ["ZOOMS", "Slice", "protocol", "slices"]
 
 
 ZOOMS: Final = (100.0, 50.0, 25.0, 12.0, 6.0)
 _NAMES: Final = tuple(name for name in METRICS if name != "mae")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rating:
-    """The listeners' rating of one clip.
-
-    Attributes:
-        path: The clip, as written in the file of ratings.
-        mos: Mean opinion score.
-        system: The system that made the clip; None if the file does not say.
-        dataset: The listening test; "" if the file does not say.
-    """
-
-    path: str
-    mos: float
-    system: str | None = None
-    dataset: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,50 +51,6 @@ class Slice:
     def predicted(self, scores: Mapping[str, float]) -> FloatArray:
         """The mean of the predictions of each unit, (units,), from scores by path."""
         return np.array([np.mean([scores[r.path] for r in unit]) for unit in self.units])
-
-
-def read_ratings(file: Path) -> list[Rating]:
-    """Reads a CSV file with the columns path and mos, and optionally system and dataset.
-
-    Raises:
-        BenchError: The file or a line cannot be used, or a path occurs twice.
-    """
-    try:
-        with file.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            missing = {"path", "mos"} - set(reader.fieldnames or ())
-            if missing:
-                raise BenchError(
-                    f"{file}: no column {' and '.join(sorted(missing))}; the first line must be "
-                    "path,mos and may add system and dataset"
-                )
-            ratings = [_rating(row, f"{file}, line {reader.line_num}") for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as exc:
-        raise BenchError(f"{file}: cannot be read ({exc}); save it as CSV in UTF-8") from exc
-    if not ratings:
-        raise BenchError(f"{file}: no ratings below the header")
-    counts = Counter(rating.path for rating in ratings)
-    path, count = counts.most_common(1)[0]
-    if count > 1:
-        raise BenchError(f"{file}: {path} is rated twice; keep one line, with the mean")
-    return ratings
-
-
-def _rating(row: Mapping[str | None, Any], where: str) -> Rating:
-    try:
-        mos = float(row["mos"])
-    except (TypeError, ValueError):
-        mos = math.nan
-    if not math.isfinite(mos):
-        raise BenchError(f"{where}: mos is {row['mos']!r}, not a number")
-    if not row["path"]:
-        raise BenchError(f"{where}: no path")
-    return Rating(
-        path=row["path"],
-        mos=mos,
-        system=row.get("system") or None,
-        dataset=row.get("dataset") or "",
-    )
 
 
 def protocol(

@@ -93,6 +93,9 @@ class TorchRunner:
         ]
         self._models: list[Scored] = modules
         self._compiled: list[Any] = [torch.compile(module) for module in modules if compiled]
+        # A domain that the runtime computes from the outputs is none of the network's.
+        default = manifest.default_domain
+        self._timed = default if default in manifest.domains else manifest.domains[0]
         self._pool = ThreadPoolExecutor(configuration.threads)
         self.provider = configuration.provider
         self.facts: dict[str, Any] = {
@@ -113,7 +116,7 @@ class TorchRunner:
         means = self._run(inputs, domains).mean(axis=1)
         scores = dict(zip(domains, means.tolist(), strict=True))
         if self._compiled:  # what is timed computes the default domain only
-            scores[self._manifest.default_domain] = float(self._run(inputs).mean())
+            scores[self._timed] = float(self._run(inputs).mean())
         return {"scores": scores, "duration_s": recording.duration_s}
 
     def time(self, clip: Path) -> dict[str, float]:
@@ -188,9 +191,7 @@ class TorchRunner:
 
         Without `domains`, of the default domain, by the compiled models where there are any.
         """
-        places = [
-            self._manifest.domains.index(d) for d in domains or (self._manifest.default_domain,)
-        ]
+        places = [self._manifest.domains.index(d) for d in domains or (self._timed,)]
         n_views = len(next(iter(inputs.values())))
         one_hot = torch.eye(len(self._manifest.domains), dtype=self._dtype, device=self._device)
         rows = [one_hot[place].expand(n_views, -1) for place in places]

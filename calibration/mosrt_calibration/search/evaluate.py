@@ -39,7 +39,8 @@ class Measurement:
         times_as_fast: Median over clips of the time in the FP32 graphs, divided by that in the
             candidate's. It is rough: each clip is timed once.
         n_bytes: Size of the files.
-        offsets: Offset in MOS by domain, added to scores before they were compared; may be zeros.
+        offsets: Offset in MOS by domain of the graph, added to scores before they were compared;
+            may be zeros.
     """
 
     drift: Drift
@@ -105,16 +106,21 @@ class Evaluator:
                 subtracted from its MOS. Quantisation errors have a bias.
         """
         tested, relative = self.tested, self.tested.is_uncertainty
+        heads = tested.manifest.heads.values()  # one with a curved map has no one offset
+        n_domains = len(tested.manifest.domains)
         reference = self.reference(clips, views)
         with TemporaryDirectory(prefix=".candidate-", dir=tested.directory) as temporary:
             variant = written(tested, models, Path(temporary), "candidate", kind)
             found = tested.score(variant, clips, label, views=views)
             offsets = np.zeros(found.values.shape[1])
-            if offset_clips and not relative:
+            if offset_clips and not relative and not any(head.x for head in heads):
                 scored = found
                 if views != 1 or list(offset_clips) != list(clips):
                     scored = tested.score(variant, offset_clips, f"{label}, mean error", views=1)
                 offsets = (self.reference(offset_clips, 1).values - scored.values).mean(axis=0)
+                for i, head in enumerate(heads, n_domains):  # they weigh the corrected outputs
+                    row = head.weights.get(tested.manifest.outputs[0].name, ())
+                    offsets[i] = np.dot(row, offsets[: len(row)])
         speed_ups = reference.model_ms / np.maximum(found.model_ms, 1e-6)
 
         def drift(clips: list[int] | slice, domain: int) -> Drift:
@@ -128,7 +134,7 @@ class Evaluator:
             worst_domain=max(drift.mean_abs for drift in drifts),
             times_as_fast=float(np.median(speed_ups)),
             n_bytes=sum(file.bytes for file in variant.files),
-            offsets=tuple(offsets.tolist()),
+            offsets=tuple(offsets[:n_domains].tolist()),
         )
 
 

@@ -55,6 +55,11 @@ def write_repository(
     """
     check_target(out, force=force, kind=_KIND, mark=MODEL_FACTS_NAME)
     manifest = bundle.manifest
+    if manifest.heads:
+        raise TritonError(
+            f"{bundle.path}: domain {', '.join(manifest.heads)} is computed by mosrt from the "
+            "outputs of the graph, which Triton cannot do; serve the bundle that was adapted"
+        )
     provider = "tensorrt" if engines else "cuda" if serving.gpu else "cpu"
     name = _variant(bundle, variant, provider)
     chosen = bundle.variant(name)

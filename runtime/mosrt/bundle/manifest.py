@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final
 
+from .domain_head import DomainHead
 from .fields import Range, Section, manifest_error, parse
 from .front_end_spec import FRONT_ENDS, GridSpec, MelSpec, SslSpec
 from .uncertainty_spec import STAGES, UNCERTAINTY_FAMILIES, UncertaintySpec, stages_in_use
@@ -29,7 +30,7 @@ _Size = Annotated[int, Range(1, 2**31)]
 # Fields that JSON leaves out where they have these values.
 _LEFT_OUT: Final[dict[str, Any]] = {
     "uncertainty": None, "front_end": "numpy", "segment_hop_samples": 0, "segment_step_samples": 0,
-    "kind": None, "calibration": None, "fixed_batch": None,
+    "heads": {}, "kind": None, "calibration": None, "fixed_batch": None,
 }  # fmt: skip
 
 
@@ -162,7 +163,7 @@ class Manifest(Section):
         ssl: Waveform branch, or None if the family has none.
         mel: Spectrogram branch, or None if the family has none.
         domains: Data domains in the order of the columns of output "mos".
-        default_domain: The domain scored when the caller names none.
+        default_domain: The domain scored when the caller names none; one of `all_domains`.
         inputs: Graph inputs; outputs: graph outputs. The first output is "mos", (batch, domains),
             unless the model scores by its uncertainty.
         variants: Precisions by name; "fp32" is the reference.
@@ -170,6 +171,7 @@ class Manifest(Section):
         provenance: Source checkpoint, versions, licence and training data, for people to read.
         uncertainty: How a model scores by its own uncertainty, or None if it predicts MOS. The
             members of its variants are then the stages of `mosrt.bundle.uncertainty_spec.STAGES`.
+        heads: Further domains, which the runtime computes from the outputs, by name.
         front_end: One of `FRONT_ENDS`: "numpy" if the runtime computes the networks' inputs, or
             "graph" if the graphs take crops of audio at `sample_rate_hz`, as `ssl` and `mel`
             describe them, and compute the rest. By default "numpy".
@@ -188,8 +190,14 @@ class Manifest(Section):
     grid: GridSpec = field(default_factory=GridSpec)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     uncertainty: UncertaintySpec | None = None
+    heads: Annotated[Mapping[str, DomainHead], Range(0, 100)] = field(default_factory=dict)
     front_end: str = "numpy"
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def all_domains(self) -> tuple[str, ...]:
+        """All data domains that can be scored for: those of the graph, then those of `heads`."""
+        return (*self.domains, *self.heads)
 
     @classmethod
     def from_dict(cls, value: object) -> Manifest:
@@ -216,14 +224,18 @@ class Manifest(Section):
                 raise manifest_error(f"{name} does not fit family {self.family!r}")
         if self.family == "segments" and self.front_end != "graph":
             raise manifest_error("family 'segments' needs front_end 'graph'")
-        if not self.domains or len(set(self.domains)) != len(self.domains):
-            raise manifest_error("domains must be names, at least one, none twice")
-        if self.default_domain not in self.domains:
+        if not self.domains or len(set(self.all_domains)) != len(self.all_domains):
+            raise manifest_error("domains and heads must be names, at least one, none twice")
+        if self.default_domain not in self.all_domains:
             raise manifest_error(f"default_domain {self.default_domain!r} is not among domains")
         self._check_files()
         for kind, tensors in (("inputs", self.inputs), ("outputs", self.outputs)):
             if len({tensor.name for tensor in tensors}) != len(tensors):
                 raise manifest_error(f"{kind} name a tensor twice")
+        sizes = {} if self.uncertainty else {each.name: each.shape[1:] for each in self.outputs}
+        for name, head in self.heads.items():
+            if any((len(row),) != sizes.get(output) for output, row in head.weights.items()):
+                raise manifest_error(f"heads.{name}.weights do not fit the columns of the outputs")
         if self.uncertainty is not None:
             self._check_stages(self.uncertainty)
             return

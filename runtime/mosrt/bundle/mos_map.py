@@ -13,7 +13,7 @@ from mosrt.errors import CalibrationError
 
 from .fields import Range, Section, manifest_error
 
-__all__ = ["KINDS", "MosMap"]
+__all__ = ["KINDS", "MosMap", "falling_fit"]
 
 KINDS: Final = ("isotonic", "linear")
 MIN_CLIPS: Final = 5
@@ -65,7 +65,7 @@ class MosMap(Section):
                 f"a map needs at least {MIN_CLIPS} rated clips of different uncertainty, not "
                 f"{len(np.unique(x))}; add clips"
             )
-        fit = _isotonic if kind == "isotonic" else _linear
+        fit = falling_fit if kind == "isotonic" else _linear
         knots, values = fit(x, y)
         if not values[0] > values[-1]:
             raise CalibrationError(
@@ -102,11 +102,11 @@ def _linear(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
     return ends, y.mean() + slope * (ends - x.mean())
 
 
-def _isotonic(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The least-squares non-increasing fit, by pooling adjacent violators.
+def falling_fit(x: FloatArray, y: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The least-squares non-increasing fit of y over x, by pooling adjacent violators.
 
     Returns:
-        The ends of each pooled block and its value at both.
+        The ends of each pooled block, rising, and the block's value at both.
     """
     knots, inverse = np.unique(x, return_inverse=True)
     weights = np.bincount(inverse).astype(np.float64)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import sys
@@ -19,6 +18,7 @@ from mosrt.errors import BundleError, os_errors_as
 from mosrt.loading import load
 
 from .command import THREADS, CommandError, exit_statuses, keep_inputs, model_option, output_option
+from .ratings import Rating, read_ratings
 from .terminal import bar_stream, printable
 
 __all__ = ["fit_mos"]
@@ -65,7 +65,7 @@ def fit_mos(
       mosrt fit-mos ratings.csv --model nano-uncertainty -o rated
       mosrt score clips/ --model ./rated
     """  # noqa: D301 - click reads the backspace
-    rows = _read(ratings)
+    rows = read_ratings(ratings)
     source = find_bundle(model)
     bundle = Bundle.open(source)
     spec = bundle.manifest.uncertainty
@@ -79,7 +79,7 @@ def fit_mos(
         )
     if output is not None and (output.exists() or output.is_symlink()):
         raise BundleError(f"{output}: exists already; choose another --output")
-    keep_inputs([output], [ratings, *(ratings.parent / path for path, _ in rows)])
+    keep_inputs([output], [ratings, *(ratings.parent / row.path for row in rows)])
     uncertainty, mos = _score(ratings.parent, rows, source, threads)
     description = description or printable(ratings.name)
     fitted = MosMap.fit(uncertainty, mos, kind=kind, description=description)
@@ -99,34 +99,8 @@ def fit_mos(
     )
 
 
-def _read(ratings: Path) -> list[tuple[str, float]]:
-    """Paths and ratings of a CSV file."""
-    rows: list[tuple[str, float]] = []
-    try:
-        with ratings.open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, strict=True)
-            if not {"path", "mos"} <= set(reader.fieldnames or ()):
-                raise click.UsageError(f"{ratings}: the first line must name columns path and mos")
-            for row in reader:
-                where = f"{ratings}, line {reader.line_num}"
-                if None in row or None in row.values():
-                    raise click.UsageError(f"{where}: it has not as many cells as the first line")
-                try:
-                    mos = float(row["mos"])
-                except ValueError:
-                    mos = math.nan
-                if not math.isfinite(mos) or not row["path"]:
-                    raise click.UsageError(f"{where}: mos is not a number, or there is no path")
-                rows.append((row["path"], mos))
-    except (csv.Error, UnicodeDecodeError) as exc:
-        raise click.UsageError(
-            f"{ratings}: cannot be read ({exc}); save it as CSV in UTF-8"
-        ) from exc
-    return rows
-
-
 def _score(
-    folder: Path, rows: Sequence[tuple[str, float]], bundle: Path, threads: int | None
+    folder: Path, rows: Sequence[Rating], bundle: Path, threads: int | None
 ) -> tuple[list[float], list[float]]:
     """Uncertainty and rating of each recording that can be scored."""
     found, ratings = list[float](), list[float]()
@@ -136,11 +110,13 @@ def _score(
             rows, label="scoring", file=bar_stream(), hidden=not sys.stderr.isatty()
         ) as bar,
     ):
-        for path, mos in bar:
-            uncertainty = scorer.score_file(folder / path).measures["uncertainty"]
+        for row in bar:
+            uncertainty = scorer.score_file(folder / row.path).measures["uncertainty"]
             if math.isfinite(uncertainty):
                 found.append(uncertainty)
-                ratings.append(mos)
+                ratings.append(row.mos)
             else:
-                click.echo(f"warning: {printable(path)} cannot be scored and is left out", err=True)
+                click.echo(
+                    f"warning: {printable(row.path)} cannot be scored and is left out", err=True
+                )
     return found, ratings

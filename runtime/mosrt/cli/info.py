@@ -140,8 +140,10 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         "model": manifest.name,
         "family": manifest.family,
         "rate": f"{rate_hz} Hz",
-        "domains": [f"{n} (default)" if n == default else n for n in manifest.domains],
+        "domains": [f"{n} (default)" if n == default else n for n in manifest.all_domains],
     }
+    for name, head in manifest.heads.items():
+        facts[f"domain {name}"] = f"{head.kind}, from {head.n_clips} clips ({head.description})"
     hop_s = 0.0
     if (ssl := manifest.ssl) is not None:
         hop_s = ssl.segment_hop_samples / rate_hz

@@ -21,7 +21,7 @@ _GROUP: Final = "mosrt.commands"
 # Names of 0.1.0.dev, which still work for one release and are not listed.
 _ALIASES: Final = {"calibrate": "quantize", "calibrate-mos": "fit-mos"}
 _EXTRA_OF: Final = {
-    "bench": "bench", "distill": "train", "export": "export", "gate": "bench",
+    "adapt": "bench", "bench": "bench", "distill": "train", "export": "export", "gate": "bench",
     "quantize": "calibrate",
 }  # fmt: skip
 

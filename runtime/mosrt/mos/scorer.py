@@ -213,6 +213,9 @@ class FusionScorer(Scorer):
             **options,
         )
         self._backend = backend
+        # The first output is the MOS of the graph's domains; other domains may need further ones.
+        weighted = [name for head in manifest.heads.values() for name in head.weights]
+        self._outputs = tuple(dict.fromkeys([manifest.outputs[0].name, *weighted]))
         # A batch has one length, as engines of TensorRT and the batches of a server have.
         self._short = backend.batch_size == 1 and backend.provider in ("cpu", *OPENVINO)
         self._front_end = FusionFrontEnd(manifest) if front_end is None else front_end
@@ -221,9 +224,13 @@ class FusionScorer(Scorer):
         self, waveform: npt.ArrayLike, sample_rate: float, *, plan: Plan | None = None
     ) -> dict[str, Float32Array]:
         """All outputs of the model; see `Scorer.features`."""
+        return self.features_of((waveform, sample_rate), plan=plan)
+
+    def features_of(self, item: Item, *, plan: Plan | None = None) -> dict[str, Float32Array]:
+        """As `features`, for a file or a (waveform, sample_rate) pair, as `iter_scores` takes."""
         names = [tensor.name for tensor in self.manifest.outputs]
         with self._calls.one():
-            clip = self._open_clip((waveform, sample_rate), resolve_plan(plan))
+            clip = self._open_clip(item, resolve_plan(plan))
             if isinstance(clip, AudioError):
                 raise clip
             self._run([clip], names)
@@ -244,10 +251,7 @@ class FusionScorer(Scorer):
                 "leave frames and horizons out, or load a model that scores by its uncertainty"
             )
         clips = [self._open_clip(item, request.plan) for item in items]
-        self._run(
-            [clip for clip in clips if not isinstance(clip, AudioError)],
-            [self.manifest.outputs[0].name],
-        )
+        self._run([clip for clip in clips if not isinstance(clip, AudioError)], self._outputs)
         return [self._to_scores(clip, domains) for clip in clips]
 
     def _open_clip(self, item: Item, plan: CropPlan | PlanRule) -> _Clip | AudioError:
@@ -302,12 +306,16 @@ class FusionScorer(Scorer):
     def _to_scores(self, clip: _Clip | AudioError, domains: tuple[str, ...]) -> dict[str, Score]:
         if isinstance(clip, AudioError):
             return {name: self._failed_score(clip, name, self.domains) for name in domains}
-        output = self.manifest.outputs[0].name
-        # (networks, views, domains): all views of the first network, then of the second, ...
-        values = np.stack([out[output] for out in clip.outputs], axis=1).astype(np.float64)
-        if not np.isfinite(values).all():
+        # (networks, views, size): all views of the first network, then of the second, ...
+        outputs = {
+            name: np.stack([out[name] for out in clip.outputs], axis=1).astype(np.float64)
+            for name in self._outputs
+        }
+        if not all(np.isfinite(values).all() for values in outputs.values()):
             return self._to_scores(self._not_finite(clip.recording), domains)
-        views = {name: values[:, :, i].ravel() for i, name in enumerate(self.domains)}
+        values = outputs[self._outputs[0]]
+        views = {name: values[:, :, i].ravel() for i, name in enumerate(self.manifest.domains)}
+        views |= {name: head(outputs).ravel() for name, head in self.manifest.heads.items()}
         mos = {name: float(each.mean()) for name, each in views.items()}
         recording = clip.recording
         windows = self._windows(clip)

@@ -1,11 +1,9 @@
-from pathlib import Path
-
 import numpy as np
 import pytest
 import scipy.stats
 
-from mosrt_bench.errors import BenchError
-from mosrt_bench.stats.voicemos import Rating, protocol, read_ratings
+from mosrt.cli.ratings import Rating
+from mosrt_bench.stats.voicemos import protocol
 
 
 def ratings_of(n_systems: int, per_system: int) -> tuple[list[Rating], dict[str, float]]:
@@ -76,38 +74,3 @@ def test_without_systems_there_is_one_row_per_dataset() -> None:
     assert [(row["dataset"], row["level"], row["lcc"]) for row in table] == [
         ("a", "utterance", pytest.approx(1)), ("b", "utterance", pytest.approx(1))
     ]  # fmt: skip
-
-
-def test_reads_a_csv(tmp_path: Path) -> None:
-    file = tmp_path / "mos.csv"
-    file.write_text('\ufeffsystem,path,mos\nA,"x, y.wav",3.5\n,z.wav,2\n', encoding="utf-8")
-    assert read_ratings(file) == [
-        Rating(path="x, y.wav", mos=3.5, system="A"), Rating(path="z.wav", mos=2.0)
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("file,score\na,1\n", "no column mos and path; the first line must be path,mos"),
-        ("path,mos\na,good\n", "line 2: mos is 'good', not a number"),
-        ("path,mos\na,nan\n", "line 2: mos is 'nan'"),
-        ("path,mos\na\n", "line 2: mos is None"),
-        ("path,mos\n,3\n", "line 2: no path"),
-        ("path,mos\na,1\na,2\n", "a is rated twice"),
-        ("path,mos\n", "no ratings below the header"),
-        ("", "no column mos and path"),
-    ],
-)
-def test_what_cannot_be_used_is_named(tmp_path: Path, text: str, message: str) -> None:
-    file = tmp_path / "mos.csv"
-    file.write_text(text)
-    with pytest.raises(BenchError, match=message):
-        read_ratings(file)
-
-
-def test_a_file_that_is_no_text(tmp_path: Path) -> None:
-    file = tmp_path / "mos.csv"
-    file.write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(BenchError, match="save it as CSV in UTF-8"):
-        read_ratings(file)

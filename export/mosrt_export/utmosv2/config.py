@@ -204,7 +204,15 @@ class ModelConfig(Section):
         try:
             return parse({**values, "ssl": {**values.get("ssl", {}), "encoder": own}}, cls, "")
         except BundleError as exc:  # which would be right for the same field of a manifest
-            raise ConfigError(str(exc).removeprefix("manifest.json: ")) from exc
+            text = (
+                str(exc)
+                .removeprefix("manifest.json: ")
+                .replace(
+                    "get the bundle from a source you trust",
+                    "lower n_crops, crop_samples, n_fft, n_mels or image_width, or raise hop_length",
+                )
+            )
+            raise ConfigError(text) from exc
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values including defaults, which `from_dict` reads back."""

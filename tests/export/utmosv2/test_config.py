@@ -95,6 +95,7 @@ def test_dict_round_trip(config: ModelConfig) -> None:
             {"spectrogram": {"windows": [8192]}},
             "windows must be at most n_fft, which is 4096",
         ),
+        ({"spectrogram": {"n_crops": 64}}, "larger than mosrt makes; lower n_crops"),
         ({"spectrogram": {"f_min_hz": 9000.0}}, "spectrogram needs 0 <= f_min_hz < f_max_hz"),
         ({"spectrogram": {"f_max_hz": 9000.0}}, "9000.0 at 16000 Hz"),
     ],

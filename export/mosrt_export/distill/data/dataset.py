@@ -42,7 +42,15 @@ from .images import images_of
 from .resyntheses import RESYNTHESES
 from .speech import SAMPLE_RATE_HZ, Speaker
 
-__all__ = ["CLIP_S", "TEST_PARTS", "Data", "Dataset", "DatasetError", "clean_waveforms"]
+__all__ = [
+    "CLIP_S",
+    "TEST_PARTS",
+    "Data",
+    "Dataset",
+    "DatasetError",
+    "at_random_level",
+    "clean_waveforms",
+]
 
 CLIP_S: Final = CLIP_SAMPLES / SAMPLE_RATE_HZ
 TEST_PARTS: Final = {"recordings": "held-out recordings", "speakers": "held-out speakers"}

@@ -18,7 +18,13 @@ import torch
 from numpy.typing import NDArray
 
 from mosrt_export.distill.data.clips import CLIP_SAMPLES
-from mosrt_export.distill.data.dataset import Data, Dataset, DatasetError, clean_waveforms
+from mosrt_export.distill.data.dataset import (
+    Data,
+    Dataset,
+    DatasetError,
+    at_random_level,
+    clean_waveforms,
+)
 from mosrt_export.distill.data.degradations import DEGRADATIONS
 from mosrt_export.distill.data.images import MEL, images_of
 from mosrt_export.distill.data.resyntheses import RESYNTHESES
@@ -240,3 +246,20 @@ def test_images_have_the_shape_of_the_spec() -> None:
     assert images_of(np.zeros((1, CLIP_SAMPLES), np.int16)).shape == (
         1, len(MEL.windows), MEL.image_height, MEL.image_width
     )  # fmt: skip
+
+
+def test_levels_are_random_and_never_clip() -> None:
+    levels_db = []
+    for seed in range(200):
+        loud = np.random.default_rng(seed).normal(0, 3, 4000).astype(np.float32)
+        stored = at_random_level(loud, np.random.default_rng([1, seed])) / 32_768
+        levels_db.append(20 * np.log10(stored.std()))
+        assert np.abs(stored).max() < 1
+    assert -32.1 < min(levels_db) < -30.5
+    assert -17.5 < max(levels_db) < -15.9
+    peaky = np.zeros(4000, np.float32)
+    peaky[100] = 9.0
+    for seed in range(20):
+        highest = at_random_level(peaky, np.random.default_rng([1, seed])).max()
+        assert 0 < highest <= np.ceil(0.99 * 32_767)
+    assert not at_random_level(np.zeros(4000, np.float32), np.random.default_rng(1)).any()

@@ -204,15 +204,9 @@ class ModelConfig(Section):
         try:
             return parse({**values, "ssl": {**values.get("ssl", {}), "encoder": own}}, cls, "")
         except BundleError as exc:  # which would be right for the same field of a manifest
-            text = (
-                str(exc)
-                .removeprefix("manifest.json: ")
-                .replace(
-                    "get the bundle from a source you trust",
-                    "lower n_crops, crop_samples, n_fft, n_mels or image_width, or raise hop_length",
-                )
-            )
-            raise ConfigError(text) from exc
+            cure = "lower n_crops, crop_samples, n_fft, n_mels or image_width, or raise hop_length"
+            text = str(exc).replace("get the bundle from a source you trust", cure)
+            raise ConfigError(text.removeprefix("manifest.json: ")) from exc
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values including defaults, which `from_dict` reads back."""

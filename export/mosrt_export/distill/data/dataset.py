@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 
 from mosrt._arrays import Float32Array, FloatArray, IntArray
-from mosrt.errors import MosrtError
+from mosrt.errors import MosrtError, os_errors_as
 from mosrt.host.files import replacing
 from mosrt_export.distill.recipe import Recipe
 from mosrt_export.distill.teachers import Scores, Teacher
@@ -142,9 +142,11 @@ class Data:
                     "another --cache, or repeat the options of the first run"
                 )
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with replacing(path) as part:
-            part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        what, cure = f"{self.folder}: cannot be written", "choose another --cache"
+        with os_errors_as(DatasetError, what, cure):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as part:
+                part.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
     def chunks(self) -> list[tuple[str, int]]:
         """Returns part and number of each chunk, in order."""
@@ -162,8 +164,13 @@ class Data:
     def make(self, workers: int) -> Iterator[None]:
         """Makes what is missing, and yields after each chunk of `chunks`.
 
-        Raises DatasetError if a process is ended from outside.
+        Raises DatasetError if a process is ended from outside, or a file cannot be written.
         """
+        what, cure = f"{self.folder}: cannot be written", "free space, or choose another --cache"
+        with os_errors_as(DatasetError, what, cure):
+            yield from self._made(workers)
+
+    def _made(self, workers: int) -> Iterator[None]:
         if workers == 1:
             yield from map(_Maker(self), self.chunks())
             return

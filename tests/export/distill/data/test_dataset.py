@@ -263,3 +263,12 @@ def test_levels_are_random_and_never_clip() -> None:
         highest = at_random_level(peaky, np.random.default_rng([1, seed])).max()
         assert 0 < highest <= np.ceil(0.99 * 32_767)
     assert not at_random_level(np.zeros(4000, np.float32), np.random.default_rng(1)).any()
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    of = data(tmp_path / "a")
+    with pytest.raises(DatasetError, match="a: cannot be written .*choose another --cache"):
+        list(of.make(1))  # there is no such folder
+    (tmp_path / "a").touch()
+    with pytest.raises(DatasetError, match="a: cannot be written .*choose another --cache"):
+        of.check()

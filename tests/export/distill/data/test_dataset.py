@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import multiprocessing
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -31,6 +31,7 @@ from mosrt_export.distill.data.resyntheses import RESYNTHESES
 from mosrt_export.distill.data.speech import find_speakers
 from mosrt_export.distill.recipe import Group, Overall, Recipe
 from mosrt_export.distill.teachers import Teacher
+from tests.conftest import HANG_S, TESTS
 from tests.standins.nano import recordings
 
 CHUNK_HOURS = 4 * 5 / 3600
@@ -98,36 +99,36 @@ def test_a_process_that_ends_is_an_error_with_a_cure(tmp_path: Path) -> None:
         list(of.make(2))
 
 
+INTERRUPTED = """
+import signal, sys
+from pathlib import Path
+from tests.export.distill.data.test_dataset import RECIPE, SlowTeacher, data
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background ignores it
+folder, asked = map(Path, sys.argv[1:])
+slow = SlowTeacher(name="slow", path=asked, domains=("a", "b"), sha256="0" * 64, n_bytes=1)
+of = data(folder, RECIPE, 5, slow)
+of.check()
+try:
+    list(of.make(2))
+except KeyboardInterrupt:
+    sys.exit(7)
+"""
+
+
 @pytest.mark.full
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
-def test_an_interruption_ends_the_processes_at_once(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_an_interruption_ends_the_processes_at_once(tmp_path: Path) -> None:
     """Nobody waits for a chunk, and only the command itself speaks of the interruption."""
     asked = tmp_path / "asked"
-    slow = SlowTeacher(name="slow", path=asked, domains=("a", "b"), sha256="0" * 64, n_bytes=1)
-    of = data(tmp_path / "a", RECIPE, 5, slow)
-    of.check()
-
-    def interrupt() -> None:
-        while not asked.exists():
+    command = [sys.executable, "-W", "ignore", "-c", INTERRUPTED, str(tmp_path / "a"), str(asked)]
+    with subprocess.Popen(
+        command, cwd=TESTS.parent, stderr=subprocess.PIPE, start_new_session=True
+    ) as process:
+        while not asked.exists() and process.poll() is None:
             time.sleep(0.05)
-        for process in multiprocessing.active_children():  # a terminal interrupts the whole group
-            os.kill(process.pid or 0, signal.SIGINT)
-        os.kill(os.getpid(), signal.SIGINT)
-
-    thread = threading.Thread(target=interrupt, daemon=True)
-    thread.start()
-    # What a shell starts in the background ignores this signal.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            list(of.make(2))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    thread.join()
-    assert not multiprocessing.active_children()
-    assert capfd.readouterr().err == ""
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+        _, errors = process.communicate(timeout=HANG_S)
+    assert (process.returncode, errors) == (7, b"")
 
 
 def test_what_is_there_is_not_made_again(tmp_path: Path) -> None:

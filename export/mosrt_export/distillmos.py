@@ -22,20 +22,15 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from mosrt.audio.recording import Recording
-from mosrt.audio.sources import ArraySource, AudioSource
-from mosrt.backends import OrtBackend
+from mosrt.audio.sources import AudioSource
 from mosrt.bundle.front_end_spec import FRONT_END_SCOPE, SslSpec
 from mosrt.bundle.manifest import Manifest, Variant
 from mosrt.bundle.writer import check_target, new_directory
-from mosrt.crops import PlanRule
-from mosrt.host.cpu import usable_cores
-from mosrt.mos.scorer import FusionFrontEnd
 
 from .errors import CheckpointError
 from .graphs.graph import BATCH, OPSET, tensor, write_graph
 from .model_card import distillmos_card, provenance
-from .parity import Drift, Step, publish, rounded
+from .parity import Drift, Step, compared, publish
 
 __all__ = ["N_STEPS", "DistillMos", "EagerDistillMos", "export_distillmos", "published_model"]
 
@@ -176,7 +171,7 @@ def published_model(weights: Path | None = None) -> nn.Module:
         except (OSError, RuntimeError, KeyError, TypeError, pickle.UnpicklingError) as exc:
             what = weights or "the weights of the package distillmos"
             raise CheckpointError(f"{what}: not the weights of Distill-MOS ({exc})") from exc
-    return model.eval()
+    return model.eval().requires_grad_(False)
 
 
 def export_distillmos(
@@ -226,9 +221,14 @@ def export_distillmos(
             )
             manifest = _manifest(name, Variant(opset=OPSET, members=(member,)))
         with step(f"comparing with torch on {len(clips)} clips and all of them as one"):
-            tolerance_mos = _HALF_TOLERANCE_MOS if half_weights else _TOLERANCE_MOS
-            drift = _compared(directory, manifest, published, clips, tolerance_mos)
-            drift.check()
+            drift = compared(
+                directory,
+                manifest,
+                lambda waveform: published(torch.from_numpy(waveform)[None])[0].numpy(),
+                clips,
+                tolerance_mos=_HALF_TOLERANCE_MOS if half_weights else _TOLERANCE_MOS,
+                against=f"distillmos {importlib.metadata.version('distillmos')}, torch fp32",
+            )
         with step(f"writing {out.name}"):
             publish(directory, manifest, drift, card=distillmos_card)
     return drift
@@ -260,57 +260,4 @@ def _manifest(name: str, variant: Variant) -> Manifest:
             training_data=None,
             libraries=_LIBRARIES,
         ),
-    )
-
-
-def _compared(
-    directory: Path,
-    manifest: Manifest,
-    published: nn.Module,
-    clips: Sequence[AudioSource],
-    tolerance_mos: float,
-) -> Drift:
-    """Compares the runtime's scores of whole recordings with the package's."""
-    recordings = [Recording(clip, _SAMPLE_RATE_HZ) for clip in clips]
-    waveforms = [next(each.chunks([(0, each.n_samples)])) for each in recordings]
-    names = [clip.name for clip in clips]
-    if len(waveforms) > 1:
-        waveforms.append(np.concatenate(waveforms))
-        names.append("all clips as one")
-    front_end = FusionFrontEnd(manifest)
-    lines: list[str] = []
-    differences: list[float] = []
-    backend = OrtBackend(
-        directory,
-        manifest.variants["fp32"],
-        inputs=manifest.inputs,
-        outputs=manifest.outputs,
-        threads=usable_cores(),
-    )
-    with contextlib.closing(backend):
-        for clip, waveform in zip(names, waveforms, strict=True):
-            recording = Recording(ArraySource(waveform, _SAMPLE_RATE_HZ), _SAMPLE_RATE_HZ)
-            plan = PlanRule(kind="grid").plan(recording.n_samples, front_end.geometry)
-            scores = [
-                float(backend.run({"waveform": view["waveform"][None]}, ["mos"])["mos"][0, 0, 0])
-                for view in front_end.views(recording, plan, short=True)
-            ]
-            with torch.inference_mode():
-                expected = float(published(torch.from_numpy(waveform)[None])[0, 0])
-            found = float(np.mean(scores))
-            differences.append(abs(expected - found))
-            lines.append(
-                f"{clip[:28]:28} {waveform.size / _SAMPLE_RATE_HZ:6.1f} {expected:9.5f} "
-                f"{found:9.5f} {differences[-1]:9.1e}"
-            )
-    return Drift(
-        values={
-            "mos_max_abs": rounded(max(differences)),
-            "mos_mean_abs": rounded(float(np.mean(differences))),
-            "n_clips": len(lines),
-            "against": f"distillmos {importlib.metadata.version('distillmos')}, torch fp32",
-        },
-        limit=f"{tolerance_mos:g} MOS",
-        rows=[(line, each <= tolerance_mos) for line, each in zip(lines, differences, strict=True)],
-        header=f"{'clip':28} {'s':>6} {'torch':>9} {'onnx':>9} {'|d|':>9}",
     )

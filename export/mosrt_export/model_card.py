@@ -14,7 +14,7 @@ from mosrt.bundle.manifest import Manifest
 
 from .markdown import rendered
 
-__all__ = ["distillmos_card", "mos_card", "provenance", "uncertainty_card"]
+__all__ = ["distillmos_card", "dnsmos_card", "mos_card", "provenance", "uncertainty_card"]
 
 _UNKNOWN: Final = "unknown; whoever exported the model did not say"
 
@@ -68,6 +68,12 @@ def distillmos_card(manifest: Manifest) -> str:
     """The model card of Distill-MOS."""
     drift = manifest.variants["fp32"].drift
     return _card("distillmos-card.md", manifest, drift=drift.get("mos_max_abs", "not measured"))
+
+
+def dnsmos_card(manifest: Manifest) -> str:
+    """The model card of DNSMOS."""
+    drift = manifest.variants["fp32"].drift
+    return _card("dnsmos-card.md", manifest, p808="p808" in manifest.domains, drift=drift)
 
 
 def uncertainty_card(manifest: Manifest) -> str:

@@ -1,4 +1,4 @@
-"""The comparison with torch that a bundle must pass before it is written."""
+"""The comparison with the original that a bundle must pass before it is written."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from typing import Any, Final
 import numpy as np
 from numpy.typing import NDArray
 
+import mosrt
+from mosrt._arrays import Float32Array
+from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AUDIO_SUFFIXES, AudioSource, FileSource
 from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.writer import write_card, write_manifest
@@ -21,7 +24,7 @@ from mosrt.host.files import files_below
 
 from .errors import ParityError
 
-__all__ = ["Drift", "Step", "audio_sources", "publish", "relative", "rounded"]
+__all__ = ["Drift", "Step", "audio_sources", "compared", "publish", "relative", "rounded"]
 
 Step = Callable[[str], AbstractContextManager[None]]
 """Announces a step of an export, whose context manager is open while it lasts."""
@@ -54,7 +57,8 @@ class Drift:
         """Raises ParityError, with the table, unless all comparisons agree."""
         if not self.passed:
             raise ParityError(
-                f"the graphs differ from torch by more than {self.limit}, or are not finite; "
+                f"the graphs differ from {self.values.get('against', 'torch')} by more than "
+                f"{self.limit}, or are not finite; "
                 f"nothing was written\n{self.table()}"
             )
 
@@ -63,6 +67,62 @@ class Drift:
         lines = [self.header] if self.header else []
         lines += [line if passed else f"{line}  <- differs" for line, passed in self.rows]
         return "\n".join(lines)
+
+
+def compared(
+    directory: Path,
+    manifest: Manifest,
+    published: Callable[[Float32Array], NDArray[np.floating[Any]]],
+    clips: Sequence[AudioSource],
+    *,
+    tolerance_mos: float,
+    against: str,
+) -> Drift:
+    """Compares the scores that mosrt gives whole recordings with published ones.
+
+    Args:
+        directory: The graph's directory, where the manifest is written.
+        manifest: The manifest.
+        published: MOS (domains,) of a waveform (samples,) at the model's rate.
+        clips: Audio to compare on; all clips one after the other are compared, too.
+        tolerance_mos: Largest difference that passes.
+        against: What `published` is.
+
+    Raises:
+        AudioError: A clip cannot be scored.
+        ParityError: The scores disagree.
+    """
+    rate_hz = manifest.sample_rate_hz
+    recordings = [Recording(clip, rate_hz) for clip in clips]
+    waveforms = [next(each.chunks([(0, each.n_samples)])) for each in recordings]
+    names = [clip.name for clip in clips]
+    if len(waveforms) > 1:
+        waveforms.append(np.concatenate(waveforms))
+        names.append("all clips as one")
+    rows = []
+    differences = []
+    write_manifest(directory, manifest)
+    with mosrt.load(directory, provider="cpu", on_bad_audio="nan") as scorer:
+        for clip, waveform in zip(names, waveforms, strict=True):
+            found, expected = scorer.score(waveform, rate_hz).domains, published(waveform)
+            pairs = list(zip(expected.tolist(), found.values(), strict=True))
+            old, new = max(pairs, key=lambda pair: abs(pair[0] - pair[1]))
+            differences.append(abs(old - new))
+            line = f"{clip[:28]:28} {waveform.size / rate_hz:6.1f} {old:9.5f} {new:9.5f} "
+            rows.append((f"{line}{differences[-1]:9.1e}", differences[-1] <= tolerance_mos))
+    drift = Drift(
+        values={
+            "mos_max_abs": rounded(max(differences)),
+            "mos_mean_abs": rounded(float(np.mean(differences))),
+            "n_clips": len(rows),
+            "against": against,
+        },
+        limit=f"{tolerance_mos:g} MOS",
+        rows=rows,
+        header=f"{'clip':28} {'s':>6} {'original':>9} {'onnx':>9} {'|d|':>9}",
+    )
+    drift.check()
+    return drift
 
 
 def publish(

@@ -54,6 +54,8 @@ class CropGeometry:
         segment_hop_samples: If not 0, the views of a grid are overlapping segments from the first
             to the last sample, which start at most so many samples apart, and zeros follow a
             shorter recording, which is not repeated.
+        segment_repeat: Whether a shorter recording is doubled until it is as long as a segment,
+            and segments start exactly one hop apart, as for DNSMOS.
     """
 
     ssl_samples: int = 48_000
@@ -65,20 +67,34 @@ class CropGeometry:
     max_views: int = 8
     can_mix: bool = True
     segment_hop_samples: int = 0
+    segment_repeat: bool = False
 
     def grid_views(self, n_samples: int) -> int:
         """Number of views of a grid for a recording of `n_samples`, unless the caller gives it."""
-        if self.segment_hop_samples:
-            later = max(n_samples - self.ssl_samples, 0)
-            return 1 + math.ceil(later / self.segment_hop_samples)
         wanted = math.ceil(n_samples / self.view_every_samples)
         return min(max(wanted, self.min_views), self.max_views)
 
     def last_start(self, n_samples: int, crop_samples: int) -> int:
         """The last sample at which a crop can start, once a recording is long enough for it."""
+        if self.segment_repeat:
+            while n_samples < crop_samples:
+                n_samples *= 2
         if self.segment_hop_samples:
             return max(n_samples - crop_samples, 0)
         return tiled_length(n_samples, crop_samples) - crop_samples
+
+    def segment_starts(self, n_samples: int, views: int | None = None) -> IntArray:
+        """Starts (views,) int64 of the segments of a grid, `views` of them or as many as usual."""
+        hop, length = self.segment_hop_samples, self.ssl_samples
+        last = self.last_start(n_samples, length)
+        if views is None and self.segment_repeat:
+            # The script computes ends in floating point, and drops a segment that is therefore a
+            # sample short. Of segments of 9.01 s those are numbers 7 to 23 and 119 to 122.
+            numbers = np.arange(int((last + length) // hop - length / hop) + 1, dtype=np.int64)
+            ends = ((numbers + length / hop) * hop).astype(np.int64)
+            return numbers[ends - numbers * hop >= length] * hop
+        # Rounded down, as Distill-MOS does it.
+        return (np.linspace(0, 1, views or 1 + math.ceil(last / hop)) * last).astype(np.int64)
 
 
 UTMOSV2_GEOMETRY: Final = CropGeometry()
@@ -167,16 +183,13 @@ class CropPlan:
             geometry: Crop lengths and counts of the model.
         """
         _check_length(n_samples)
-        if views is None:
-            views = geometry.grid_views(n_samples)
-        else:
+        if views is not None:
             _check_views(views)
-        n_crops = geometry.n_crops
         if geometry.segment_hop_samples:
-            # Rounded down, as Distill-MOS does it.
-            places = np.linspace(0, 1, views)
-            starts = places * geometry.last_start(n_samples, geometry.ssl_samples)
-            return cls(starts.astype(np.int64), np.zeros((views, 0), np.int64))
+            starts = geometry.segment_starts(n_samples, views)
+            return cls(starts, np.zeros((len(starts), 0), np.int64))
+        views = views or geometry.grid_views(n_samples)
+        n_crops = geometry.n_crops
         ssl = _spread(n_samples, geometry.ssl_samples, views)
         spec = _spread(n_samples, geometry.spec_samples, views * n_crops)
         return cls(ssl, spec.reshape(n_crops, views).T)

@@ -83,6 +83,30 @@ def test_segments_cover_the_recording() -> None:
         late.check(1_600, geometry)
 
 
+def test_segments_of_dnsmos() -> None:
+    """The loop of DNS-Challenge's dnsmos_local.py, which drops segments a sample short."""
+    geometry = CropGeometry(
+        ssl_samples=144_160, spec_samples=0, n_crops=0, n_windows=0, segment_hop_samples=16_000,
+        segment_repeat=True,
+    )  # fmt: skip
+    seconds = (0.1, 0.5, 4.505, 4.51, 8.9, 9.01, 10, 11, 16.99, 17, 33.5, 40, 140)
+    for n_samples in [round(each * 16_000) for each in seconds]:
+        length = n_samples
+        while length < 144_160:
+            length += length
+        n_hops = int(np.floor(length / 16_000) - 9.01) + 1
+        expected = [
+            i * 16_000
+            for i in range(n_hops)
+            if min(int((i + 9.01) * 16_000), length) - i * 16_000 == 144_160
+        ]
+        plan = CropPlan.grid(n_samples, geometry=geometry)
+        assert plan.ssl_starts.tolist() == expected
+        plan.check(n_samples, geometry)
+    # A number of views is spread over the whole recording.
+    assert CropPlan.grid(480_000, 2, geometry=geometry).ssl_starts.tolist() == [0, 335_840]
+
+
 def test_grid_without_a_branch() -> None:
     plan = CropPlan.grid(80_000, geometry=CropGeometry(spec_samples=0, n_crops=0, n_windows=0))
     assert plan.spec_starts.shape == (plan.n_views, 0)

@@ -178,6 +178,30 @@ def distillmos(output: Path, parity_audio: Path | None, **options: Any) -> None:
     click.echo(f"{output}: written; largest difference {drift.values['mos_max_abs']:g} MOS")
 
 
+@export.command(epilog=exit_statuses("graph and original disagree and nothing is written"))
+@click.argument("file", type=PATH, metavar="FILE.onnx")
+@click.option("--name", help="Name of the model. [default: dnsmos-p808 or dnsmos-p835]")
+@bundle_options
+def dnsmos(file: Path, output: Path, parity_audio: Path | None, **options: Any) -> None:
+    """Export Microsoft's DNSMOS P.808 or P.835 to an FP32 bundle, to compare with.
+
+    FILE.onnx is model_v8.onnx (P.808) or sig_bak_ovr.onnx (P.835) from DNSMOS/ of the repository
+    microsoft/DNS-Challenge; pDNSMOS/ has other maps to MOS and would score wrongly. A difference
+    over 0.0001 MOS from the published way of scoring ends the export.
+
+    \b
+      mosrt export dnsmos sig_bak_ovr.onnx --output dnsmos
+    """  # noqa: D301 - click reads the backspace
+    with exporting():
+        from mosrt_export.dnsmos import N_STEPS, export_dnsmos  # noqa: PLC0415 - onnx
+        from mosrt_export.parity import audio_sources  # noqa: PLC0415
+
+        clips = audio_sources(parity_audio)
+        drift = export_dnsmos(file, output, clips=clips, step=steps(N_STEPS), **options)
+    click.echo(drift.table(), err=True)
+    click.echo(f"{output}: written; largest difference {drift.values['mos_max_abs']:g} MOS")
+
+
 def _sources(
     paths: tuple[Path, ...], folds: tuple[int, ...], revision: str | None, step: Step
 ) -> list[Source]:

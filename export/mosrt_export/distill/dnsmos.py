@@ -16,13 +16,12 @@ from mosrt._arrays import Float32Array
 from mosrt.errors import BundleError
 from mosrt.mel.power import mel_filterbank
 
-__all__ = ["SAMPLE_RATE_HZ", "DnsmosP808", "DnsmosP835", "open_dnsmos"]
+__all__ = ["SAMPLE_RATE_HZ", "WINDOW_SAMPLES", "DnsmosP808", "DnsmosP835", "open_dnsmos"]
 
 SAMPLE_RATE_HZ: Final = 16_000
-_WINDOW_SAMPLES: Final = 144_160  # 9.01 s, the input of both models
+WINDOW_SAMPLES: Final = 144_160  # 9.01 s, the input of both models
 _MEL_N_FFT: Final = 321
 _N_MELS: Final = 120
-_P835_TO_OVRL: Final = (-0.06766283, 1.11546468, 0.04602535)
 
 
 class _Dnsmos:
@@ -39,14 +38,14 @@ class _Dnsmos:
             raise BundleError(f"{path}: not a DNSMOS model ({exc})") from exc
         self._input = self.session.get_inputs()[0].name
 
-    def _windows(self, waveform: Float32Array) -> list[Float32Array]:
-        while len(waveform) < _WINDOW_SAMPLES:
+    def windows(self, waveform: Float32Array) -> list[Float32Array]:
+        """Windows of 9.01 s of a waveform (samples,), one every second."""
+        while len(waveform) < WINDOW_SAMPLES:
             waveform = np.concatenate([waveform, waveform])
         # Counted as in the published script, which drops a last window that would still fit.
         count = int(len(waveform) // SAMPLE_RATE_HZ - 9.01) + 1
         return [
-            waveform[i * SAMPLE_RATE_HZ : i * SAMPLE_RATE_HZ + _WINDOW_SAMPLES]
-            for i in range(count)
+            waveform[i * SAMPLE_RATE_HZ : i * SAMPLE_RATE_HZ + WINDOW_SAMPLES] for i in range(count)
         ]
 
     def _run(self, feed: Float32Array) -> Float32Array:
@@ -60,6 +59,7 @@ class DnsmosP808(_Dnsmos):
 
     name: Final = "DNSMOS P.808"
     domain: Final = "p808"
+    maps: Final = {"p808": (0.0, 1.0, 0.0)}
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
@@ -80,7 +80,7 @@ class DnsmosP808(_Dnsmos):
     def __call__(self, waveform: Float32Array) -> float:
         """Returns the predicted MOS of a waveform (samples,) at 16 kHz."""
         scores = []
-        for window in self._windows(waveform):
+        for window in self.windows(waveform):
             padded = np.pad(window[:-160], _MEL_N_FFT // 2)
             frames = np.lib.stride_tricks.sliding_window_view(padded, _MEL_N_FFT)[::160]
             # 321 is 3 times a prime, where a matrix product is faster than an FFT.
@@ -98,11 +98,17 @@ class DnsmosP835(_Dnsmos):
 
     name: Final = "DNSMOS P.835 OVRL"
     domain: Final = "ovrl"
+    # Coefficients of x², x and 1 from each output x to MOS.
+    maps: Final = {
+        "sig": (-0.08397278, 1.22083953, 0.0052439),
+        "bak": (-0.13166888, 1.60915514, -0.39604546),
+        "ovr": (-0.06766283, 1.11546468, 0.04602535),
+    }
 
     def __call__(self, waveform: Float32Array) -> float:
         """Returns the predicted overall MOS of a waveform (samples,) at 16 kHz."""
-        raw = [self._run(window[None])[2] for window in self._windows(waveform)]
-        return float(np.mean(np.polyval(_P835_TO_OVRL, raw)))
+        raw = [self._run(window[None])[2] for window in self.windows(waveform)]
+        return float(np.mean(np.polyval(self.maps["ovr"], raw)))
 
 
 def open_dnsmos(path: Path) -> DnsmosP808 | DnsmosP835:
@@ -113,12 +119,12 @@ def open_dnsmos(path: Path) -> DnsmosP808 | DnsmosP835:
     """
     model = _Dnsmos(path)
     (first, *others), outputs = model.session.get_inputs(), model.session.get_outputs()
-    n_axes, n_scores = len(first.shape), outputs[0].shape[-1]
-    if not others and n_axes == 3 and first.shape[-1] == _N_MELS:
+    sizes = [size if isinstance(size, int) else None for size in first.shape[1:]]
+    if not others and sizes in ([900, _N_MELS], [None, _N_MELS]):
         return DnsmosP808(path)
-    if not others and n_axes == 2 and n_scores == 3:
+    if not others and sizes in ([WINDOW_SAMPLES], [None]) and outputs[0].shape[-1] == 3:
         return DnsmosP835(path)
     raise BundleError(
-        f"{path}: neither DNSMOS P.808 (one input of {_N_MELS} mel bands) nor P.835 (samples in, "
-        f"three scores out): the input is {first.shape}, the output {outputs[0].shape}"
+        f"{path}: neither DNSMOS P.808 (900 frames of {_N_MELS} mels) nor P.835 ({WINDOW_SAMPLES} "
+        f"samples, three scores): the input is {first.shape}, the output {outputs[0].shape}"
     )

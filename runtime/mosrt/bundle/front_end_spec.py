@@ -32,13 +32,15 @@ class SslSpec(Section):
 
     Attributes:
         tensor: Name of the graph's input, (batch, crop_samples) float32; normalised, unless the
-            front end is in the graph. For segments (batch, "samples").
+            front end is in the graph. For segments (batch, "samples"), unless a step is a crop.
         crop_samples: Length of one crop in samples.
         epsilon: Added to the variance in `(x - mean) / sqrt(var + epsilon)`.
         segment_hop_samples: Only of family "segments": the largest distance between the starts of
             two crops, which cover the whole recording. 0 in the other families.
         segment_step_samples: Only of family "segments": the graph takes any multiple of this, up to
             `crop_samples`, and treats it as if zeros followed. The last step has to be zeros.
+        segment_repeat: Only of family "segments": a recording that is shorter than a segment is
+            doubled until it is not, and segments start exactly `segment_hop_samples` apart.
     """
 
     tensor: str
@@ -46,9 +48,10 @@ class SslSpec(Section):
     epsilon: Annotated[float, Range(0.0, 1.0)]
     segment_hop_samples: Annotated[int, Range(0, _MAX_CROP_SAMPLES)] = 0
     segment_step_samples: Annotated[int, Range(0, _MAX_CROP_SAMPLES)] = 0
+    segment_repeat: bool = False
 
     def padded_samples(self, n_samples: int) -> int:
-        """Length to which zeros are added to a recording that is shorter than a segment."""
+        """Length to which a recording that is shorter than a segment is extended."""
         steps = -(-n_samples // self.segment_step_samples) + 1
         return min(steps * self.segment_step_samples, self.crop_samples)
 

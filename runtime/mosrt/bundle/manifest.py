@@ -30,7 +30,7 @@ _Size = Annotated[int, Range(1, 2**31)]
 # Fields that JSON leaves out where they have these values.
 _LEFT_OUT: Final[dict[str, Any]] = {
     "uncertainty": None, "front_end": "numpy", "segment_hop_samples": 0, "segment_step_samples": 0,
-    "heads": {}, "kind": None, "calibration": None, "fixed_batch": None,
+    "segment_repeat": False, "heads": {}, "kind": None, "calibration": None, "fixed_batch": None,
 }  # fmt: skip
 
 
@@ -262,8 +262,9 @@ class Manifest(Section):
         _check_known("front_end", self.front_end, FRONT_ENDS)
         expected: dict[str, tuple[int | str, ...]] = {}
         if self.ssl is not None:
-            fixed = self.family != "segments"
-            expected[self.ssl.tensor] = (self.ssl.crop_samples if fixed else "samples",)
+            crop_samples = self.ssl.crop_samples
+            fixed = self.family != "segments" or self.ssl.segment_step_samples == crop_samples
+            expected[self.ssl.tensor] = (crop_samples if fixed else "samples",)
         if (mel := self.mel) is not None:
             images = (mel.n_crops * len(mel.windows), mel.image_height, mel.image_width)
             crops = (mel.n_crops, mel.crop_samples)

@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ __all__ = ["FusionFrontEnd", "FusionScorer"]
 
 # Views whose crops are read in one pass: a recording too long to keep is decoded once for each 64.
 _VIEWS_READ: Final = 64
+_Filler = Literal["wrap", "constant"]
 
 
 class FusionFrontEnd:
@@ -61,6 +62,7 @@ class FusionFrontEnd:
             max_views=manifest.grid.max_views,
             can_mix=not self._in_graph,
             segment_hop_samples=0 if ssl is None else ssl.segment_hop_samples,
+            segment_repeat=ssl is not None and ssl.segment_repeat,
         )
 
     def views(
@@ -138,10 +140,12 @@ def _segments(
     if recording.n_samples < length:
         length = recording.n_samples
         padded = spec.padded_samples(length) if short else padded
-    back = np.flatnonzero(np.diff(plan.ssl_starts) < 0) + 1
-    for starts in np.split(plan.ssl_starts, back):
+    filler: _Filler = "wrap" if spec.segment_repeat else "constant"
+    all_starts = plan.ssl_starts % recording.n_samples
+    back = np.flatnonzero(np.diff(all_starts) < 0) + 1
+    for starts in np.split(all_starts, back):
         for segment in recording.chunks([(start, start + length) for start in starts.tolist()]):
-            yield {spec.tensor: np.pad(segment, (0, padded - length))}
+            yield {spec.tensor: np.pad(segment, (0, padded - length), filler)}
 
 
 def _windows_by_start(plan: CropPlan, rows: Sequence[int], spec: MelSpec) -> dict[int, set[int]]:

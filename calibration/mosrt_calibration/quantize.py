@@ -256,6 +256,11 @@ class _Job:
         drift = {
             **measured.drift.to_dict(),
             "worst_domain_mean": float(f"{measured.worst_domain:.2g}"),
+            **{
+                f"{head}_{key}": float(f"{getattr(drift, key):.2g}")
+                for head, drift in measured.heads.items()
+                for key in ("max_abs", "mean_abs")
+            },
             **({"by_folder": folders} if folders else {}),
             "clips_sha256": list_sha256(clips),
             "held_out": self._choice.held_out,

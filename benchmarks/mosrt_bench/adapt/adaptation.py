@@ -72,14 +72,14 @@ def rated_clips(
 
 def write_adapted(
     bundle: Bundle, clips: RatedClips, output: Path, *, folder: Path, name: str, description: str,
-    evaluation: Mapping[str, Any], threads: int | None,
+    order_of: str | None, evaluation: Mapping[str, Any], threads: int | None,
 ) -> str:  # fmt: skip
     """Writes a copy of a bundle with a new default domain, and measures the drift of its variants.
 
-    Paths of clips are relative to `folder`; `evaluation` is what the cross-validation gave. Returns
-    the kind of head that was fitted.
+    Paths of clips are relative to `folder`; `order_of` is as of `fit_head`; `evaluation` is what
+    the cross-validation gave. Returns the kind of head that was fitted.
     """
-    head = fit_head(clips, np.arange(len(clips.mos)), description)
+    head = fit_head(clips, np.arange(len(clips.mos)), description, order_of=order_of)
     head = dataclasses.replace(head, evaluation=evaluation)
     heads = {**bundle.manifest.heads, name: head}
     manifest = dataclasses.replace(bundle.manifest, heads=heads, default_domain=name)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePath
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +17,19 @@ from mosrt.bundle.manifest import Manifest
 from mosrt.bundle.mos_map import falling_fit
 from mosrt.cli.ratings import Rating
 
-__all__ = ["MIN_CLIPS", "RatedClips", "affine", "fit_head", "folds", "grouped_mean"]
+__all__ = [
+    "MIN_CLIPS", "MIN_GROUPS", "RatedClips", "affine", "fit_head", "folds", "grouped_mean",
+]  # fmt: skip
 
 MIN_CLIPS: Final = 5
+MIN_GROUPS: Final = 5  # for a bootstrap
 # From the simplest to the richest, with the clips that each needs.
 _KINDS: Final = {"affine": 0, "domains": 20, "monotone": 50, "features": 50}
-_MIN_GROUPS: Final = 5  # for a bootstrap
 _INNER_FOLDS: Final = 5
 _MAX_COMPONENTS: Final = 64
 _PENALTIES: Final = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0)
 _COLUMNS: Final = "columns"
+_Mask: TypeAlias = npt.NDArray[np.bool_]
 
 
 class RatedClips:
@@ -38,9 +42,11 @@ class RatedClips:
 
     Attributes:
         mos: The listeners' mean ratings, (clips,).
-        scores: MOS by domain of the model, (clips,).
-        grouped_by: What is never divided by a cross-validation: "system", "folder" or "clip".
-        groups: Group of each clip, (clips,).
+        domains: The domains of the graph.
+        scores: MOS by domain of the model, those of earlier ratings included, (clips,).
+        grouped_by: What is never divided by a cross-validation: "system", "speaker", "system and
+            speaker", "folder" or "clip".
+        groups: Group of each clip, (clips, 1), or its system and its speaker, (clips, 2).
         basis: By name of an output, what its columns weigh in the predictors, (size, predictors).
         predictors: What heads are fitted to, (clips, predictors).
     """
@@ -49,6 +55,7 @@ class RatedClips:
         self, ratings: Sequence[Rating], outputs: Mapping[str, FloatArray], manifest: Manifest
     ) -> None:
         self.ratings = ratings
+        self.domains = manifest.domains
         self.outputs = outputs
         self.mos = np.array([rating.mos for rating in ratings])
         heads = {name: head(outputs) for name, head in manifest.heads.items()}
@@ -63,12 +70,28 @@ class RatedClips:
 
 
 def _groups(ratings: Sequence[Rating]) -> tuple[str, IntArray]:
-    """What a group is, and that of each clip: its system, else its folder, else the clip."""
+    """What a group is, and the groups of each clip, (clips, kinds of groups).
+
+    They are its system and its speaker, or the one of them that is known; else its folder; else
+    the clip. Of systems that have one speaker each, the speakers say it all, and the other way
+    round.
+    """
+    names = {kind: [getattr(rating, kind) for rating in ratings] for kind in ("system", "speaker")}
+    kinds = {
+        kind: np.unique(np.array(found), return_inverse=True)[1]
+        for kind, found in names.items()
+        if None not in found and len(set(found)) >= MIN_GROUPS
+    }
+    n_pairs = len(np.unique(np.stack(list(kinds.values()), axis=1), axis=0)) if kinds else 0
+    for kind in ("speaker", "system"):
+        if len(kinds) == 2 and n_pairs == kinds[kind].max() + 1:
+            del kinds[kind]
+    if kinds:
+        return " and ".join(kinds), np.stack(list(kinds.values()), axis=1)
     folders = [PurePath(rating.path).parent.as_posix() for rating in ratings]
-    for kind, names in (("system", [rating.system for rating in ratings]), ("folder", folders)):
-        if None not in names and len(set(names)) >= _MIN_GROUPS:
-            return kind, np.unique(np.array(names), return_inverse=True)[1]
-    return "clip", np.arange(len(ratings))
+    if len(set(folders)) >= MIN_GROUPS:
+        return "folder", np.unique(np.array(folders), return_inverse=True)[1][:, None]
+    return "clip", np.arange(len(ratings))[:, None]
 
 
 def _basis(outputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
@@ -92,7 +115,9 @@ def _basis(outputs: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
     return {first: np.eye(n_domains, n_domains + len(axes)), **dict(zip(names, parts, strict=True))}
 
 
-def fit_head(clips: RatedClips, chosen: IntArray, description: str = "") -> DomainHead:
+def fit_head(
+    clips: RatedClips, chosen: IntArray, description: str = "", *, order_of: str | None = None
+) -> DomainHead:
     """Fits a head to some clips.
 
     Candidates are an affine map of a domain, a ridge regression on all domains, which is shrunk
@@ -100,15 +125,24 @@ def fit_head(clips: RatedClips, chosen: IntArray, description: str = "") -> Doma
     domains and features. Few clips allow only the first ones. The simplest is taken that predicts
     the ratings of other groups as well as the best, but for one standard error.
 
-    `chosen` are indices of the clips to fit, (n,).
+    `chosen` are indices of the clips to fit, (n,). With `order_of`, the head is the affine map of
+    this domain of the graph, and so orders clips as it does.
     """
     x, y, groups = clips.predictors[chosen], clips.mos[chosen], clips.groups[chosen]
-    n_domains = len(next(iter(clips.basis.values())))
+    if order_of is not None:
+        column = clips.domains.index(order_of)
+        slope, bias = affine(x[:, column], y)
+        row = slope * np.eye(len(clips.domains))[column]
+        return DomainHead(
+            kind="affine", weights={next(iter(clips.basis)): tuple(row.tolist())}, bias=bias,
+            n_clips=len(y), description=description,
+        )  # fmt: skip
+    n_domains = len(clips.domains)
     kinds = [kind for kind, least in _KINDS.items() if len(y) >= least]
     heads = list(_heads(x, y, n_domains, kinds))
     squares = np.empty((len(heads), len(y)))
-    for test in folds(groups, _INNER_FOLDS):
-        others = _heads(x[~test], y[~test], n_domains, kinds)
+    for fitted, test in folds(groups, _INNER_FOLDS):
+        others = _heads(x[fitted], y[fitted], n_domains, kinds)
         for row, head in zip(squares, others, strict=True):
             row[test] = np.square(head({_COLUMNS: x[test]}) - y[test])
     means = squares.mean(axis=1)
@@ -169,21 +203,38 @@ def affine(x: FloatArray, y: FloatArray) -> tuple[float, float]:
     return slope, float(y.mean() - slope * x.mean())
 
 
-def folds(groups: IntArray, n_folds: int) -> Iterator[npt.NDArray[np.bool_]]:
-    """Yields which clips are in the test part of each fold, (n,); groups (n,) stay whole."""
-    if len(np.unique(groups)) < 2:  # they cannot be kept apart
-        groups = np.arange(len(groups))
-    names, group = np.unique(groups, return_inverse=True)
-    n_folds = min(n_folds, len(names))
-    fold = (np.random.default_rng(0).permutation(len(names)) % n_folds)[group]
-    for i in range(n_folds):
-        yield fold == i
+def folds(groups: IntArray, n_folds: int) -> Iterator[tuple[_Mask, _Mask]]:
+    """Yields which clips are fitted to and which are tested in each fold, (n,) each.
+
+    Each clip is tested once, and no group of its own, (n, kinds of groups), is fitted to: with
+    systems and speakers, neither its system nor its speaker.
+    """
+    columns = [column for column in groups.T if len(np.unique(column)) > 1]
+    columns = columns or [np.arange(len(groups))]  # groups that cannot be kept apart
+    n_folds = -(-n_folds // len(columns))
+    parts = []
+    for column in columns:
+        names, group = np.unique(column, return_inverse=True)
+        order = np.random.default_rng(0).permutation(len(names))
+        parts.append((order % min(n_folds, len(names)))[group])
+    for cell in itertools.product(*(range(part.max() + 1) for part in parts)):
+        same = np.stack([part == i for part, i in zip(parts, cell, strict=True)])
+        test: _Mask = np.all(same, axis=0)
+        fitted: _Mask = ~np.any(same, axis=0)
+        if np.any(test):
+            yield (fitted if np.sum(fitted) > 1 else ~same[0]), test
 
 
 def grouped_mean(values: FloatArray, groups: IntArray) -> tuple[float, float]:
-    """Mean of values (n,), and its standard error if groups were drawn at random."""
-    _, group = np.unique(groups, return_inverse=True)
-    sums, counts = np.bincount(group, values), np.bincount(group)
-    mean, n = float(values.mean()), len(counts)
-    spread = np.square(sums - counts * mean).sum() * n / max(1, n - 1)
-    return mean, float(np.sqrt(spread)) / len(values)
+    """Mean of values (n,), and its standard error if groups were drawn at random.
+
+    With several kinds of groups, (n, kinds of groups), it is the largest of their errors.
+    """
+    mean = float(values.mean())
+    errors = []
+    for column in groups.T:
+        _, group = np.unique(column, return_inverse=True)
+        sums, counts = np.bincount(group, values), np.bincount(group)
+        spread = np.square(sums - counts * mean).sum() * len(counts) / max(1, len(counts) - 1)
+        errors.append(float(np.sqrt(spread)) / len(values))
+    return mean, max(errors)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from dataclasses import dataclass
 from typing import Any, Final
 
 import numpy as np
 
-from mosrt._arrays import FloatArray
+from mosrt._arrays import FloatArray, IntArray
 from mosrt_bench.output import finite, table
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
-from mosrt_bench.stats.metrics import agreement, intervals
+from mosrt_bench.stats.metrics import METRICS, agreement, intervals
 
-from .fitting import RatedClips, affine, fit_head, folds
+from .fitting import MIN_GROUPS, RatedClips, affine, fit_head, folds
 
-__all__ = ["gains", "predictions", "report_text", "validate"]
+__all__ = ["Predictions", "decide", "predictions", "report_text", "validate"]
 
 _FOLDS: Final = 10
 _RESAMPLES: Final = 1000
@@ -22,80 +24,154 @@ _CURVE_FOLDS: Final = 5
 _CURVE_DRAWS: Final = 2
 _CURVE_CLIPS: Final = (5, 10, 20, 50, 100, 200, 500, 1000, 2000)
 _METRICS: Final = ("mse", "lcc", "srcc", "ktau")
+_MEAN: Final = "mean rating"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Predictions:
+    """Predicted MOS of clips, (clips,) by predictor: the new domain first, the mean rating last.
+
+    Between them are the domains of the model, as they stand and after an affine map. What is fitted
+    predicts clips whose groups it was not fitted to.
+
+    Attributes:
+        mos: The predictions.
+        order: The predictions for correlations. The heads of different folds are put on one scale,
+            by their mean and deviation over all clips: a fold without the best system predicts
+            less for all clips, which would turn the order of systems round.
+    """
+
+    mos: dict[str, FloatArray]
+    order: dict[str, FloatArray]
 
 
 def validate(clips: RatedClips, name: str) -> dict[str, Any]:
     """Predicts each clip's rating from other groups of clips, with all choices made on those.
 
     Returns:
-        JSON-ready: "levels" with metrics and bootstrap intervals by predictor; "better", as of
-        `gains`; "accepted"; "learning_curve"; "advice" on more ratings; and "warnings".
+        JSON-ready: "levels" with metrics and bootstrap intervals by predictor; "decision", as of
+        `decide`; "accepted"; "learning_curve"; "advice" on more ratings; and "warnings".
     """
-    found = predictions(clips, name)
-    better = gains(clips, found)
-    curve = _learning_curve(clips, float(np.square(found[name] - clips.mos).mean()))
-    n_groups = len(np.unique(clips.groups))
-    result: dict[str, Any] = finite({
+    found, decision = decide(clips, name)
+    curve = _learning_curve(
+        clips, float(np.square(found.mos[name] - clips.mos).mean()), decision["order_of"]
+    )
+    levels = _levels(clips, found)
+    report: dict[str, Any] = finite({
         "domain": name,
         "n_clips": len(clips.mos),
         "grouped_by": clips.grouped_by,
-        "n_groups": n_groups,
-        "levels": _levels(clips, found),
-        "better": better,
-        "accepted": all(gain["interval"][0] > 0 for gain in better.values()),
+        "n_groups": [len(np.unique(column)) for column in clips.groups.T],
+        "levels": levels,
+        "decision": decision,
+        "accepted": not decision["reasons"],
         "learning_curve": curve,
         "advice": _advice(curve, len(clips.mos)),
-        "warnings": _warnings(clips, n_groups),
+        "warnings": [*_warnings(clips), *_order_warnings(levels, name, decision["best_order"])],
     })  # fmt: skip
-    order = {each: result["levels"]["utterance"][each]["srcc"] or 0.0 for each in found}
-    best = max(clips.scores, key=order.__getitem__)
-    if order[name] < order[best]:
-        result["warnings"].append(
-            f"{name} orders clips worse than {best} (SRCC {order[name]:.2f}, {order[best]:.2f}); "
-            f"take {best} where only the order counts"
-        )
-    return result
+    return report
 
 
-def predictions(clips: RatedClips, name: str) -> dict[str, FloatArray]:
-    """MOS of clips (clips,) by predictor, the new domain first, the mean rating last.
+def decide(clips: RatedClips, name: str) -> tuple[Predictions, dict[str, Any]]:
+    """Predicts all ratings, and decides whether the new domain is better than what there is.
 
-    Between them are the domains of the model, as they stand and after an affine map. What is fitted
-    predicts groups that it was not fitted to.
+    It is better if its MSE is lower than that of the best domain and of the mean rating, beyond the
+    95 % interval of the difference, and if it orders clips at least as well (KTAU) as the domain
+    that orders them best. If only the order is worse, the affine map of that domain is tried, which
+    keeps its order.
+
+    Returns:
+        The predictions, and what decided: "mse_gain" with "gain" and "interval" by what it is
+        compared with; "ktau" of the new domain and of "best_order", the best domain in this;
+        "order_of", the domain whose order was kept, or None; and "reasons" to refuse it.
     """
+    found = predictions(clips, name)
+    decision = _compared(clips, found)
+    best = decision["best_order"]
+    if decision["reasons"] == [_worse_order(decision, name)] and best in clips.domains:
+        found = predictions(clips, name, order_of=best)
+        decision = {**_compared(clips, found), "order_of": best}
+    return found, decision
+
+
+def predictions(clips: RatedClips, name: str, *, order_of: str | None = None) -> Predictions:
+    """Cross-validates a domain `name`; `order_of` is as of `fit_head`."""
     y = clips.mos
-    found = {name: np.zeros(len(y))}
+    mos, order = {name: np.zeros(len(y))}, {name: np.zeros(len(y))}
     for each, scores in clips.scores.items():
-        found |= {each: scores, f"{each}, affine": np.zeros(len(y))}
-    for test in folds(clips.groups, _FOLDS):
-        found[name][test] = fit_head(clips, np.flatnonzero(~test))(clips.outputs)[test]
+        mos |= {each: scores, f"{each}, affine": np.zeros(len(y))}
+        order |= {each: scores, f"{each}, affine": scores}
+    for fitted, test in folds(clips.groups, _FOLDS):
+        values = fit_head(clips, np.flatnonzero(fitted), order_of=order_of)(clips.outputs)
+        mos[name][test] = values[test]
+        if (spread := values.std()) > 1e-6:
+            order[name][test] = ((values - values.mean()) / spread)[test]
         for each, scores in clips.scores.items():
-            slope, bias = affine(scores[~test], y[~test])
-            found[f"{each}, affine"][test] = slope * scores[test] + bias
-    return {**found, "mean rating": np.full(len(y), y.mean())}
+            slope, bias = affine(scores[fitted], y[fitted])
+            mos[f"{each}, affine"][test] = slope * scores[test] + bias
+    if order_of is not None:  # but for rounding
+        order[name] = clips.scores[order_of]
+    constant = np.full(len(y), y.mean())
+    return Predictions({**mos, _MEAN: constant}, {**order, _MEAN: constant})
 
 
-def gains(clips: RatedClips, found: dict[str, FloatArray]) -> dict[str, dict[str, Any]]:
-    """By how much the MSE of the new domain is lower, with a 95 % bootstrap interval over groups.
-
-    It is compared with the domain of the model whose MSE is lowest as it stands, and with the mean
-    rating.
-    """
-    squares = {each: np.square(values - clips.mos) for each, values in found.items()}
-    name, *_, mean = found
-    best = min(clips.scores, key=lambda each: squares[each].mean())
-    names, group = np.unique(clips.groups, return_inverse=True)
-    drawn = resample_indices(len(names), _RESAMPLES)
-    better = {}
-    for each in (best, mean):
+def _compared(clips: RatedClips, found: Predictions) -> dict[str, Any]:
+    """What `decide` returns, without trying another map."""
+    name = next(iter(found.mos))
+    squares = {each: np.square(values - clips.mos) for each, values in found.mos.items()}
+    closest = min(clips.scores, key=lambda each: squares[each].mean())
+    gains: dict[str, dict[str, Any]] = {}
+    for each in (closest, _MEAN):
         gain = squares[each] - squares[name]
-        sums = np.bincount(group, gain)[drawn].sum(axis=1)
-        interval = percentile_interval(sums / np.bincount(group)[drawn].sum(axis=1))
-        better[each] = {"mse_gain": float(gain.mean()), "interval": interval}
-    return better
+        interval = percentile_interval(_resampled_means(gain, clips.groups))
+        gains[each] = {"gain": float(gain.mean()), "interval": interval}
+    ktau = {each: _ktau(found.order[each], clips.mos) for each in (name, *clips.scores)}
+    best = max(clips.scores, key=ktau.__getitem__)
+    decision: dict[str, Any] = {
+        "mse_gain": gains, "best_order": best, "ktau": {each: ktau[each] for each in (name, best)},
+        "order_of": None, "reasons": [],
+    }  # fmt: skip
+    unclear = [each for each, gain in gains.items() if not gain["interval"][0] > 0]
+    if unclear:
+        decision["reasons"] += [
+            f"{name} is not better than {' and '.join(unclear)} by more than its interval"
+        ]
+    if ktau[name] < ktau[best] - 1e-9:
+        decision["reasons"] += [_worse_order(decision, name)]
+    return decision
 
 
-def _levels(clips: RatedClips, found: dict[str, FloatArray]) -> dict[str, Any]:
+def _worse_order(decision: dict[str, Any], name: str) -> str:
+    own, best = (f"{each:.3f}" for each in decision["ktau"].values())
+    return f"{name} orders clips worse than {decision['best_order']} (KTAU {own}, {best})"
+
+
+def _ktau(predicted: FloatArray, rated: FloatArray) -> float:
+    """Kendall's tau-b of clips; 0 if all are predicted alike."""
+    return METRICS["ktau"](np.round(predicted, 9), rated) or 0.0
+
+
+def _resampled_means(values: FloatArray, groups: IntArray) -> FloatArray:
+    """Means of values (n,), if groups of each kind are drawn with replacement.
+
+    A clip counts as often as its groups are drawn together (the pigeonhole bootstrap of Owen 2007).
+    """
+    kinds = [np.unique(column, return_inverse=True)[1] for column in groups.T]
+    shape = [int(kind.max()) + 1 for kind in kinds]
+    counts = []
+    for seed, n in enumerate(shape):
+        drawn = resample_indices(n, _RESAMPLES, rng=seed)
+        counts.append(np.stack([np.bincount(each, minlength=n) for each in drawn]))
+    drawn = functools.reduce(
+        lambda a, b: (a[:, :, None] * b[:, None]).reshape(_RESAMPLES, -1), counts
+    )
+    cells = np.ravel_multi_index(kinds, shape)
+    sums, sizes = (np.bincount(cells, each, drawn.shape[1]) for each in (values, None))
+    with np.errstate(invalid="ignore"):  # 0 / 0 where no clip is drawn
+        return np.asarray((drawn @ sums) / (drawn @ sizes))
+
+
+def _levels(clips: RatedClips, found: Predictions) -> dict[str, Any]:
     """Metrics by level and predictor: of clips, and of systems if every clip names one."""
     systems = [rating.system for rating in clips.ratings]
     levels = {"utterance": np.arange(len(systems))}
@@ -103,29 +179,39 @@ def _levels(clips: RatedClips, found: dict[str, FloatArray]) -> dict[str, Any]:
         levels["system"] = np.unique(np.array(systems), return_inverse=True)[1]
     rows: dict[str, Any] = {}
     for level, units in levels.items():
-        rated, *means = (  # rounded, so that the mean of constants is a constant
-            np.round(np.bincount(units, each) / np.bincount(units), 9)
-            for each in (clips.mos, *found.values())
-        )
-        for predictor, mean in zip(found, means, strict=True):
-            metrics = {key: agreement(mean, rated)[key] for key in ("n", *_METRICS)}
-            bounds = intervals(mean, rated, _METRICS)
-            rows.setdefault(level, {})[predictor] = {**metrics, "intervals": bounds}
+        rated = _means(clips.mos, units)
+        for predictor in found.mos:
+            row: dict[str, Any] = {"intervals": {}}
+            for values, names in ((found.mos, _METRICS[:1]), (found.order, _METRICS[1:])):
+                mean = _means(values[predictor], units)
+                metrics = agreement(mean, rated)
+                row |= {key: metrics[key] for key in ("n", *names)}
+                row["intervals"] |= intervals(mean, rated, names)
+            rows.setdefault(level, {})[predictor] = row
     return rows
 
 
-def _learning_curve(clips: RatedClips, mse: float) -> list[tuple[int, float]]:
+def _means(values: FloatArray, units: IntArray) -> FloatArray:
+    """Means of clips' values by unit, rounded, so that the mean of constants is a constant."""
+    means: FloatArray = np.bincount(units, values) / np.bincount(units)
+    return np.round(means, 9)
+
+
+def _learning_curve(clips: RatedClips, mse: float, order_of: str | None) -> list[tuple[int, float]]:
     """Numbers of clips to fit to, with the mean squared error; `mse` is that of nearly all."""
     rng = np.random.default_rng(0)
     squares: dict[int, list[FloatArray]] = {}
-    for test in folds(clips.groups, _CURVE_FOLDS):
-        others = np.flatnonzero(~test)
+    n_fitted = []
+    for fitted, test in folds(clips.groups, _CURVE_FOLDS):
+        others = np.flatnonzero(fitted)
+        n_fitted.append(len(others))
         for n in (n for n in _CURVE_CLIPS if n < 0.8 * len(others)):
             for _ in range(_CURVE_DRAWS):
-                head = fit_head(clips, rng.permutation(others)[:n])
+                head = fit_head(clips, rng.permutation(others)[:n], order_of=order_of)
                 errors = head(clips.outputs)[test] - clips.mos[test]
                 squares.setdefault(n, []).append(np.square(errors))
-    last = round(len(clips.mos) * (1 - 1 / _FOLDS))
+    # The folds of the cross-validation are smaller.
+    last = round(len(clips.mos) * (1 - 1 / _FOLDS)) if clips.groups.shape[1] == 1 else max(n_fitted)
     return [*((n, float(np.concatenate(each).mean())) for n, each in squares.items()), (last, mse)]
 
 
@@ -142,32 +228,55 @@ def _advice(curve: list[tuple[int, float]], n_clips: int) -> str:
     return f"about {more} more rated clips would probably lower the MSE by a tenth"
 
 
-def _warnings(clips: RatedClips, n_groups: int) -> list[str]:
+def _warnings(clips: RatedClips) -> list[str]:
     warnings = []
-    if clips.grouped_by != "system":
+    systems, speakers = (
+        len({getattr(rating, kind) for rating in clips.ratings} - {None})
+        for kind in ("system", "speaker")
+    )
+    if systems < MIN_GROUPS:
+        kinds = clips.grouped_by.replace(" and ", "s and ")
         warnings.append(
-            f"leakage: no 5 systems are named, so folds keep {clips.grouped_by}s apart; clips of "
+            f"leakage: no {MIN_GROUPS} systems are named, so folds keep {kinds}s apart; clips of "
             "one system on both sides flatter the result. Add a column system"
+        )
+    if 1 < speakers < MIN_GROUPS:
+        warnings.append(
+            f"leakage: with {speakers} speakers, each is on both sides of a fold; the result may "
+            f"not hold for others. Rate {MIN_GROUPS} speakers or more"
         )
     first: dict[bytes, int] = {}
     for i, scores in enumerate(next(iter(clips.outputs.values()))):
         j = first.setdefault(scores.tobytes(), i)
-        if clips.groups[i] != clips.groups[j]:
+        if (clips.groups[i] != clips.groups[j]).any():
             paths = f"{clips.ratings[j].path} and {clips.ratings[i].path}"
             warnings.append(f"leakage: {paths} are identical; keep one of them")
-    if len(clips.mos) < 20 or n_groups < 5:
+    n_groups = min(len(np.unique(column)) for column in clips.groups.T)
+    if len(clips.mos) < 20 or n_groups < MIN_GROUPS:
         warnings.append(
             f"few ratings: {len(clips.mos)} clips in {n_groups} groups; rate at least 20 clips of "
-            "5 systems"
+            f"{MIN_GROUPS} systems"
         )
     return warnings
 
 
+def _order_warnings(levels: dict[str, Any], name: str, best: str) -> list[str]:
+    """Whether systems, if they are named, are ordered worse than by the best domain for clips."""
+    own, other = (levels.get("system", {}).get(each, {}).get("ktau") for each in (name, best))
+    if own is None or other is None or own >= other:
+        return []
+    return [
+        f"{name} orders systems worse than {best} (KTAU {own:.3f}, {other:.3f}); take {best} where "
+        "only the order of systems counts"
+    ]
+
+
 def report_text(report: dict[str, Any]) -> str:
     """The report for a terminal."""
+    groups = " and ".join(map(str, report["n_groups"]))
     lines = [
-        f"{report['n_clips']} rated clips; folds by {report['grouped_by']} ({report['n_groups']}); "
-        "95 % bootstrap intervals"
+        f"{report['n_clips']} rated clips; folds by {report['grouped_by']} ({groups}); 95 % "
+        "bootstrap intervals"
     ]
     for level, rows in report["levels"].items():
         cells = [
@@ -177,8 +286,16 @@ def report_text(report: dict[str, Any]) -> str:
         lines += ["", table([level, *map(str.upper, _METRICS)], cells)]
     lines += ["", "MSE by number of clips: "]
     lines[-1] += ", ".join(f"{n}: {mse:.3f}" for n, mse in report["learning_curve"])
-    for name, gain in report["better"].items():
-        lines.append(f"MSE below that of {name}: {_cell(gain['mse_gain'], gain['interval'])}")
+    decision = report["decision"]
+    for name, gain in decision["mse_gain"].items():
+        lines.append(f"MSE below that of {name}: {_cell(gain['gain'], gain['interval'])}")
+    ktau = [f"{name} {value:.3f}" for name, value in decision["ktau"].items()]
+    lines.append(f"Order of clips (KTAU): {ktau[0]}; the best domain is {ktau[1]}")
+    if (kept := decision["order_of"]) is not None:
+        lines.append(
+            f"Richer maps ordered clips worse than {kept}, so that {report['domain']} is a "
+            f"straight line of {kept}, with its order"
+        )
     lines.append(report["advice"])
     return "\n".join([*lines, *(f"warning: {each}" for each in report["warnings"])])
 

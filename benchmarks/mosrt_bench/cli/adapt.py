@@ -34,9 +34,9 @@ _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 @click.argument("model", metavar="MODEL")
 @click.option("--ratings", "file", required=True, metavar="FILE",
               type=click.Path(exists=True, dir_okay=False, path_type=Path),
-              help="CSV file with the columns path and mos, from 1 to 5, and optionally system "
-              "and listener. Paths are relative to it; lines with one path are "
-              "averaged.")  # fmt: skip
+              help="CSV file with the columns path and mos, from 1 to 5, and optionally system, "
+              "speaker and listener. Paths are relative to it; lines with one path, such as those "
+              "of several listeners, are averaged.")  # fmt: skip
 @click.option("--name", default="ours", show_default=True, metavar="DOMAIN",
               help="Name of the new domain, which becomes the default.")  # fmt: skip
 @output_option("Write the bundle with the new domain.", metavar="DIR", directory=True,
@@ -58,12 +58,13 @@ def adapt(
     MODEL predicts MOS: the directory of a bundle, or the name of a model that comes with mosrt. Its
     graphs, and the scores of its other domains, stay as they are. The new domain is a map of what
     the model gives: a straight line for few clips, a combination of domains and features for many.
-    Cross-validation chooses it, and shows how well it predicts systems that it has not seen: name
-    them in the column system. Rate at least 5 clips, better 50 or more of 10 or more systems, as
-    different as those that you will score.
+    Cross-validation chooses it, and shows how well it predicts systems and speakers that it has not
+    seen: name them in the columns system and speaker. Rate at least 5 clips, better 50 or more of
+    10 or more systems, as different as those that you will score.
 
     The domain is refused unless its error is lower than that of the best domain of MODEL and of the
-    mean rating, by more than the 95 % interval of the difference.
+    mean rating, by more than the 95 % interval of the difference, and unless it orders clips as
+    well as the domain of MODEL that orders them best.
     """  # noqa: D301 - click's mark for lines to leave alone is the character \b
     with require_extra("bench"):
         from mosrt.bundle.bundle import Bundle  # noqa: PLC0415 - slow
@@ -88,13 +89,13 @@ def adapt(
         save(validated, report)
     click.echo(report_text(validated), err=str(report) in STDOUT)
     if not validated["accepted"]:
+        reasons = "; ".join(validated["decision"]["reasons"])
         raise CommandError(
-            f"{name} is not better than {' and '.join(validated['better'])} by more than its "
-            "interval; no bundle was written. Rate more clips or systems", ExitStatus.NO,
-        )  # fmt: skip
+            f"{reasons}; no bundle was written. Rate more clips or systems", ExitStatus.NO
+        )
     kind = write_adapted(
         bundle, clips, output, folder=file.parent, name=name, threads=threads,
-        description=printable(file.name),
+        description=printable(file.name), order_of=validated["decision"]["order_of"],
         evaluation={level: rows[name] for level, rows in validated["levels"].items()},
     )  # fmt: skip
     click.echo(f"{output}: written; domain {name} ({kind}), from {len(clips.mos)} rated clips")

@@ -35,6 +35,7 @@ class Measurement:
         drift: Drift in the default domain.
         by_folder: Drift over the clips of each subdirectory with at least three clips, such as
             clean and degraded. Empty if all clips are in one directory.
+        heads: Drift by domain that is computed from the outputs of the graph.
         worst_domain: Largest mean absolute difference of a domain, in the drift's unit.
         times_as_fast: Median over clips of the time in the FP32 graphs, divided by that in the
             candidate's. It is rough: each clip is timed once.
@@ -45,6 +46,7 @@ class Measurement:
 
     drift: Drift
     by_folder: Mapping[str, Drift]
+    heads: Mapping[str, Drift]
     worst_domain: float
     times_as_fast: float
     n_bytes: int
@@ -131,6 +133,7 @@ class Evaluator:
         return Measurement(
             drift=drifts[tested.column],
             by_folder={name: drift(rows, tested.column) for name, rows in _folders(clips).items()},
+            heads=dict(zip(tested.manifest.heads, drifts[n_domains:], strict=True)),
             worst_domain=max(drift.mean_abs for drift in drifts),
             times_as_fast=float(np.median(speed_ups)),
             n_bytes=sum(file.bytes for file in variant.files),

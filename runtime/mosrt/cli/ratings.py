@@ -15,6 +15,7 @@ import numpy as np
 __all__ = ["Rating", "read_ratings"]
 
 _MOST: Final = sys.float_info.max
+_LABELS: Final = ("system", "speaker", "dataset")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,17 +26,19 @@ class Rating:
         path: The clip, as written in the file of ratings.
         mos: Mean opinion score.
         system: The system that made the clip; None if the file does not say.
+        speaker: Who speaks; None if the file does not say.
         dataset: The listening test; "" if the file does not say.
     """
 
     path: str
     mos: float
     system: str | None = None
+    speaker: str | None = None
     dataset: str = ""
 
 
 def read_ratings(file: Path, scale: tuple[float, float] | None = None) -> list[Rating]:
-    """Reads a CSV file with the columns path and mos, and optionally system and dataset.
+    """Reads a CSV file with the columns path and mos, and optionally system, speaker and dataset.
 
     Lines with the same path, such as those of several listeners, become one rating, their mean.
     Other columns are ignored.
@@ -48,14 +51,14 @@ def read_ratings(file: Path, scale: tuple[float, float] | None = None) -> list[R
         click.UsageError: The file or a line cannot be used.
     """
     lines: dict[str, list[float]] = {}
-    labels: dict[str, tuple[str | None, str]] = {}
+    labels: dict[str, dict[str, str | None]] = {}
     try:
         with file.open(encoding="utf-8-sig", newline="") as stream:
             reader = csv.DictReader(stream, strict=True)
             if missing := {"path", "mos"} - set(reader.fieldnames or ()):
                 raise click.UsageError(
                     f"{file}: no column {' and '.join(sorted(missing))}; the first line must be "
-                    "path,mos and may add system, dataset and listener"
+                    "path,mos and may add system, speaker, dataset and listener"
                 )
             for row in reader:
                 where = f"{file}, line {reader.line_num}"
@@ -76,10 +79,10 @@ def read_ratings(file: Path, scale: tuple[float, float] | None = None) -> list[R
                     )
                 if not (path := row["path"]):
                     raise click.UsageError(f"{where}, column path: it is empty; name the recording")
-                found = (row.get("system") or None, row.get("dataset") or "")
+                found = {name: row.get(name) or None for name in _LABELS}
                 if labels.setdefault(path, found) != found:
                     raise click.UsageError(
-                        f"{where}: {path} has another system or dataset above; give it one"
+                        f"{where}: {path} has another system, speaker or dataset above; give it one"
                     )
                 lines.setdefault(path, []).append(mos)
     except (OSError, csv.Error, UnicodeDecodeError) as exc:
@@ -87,6 +90,12 @@ def read_ratings(file: Path, scale: tuple[float, float] | None = None) -> list[R
     if not lines:
         raise click.UsageError(f"{file}: no ratings below the first line")
     return [
-        Rating(path=path, mos=float(np.mean(mos)), system=labels[path][0], dataset=labels[path][1])
+        Rating(
+            path=path,
+            mos=float(np.mean(mos)),
+            system=labels[path]["system"],
+            speaker=labels[path]["speaker"],
+            dataset=labels[path]["dataset"] or "",
+        )
         for path, mos in lines.items()
     ]

@@ -96,7 +96,7 @@ def test_the_new_domain_is_the_default_and_the_others_are_as_before(
 def test_the_report(adapted: Path) -> None:
     report = json.loads((adapted.parent / "report.json").read_text())
     assert (report["model"], report["domain"], report["accepted"]) == ("nano", "lab", True)
-    assert (report["n_clips"], report["grouped_by"], report["n_groups"]) == (30, "system", 10)
+    assert (report["n_clips"], report["grouped_by"], report["n_groups"]) == (30, "system", [10])
     systems = report["levels"]["system"]
     assert systems["lab"]["n"] == N_SYSTEMS
     assert systems["lab"]["mse"] < 0.01 < systems["p808"]["mse"]

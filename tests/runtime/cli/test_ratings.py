@@ -30,7 +30,7 @@ def test_lines_of_several_listeners_are_averaged(tmp_path: Path) -> None:
         ("path,mos\na,nan\n", "line 2, column mos: 'nan'"),
         ("path,mos\na\n", "line 2: it has not as many cells"),
         ("path,mos\n,3\n", "line 2, column path: it is empty"),
-        ("path,mos,system\na,1,s\na,2,t\n", "line 3: a has another system or dataset above"),
+        ("path,mos,system\na,1,s\na,2,t\n", "line 3: a has another system, speaker or dataset"),
         ("path,mos\n", "no ratings below the first line"),
         ("", "no column mos and path"),
     ],

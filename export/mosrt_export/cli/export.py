@@ -229,6 +229,44 @@ def _sources(
 
 
 @export.command(
+    short_help="Put the domains of `mosrt adapt` into the graphs.",
+    epilog=exit_statuses("scores differ and nothing is written"),
+)
+@click.argument("model", metavar="PATH", type=click.Path(exists=True, path_type=Path))
+@click.option(
+    "--parity-audio",
+    type=PATH,
+    metavar="PATH",
+    help="Audio file or directory on which scores are compared. [default: five clips that come "
+    "with mosrt]",
+)
+@click.option("--force", is_flag=True, help="Replace an older bundle at --output.")
+@output_option("Bundle directory to write.", metavar="DIR", directory=True, required=True)
+def folded(model: Path, output: Path, parity_audio: Path | None, force: bool) -> None:
+    """Write a copy of a bundle whose graphs compute the domains that `mosrt adapt` added.
+
+    mosrt computes such a domain from the outputs of the graphs. Other programs that run the graphs,
+    and engines of `mosrt build`, need it inside. All variants are kept, and the other domains stay
+    as they are; a difference over 0.0001 MOS in the new ones ends the export. `mosrt export triton`
+    does this by itself.
+
+    \b
+      mosrt adapt nano --ratings mos.csv --name ours --output ours-nano
+      mosrt export folded ./ours-nano --output ours-folded
+    """  # noqa: D301 - click reads the backspace
+    with exporting():
+        from mosrt.bundle.bundle import Bundle  # noqa: PLC0415
+        from mosrt_export.graphs.heads import write_folded  # noqa: PLC0415
+        from mosrt_export.parity import audio_sources  # noqa: PLC0415
+
+        drift = write_folded(
+            Bundle.open(model), output, clips=audio_sources(parity_audio), force=force
+        )
+    click.echo(drift.table(), err=True)
+    click.echo(f"{output}: written; largest difference {drift.values['mos_max_abs']:g} MOS")
+
+
+@export.command(
     short_help="Write a model repository for Triton Inference Server.", epilog=exit_statuses()
 )
 @click.argument("model", metavar="NAME|PATH")

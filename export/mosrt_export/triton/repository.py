@@ -7,6 +7,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from mosrt.backends.engine_file import EngineFiles, Target
@@ -16,7 +17,9 @@ from mosrt.bundle.variants import check, reference
 from mosrt.bundle.writer import check_target, new_directory
 from mosrt.errors import ProviderError
 from mosrt_export.errors import TritonError
+from mosrt_export.graphs.heads import write_folded
 from mosrt_export.markdown import rendered
+from mosrt_export.parity import audio_sources
 
 from .config import Network, Serving, to_text
 from .plan import Plan, ServedEngine, match_engines, plan_repository, write_mean_graph
@@ -47,6 +50,7 @@ def write_repository(
 
     `engines` are files of the variant that `mosrt build` wrote; without them, ONNX Runtime serves
     the graphs. `force` replaces an older repository. The other options are as in `plan_repository`.
+    Domains that mosrt computes from the outputs of the graphs become part of the graphs.
 
     Raises:
         BundleError: There is no such variant, or a file is damaged.
@@ -56,10 +60,18 @@ def write_repository(
     check_target(out, force=force, kind=_KIND, mark=MODEL_FACTS_NAME)
     manifest = bundle.manifest
     if manifest.heads:
-        raise TritonError(
-            f"{bundle.path}: domain {', '.join(manifest.heads)} is computed by mosrt from the "
-            "outputs of the graph, which Triton cannot do; serve the bundle that was adapted"
-        )
+        if engines:
+            raise TritonError(
+                f"engines do not compute domain {', '.join(manifest.heads)}; put it into the "
+                "graphs with `mosrt export folded`, and build engines of that bundle"
+            )
+        with TemporaryDirectory(prefix="mosrt-") as temporary:
+            folded = Path(temporary, "folded")
+            write_folded(bundle, folded, clips=audio_sources(None)[:1])
+            return write_repository(
+                Bundle.open(folded), out, variant=variant, serving=serving, engines=(),
+                max_batch=max_batch, force=force,
+            )  # fmt: skip
     provider = "tensorrt" if engines else "cuda" if serving.gpu else "cpu"
     name = _variant(bundle, variant, provider)
     chosen = bundle.variant(name)

@@ -157,15 +157,6 @@ def test_a_head_that_does_not_fit_the_graph_is_refused(adapted: Path) -> None:
             type(Bundle.open(adapted).manifest).from_dict(broken)
 
 
-def test_triton_is_refused(adapted: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnx")
-    from mosrt_export.cli.export import export
-
-    result = CliRunner().invoke(export, ["triton", str(adapted), "-o", str(tmp_path / "new")])
-    assert result.exit_code == 3
-    assert "domain lab is computed by mosrt" in result.output
-
-
 def test_help_shows_an_example() -> None:
     result = CliRunner().invoke(adapt, ["--help"])
     assert "mosrt adapt nano --ratings mos.csv --name ours -o ours-nano" in result.output

@@ -23,6 +23,7 @@ from tests.conftest import DATA
 
 pytest.importorskip("tritonclient.grpc", reason="needs Triton's schema: tritonclient[grpc]")
 from tests.fakes.triton_server import Repository, made, served
+from tests.standins.heads import with_heads
 
 CLIP = DATA / "flite_slt_16k_mono.wav"
 # The same graphs, kernels and batch of one: nothing but the order of a sum could differ.
@@ -48,7 +49,11 @@ def url(repository: Repository) -> Iterator[str]:
 
 @pytest.fixture
 def client(repository: Repository) -> Any:
-    """The copy of the client that lies in the repository."""
+    return opened_client(repository)
+
+
+def opened_client(repository: Repository) -> Any:
+    """The copy of the client that lies in a repository."""
     pytest.importorskip("gevent", reason="needs the HTTP client: tritonclient[http]")
     spec = importlib.util.spec_from_file_location("client", repository.path / "client.py")
     assert spec is not None
@@ -179,3 +184,24 @@ def test_the_stages_in_one_request(tmp_path: Path) -> None:
         "encoder",
         "contrast",
     ]
+
+
+@pytest.mark.parametrize("source", ["nano", "tiny"])
+def test_domains_outside_of_the_graph_become_part_of_it(
+    source: str, tiny: Path, tmp_path: Path
+) -> None:
+    """Each network of an ensemble has them before the mean, as in mosrt."""
+    adapted = with_heads(tiny if source == "tiny" else find_bundle("nano"), tmp_path / "adapted")
+    repository = made(tmp_path / "repository", adapted, "--cpu")
+    with mosrt.load(adapted, provider="cpu", threads=1) as scorer:
+        wanted = scorer.score_file(CLIP)
+    module = opened_client(repository)
+    with (
+        served(repository) as address,
+        module.http.InferenceServerClient(address) as server,
+        module.open_scorer(server) as scorer,
+    ):
+        found = scorer.score_file(CLIP)
+    assert (found.domain, list(found.domains)) == ("sum", list(wanted.domains))
+    np.testing.assert_allclose(found.views, wanted.views, atol=1e-5)
+    assert found.domains["curve"] == pytest.approx(wanted.domains["curve"], abs=1e-2)

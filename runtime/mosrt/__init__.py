@@ -28,15 +28,22 @@ if typing.TYPE_CHECKING:
         MeasureError,
         MosrtError,
         OutputError,
+        Overloaded,
         PlanError,
         ProviderError,
     )
     from .loading import available_models, load
     from .score import Score
     from .scorer import Scorer
+    from .serving.async_scorer import AsyncScorer
+    from .serving.best import Best
+    from .serving.scorer_pool import ScorerPool
+    from .serving.stats import ServingStats
 
 __all__ = [
+    "AsyncScorer",
     "AudioError",
+    "Best",
     "BundleError",
     "CalibrationError",
     "ClosedError",
@@ -46,11 +53,14 @@ __all__ = [
     "MeasureError",
     "MosrtError",
     "OutputError",
+    "Overloaded",
     "PlanError",
     "PlanRule",
     "ProviderError",
     "Score",
     "Scorer",
+    "ScorerPool",
+    "ServingStats",
     "__version__",
     "available_models",
     "load",
@@ -63,6 +73,10 @@ _MODULES: typing.Final = {
     "loading": ("available_models", "load"),
     "score": ("Score",),
     "scorer": ("Scorer",),
+    "serving.async_scorer": ("AsyncScorer",),
+    "serving.best": ("Best",),
+    "serving.scorer_pool": ("ScorerPool",),
+    "serving.stats": ("ServingStats",),
 }
 
 

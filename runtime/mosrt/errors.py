@@ -11,6 +11,7 @@
     ├── DomainError (KeyError)        the model does not know the data domain
     ├── ProviderError (RuntimeError)  the execution provider is not available on this machine
     ├── ClosedError (RuntimeError)    a scorer is used after it was closed
+    ├── Overloaded (RuntimeError)     a server has more to score than it can; try again later
     └── OutputError (OSError)         a bundle or directory cannot be written
 
 Each also derives from the builtin that a caller would catch without knowing mosrt. The packages
@@ -31,6 +32,7 @@ __all__ = [
     "MeasureError",
     "MosrtError",
     "OutputError",
+    "Overloaded",
     "PlanError",
     "ProviderError",
     "missing_extra",
@@ -89,6 +91,18 @@ class ProviderError(MosrtError, RuntimeError):
 
 class ClosedError(MosrtError, RuntimeError):
     """A scorer, or what it consists of, that is used after it was closed."""
+
+
+class Overloaded(MosrtError, RuntimeError):  # noqa: N818 - a state of the server, not a mistake
+    """A request that is refused, because the queue is full or its deadline cannot be met.
+
+    Attributes:
+        retry_after_s: When it is worth trying again, in seconds from now, as an estimate.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class OutputError(MosrtError, OSError):

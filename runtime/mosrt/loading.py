@@ -124,7 +124,7 @@ def _load_on(
         provider=provider,
         cache=cache,
     )
-    common: dict[str, Any] = {**options, "variant": name, "reopen": reopen}
+    common: dict[str, Any] = {**options, "variant": name, "reopen": reopen, "digest": opened.sha256}
     provider = precision.exact_provider(manifest.front_end, provider)
     if (warning := precision.warning(provider)) is not None:
         _LOG.warning("%s", warning)

@@ -44,6 +44,7 @@ class Scorer(ABC):
         manifest: What the model is.
         variant: Name of the precision variant.
         provider: Name of the execution provider.
+        digest: SHA-256 in hex of the bundle's manifest.json, which has the hashes of all its files.
         threads: Threads that one call may use.
         batch_size: Recordings that `score_many` and `iter_scores` decode before they run the
             model, so that a GPU's batches are full. It changes no score and may be set at any time.
@@ -61,8 +62,10 @@ class Scorer(ABC):
         remove_silence: bool,
         any_format: bool = False,
         reopen: Callable[..., Scorer] | None = None,
+        digest: str = "",
     ) -> None:
         self.manifest = manifest
+        self.digest = digest
         self.variant = variant
         self.provider = provider
         self.threads = threads
@@ -120,7 +123,7 @@ class Scorer(ABC):
             PlanError: The plan does not fit the recording or the model, or `views` the plan.
         """
         request = Request(resolve_plan(plan, views), frames, horizons)
-        return self._score_one((waveform, sample_rate), domain, request)
+        return self.score_item((waveform, sample_rate), domain, request)
 
     def score_file(
         self,
@@ -142,7 +145,7 @@ class Scorer(ABC):
             MosrtError: As for `score`.
             TypeError: The file object is not binary.
         """
-        return self._score_one(file, domain, Request(resolve_plan(plan, views), frames, horizons))
+        return self.score_item(file, domain, Request(resolve_plan(plan, views), frames, horizons))
 
     def score_many(
         self,
@@ -189,7 +192,7 @@ class Scorer(ABC):
             raise TypeError("items must be several recordings; use score_file or score for one")
         request = Request(resolve_plan(plan, views), frames, horizons)
         with self._calls.one():
-            domain = self._checked_domain(domain)
+            domain = self.checked_domain(domain)
         return self._iterate(iter(items), domain, request)
 
     @abstractmethod
@@ -233,9 +236,10 @@ class Scorer(ABC):
             raise TypeError("only a scorer made by mosrt.load can be pickled")
         return partial(self._reopen, manifest=self.manifest, batch_size=self.batch_size), ()
 
-    def _score_one(self, item: Item, domain: str | None, request: Request) -> Score:
+    def score_item(self, item: Item, domain: str | None, request: Request) -> Score:
+        """As `score` or `score_file`, for a recording and a request of any kind."""
         with self._calls.one():
-            domain = self._checked_domain(domain)
+            domain = self.checked_domain(domain)
             return self._score([item], (domain,), request)[0][domain]
 
     def _score_domains(
@@ -252,7 +256,12 @@ class Scorer(ABC):
             for each in scores:
                 yield each[domain]
 
-    def _checked_domain(self, domain: str | None) -> str:
+    def checked_domain(self, domain: str | None) -> str:
+        """The domain to score for: the one that is asked for, or the model's own default.
+
+        Raises:
+            DomainError: The model does not know the domain.
+        """
         if domain is None:
             return self.manifest.default_domain
         if domain not in self.domains:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import sys
 from collections.abc import Iterable, Sequence
 from typing import Final
 
 from mosrt.backends import present_providers
-from mosrt.bundle.bundle import MANIFEST_NAME, Bundle
-from mosrt.bundle.container import Container
+from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.manifest import Manifest
 from mosrt.errors import BundleError
@@ -22,7 +19,6 @@ from mosrt_bench.worker.worker import open_runner
 from .request import TORCH, TORCH_AUTO, Request, Session
 
 __all__ = [
-    "bundle_sha256",
     "list_configurations",
     "open_bundle",
     "open_configuration",
@@ -83,13 +79,6 @@ def open_bundle(reference: str) -> Bundle:
     bundle = Bundle.open(find_bundle(reference))
     bundle.verify()
     return bundle
-
-
-def bundle_sha256(bundle: Bundle) -> str:
-    """SHA-256 of a bundle's manifest, which has the hashes of all its files."""
-    # its size was checked when the bundle was opened
-    manifest = Container.open(bundle.path).read(MANIFEST_NAME, sys.maxsize)
-    return hashlib.sha256(manifest or b"").hexdigest()
 
 
 def providers_here() -> tuple[str, ...]:

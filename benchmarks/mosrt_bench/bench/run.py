@@ -25,7 +25,7 @@ from mosrt_bench.output import finite
 from mosrt_bench.peers import peer_results
 from mosrt_bench.stats.voicemos import protocol
 
-from .configurations import bundle_sha256, list_configurations, open_bundle, reference_of
+from .configurations import list_configurations, open_bundle, reference_of
 from .parity import Parity, Scores, run_parity
 from .request import Request, Session, TimeBudget
 from .speed import SpeedRun
@@ -181,7 +181,7 @@ def _bundle(bundle: Bundle, request: Request) -> dict[str, Any]:
     return {
         "name": manifest.name,
         "family": manifest.family,
-        "sha256": bundle_sha256(bundle),
+        "sha256": bundle.sha256,
         "bytes": bundle.n_bytes,
         "reference": reference_of(bundle, request).label,
         "default_domain": manifest.default_domain,

@@ -19,7 +19,7 @@ import numpy as np
 import mosrt
 from mosrt.bundle.embedded import DEFAULT_MODEL
 from mosrt.score import Score
-from mosrt_bench.bench.configurations import bundle_sha256, open_bundle
+from mosrt_bench.bench.configurations import open_bundle
 from mosrt_bench.clips import AudioFile
 from mosrt_bench.errors import BenchError
 from mosrt_bench.output import save
@@ -198,7 +198,7 @@ def score_set(
             scored[clip.name] = _clip_score(clip, score, views)
         return Baseline(
             model=bundle.manifest.name,
-            bundle_sha256=bundle_sha256(bundle),
+            bundle_sha256=bundle.sha256,
             variant=scorer.variant,
             provider=scorer.provider,
             domain=_UNCERTAINTY if uncertain else domain or bundle.manifest.default_domain,

@@ -41,10 +41,12 @@ class Bundle:
     Attributes:
         path: The directory or zip file.
         manifest: Its checked manifest.
+        sha256: SHA-256 in hex of manifest.json, which has the hashes of all files.
     """
 
     path: Path
     manifest: Manifest
+    sha256: str
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Bundle:
@@ -65,7 +67,8 @@ class Bundle:
             parsed = json.loads(text)
             if _is_deeper(parsed, _MAX_DEPTH):  # it could not be copied or written
                 raise ValueError(f"nested deeper than {_MAX_DEPTH} levels")
-            bundle = cls(path, Manifest.from_dict(parsed))
+            digest = hashlib.sha256(text).hexdigest()
+            bundle = cls(path, Manifest.from_dict(parsed), digest)
         except BundleError as exc:
             raise BundleError(f"{path}: {str(exc)[:_MAX_MESSAGE]}") from exc
         except (ValueError, RecursionError) as exc:

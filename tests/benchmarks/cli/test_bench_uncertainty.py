@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from mosrt.bundle.bundle import Bundle
-from mosrt_bench.bench.configurations import bundle_sha256
 from mosrt_bench.bench.request import Request
 from mosrt_bench.bench.timing import Effort
 from mosrt_bench.clips import AudioFile
@@ -115,4 +114,4 @@ def test_its_reports(measured: tuple[dict[str, Any], list[AudioFile]]) -> None:
 
 def test_a_zip_is_identified_like_its_folder(tiny_wav2vec: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(tiny_wav2vec, tmp_path / "tiny")
-    assert bundle_sha256(Bundle.open(zipped(folder))) == bundle_sha256(Bundle.open(folder))
+    assert Bundle.open(zipped(folder)).sha256 == Bundle.open(folder).sha256

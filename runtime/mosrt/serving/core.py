@@ -1,0 +1,388 @@
+"""The workers that score for `AsyncScorer` and `ScorerPool`, and the queue before them."""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import math
+import os
+import sys
+import threading
+import time
+import weakref
+from concurrent.futures import TimeoutError as FutureTimeoutError  # a name of its own in 3.10
+from dataclasses import dataclass
+from typing import Any, Final, cast, get_args
+
+import numpy as np
+
+from mosrt.crops import Plan, resolve_plan
+from mosrt.errors import ClosedError, Overloaded, ProviderError
+from mosrt.host.cpu import MAX_THREADS, usable_cores
+from mosrt.loading import load
+from mosrt.score import Score
+from mosrt.scorer import Item, Request, Scorer
+
+from .admission import Admission, Job, Priority
+from .stats import ServingStats
+
+__all__ = ["Core", "ModelInfo"]
+
+_LOG = logging.getLogger(__name__)
+_WARM_UP_S: Final = (1.0, 5.0)
+# A second recording is measured at the start only if it takes no longer than this.
+_SLOW_S: Final = 0.5
+_MAX_QUEUE: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelInfo:
+    """The model of a pool.
+
+    Attributes:
+        name: Name of the model.
+        digest: SHA-256 in hex of the bundle's manifest.json, which has the hashes of all its files.
+        variant: Precision variant.
+        provider: What runs the model.
+        sample_rate_hz: Rate that recordings are resampled to.
+        domains: Data domains that it can score for.
+        default_domain: The one that it scores for by default.
+        measures: Further results that each score has; () for a model that predicts MOS.
+    """
+
+    name: str
+    digest: str
+    variant: str
+    provider: str
+    sample_rate_hz: int
+    domains: tuple[str, ...]
+    default_domain: str
+    measures: tuple[str, ...]
+
+
+class Core:
+    """A queue and the threads that work it off with one scorer.
+
+    Threads start with the first request, and again after a fork. In a forked child nothing waits
+    and nothing is counted yet.
+
+    Args:
+        model, variant, provider, on_bad_audio, remove_silence: As for `mosrt.load`.
+        workers, max_queue, cpu_share, nice, max_batch, max_wait_ms: As for `ScorerPool`.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | None,
+        *,
+        workers: int | None,
+        max_queue: int,
+        cpu_share: float | None,
+        nice: int | None,
+        max_batch: int | None,
+        max_wait_ms: float | None,
+        **options: Any,
+    ) -> None:
+        _check("workers", workers, 1, MAX_THREADS)
+        _check("max_queue", max_queue, 1, _MAX_QUEUE)
+        _check("nice", nice, 0, 19)
+        _check("max_batch", max_batch, 1, 4096)
+        _check("max_wait_ms", max_wait_ms, 0, 10_000)
+        if cpu_share is not None and not 0 < cpu_share <= MAX_THREADS:
+            raise ValueError(f"cpu_share is cores, above 0 to {MAX_THREADS}, not {cpu_share}")
+        if nice is not None and not sys.platform.startswith("linux"):
+            raise ValueError("nice needs Linux, where each thread has its own; leave it out")
+        self._model, self._options = model, options
+        cores = usable_cores() if cpu_share is None else cpu_share
+        self.workers = workers or max(1, math.floor(cores))
+        self._max_queue = max_queue
+        self._nice = nice
+        self._core_s = 1.0 if cpu_share is None else min(1.0, cpu_share / self.workers)
+        self._scorer: Scorer | None = None
+        self._opening = threading.Lock()
+        self._closed = False
+        self._reset()
+        _CORES.add(self)
+
+    def _reset(self) -> None:
+        self._process = os.getpid()
+        self._threads: list[threading.Thread] = []
+        self._changed = threading.Condition()
+        self._admission = Admission(
+            workers=self.workers, max_queue=self._max_queue, core_s=self._core_s
+        )
+
+    def after_fork(self) -> None:
+        """Starts anew in a forked child, which has none of the threads."""
+        self._opening = threading.Lock()
+        times = self._admission.times
+        self._reset()
+        self._admission.times = times
+
+    def open(self) -> Scorer:
+        """Loads the model unless it is loaded, and measures it.
+
+        Raises:
+            MosrtError: As for `mosrt.load`.
+        """
+        with self._opening:
+            if self._closed:
+                raise ClosedError("the pool is closed; make another")
+            if self._scorer is None:
+                scorer = load(self._model, threads=1, **self._options)
+                self._loaded_in = os.getpid()
+                try:
+                    _warm_up(scorer, self._admission)
+                except BaseException:
+                    scorer.close()
+                    raise
+                self._scorer = scorer
+            elif self._scorer.provider != "cpu" and os.getpid() != self._loaded_in:
+                raise ProviderError(
+                    f"provider {self._scorer.provider!r} does not survive a fork; open the scorer "
+                    "in the forked process"
+                )
+            return self._scorer
+
+    @property
+    def scorer(self) -> Scorer:
+        """The loaded scorer."""
+        return self._scorer or self.open()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the model is loaded."""
+        return self._scorer is not None
+
+    @property
+    def info(self) -> ModelInfo:
+        """The model."""
+        scorer = self.scorer
+        return ModelInfo(
+            name=scorer.manifest.name,
+            digest=scorer.digest,
+            variant=scorer.variant,
+            provider=scorer.provider,
+            sample_rate_hz=scorer.manifest.sample_rate_hz,
+            domains=scorer.domains,
+            default_domain=scorer.manifest.default_domain,
+            measures=scorer.measures,
+        )
+
+    def submit(
+        self,
+        item: Item,
+        *,
+        deadline_s: float | None = None,
+        priority: Priority = "interactive",
+        domain: str | None = None,
+        views: int | None = None,
+        plan: Plan | None = None,
+    ) -> Job:
+        """Lets a request wait for a worker; never blocks once the model is loaded.
+
+        Raises:
+            ClosedError: The pool is closed.
+            DomainError, PlanError: The request does not fit the model.
+            Overloaded: The queue is full, or the deadline cannot be met.
+            ValueError: `priority` or `deadline_s` is none.
+        """
+        if priority not in get_args(Priority):
+            raise ValueError(f"priority must be 'interactive' or 'background', not {priority!r}")
+        if deadline_s is not None and not deadline_s > 0:
+            raise ValueError(f"deadline_s must be above 0, not {deadline_s}")
+        job = Job(
+            item,
+            self.scorer.checked_domain(domain),
+            Request(resolve_plan(plan, views)),
+            priority=priority,
+            duration_s=_duration_s(item),
+        )
+        with self._changed:
+            if self._closed:
+                raise ClosedError("the pool is closed; make another")
+            if deadline_s is not None:
+                job.deadline = self._admission.clock() + deadline_s
+            if not self._threads:
+                self._start()
+            self._admission.admit(job)
+            self._changed.notify()
+        job.future.add_done_callback(lambda _: self._withdraw(job))
+        return job
+
+    def result(self, job: Job, deadline_s: float | None) -> Score:
+        """The score of a request, for a caller that may block."""
+        if deadline_s is not None:
+            try:
+                return job.future.result(deadline_s)
+            except FutureTimeoutError:
+                self.expire(job)
+        return job.future.result()
+
+    def expire(self, job: Job) -> None:
+        """Gives up a request whose deadline has passed, if it still waits."""
+        with self._changed:
+            self._admission.expire(job)
+        self._tell_expired()
+
+    def stats(self) -> ServingStats:
+        """A snapshot."""
+        with self._changed:
+            return self._admission.stats()
+
+    def close(self, *, drain: bool = True, timeout_s: float | None = None) -> bool:
+        """Refuses further requests, and ends the threads.
+
+        Args:
+            drain: Whether requests that wait are scored. Otherwise they get ClosedError.
+            timeout_s: Longest time to wait; then what still waits gets ClosedError.
+
+        Returns:
+            Whether all requests that were accepted have ended.
+        """
+        ends = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+        if not drain:
+            self._abort()
+        ended = self._join(ends)
+        if not ended:
+            self._abort()
+            ended = self._join(time.monotonic())
+        with self._opening:
+            if ended and self._scorer is not None:
+                self._scorer.close()
+        return ended
+
+    def _join(self, ends: float) -> bool:
+        for thread in self._threads:
+            if thread is not threading.current_thread():
+                left_s = ends - time.monotonic()
+                thread.join(None if math.isinf(left_s) else max(0.0, left_s))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _abort(self) -> None:
+        with self._changed:
+            jobs = [job for job in self._admission.waiting() if self._admission.withdraw(job)]
+        for job in jobs:
+            _fail(job, ClosedError("the pool was closed before it came to this recording"))
+
+    def _withdraw(self, job: Job) -> None:
+        with self._changed:
+            self._admission.withdraw(job)
+
+    def _start(self) -> None:
+        for number in range(self.workers):
+            thread = threading.Thread(target=self._work, name=f"mosrt-{number}", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _work(self) -> None:
+        if self._nice is not None:
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
+        rest_s = 0.0
+        while True:
+            if rest_s:  # this worker has a part of a core only
+                time.sleep(rest_s)
+            with self._changed:
+                job = self._admission.take()
+                # What has expired must be told before this thread may sleep.
+                if job is None and not self._admission.expired:
+                    if self._closed:
+                        return
+                    self._changed.wait()
+            self._tell_expired()
+            if job is None:
+                continue
+            busy_s = self._run(job)
+            rest_s = busy_s * (1 / self._core_s - 1)
+
+    def _tell_expired(self) -> None:
+        while self._admission.expired:
+            with self._changed:
+                jobs, self._admission.expired = self._admission.expired, []
+                retry_s = self._admission.retry_s("interactive")
+            for job in jobs:
+                text = f"the deadline passed in the queue; try again in {retry_s:.2g} s"
+                _fail(job, Overloaded(text, retry_after_s=retry_s))
+
+    def _run(self, job: Job) -> float:
+        """Scores a request, and gives the time that it took."""
+        if not job.future.set_running_or_notify_cancel():
+            with self._changed:
+                self._admission.finish(job, "cancelled")
+            return 0.0
+        started = time.monotonic()
+        score: Score | None = None
+        error: BaseException | None = None
+        try:
+            score = self.scorer.score_item(job.item, job.domain, job.request)
+        except BaseException as exc:  # noqa: BLE001 - it is the caller's
+            error = exc
+        busy_s = time.monotonic() - started
+        with self._changed:
+            if score is not None:
+                self._admission.measure(busy_s, score.duration_s)
+            outcome = "cancelled" if job.abandoned else "failed" if score is None else "completed"
+            self._admission.finish(job, cast(Any, outcome))
+        if score is None:
+            job.future.set_exception(error)
+        else:
+            job.future.set_result(score)
+        return busy_s
+
+
+# All of this process, for the end and for forks.
+_CORES: Final[weakref.WeakSet[Core]] = weakref.WeakSet()
+
+
+def _abort_all() -> None:
+    for core in list(_CORES):
+        core.close(drain=False, timeout_s=1.0)
+
+
+def _after_fork() -> None:
+    for core in list(_CORES):
+        core.after_fork()
+
+
+atexit.register(_abort_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+def _fail(job: Job, error: Exception) -> None:
+    if job.future.set_running_or_notify_cancel():
+        job.future.set_exception(error)
+
+
+def _check(name: str, value: float | None, least: int, most: int) -> None:
+    if value is not None and not least <= value <= most:
+        raise ValueError(f"{name} must be from {least} to {most}, not {value}")
+
+
+def _duration_s(item: Item) -> float | None:
+    """Length of a waveform in seconds; None for files, and for what is no waveform."""
+    if not isinstance(item, tuple) or not isinstance(item[0], np.ndarray) or not item[0].ndim:
+        return None
+    try:
+        return float(item[0].shape[-1]) / float(item[1])
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+
+
+def _warm_up(scorer: Scorer, admission: Admission) -> None:
+    """Measures how long recordings take, and lets the engine allocate its memory."""
+    rate_hz = scorer.manifest.sample_rate_hz
+    for duration_s in _WARM_UP_S:
+        noise = np.random.default_rng(0).normal(0, 0.1, round(duration_s * rate_hz))
+        for _ in range(2):  # the first run allocates
+            started = time.monotonic()
+            scorer.score(noise.astype(np.float32), rate_hz)
+            took_s = time.monotonic() - started
+            if took_s > _SLOW_S:
+                break
+        admission.measure(took_s, duration_s)
+        if took_s > _SLOW_S:
+            return

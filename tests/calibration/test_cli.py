@@ -27,6 +27,7 @@ from mosrt_calibration.cli import quantize
 from mosrt_calibration.report import card_with_variants
 from tests.conftest import STANDINS
 from tests.standins.quantizable import convolutional, transformer, write_bundle
+from tests.standins.segments import write_segments_bundle
 
 
 def run(*arguments: object, cache: Path) -> Result:
@@ -218,6 +219,25 @@ def test_a_transformer_whose_batch_is_fixed(recordings: Path, tmp_path: Path) ->
     assert (variant.fixed_batch == 1) or variant.kind == "qdq-u8s7"
     with mosrt.load(bundle, variant="int8-cpu") as scorer:
         assert math.isfinite(scorer.score_file(recordings / "clean" / "01.wav").mos)
+
+
+def test_a_model_from_audio_that_predicts_its_error(recordings: Path, tmp_path: Path) -> None:
+    bundle = write_segments_bundle(tmp_path / "bundle")
+    before = Bundle.open(bundle).manifest
+    arguments = ["--variant", "int8-cpu", "--variant", "fp16", "--max-drift", 10]
+    result = run(bundle, "--audio", recordings, *QUICK, *arguments, cache=tmp_path / "c")
+    assert result.exit_code == 0, result.output
+    manifest = Bundle.open(bundle).manifest
+    assert (manifest.deviation, manifest.mos_range) == (before.deviation, before.mos_range)
+    clip = recordings / "clean" / "01.wav"
+    half = {}
+    for name in ("fp32", "fp16", "int8-cpu"):
+        with mosrt.load(bundle, variant=name, threads=1) as scorer:
+            score = scorer.score_file(clip, views=1)
+        half[name] = score.high - score.mos
+    # The head that predicts it stays in FP32, and reads features of a few digits.
+    assert half["fp16"] == pytest.approx(half["fp32"], rel=0.01)
+    assert half["int8-cpu"] == pytest.approx(half["fp32"], rel=0.2)
 
 
 def test_a_model_that_scores_by_its_uncertainty(recordings: Path, tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ CROP = 4_000
 CHANNELS = 8
 SIZE = 16
 DOMAINS = ("north", "south")
+Shape = tuple[int | str, ...]
 
 
 class Network:
@@ -76,15 +77,19 @@ class Network:
         ]
         self.node("head/Gemm", inputs, "mos", transB=1)
 
-    def model(self, inputs: dict[str, tuple[int, ...]]) -> onnx.ModelProto:
-        def tensor(name: str, *shape: int) -> Any:
+    def model(
+        self, inputs: Mapping[str, Shape], outputs: Mapping[str, Shape] | None = None
+    ) -> onnx.ModelProto:
+        outputs = {"mos": (len(DOMAINS),)} if outputs is None else outputs
+
+        def tensor(name: str, *shape: int | str) -> Any:
             return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *shape])
 
         graph = helper.make_graph(
             self.nodes,
             "small",
             [tensor(name, *shape) for name, shape in inputs.items()],
-            [tensor("mos", len(DOMAINS))],
+            [tensor(name, *shape) for name, shape in outputs.items()],
             self.constants,
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)

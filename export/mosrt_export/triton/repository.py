@@ -195,6 +195,8 @@ def guide(
         models="\n".join(_row(name, config) for name, config in plan.configs.items()),
         scores=manifest.outputs[0].name,
         domains=", ".join(manifest.domains),
+        limits=" to ".join(f"{limit:g}" for limit in manifest.mos_range),
+        deviation=manifest.deviation,
         spec=spec,
         window_s=0 if spec is None else spec.window_samples / manifest.sample_rate_hz,
         grid=manifest.grid,

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Any, Final
 
+from .deviation_spec import DeviationSpec
 from .domain_head import DomainHead
 from .fields import Range, Section, manifest_error, parse
 from .front_end_spec import FRONT_ENDS, GridSpec, MelSpec, SslSpec
@@ -31,6 +32,7 @@ _Size = Annotated[int, Range(1, 2**31)]
 _LEFT_OUT: Final[dict[str, Any]] = {
     "uncertainty": None, "front_end": "numpy", "segment_hop_samples": 0, "segment_step_samples": 0,
     "segment_repeat": False, "heads": {}, "kind": None, "calibration": None, "fixed_batch": None,
+    "deviation": None, "mos_range": (),
 }  # fmt: skip
 
 
@@ -175,6 +177,10 @@ class Manifest(Section):
         front_end: One of `FRONT_ENDS`: "numpy" if the runtime computes the networks' inputs, or
             "graph" if the graphs take crops of audio at `sample_rate_hz`, as `ssl` and `mel`
             describe them, and compute the rest. By default "numpy".
+        mos_range: The smallest and the largest MOS, to which the runtime limits the score of each
+            view in every domain of the graph, and intervals. () for no limits, as of graphs that
+            have them.
+        deviation: How the model predicts its own error, or None if it does not.
     """
 
     name: str
@@ -192,6 +198,8 @@ class Manifest(Section):
     uncertainty: UncertaintySpec | None = None
     heads: Annotated[Mapping[str, DomainHead], Range(0, 100)] = field(default_factory=dict)
     front_end: str = "numpy"
+    mos_range: Annotated[tuple[float, ...], Range(0, 2)] = ()
+    deviation: DeviationSpec | None = None
     schema_version: int = SCHEMA_VERSION
 
     @property
@@ -237,11 +245,14 @@ class Manifest(Section):
             if any((len(row),) != sizes.get(output) for output, row in head.weights.items()):
                 raise manifest_error(f"heads.{name}.weights do not fit the columns of the outputs")
         if self.uncertainty is not None:
+            if self.mos_range or self.deviation is not None:
+                raise manifest_error("a model with uncertainty has no mos_range and no deviation")
             self._check_stages(self.uncertainty)
             return
         self._check_inputs()
         if not self.outputs or self.outputs[0].shape[1:] != (len(self.domains),):
             raise manifest_error("the first output must be the scores, (batch, number of domains)")
+        self._check_scores(sizes)
 
     def _check_files(self) -> None:
         """Raises BundleError if two entries contradict each other about a file or a folder."""
@@ -281,6 +292,16 @@ class Manifest(Section):
             raise manifest_error(
                 f"inputs {declared} contradict the front end, which makes {expected}"
             )
+
+    def _check_scores(self, sizes: Mapping[str, tuple[int | str, ...]]) -> None:
+        """Raises BundleError unless range and deviations fit the outputs, of which sizes are."""
+        if self.mos_range and not self.mos_range[0] < self.mos_range[-1]:
+            raise manifest_error("mos_range must be the smallest and the largest MOS")
+        if (spec := self.deviation) is not None:
+            if sizes.get(spec.tensor) != (len(spec.domains),):
+                raise manifest_error("deviation.tensor must be an output, (batch, its domains)")
+            if not set(spec.domains) <= set(self.domains):
+                raise manifest_error("deviation.domains must be among domains")
 
     def _check_stages(self, uncertainty: UncertaintySpec) -> None:
         """Raises BundleError unless graphs and tensors are those that the runtime will use."""

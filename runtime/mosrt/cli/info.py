@@ -160,6 +160,12 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         grid = manifest.grid
         views = f"one per {grid.view_every_s:g} s, from {grid.min_views} to {grid.max_views}"
         facts["views"] = f"the fewest that start at most {hop_s:g} s apart" if hop_s else views
+    if manifest.mos_range:
+        facts["scores"] = "limited to {:g} to {:g}".format(*manifest.mos_range)
+    if (spec := manifest.deviation) is not None:
+        facts["interval"] = (
+            f"from the spread of views, and a predicted standard deviation for {spec.described}"
+        )
     facts |= _uncertainty_facts(manifest)
     for name, variant in manifest.variants.items():
         megabytes = sum(file.bytes for file in variant.files) / 1e6

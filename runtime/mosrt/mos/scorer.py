@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any, Final, Literal
 import numpy as np
 import numpy.typing as npt
 
-from mosrt._arrays import Float32Array, IntArray
+from mosrt._arrays import Float32Array, FloatArray, IntArray
 from mosrt.audio.recording import Recording
 from mosrt.backends import Backend
 from mosrt.backends.base import OPENVINO
@@ -218,8 +219,9 @@ class FusionScorer(Scorer):
         )
         self._backend = backend
         # The first output is the MOS of the graph's domains; other domains may need further ones.
-        weighted = [name for head in manifest.heads.values() for name in head.weights]
-        self._outputs = tuple(dict.fromkeys([manifest.outputs[0].name, *weighted]))
+        further = [name for head in manifest.heads.values() for name in head.weights]
+        further += [] if manifest.deviation is None else [manifest.deviation.tensor]
+        self._outputs = tuple(dict.fromkeys([manifest.outputs[0].name, *further]))
         # A batch has one length, as engines of TensorRT and the batches of a server have.
         self._short = backend.batch_size == 1 and backend.provider in ("cpu", *OPENVINO)
         self._front_end = FusionFrontEnd(manifest) if front_end is None else front_end
@@ -317,10 +319,12 @@ class FusionScorer(Scorer):
         }
         if not all(np.isfinite(values).all() for values in outputs.values()):
             return self._to_scores(self._not_finite(clip.recording), domains)
-        values = outputs[self._outputs[0]]
+        least, most = self.manifest.mos_range or (-math.inf, math.inf)
+        values = np.clip(outputs[self._outputs[0]], least, most)
         views = {name: values[:, :, i].ravel() for i, name in enumerate(self.manifest.domains)}
         views |= {name: head(outputs).ravel() for name, head in self.manifest.heads.items()}
         mos = {name: float(each.mean()) for name, each in views.items()}
+        deviations = self._deviations(outputs)
         recording = clip.recording
         windows = self._windows(clip)
         timings_ms = {
@@ -330,12 +334,12 @@ class FusionScorer(Scorer):
         }
         scores = {}
         for name in domains:
-            low, high = interval_95(views[name])
+            low, high = interval_95(views[name], deviations.get(name))
             scores[name] = self._make_score(
                 name,
                 mos=mos[name],
-                low=low,
-                high=high,
+                low=min(max(low, least), most),  # nan stays
+                high=min(max(high, least), most),
                 n_views=len(views[name]),
                 views=tuple(views[name].tolist()),
                 windows=windows,
@@ -345,6 +349,18 @@ class FusionScorer(Scorer):
                 timings_ms=timings_ms,
             )
         return scores
+
+    def _deviations(self, outputs: Mapping[str, FloatArray]) -> dict[str, float]:
+        """The predicted standard deviation of the MOS by domain, where the model predicts it.
+
+        The mean over views and networks: all are of one recording, so that their errors are taken
+        for one and the same, which no mean makes smaller.
+        """
+        spec = self.manifest.deviation
+        if spec is None:
+            return {}
+        means = outputs[spec.tensor].mean(axis=(0, 1)) * np.array(spec.factors)
+        return dict(zip(spec.domains, means.tolist(), strict=True))
 
     def _windows(self, clip: _Clip) -> tuple[tuple[float, float], ...]:
         """Span in seconds from the first to the last sample that each view reads."""

@@ -18,6 +18,7 @@ from mosrt_bench.worker.protocol import LoadKind
 from tests.benchmarks.conftest import Fusion, run_bench
 from tests.conftest import DATA
 from tests.standins.planted_defects import one_weight_off, unchanged, with_variants
+from tests.standins.segments import write_segments_bundle
 
 CLIP = DATA / "flite_kal_8k_mono.wav"
 
@@ -56,6 +57,14 @@ def test_torch_is_a_configuration_like_any_other(fusion: Fusion) -> None:
     (latency,) = [section for section in sections(report) if section.key == "latency"]
     ratio = latency.header.index("relative to torch (95 %)")
     assert [row[ratio] == "-" for row in latency.rows] == [False, True]
+
+
+def test_a_model_of_segments_with_several_domains(tmp_path: Path) -> None:
+    bundle = write_segments_bundle(tmp_path / "bundle")
+    report, _ = run_bench(quick(bundles=(str(bundle),)))
+    assert report["not_measured"] == []
+    assert all(row["passed"] for row in report["parity"])
+    assert {row["contestant"] for row in report["latency"]} == {"small-segments fp32 cpu x1"}
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from mosrt.bundle.embedded import find_bundle
 from mosrt.bundle.writer import updated_bundle, write_manifest
 from mosrt_bench.cli.adapt import adapt
 from tests.conftest import DATA
+from tests.standins.segments import write_segments_bundle
 
 RATE_HZ = 16_000
 N_CLIPS, N_SYSTEMS = 30, 10
@@ -155,6 +156,31 @@ def test_a_head_that_does_not_fit_the_graph_is_refused(adapted: Path) -> None:
         broken = {**manifest, "heads": {"lab": {**head, **change}}}
         with pytest.raises(mosrt.BundleError, match=message):
             type(Bundle.open(adapted).manifest).from_dict(broken)
+
+
+def test_a_model_of_segments_is_adapted(rated: Path, tmp_path: Path) -> None:
+    """One view has an interval in the domains for which the model predicts its error, no other."""
+    bundle = write_segments_bundle(tmp_path / "bundle")
+    clips = sorted(rated.glob("*.wav"), key=lambda path: int(path.stem))
+    with mosrt.load(bundle, threads=1) as scorer:
+        before = [scorer.score_file(path) for path in clips]
+    codec = np.array([score.domains["codec"] for score in before])
+    ratings = 3 + (codec - codec.mean()) / codec.std() / 2
+    rows = [
+        (str(path), mos, f"s{i % N_SYSTEMS}")
+        for i, (path, mos) in enumerate(zip(clips, ratings.tolist(), strict=True))
+    ]
+    out = tmp_path / "ours"
+    file = write_ratings(tmp_path, rows)
+    result = run(bundle, "--ratings", file, "--name", "ours", "-o", out)
+    assert result.exit_code == 0, result.output
+    with mosrt.load(out, threads=1) as scorer:
+        ours = scorer.score_file(clips[0])
+        overall = scorer.score_file(clips[0], domain="overall")
+    assert ours.mos == pytest.approx(ratings[0], abs=0.1)
+    assert not np.isfinite(ours.low)
+    assert (overall.mos, overall.low) == (before[0].mos, before[0].low)
+    assert np.isfinite(overall.low)
 
 
 def test_help_shows_an_example() -> None:

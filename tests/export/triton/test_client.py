@@ -20,6 +20,7 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.uncertainty.sampling import SeededSampler
 from tests.conftest import DATA
+from tests.standins.segments import write_segments_bundle
 
 pytest.importorskip("tritonclient.grpc", reason="needs Triton's schema: tritonclient[grpc]")
 from tests.fakes.triton_server import Repository, made, served
@@ -30,8 +31,12 @@ CLIP = DATA / "flite_slt_16k_mono.wav"
 SAME = 1e-7
 
 
-@pytest.fixture(scope="module", params=["nano", "nano-uncertainty", "tiny"])
-def model(request: pytest.FixtureRequest, tiny: Path) -> str:
+@pytest.fixture(scope="module", params=["nano", "nano-uncertainty", "tiny", "small-segments"])
+def model(
+    request: pytest.FixtureRequest, tiny: Path, tmp_path_factory: pytest.TempPathFactory
+) -> str:
+    if request.param == "small-segments":
+        return str(write_segments_bundle(tmp_path_factory.mktemp("segments") / request.param))
     return str(tiny) if request.param == "tiny" else str(request.param)
 
 
@@ -94,6 +99,7 @@ def test_scores_are_those_of_mosrt(
             "nano": {"nano"},
             "nano-uncertainty": {"encoder", "contrast", "dense"},
             "tiny": {"tiny", "fold0", "fold1", "mean"},
+            "small-segments": {"small-segments"},
         }[Path(model).name]
     )
 

@@ -23,7 +23,7 @@ from mosrt_export.triton import repository
 from mosrt_export.triton.config import Network, Serving, network_config, to_text
 from mosrt_export.triton.plan import plan_repository
 from mosrt_export.triton.repository import guide
-from tests.standins.segments import with_segments
+from tests.standins.segments import with_segments, write_segments_bundle
 from tests.standins.variants import with_variants
 
 pytest.importorskip("tritonclient.grpc", reason="needs Triton's schema: tritonclient[grpc]")
@@ -209,6 +209,14 @@ def test_the_folder_holds_what_it_needs(served: Repository) -> None:
     everything = guide_text + (served.path / "mosrt-model.json").read_text()
     assert str(served.path) not in everything
     assert str(Path(mosrt.__file__).parent) not in everything
+
+
+def test_the_readme_tells_clients_of_range_and_deviation(tmp_path: Path) -> None:
+    served = made(tmp_path / "repository", write_segments_bundle(tmp_path / "bundle"), "--cpu")
+    text = " ".join((served.path / "README.md").read_text().split())
+    assert "The score of each view is limited to 1 to 5 first." in text
+    assert "deviations of the MOS, for noise (times 1.5), overall (times 2)." in text
+    assert "mos_deviation FP32 (batch, 2)" in text
 
 
 def test_the_readme_tells_clients_how_to_cut_segments(tiny: Path, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ def nano() -> None:
 
     \b
       python -m mosrt_export.nano voices -o voices
+      python -m mosrt_export.nano voices -o voices --neural
       mosrt distill bvcc=dnsmospro_bvcc.pt p808=dnsmos_p808.onnx --recipe nano \\
           --audio SPEECH --audio voices --reduced -o nano
       python -m mosrt_export.nano pretrain --data nano.data -o wav2vec.pt
@@ -47,20 +48,27 @@ def nano() -> None:
 @nano.command(short_help="Synthesise voices to train on.", epilog=exit_statuses())
 @output_option("Folder for the voices.", metavar="DIR", directory=True, required=True)
 @click.option("--workers", type=COUNT, default=2, show_default=True, help="Number of processes.")
+@click.option("--neural", is_flag=True, help="The voices of hibari, Piper and Kokoro instead.")
 @seed_option
-def voices(output: Path, workers: int, seed: int) -> None:
+def voices(output: Path, workers: int, neural: bool, seed: int) -> None:
     """Synthesise the voices of flite, festival and espeak-ng, each into a folder.
 
+    With --neural the voices are those of optional Python packages, which have their weights inside.
     The same command continues after an interruption.
     """
     with exporting("train"):
+        from .neural import missing_packages, neural_voices, utterances  # noqa: PLC0415
         from .voices import VoiceError, missing_programs, synthetic_voices, write_utterances  # noqa: PLC0415
 
-        found = synthetic_voices()
-        for name, cure in missing_programs(found).items():
+        found = neural_voices() if neural else synthetic_voices()
+        missing = missing_packages(found) if neural else missing_programs(found)
+        for name, cure in missing.items():
             raise VoiceError(f"{name} is missing: {cure}")
+        options = {"speak_all": utterances} if neural else {}
         with concurrent.futures.ThreadPoolExecutor(workers) as executor:
-            made = executor.map(lambda voice: write_utterances(voice, seed, output), found)
+            made = executor.map(
+                lambda voice: write_utterances(voice, seed, output, **options), found
+            )
             progress = ProgressLines()
             for done, _ in enumerate(made, 1):
                 progress("voices", done / len(found))

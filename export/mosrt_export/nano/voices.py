@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -104,17 +105,28 @@ def missing_programs(voices: list[Voice]) -> dict[str, str]:
     return missing
 
 
-def write_utterances(voice: Voice, seed: int, out: Path) -> None:
+def write_utterances(
+    voice: Voice,
+    seed: int,
+    out: Path,
+    speak_all: Callable[[Voice, np.random.Generator], Iterable[Float32Array]] | None = None,
+) -> None:
     """Writes a voice's utterances to a folder in `out`, unless they are there.
 
-    Raises VoiceError if the voice cannot be synthesised.
+    `speak_all` synthesises them; None is for the programs. Raises VoiceError if the voice cannot be
+    synthesised.
     """
-    rng = np.random.default_rng([seed, *hashlib.sha256(voice.name.encode()).digest()])
+    name = voice.name if speak_all is None else voice.folder
+    rng = np.random.default_rng([seed, *hashlib.sha256(name.encode()).digest()])
     folder = out / voice.folder
     if folder.exists():
         return
+    if speak_all is None:
+        said: Iterable[Float32Array] = synthesise(voice, _UTTERANCES[voice.engine], rng)
+    else:
+        said = speak_all(voice, rng)
     with replacing_directory(folder) as part:
-        for i, speech in enumerate(synthesise(voice, _UTTERANCES[voice.engine], rng)):
+        for i, speech in enumerate(said):
             sf.write(part / f"{i:05d}.flac", speech, SAMPLE_RATE_HZ)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mosrt_export.distill.recipe import Recipe
 from mosrt_export.nano import voices
+from mosrt_export.nano.neural import neural_voices
 from mosrt_export.nano.voices import (
     Voice,
     VoiceError,
@@ -48,7 +49,7 @@ def test_synthetic_voices_are_distinct() -> None:
 def test_the_recipe_knows_the_voices() -> None:
     """Every group of the recipe has voices, and anchors are in the order of common knowledge."""
     recipe = Recipe.read("nano")
-    groups = {recipe.group_of(voice.folder) for voice in synthetic_voices()}
+    groups = {recipe.group_of(voice.folder) for voice in (*synthetic_voices(), *neural_voices())}
     assert groups | {"*"} == set(recipe.groups)
     assert sum(group.share for group in recipe.groups.values()) == pytest.approx(1)
     assert sum(group.ladder_share or 0 for group in recipe.groups.values()) == pytest.approx(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,15 +10,17 @@ from typing import Final
 
 import numpy as np
 import scipy.ndimage
-import scipy.signal
 import soxr
 
 from mosrt._arrays import Float32Array, FloatArray
 from mosrt_export.distill.recipe import Recipe
 
-from .degradations import DEGRADATIONS, Degradation, coloured_noise, filtered, reverberated
+from .conversions import shifted_formants
+from .degradations import DEGRADATIONS, Degradation
 from .resyntheses import RESYNTHESES
+from .spectra import istft, stft
 from .speech import SAMPLE_RATE_HZ, Speaker, SpeechError, read
+from .studios import restore, vary_studio
 
 __all__ = ["CLIP_SAMPLES", "RUNGS", "Clip", "Pool", "make_clip", "make_ladder"]
 
@@ -26,10 +29,11 @@ RUNGS: Final = 4
 CLEAN_SHARE: Final = 0.35
 _RESYNTHESIS_SHARE: Final = 0.33
 _DEGRADATION_SHARE: Final = 0.22  # the other clips get a resynthesis and a degradation
-_WEIGHTS: Final = {"WORLD": 0.4, "Griffin-Lim": 0.8}  # below 1 because they are slow
+_WEIGHTS: Final = {"WORLD": 0.4, "codec2": 0.5}  # below 1 because they are slow
 _STUDIO_SHARE: Final = 0.45
 _PEAK: Final = np.float32(0.25)
 _SILENCE: Final = 1e-3
+SILENT_SHARE: Final = 0.2  # of the clips, which are silent for up to half of their length
 _FEWEST_SAMPLES: Final = 8000
 _MAX_RECORDINGS: Final = 200
 _LADDER_WEIGHTS: Final = {**_WEIGHTS, "MP3": 4.0, "Opus": 4.0, "low-pass": 2.0, "Griffin-Lim": 2.0}
@@ -136,7 +140,7 @@ def make_clip(pool: Pool, seed: int, number: int, rate: Callable[[Float32Array],
         speech = _best_take(speech, rng, pool.takes, rate)
     if draw < CLEAN_SHARE:
         waveform = speech if studio else vary_studio(speech, rng)
-        return Clip(waveform, speech, speaker)
+        return _finished([Clip(waveform, speech, speaker)], rng)[0]
     tables = [pool.resyntheses, pool.degradations]
     if draw < CLEAN_SHARE + _RESYNTHESIS_SHARE:
         tables = [pool.resyntheses]
@@ -149,7 +153,7 @@ def make_clip(pool: Pool, seed: int, number: int, rate: Callable[[Float32Array],
         treated = table[kinds[-1]](treated, severity, rng)
     if not studio and rng.random() < 0.5:
         treated = vary_studio(treated, rng)
-    return Clip(treated, speech, speaker, " + ".join(kinds), severity)
+    return _finished([Clip(treated, speech, speaker, " + ".join(kinds), severity)], rng)[0]
 
 
 def make_ladder(
@@ -174,7 +178,61 @@ def make_ladder(
         severity = (step + float(rng.random())) / (RUNGS - 1)
         treated = table[kind](clean, severity, np.random.default_rng(state))
         ladder.append(Clip(treated, clean, speaker, kind, severity))
-    return ladder
+    return _finished(ladder, rng)
+
+
+def _finished(clips: list[Clip], rng: np.random.Generator) -> list[Clip]:
+    """Gives clips of the same speech, all alike, what should not change a score.
+
+    Half of the time that is the other polarity; and sometimes it is silence, digital or with room
+    noise, before, after or within the speech. The reference changes in the same way.
+    """
+    sign = np.float32(rng.choice([-1, 1]))
+    silences = _random_silences(clips[0].reference, rng) if rng.random() < SILENT_SHARE else []
+    return [
+        dataclasses.replace(
+            clip,
+            waveform=_with_silences(sign * clip.waveform, silences),
+            reference=_with_silences(sign * clip.reference, silences),
+        )
+        for clip in clips
+    ]
+
+
+def _random_silences(
+    speech: Float32Array, rng: np.random.Generator
+) -> list[tuple[int, Float32Array]]:
+    """Returns silences, and the sample of the speech that each is before, in order."""
+    n_samples = len(speech)
+    left = int(rng.uniform(0.04, 0.5) * n_samples)
+    level = scipy.ndimage.uniform_filter1d(np.abs(speech), 800)
+    noise = 0.0 if rng.random() < 0.5 else float(np.quantile(level, 0.02)) + 1e-5
+    silences = []
+    for where in rng.permutation(["start", "end", "within"])[: int(rng.integers(1, 4))].tolist():
+        length = int(left * rng.uniform(0.3, 1.0))
+        left -= length
+        if where == "start":
+            at = 0
+        elif where == "end":  # only so much speech is kept, that the silence still fits
+            at = n_samples
+        else:
+            first = int(rng.uniform(0.12, 0.5) * n_samples)
+            at = first + int(level[first : first + n_samples // 6].argmin())
+        silences.append((at, rng.normal(0, noise, length).astype(np.float32)))
+    return sorted(silences, key=lambda each: each[0])
+
+
+def _with_silences(
+    waveform: Float32Array, silences: list[tuple[int, Float32Array]]
+) -> Float32Array:
+    """Returns a waveform with silences, and so much of its end cut off that its length stays."""
+    kept = waveform[: len(waveform) - sum(len(silence) for _, silence in silences)]
+    parts, begin = [], 0
+    for at, silence in silences:
+        end = min(at, len(kept))
+        parts += [kept[begin:end], silence]
+        begin = end
+    return np.concatenate([*parts, kept[begin:]])
 
 
 def _choose_kind(names: list[str], rng: np.random.Generator, weights: Mapping[str, float]) -> str:
@@ -197,19 +255,7 @@ def _random_speech(
 
 def shift_formants(speech: Float32Array, factor: float) -> Float32Array:
     """Scales the frequencies of the spectral envelope by `factor` and keeps the pitch."""
-    _, _, spectrum = scipy.signal.stft(speech, nperseg=512, noverlap=384)
-    log_magnitude = np.log(np.abs(spectrum) + 1e-7)
-    cepstrum = np.fft.irfft(log_magnitude, axis=0)
-    cepstrum[26:-25] = 0  # 1.6 ms: shorter than any pitch period
-    envelope = np.fft.rfft(cepstrum, axis=0).real
-    bins = np.arange(len(envelope))
-    low = np.clip(bins / factor, 0, len(bins) - 1)
-    below = low.astype(int)
-    above = np.minimum(below + 1, len(bins) - 1)
-    part = (low - below)[:, None]
-    shifted = (1 - part) * envelope[below] + part * envelope[above]
-    _, out = scipy.signal.istft(spectrum * np.exp(shifted - envelope), nperseg=512, noverlap=384)
-    return np.resize(out.astype(np.float32), len(speech))
+    return istft(shifted_formants(stft(speech, 512), factor), len(speech))
 
 
 def _best_take(
@@ -219,53 +265,3 @@ def _best_take(
     """Returns the highest scored of several restored and varied versions of the same speech."""
     versions = [vary_studio(restore(speech, rng), rng) for _ in range(takes)]
     return versions[0] if takes == 1 else max(versions, key=rate)
-
-
-def restore(speech: Float32Array, rng: np.random.Generator) -> Float32Array:
-    """Reduces background noise by spectral subtraction, and rumble by a high-pass filter."""
-    out = speech
-    if rng.random() < 0.75:
-        floor = float(10 ** (-rng.uniform(6, 30) / 20))
-        _, _, spectrum = scipy.signal.stft(out, nperseg=512, noverlap=384)
-        magnitude = np.abs(spectrum)
-        background = 2 * np.quantile(magnitude, 0.1, axis=1, keepdims=True)
-        gain = np.clip(1 - (background / np.maximum(magnitude, 1e-9)) ** 2, floor, 1)
-        gain = scipy.ndimage.gaussian_filter(gain, 1)
-        _, quiet = scipy.signal.istft(spectrum * gain, nperseg=512, noverlap=384)
-        out = np.resize(quiet.astype(np.float32), len(speech))
-    if rng.random() < 0.5:
-        out = filtered(out, 2, float(rng.uniform(50, 130)), "highpass")
-    return out
-
-
-def vary_studio(speech: Float32Array, rng: np.random.Generator) -> Float32Array:
-    """Varies what differs between good studios: tone, room, bandwidth, noise gate, noise floor."""
-    out = speech
-    if rng.random() < 0.5:
-        tilt_db = float(rng.normal(0, 4))
-        gains = 10 ** (np.linspace(-tilt_db / 2, tilt_db / 2, 9) / 20)
-        gains = gains * 10 ** (rng.normal(0, 1.5, 9) / 20)
-        taps = scipy.signal.firwin2(129, np.linspace(0, 1, 9), gains)
-        out = scipy.signal.fftconvolve(out, taps, mode="same").astype(np.float32)
-    if rng.random() < 0.25:
-        out = reverberated(out, float(rng.uniform(0.08, 0.25)), float(rng.uniform(8, 60)), rng)
-    if rng.random() < 0.3:
-        out = filtered(out, 8, float(rng.uniform(6000, 7900)))
-    if rng.random() < 0.35:
-        out = gate_pauses(out, rng)
-    if rng.random() < 0.6:
-        noise = coloured_noise(len(out), float(rng.uniform(0, 1.5)), rng)
-        out = out + np.float32(out.std() * 10 ** (-rng.uniform(40, 80) / 20)) * noise
-    return out
-
-
-def gate_pauses(speech: Float32Array, rng: np.random.Generator) -> Float32Array:
-    """Attenuates pauses by a random number of dB, or mutes them."""
-    window = 400
-    level = np.sqrt(scipy.signal.fftconvolve(np.square(speech), np.ones(window) / window, "same")
-                    .clip(1e-12))  # fmt: skip
-    threshold = float(np.quantile(level, 0.95)) * 10 ** (-rng.uniform(25, 45) / 20)
-    floor = 0.0 if rng.random() < 0.4 else 10 ** (-rng.uniform(6, 30) / 20)
-    gate = np.where(level > threshold, 1.0, floor)
-    gate = scipy.signal.fftconvolve(gate, np.hanning(322)[1:-1] / np.hanning(322).sum(), "same")
-    return np.asarray(speech * gate, np.float32)

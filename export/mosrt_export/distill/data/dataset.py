@@ -39,7 +39,7 @@ from .clips import CLIP_SAMPLES, RUNGS, Clip, Pool, make_clip, make_ladder
 from .degradations import DEGRADATIONS
 from .fidelity import fidelity
 from .images import images_of
-from .resyntheses import RESYNTHESES
+from .resyntheses import RESYNTHESES, RETIMED
 from .speech import SAMPLE_RATE_HZ, Speaker
 
 __all__ = [
@@ -272,6 +272,8 @@ class _Maker:
         """Returns fidelity and anchor, which falls by the share of fidelity that is lost."""
         if not self._data.recipe.fidelity:
             return math.nan, math.nan
+        if RETIMED & set(clip.treatment.split(" + ")):
+            return math.nan, math.nan  # measured on samples that do not correspond
         clean = clip.treatment == "clean"
         quality = 5.0 if clean else fidelity(clip.reference, clip.waveform)
         anchor = self._data.recipe.group(clip.speaker).anchor or math.nan
@@ -328,8 +330,8 @@ def label_suffix(teacher: Teacher) -> str:
 
 
 def at_random_level(waveform: Float32Array, rng: np.random.Generator) -> NDArray[np.int16]:
-    """Scales a clip to a random level between -32 and -16 dBFS RMS, or less to avoid clipping."""
-    gain = 10 ** (rng.uniform(-32, -16) / 20) / max(float(waveform.std()), 1e-6)
+    """Scales a clip to a random level between -45 and -3 dBFS RMS, or less to avoid clipping."""
+    gain = 10 ** (rng.uniform(-45, -3) / 20) / max(float(waveform.std()), 1e-6)
     gain = min(gain, 0.99 / max(float(np.abs(waveform).max()), 1e-6))
     return np.round(waveform * gain * 32767).astype(np.int16)
 

@@ -239,6 +239,7 @@ DEGRADATIONS: Final[Mapping[str, Degradation]] = {
     "aliasing": _aliasing,
     "MP3": _lossy("MP3", "MPEG_LAYER_III", [8_000, 11_025, 12_000, 16_000], 0.3, 0.99),
     "Opus": _lossy("OGG", "OPUS", [8_000, 12_000, 16_000], 0.88, 1.0),
+    "low-rate Opus": _lossy("OGG", "OPUS", [12_000, 16_000], 0.965, 1.0),
     "telephone": _telephone,
     "codec2": _codec2,
 }

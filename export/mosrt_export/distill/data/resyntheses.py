@@ -9,65 +9,27 @@ from typing import Final
 import numpy as np
 import scipy.ndimage
 import scipy.signal
-from librosa.filters import mel as mel_filters
 
-from mosrt._arrays import Complex64Array, Float32Array
+from mosrt._arrays import Float32Array
 
+from .codes import CODES
+from .conversions import CONVERSIONS
 from .degradations import Degradation
+from .excitations import EXCITATIONS
+from .phases import PHASES
+from .prosodies import PROSODIES
+from .spectra import griffin_lim, istft, mel_bank, mel_smoothed, stft
 from .speech import SAMPLE_RATE_HZ
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore", UserWarning)  # it imports pkg_resources
     import pyworld
 
-__all__ = ["RESYNTHESES", "griffin_lim", "mel_smoothed"]
-
-_N_FFT: Final = 1024
-_HOP: Final = 256
-
-
-def _stft(speech: Float32Array, hop: int = _HOP) -> Complex64Array:
-    _, _, spectrum = scipy.signal.stft(speech, nperseg=_N_FFT, noverlap=_N_FFT - hop)
-    return np.asarray(spectrum, np.complex64)
-
-
-def _istft(spectrum: Complex64Array, n_samples: int, hop: int = _HOP) -> Float32Array:
-    _, speech = scipy.signal.istft(spectrum, nperseg=_N_FFT, noverlap=_N_FFT - hop)
-    out = np.zeros(n_samples, np.float32)
-    out[: len(speech)] = speech[:n_samples]
-    return out
-
-
-def _mel_bank(n_mels: int) -> Float32Array:
-    bank: Float32Array = mel_filters(sr=SAMPLE_RATE_HZ, n_fft=_N_FFT, n_mels=n_mels, norm=None)
-    return bank
-
-
-def griffin_lim(magnitude: Float32Array, n_samples: int, n_iterations: int,
-                rng: np.random.Generator) -> Float32Array:  # fmt: skip
-    """Returns speech from STFT magnitudes (513, frames), with momentum (Perraudin et al., 2013)."""
-    phase = np.exp(2j * np.pi * rng.random(magnitude.shape)).astype(np.complex64)
-    previous = np.zeros_like(phase)
-    for _ in range(n_iterations):
-        rebuilt = _stft(_istft(magnitude * phase, n_samples))[:, : magnitude.shape[1]]
-        ahead = rebuilt + np.float32(0.9) * (rebuilt - previous)
-        previous = rebuilt
-        phase = ahead / np.maximum(np.abs(ahead), 1e-8)
-    return _istft(magnitude * phase, n_samples)
-
-
-def mel_smoothed(magnitude: Float32Array, n_mels: int) -> Float32Array:
-    """Returns STFT magnitudes (513, frames) averaged within each of `n_mels` mel bands."""
-    bank = _mel_bank(n_mels)
-    mel = bank @ magnitude
-    spread = bank.T / np.maximum(bank.sum(axis=1), 1e-6)
-    weight = np.maximum(spread @ bank.sum(axis=1, keepdims=True), 1e-6)
-    smooth: Float32Array = (spread @ mel / weight).astype(np.float32)
-    return smooth
+__all__ = ["RESYNTHESES", "RETIMED"]
 
 
 def _griffin_lim(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    magnitude = np.abs(_stft(speech))
+    magnitude = np.abs(stft(speech))
     if rng.random() < 0.7:
         # From 160 to 30 bands, so that the severity is audible beside the estimated phases.
         magnitude = mel_smoothed(magnitude, round(160 * (30 / 160) ** severity))
@@ -76,7 +38,7 @@ def _griffin_lim(speech: Float32Array, severity: float, rng: np.random.Generator
 
 def _mel_smoothing(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
     """Smooths magnitudes as an acoustic model does, and keeps the phases."""
-    spectrum = _stft(speech)
+    spectrum = stft(speech)
     magnitude = np.abs(spectrum)
     n_mels = round(160 * (20 / 160) ** severity)
     smooth = np.log(mel_smoothed(magnitude, n_mels) + 1e-5)
@@ -84,14 +46,14 @@ def _mel_smoothing(speech: Float32Array, severity: float, rng: np.random.Generat
     smooth = scipy.ndimage.gaussian_filter(smooth, sigma)
     share = np.float32(rng.uniform(0.5, 1.0))
     mixed = np.exp(share * smooth + (1 - share) * np.log(magnitude + 1e-5))
-    return _istft(spectrum / np.maximum(magnitude, 1e-6) * mixed, len(speech))
+    return istft(spectrum / np.maximum(magnitude, 1e-6) * mixed, len(speech))
 
 
 def _quantised_mels(speech: Float32Array, severity: float,
                     rng: np.random.Generator) -> Float32Array:  # fmt: skip
     """Quantises band levels to steps of some dB, as coarse discrete codes do."""
-    spectrum = _stft(speech)
-    bank = _mel_bank(int(rng.choice([40, 80])))
+    spectrum = stft(speech)
+    bank = mel_bank(int(rng.choice([40, 80])))
     level_db = 20 * np.log10(bank @ np.abs(spectrum) + 1e-5)
     step_db = 2 + 16 * severity
     delta_db = np.round(level_db / step_db) * step_db - level_db
@@ -99,16 +61,16 @@ def _quantised_mels(speech: Float32Array, severity: float,
         delta_db = rng.normal(0, step_db / 3, delta_db.shape)
     weights = bank / np.maximum(bank.sum(axis=0), 1e-6)
     gain = 10 ** (weights.T @ delta_db / 20)
-    return _istft((spectrum * gain).astype(np.complex64), len(speech))
+    return istft((spectrum * gain).astype(np.complex64), len(speech))
 
 
 def _phase_noise(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
-    spectrum = _stft(speech)
+    spectrum = stft(speech)
     spread = 0.2 + 2.3 * severity
     shift = rng.normal(0, spread, spectrum.shape)
     if rng.random() < 0.5:  # neural vocoders lose the phase of high frequencies first
         shift *= np.linspace(0, 1, len(shift))[:, None] ** float(rng.uniform(0.3, 2))
-    return _istft((spectrum * np.exp(1j * shift)).astype(np.complex64), len(speech))
+    return istft((spectrum * np.exp(1j * shift)).astype(np.complex64), len(speech))
 
 
 def _upsampling(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
@@ -169,12 +131,12 @@ def _world(speech: Float32Array, severity: float, rng: np.random.Generator) -> F
 
 def _metallic(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
     """Removes weak bins at random, which leaves isolated tones as denoisers and vocoders do."""
-    spectrum = _stft(speech)
+    spectrum = stft(speech)
     magnitude = np.abs(spectrum)
     threshold = np.quantile(magnitude, 0.3 + 0.6 * severity, axis=1, keepdims=True)
     gate = (magnitude * rng.lognormal(0, 0.5, magnitude.shape) > threshold).astype(np.float32)
     floor = np.float32(10 ** (-(10 + 30 * severity) / 20))
-    return _istft((spectrum * np.maximum(gate, floor)).astype(np.complex64), len(speech))
+    return istft((spectrum * np.maximum(gate, floor)).astype(np.complex64), len(speech))
 
 
 RESYNTHESES: Final[Mapping[str, Degradation]] = {
@@ -187,4 +149,12 @@ RESYNTHESES: Final[Mapping[str, Degradation]] = {
     "warble": _warble,
     "WORLD": _world,
     "metallic": _metallic,
+    **PHASES,
+    **EXCITATIONS,
+    **CODES,
+    **PROSODIES,
+    **CONVERSIONS,
 }
+
+RETIMED: Final = frozenset({*PROSODIES, "creak", "source leakage", "two voices"})
+"""Resyntheses whose periods are elsewhere than before, so that samples cannot be compared."""

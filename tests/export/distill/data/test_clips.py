@@ -18,6 +18,7 @@ from mosrt_export.distill.data.clips import CLIP_SAMPLES, RUNGS, Pool, make_clip
 from mosrt_export.distill.data.degradations import DEGRADATIONS
 from mosrt_export.distill.data.resyntheses import RESYNTHESES
 from mosrt_export.distill.data.speech import SpeechError, find_speakers
+from mosrt_export.distill.data.studios import gate_pauses
 from mosrt_export.distill.recipe import Recipe
 from tests.standins.nano import lag, recordings, small_pool, speech
 
@@ -89,6 +90,7 @@ def test_treatments_come_in_their_shares(pool: Pool, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(clips, "_random_speech", spoken)
     monkeypatch.setattr(clips, "restore", lambda samples, _rng: samples)
     monkeypatch.setattr(clips, "vary_studio", finish)
+    monkeypatch.setattr(clips, "SILENT_SHARE", 0.0)
     pool = dataclasses.replace(
         pool,
         takes=4,
@@ -140,6 +142,22 @@ def test_rungs_of_a_ladder_differ_in_severity_alone(pool: Pool) -> None:
         kinds[ladder[1].treatment] += 1
     assert len(kinds) > 1
     assert set(kinds) <= {*RESYNTHESES, *DEGRADATIONS}
+
+
+def test_silence_takes_up_to_half_of_a_clip(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digital or with noise, the same in all clips of a ladder and in their reference."""
+    monkeypatch.setattr(clips, "SILENT_SHARE", 1.0)
+    monkeypatch.setattr(clips, "vary_studio", lambda samples, _rng: samples)
+    shares = []
+    for number in range(12):
+        clip = make_clip(pool, 5, number, loudness)
+        assert clip.waveform.shape == clip.reference.shape == (CLIP_SAMPLES,)
+        shares.append(np.mean(clip.reference == 0))
+    assert 0.1 < max(shares) < 0.6
+    ladder = make_ladder(pool, 5, 1, loudness)
+    silent = [np.abs(clip.waveform) < 1e-9 for clip in ladder[:1]]
+    assert all(np.array_equal(clip.reference, ladder[0].waveform) for clip in ladder)
+    assert silent[0].mean() < 0.6
 
 
 def test_a_ladder_of_noise(pool: Pool) -> None:
@@ -227,7 +245,7 @@ def test_a_gate_lowers_pauses_only() -> None:
     hiss = rng.normal(0, 1e-4, 16_000).astype(np.float32)
     both = np.concatenate([loud, hiss]).astype(np.float32)
     for seed in range(4):
-        gated = clips.gate_pauses(both, np.random.default_rng(seed))
+        gated = gate_pauses(both, np.random.default_rng(seed))
         assert gated.shape == both.shape
         assert gated[-8000:].std() < 0.6 * both[-8000:].std()
         assert np.sum(gated[:32_000] ** 2) > 0.98 * np.sum(both[:32_000] ** 2)

@@ -7,12 +7,12 @@ import pytest
 import pyworld
 import scipy.signal
 
-from mosrt_export.distill.data import resyntheses
-from mosrt_export.distill.data.resyntheses import RESYNTHESES, griffin_lim
+from mosrt_export.distill.data.resyntheses import RESYNTHESES, RETIMED
+from mosrt_export.distill.data.spectra import griffin_lim, mel_smoothed
 from tests.standins.nano import spectral_error_db, speech, waveform_error_db
 
 # These change phases or timing, so that only spectra can be compared.
-SPECTRAL = ("Griffin-Lim", "warble", "WORLD")
+SPECTRAL = ("Griffin-Lim", "warble", "WORLD", "pulse vocoder", *RETIMED)
 
 
 @pytest.mark.parametrize("kind", RESYNTHESES)
@@ -29,14 +29,15 @@ def test_the_contract(kind: str, severity: float) -> None:
     assert np.array_equal(clean, before)
 
 
-@pytest.mark.parametrize("kind", RESYNTHESES)
+# What leaks is the speech itself, which brings the result closer to it.
+@pytest.mark.parametrize("kind", [kind for kind in RESYNTHESES if kind != "source leakage"])
 def test_severe_is_further_away_than_mild(kind: str) -> None:
     clean = speech(2.5)
     measure, margin = (spectral_error_db, 0.2) if kind in SPECTRAL else (waveform_error_db, 3.0)
     mild, severe = (
         np.mean([
             measure(clean, RESYNTHESES[kind](clean, severity, np.random.default_rng(seed)))
-            for seed in range(5)
+            for seed in range(4)
         ])
         for severity in (0.0, 1.0)
     )  # fmt: skip
@@ -66,7 +67,7 @@ def test_griffin_lim_converges() -> None:
 def test_flat_magnitudes_stay_flat() -> None:
     """Flat magnitudes stay the same."""
     flat = np.full((513, 3), 0.7, np.float32)
-    smooth = resyntheses.mel_smoothed(flat, 80)
+    smooth = mel_smoothed(flat, 80)
     # the first and the last bin belong to no triangle
     np.testing.assert_allclose(smooth[1:-1], 0.7, rtol=1e-5)
 

@@ -216,8 +216,8 @@ def _wrong_spectra(spectra: list[Float32Array], rng: np.random.Generator) -> lis
     elif kind == 2:
         noise, harmonics = noise + rng.uniform(0.5, 2.5), harmonics - rng.uniform(0, 1)
     elif kind == 3:
-        phases = phases + rng.normal(0, rng.uniform(0.5, 3), phases.shape)
-        turn = turn + rng.normal(0, rng.uniform(0.1, 1), turn.shape)
+        phases = phases + rng.normal(0, rng.uniform(0.5, 3), phases.shape).astype(np.float32)
+        turn = turn + rng.normal(0, rng.uniform(0.1, 1), turn.shape).astype(np.float32)
     else:  # harmonics up to a fixed frequency
         above = slice(int(rng.uniform(80, 250)), None)
         noise = noise.copy()

@@ -42,7 +42,7 @@ def _oversmoothed(speech: Float32Array, severity: float, rng: np.random.Generato
 
 def _nearest(frames: Float32Array, book: Float32Array) -> IntArray:
     distance = np.square(book).sum(1)[None] - 2 * frames @ book.T
-    return distance.argmin(axis=1)
+    return np.asarray(distance.argmin(axis=1))
 
 
 def _vector_quantised(

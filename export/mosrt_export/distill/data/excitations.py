@@ -36,7 +36,7 @@ def _noise(shape: tuple[int, ...], rng: np.random.Generator) -> Complex64Array:
 def _rising(corner_hz: float | FloatArray, width_hz: float = 500.0) -> Float32Array:
     """Returns a share that rises from 0 to 1 around a frequency (bins, 1 or frames)."""
     hz = np.arange(_N_FFT // 2 + 1)[:, None] * _HZ_PER_BIN
-    return np.clip((hz - corner_hz) / width_hz + 0.5, 0, 1).astype(np.float32)
+    return np.asarray(np.clip((hz - corner_hz) / width_hz + 0.5, 0, 1), np.float32)
 
 
 def _pulse_vocoder(speech: Float32Array, severity: float, rng: np.random.Generator) -> Float32Array:
@@ -122,8 +122,8 @@ def _hop_ringing(speech: Float32Array, severity: float, rng: np.random.Generator
     level += np.float32(rng.choice([0.0, 0.02]) * level.max())  # audible in pauses too
     gain = np.float32(10 ** ((-32 + 36 * severity) / 20))
     if rng.random() < 0.35:
-        return (speech * (1 + min(1.2, 3 * float(gain)) * repeated)).astype(np.float32)
-    return (speech + gain * level * repeated).astype(np.float32)
+        return np.asarray(speech * (1 + min(1.2, 3 * float(gain)) * repeated), np.float32)
+    return np.asarray(speech + gain * level * repeated, np.float32)
 
 
 EXCITATIONS: Final[Mapping[str, Degradation]] = {

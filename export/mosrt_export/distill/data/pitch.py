@@ -117,8 +117,7 @@ def retimed(
         ratio = pitch_ratio[min(where, len(pitch_ratio) - 1)] if voiced[where] else 1.0
         at += max(after / ratio, 20.0)
     # Where periods are closer than they were, they would add up to louder speech.
-    result: Float32Array = (out / np.maximum(weight, 1.0))[_MOST : _MOST + n]
-    return result
+    return np.asarray(out / np.maximum(weight, 1.0), np.float32)[_MOST : _MOST + n]
 
 
 @functools.lru_cache(4096)

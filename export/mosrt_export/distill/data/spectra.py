@@ -79,7 +79,7 @@ def polar(magnitude: Float32Array, angle: Float32Array) -> Complex64Array:
     return out
 
 
-def at_phase(magnitude: Float32Array, other: Complex64Array) -> Complex64Array:
+def at_phase(magnitude: Float32Array | np.float32, other: Complex64Array) -> Complex64Array:
     """Returns spectra of a magnitude, and of the phase of other spectra."""
     scale = magnitude / np.maximum(np.abs(other), np.float32(1e-9))
     return np.asarray(other * scale, np.complex64)

@@ -131,7 +131,7 @@ def _through_microphone(speech: Float32Array, rng: np.random.Generator) -> Float
     curve = scipy.ndimage.gaussian_filter1d(rng.normal(0, 4, knots), 0.8, mode="nearest")
     gains_db = curve + np.linspace(-tilt_db / 2, tilt_db / 2, knots)
     taps = scipy.signal.firwin2(129, np.linspace(0, 1, knots), 10 ** (gains_db / 20))
-    out = scipy.signal.fftconvolve(speech, taps, mode="same").astype(np.float32)
+    out = np.asarray(scipy.signal.fftconvolve(speech, taps, mode="same"), np.float32)
     if rng.random() < 0.4:
         near = filtered(out, 1, float(rng.uniform(80, 250)))
         out = out + np.float32(rng.uniform(-0.6, 1.0)) * near

@@ -42,6 +42,15 @@ EXTRAS: Final = {
     "export": _EXPORT,
     "openvino": frozenset({"openvino"}),
     "plot": frozenset({"matplotlib"}),
+    "serve": frozenset(
+        {
+            "prometheus_client",
+            "python_multipart",
+            "starlette",
+            "uvicorn",
+            "websockets",
+        }
+    ),
     "train": _EXPORT | {"librosa", "pesq", "pkg_resources", "pyworld", "scipy"},
 }
 """Top-level modules that each extra installs."""

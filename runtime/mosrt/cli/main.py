@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 # By module. Importing them takes most of the time of a start.
-_OWN: Final = {"fit-mos": "fit_mos", "info": "info", "score": "score"}
+_OWN: Final = {"fit-mos": "fit_mos", "info": "info", "score": "score", "serve": "serve"}
 _GROUP: Final = "mosrt.commands"
 # Names of 0.1.0.dev, which still work for one release and are not listed.
 _ALIASES: Final = {"calibrate": "quantize", "calibrate-mos": "fit-mos"}
 _EXTRA_OF: Final = {
     "adapt": "bench", "bench": "bench", "distill": "train", "export": "export", "gate": "bench",
-    "quantize": "calibrate",
+    "quantize": "calibrate", "serve": "serve",
 }  # fmt: skip
 
 
@@ -105,6 +105,8 @@ def main() -> None:
     See what a model is and where it fails, and which models there are:
       mosrt info nano
       mosrt info --list
+    Score recordings that other programs send over HTTP:
+      mosrt serve -m nano
     Fail a CI job when new clips score worse than recorded ones:
       mosrt gate clips/ --baseline gate.json
     Turn a PyTorch checkpoint into a model, and make it smaller and faster:

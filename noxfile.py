@@ -30,19 +30,28 @@ PYTHONS = ["3.10", "3.11", "3.12", "3.13", "3.14"]
 IN_TWO = ("-n", "2", "--dist", "loadfile", "--durations", "15")
 # What the runtime's tests use beside the runtime.
 RUNTIME_TESTS = (
+    "fastapi",
     "gunicorn",
+    "httpx",
     "hypothesis",
     "jinja2",
     "librosa",
     "matplotlib",
     "onnx",
+    "openapi-spec-validator",
     "openvino",
     "pillow",
+    "prometheus-client",
     "psutil",
     "pytest",
     "pytest-xdist",
+    "python-multipart",
+    "requests",
     "scipy",
+    "starlette",
     "threadpoolctl",
+    "uvicorn",
+    "websockets",
 )
 
 

@@ -19,6 +19,7 @@ PAGES = (
     "SECURITY.md",
     "runtime/README.md",
     "runtime/JETSON.md",
+    "runtime/HTTP.md",
     "export/README.md",
     "export/mosrt_export/nano/README.md",
     "calibration/README.md",

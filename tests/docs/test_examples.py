@@ -29,6 +29,7 @@ DOCUMENTS = (
     "CONTRIBUTING.md",
     "runtime/README.md",
     "runtime/JETSON.md",
+    "runtime/HTTP.md",
     "export/README.md",
     "export/mosrt_export/nano/README.md",
     "calibration/README.md",

@@ -45,6 +45,7 @@ class Tab:
         self._answers = answers
         self._number = 0
         self._session: str | None = None
+        self._server: str | None = None
         target = self.ask("Target.createTarget", url="about:blank")["targetId"]
         attached = self.ask("Target.attachToTarget", targetId=target, flatten=True)
         self._session = attached["sessionId"]
@@ -69,11 +70,16 @@ class Tab:
 
     def show(self, file: Path, *, width: int, dark: bool) -> None:
         """Opens a file as a screen of that width shows it."""
+        self.open(file.as_uri(), width=width, dark=dark)
+
+    def open(self, url: str, *, width: int, dark: bool) -> None:
+        """Opens a page; requests to its own server are no complaint."""
+        self._server = url.partition("//")[2].partition("/")[0] if "//127." in url else None
         self.ask("Emulation.setDeviceMetricsOverride", width=width, height=900,
                  deviceScaleFactor=1, mobile=width < 500)  # fmt: skip
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self.ask("Emulation.setEmulatedMedia", features=[scheme])
-        self.ask("Page.navigate", url=file.as_uri())
+        self.ask("Page.navigate", url=url)
         self.value("new Promise((done) => document.readyState === 'complete' ? done()"
                    " : addEventListener('load', done))")  # fmt: skip
 
@@ -99,7 +105,8 @@ class Tab:
             self.complaints.append(f"log: {parameters['entry']['text']}")
         elif method == "Network.requestWillBeSent":
             url = parameters["request"]["url"]
-            if not url.startswith(("data:", "file:", "about:")):
+            own = self._server is not None and url.startswith(f"http://{self._server}/")
+            if not own and not url.startswith(("data:", "file:", "about:", "blob:")):
                 self.complaints.append(f"request: {url}")
 
 

@@ -8,7 +8,10 @@ import pytest
 
 import mosrt
 
-HEAVY = ("torch", "transformers", "timm", "onnx", "tensorrt", "openvino", "librosa", "scipy")
+HEAVY = (
+    "torch", "transformers", "timm", "onnx", "tensorrt", "openvino", "librosa", "scipy",
+    "starlette", "uvicorn", "prometheus_client",
+)  # fmt: skip
 
 
 def test_import_is_light() -> None:

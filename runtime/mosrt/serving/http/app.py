@@ -41,7 +41,13 @@ _REFUSALS: Final = {
     404: ("not-found", "see /openapi.json"),
     405: ("method-not-allowed", "see the header Allow"),
 }
-_NO_SNIFFING: Final = {"X-Content-Type-Options": "nosniff"}
+# Pages load nothing from elsewhere.
+_PAGE_HEADERS: Final = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'; script-src "
+    "'unsafe-inline'; connect-src 'self'; img-src data:; media-src blob:; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'none'",
+}
 
 
 def create_app(
@@ -198,7 +204,7 @@ async def _openapi(_request: Request) -> Response:
 
 
 async def _page(name: str, _request: Request) -> Response:
-    return Response((_PAGES / name).read_bytes(), media_type="text/html", headers=_NO_SNIFFING)
+    return Response((_PAGES / name).read_bytes(), media_type="text/html", headers=_PAGE_HEADERS)
 
 
 async def _on_problem(connection: HTTPConnection, exc: Exception) -> Response | WebSocketClose:

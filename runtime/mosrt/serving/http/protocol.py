@@ -33,6 +33,7 @@ class Protocol(H11Protocol):
         self._limits: Limits = self.app_state["limits"]
         self._timer: asyncio.TimerHandle | None = None
         self._lingering = False
+        self._refused = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Waits for the first request."""
@@ -50,7 +51,11 @@ class Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes, and waits for the rest of the headers, if there is one."""
+        if self._refused:
+            return
         super().data_received(data)
+        if self._refused:
+            return
         if self.transport.is_closing() or self.transport.get_protocol() is not self:
             self._stop()  # it is closed, or a WebSocket now
         elif self._lingering and self.conn.their_state is h11.SEND_BODY:
@@ -104,4 +109,7 @@ class Protocol(H11Protocol):
             *(f"{name}: {value}" for name, value in problem.headers.items()),
         ]
         self.transport.write("\r\n".join([*lines, "", ""]).encode() + body)
-        self.transport.close()
+        self.transport.write_eof()
+        self._stop()
+        self._refused = True
+        self._timer = self.loop.call_later(_LINGER_S, self.transport.close)

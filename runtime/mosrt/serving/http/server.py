@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import os
 import re
@@ -34,6 +35,7 @@ __all__ = ["TOKEN_VARIABLE", "Settings", "serve", "worker_app"]
 TOKEN_VARIABLE: Final = "MOSRT_TOKEN"  # noqa: S105 - a name
 """The environment variable that may hold the bearer token."""
 
+_LOG = logging.getLogger(__name__)
 # What a process with several workers tells them.
 _SETTINGS: Final = "MOSRT_SERVE_SETTINGS"
 _METRICS: Final = "PROMETHEUS_MULTIPROC_DIR"
@@ -48,6 +50,7 @@ _LOGGING: Final[dict[str, Any]] = {
     "loggers": {
         "uvicorn": {"handlers": ["stderr"], "level": "INFO", "propagate": False},
         "mosrt": {"handlers": ["stderr"], "level": "WARNING", "propagate": False},
+        "mosrt.serving.http": {"level": "INFO"},
         # It warns of each poor recording; the access log has its flags.
         "mosrt.scorer": {"level": "ERROR"},
     },
@@ -117,6 +120,8 @@ def _serve_here(settings: Settings, listening: socket.socket | None) -> None:
     app = _app(settings, scorer, refuse_at_end=True)
     config = uvicorn.Config(app, host=settings.host, port=settings.port, **_options(settings))
     server = uvicorn.Server(config)
+    if settings.uds is not None:  # of which uvicorn tells nothing, since it did not open it
+        _LOG.info("Running on unix socket %s", settings.uds)
 
     # uvicorn passes signals on when it has ended. It has done then what they ask for.
     def end(_number: int, _frame: object) -> None:

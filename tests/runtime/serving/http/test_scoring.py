@@ -124,16 +124,17 @@ def test_what_is_no_json(body: bytes, call: Call) -> None:
 
 def test_forms_that_are_not_well_formed(call: Call) -> None:
     async def use(client: httpx.AsyncClient) -> list[httpx.Response]:
-        file = ("a.wav", clip())
+        file, url, form = ("a.wav", clip()), "/v1/score", "multipart/form-data"
+        many = {f"f{i}": (None, "x") for i in range(20)}
         return [
-            await client.post("/v1/score", files={"file": file}, data={"views": "x"}),
-            await client.post("/v1/score", files={"file": file}, params={"views": "1"}, data={"views": "1"}),
-            await client.post("/v1/score", files=[("file", file), ("file", file)]),
-            await client.post("/v1/score", data={"domain": "bvcc"}, files={"x": (None, "y")}),
-            await client.post("/v1/score", content=b"junk", headers={"Content-Type": "multipart/form-data; boundary=x"}),
-            await client.post("/v1/score", content=b"junk", headers={"Content-Type": "multipart/form-data"}),
-            await client.post("/v1/score", files={"file": file, **{f"f{i}": (None, "x") for i in range(20)}}),
-        ]  # fmt: skip
+            await client.post(url, files={"file": file}, data={"views": "x"}),
+            await client.post(url, files={"file": file}, params={"views": 1}, data={"views": "1"}),
+            await client.post(url, files=[("file", file), ("file", file)]),
+            await client.post(url, data={"domain": "bvcc"}, files={"x": (None, "y")}),
+            await client.post(url, content=b"x", headers={"Content-Type": f"{form}; boundary=x"}),
+            await client.post(url, content=b"x", headers={"Content-Type": form}),
+            await client.post(url, files={"file": file, **many}),
+        ]
 
     for answer in call(use):
         assert answer.status_code == 400, answer.text
@@ -176,12 +177,12 @@ def test_a_batch_answers_in_order(call: Call, reference: mosrt.Scorer) -> None:
 def test_a_batch_in_json(call: Call) -> None:
     good = {"name": "good", "pcm": text(np.zeros(16_000, np.int16)), "sample_rate": 16_000}
     items = [good, {"name": "bad", "pcm": "?"}, 3, {**good, "extra": 1}]
+    bodies: list[Any] = [{}, {"items": []}, {"items": 1}, {"items": [good], "more": 1}]
 
     async def use(client: httpx.AsyncClient) -> list[httpx.Response]:
         return [
             await client.post("/v1/score/batch", json={"items": items, "domain": "bvcc"}),
-            *[await client.post("/v1/score/batch", json=body) for body in
-              ({}, {"items": []}, {"items": 1}, {"items": [good], "more": 1})],
+            *[await client.post("/v1/score/batch", json=body) for body in bodies],
             await client.post("/v1/score/batch", content=clip()),
             await client.post("/v1/score/batch", json={"items": [good] * 65}),
             await client.post("/v1/score/batch", files=[("file", ("a", b""))] * 65),

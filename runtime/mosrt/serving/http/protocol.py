@@ -51,9 +51,12 @@ class Protocol(H11Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Takes bytes, and waits for the rest of the headers, if there is one."""
-        if self._refused:
-            return
-        super().data_received(data)
+        if not self._refused:
+            super().data_received(data)
+            self._watch()
+
+    def _watch(self) -> None:
+        """Starts or stops the timer, as the headers of a request begin or end."""
         if self._refused:
             return
         if self.transport.is_closing() or self.transport.get_protocol() is not self:

@@ -106,7 +106,7 @@ def test_a_screen_reader_finds_a_name_for_everything(tab: Tab, server: Server) -
     tab.open(f"{server.url}/", width=1280, dark=False)
     choose(tab, clip())
     until(tab, "!document.getElementById('result').hidden")
-    names = {}
+    names: dict[str, list[str]] = {}
     for node in tab.ask("Accessibility.getFullAXTree")["nodes"]:
         role = node.get("role", {}).get("value")
         if role in ("button", "image", "link", "textbox", "Audio", "heading", "status", "table"):

@@ -38,7 +38,8 @@ def speech() -> Samples:
 
 def stream(server: Server, query: str = "", **options: Any) -> ClientConnection:
     url = f"{server.url.replace('http', 'ws')}/v1/stream?sample_rate={RATE_HZ}&{query}"
-    return connect(url, open_timeout=HANG_S, proxy=None, **options)
+    opened: ClientConnection = connect(url, open_timeout=HANG_S, proxy=None, **options)
+    return opened
 
 
 def messages(socket: ClientConnection) -> list[dict[str, Any]]:

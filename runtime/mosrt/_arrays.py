@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Array", "Complex64Array", "Float32Array", "FloatArray", "IntArray"]
+__all__ = ["Array", "BoolArray", "Complex64Array", "Float32Array", "FloatArray", "IntArray"]
 
 Array = npt.NDArray[Any]
+BoolArray = npt.NDArray[np.bool_]
 Complex64Array = npt.NDArray[np.complex64]
 Float32Array = npt.NDArray[np.float32]
 FloatArray = npt.NDArray[np.float64]

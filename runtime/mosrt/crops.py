@@ -15,6 +15,7 @@ import numpy as np
 
 from ._arrays import Float32Array, FloatArray, IntArray
 from .errors import PlanError
+from .speech import SpeechMask, StartRanges
 
 __all__ = [
     "MAX_VIEWS",
@@ -83,7 +84,16 @@ class CropGeometry:
             return max(n_samples - crop_samples, 0)
         return tiled_length(n_samples, crop_samples) - crop_samples
 
-    def segment_starts(self, n_samples: int, views: int | None = None) -> IntArray:
+    def starts(self, n_samples: int, crop_samples: int, speech: SpeechMask | None) -> StartRanges:
+        """Where a crop can start: anywhere, or where `speech` allows it."""
+        last = self.last_start(n_samples, crop_samples)
+        if speech is None:
+            return StartRanges.all_up_to(last)
+        return speech.starts(crop_samples, last)
+
+    def segment_starts(
+        self, n_samples: int, views: int | None = None, speech: SpeechMask | None = None
+    ) -> IntArray:
         """Starts (views,) int64 of the segments of a grid, `views` of them or as many as usual."""
         hop, length = self.segment_hop_samples, self.ssl_samples
         last = self.last_start(n_samples, length)
@@ -93,8 +103,9 @@ class CropGeometry:
             numbers = np.arange(int((last + length) // hop - length / hop) + 1, dtype=np.int64)
             ends = ((numbers + length / hop) * hop).astype(np.int64)
             return numbers[ends - numbers * hop >= length] * hop
-        # Rounded down, as Distill-MOS does it.
-        return (np.linspace(0, 1, views or 1 + math.ceil(last / hop)) * last).astype(np.int64)
+        starts = self.starts(n_samples, length, speech)
+        places = np.linspace(0, 1, views or 1 + math.ceil(starts.length / hop))
+        return starts.at(places * starts.length)  # rounded down, as Distill-MOS does it
 
 
 UTMOSV2_GEOMETRY: Final = CropGeometry()
@@ -168,7 +179,12 @@ class CropPlan:
 
     @classmethod
     def grid(
-        cls, n_samples: int, views: int | None = None, *, geometry: CropGeometry = UTMOSV2_GEOMETRY
+        cls,
+        n_samples: int,
+        views: int | None = None,
+        *,
+        geometry: CropGeometry = UTMOSV2_GEOMETRY,
+        speech: SpeechMask | None = None,
     ) -> CropPlan:
         """Evenly spaced crops without mixing: the default, and the same every time.
 
@@ -181,17 +197,27 @@ class CropPlan:
             views: Number of views; by default by `geometry` (for UTMOSv2 one for each 3 s, rounded
                 up, from 2 to 8: with that, waveform crops cover clips of up to 24 s).
             geometry: Crop lengths and counts of the model.
+            speech: Where there is speech; crops then start only where they have enough of it.
         """
         _check_length(n_samples)
         if views is not None:
             _check_views(views)
         if geometry.segment_hop_samples:
-            starts = geometry.segment_starts(n_samples, views)
+            starts = geometry.segment_starts(n_samples, views, speech)
             return cls(starts, np.zeros((len(starts), 0), np.int64))
-        views = views or geometry.grid_views(n_samples)
+        longest = max(geometry.ssl_samples, geometry.spec_samples)
+        left_out = geometry.last_start(n_samples, longest)
+        left_out -= geometry.starts(n_samples, longest, speech).length
+        views = views or geometry.grid_views(n_samples - left_out)
         n_crops = geometry.n_crops
-        ssl = _spread(n_samples, geometry.ssl_samples, views)
-        spec = _spread(n_samples, geometry.spec_samples, views * n_crops)
+
+        def spread(crop_samples: int, count: int) -> IntArray:
+            if not crop_samples:
+                return np.zeros(count, np.int64)
+            return _spread(geometry.starts(n_samples, crop_samples, speech), count)
+
+        ssl = spread(geometry.ssl_samples, views)
+        spec = spread(geometry.spec_samples, views * n_crops)
         return cls(ssl, spec.reshape(n_crops, views).T)
 
     @classmethod
@@ -307,10 +333,12 @@ class PlanRule:
             raise PlanError("the seed of a plan must be from 0 to 2**32 - 1")
         return cls(kind=kind, seed=int(seed or 0), views=views)
 
-    def plan(self, n_samples: int, geometry: CropGeometry) -> CropPlan:
-        """The plan for a recording of `n_samples` at the model's rate."""
+    def plan(
+        self, n_samples: int, geometry: CropGeometry, speech: SpeechMask | None = None
+    ) -> CropPlan:
+        """The plan for a recording of `n_samples` at the model's rate; `speech` is for a grid."""
         if self.kind == "grid":
-            return CropPlan.grid(n_samples, self.views, geometry=geometry)
+            return CropPlan.grid(n_samples, self.views, geometry=geometry, speech=speech)
         views = _PAPER_REPETITIONS if self.kind == "paper" else self.views or 1
         return CropPlan.reference(n_samples, self.seed, views, geometry=geometry)
 
@@ -360,14 +388,11 @@ def _offsets(name: str, values: object, ndim: int) -> IntArray:
     return array.astype(np.int64)
 
 
-def _spread(n_samples: int, crop_samples: int, count: int) -> IntArray:
+def _spread(starts: StartRanges, count: int) -> IntArray:
     """`count` offsets spread over all possible starts, (count,) int64; one alone in the middle."""
-    if not crop_samples:
-        return np.zeros(count, np.int64)
-    last = tiled_length(n_samples, crop_samples) - crop_samples
     if count == 1:
-        return np.array([last // 2], np.int64)
-    return np.rint(np.linspace(0, last, count)).astype(np.int64)
+        return starts.at(np.array([starts.length // 2]))
+    return starts.at(np.rint(np.linspace(0, starts.length, count)))
 
 
 def normalised(crop: Float32Array, epsilon: float = 1e-7) -> Float32Array:

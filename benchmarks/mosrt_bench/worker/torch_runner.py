@@ -162,13 +162,14 @@ class TorchRunner:
         self._models, self._compiled = [], []
 
     def _open(self, clip: Path | bytes) -> Recording:
-        return Recording(FileSource(clip), self._manifest.sample_rate_hz)
+        speech = self._manifest.grid.speech
+        return Recording(FileSource(clip), self._manifest.sample_rate_hz, speech=speech)
 
     def _made(self, clip: bytes) -> list[Feeds]:
         return self._views(self._open(clip))
 
     def _views(self, recording: Recording) -> list[Feeds]:
-        plan = self._rule.plan(recording.n_samples, self._front_end.geometry)
+        plan = self._front_end.plan(recording, self._rule)
         ssl, mel = self._manifest.ssl, self._manifest.mel
         if self._by_librosa and ssl is not None and mel is not None:
             return librosa_views(

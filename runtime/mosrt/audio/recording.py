@@ -15,8 +15,10 @@ from typing import Final
 import numpy as np
 import soxr
 
-from mosrt._arrays import Float32Array, IntArray
+from mosrt._arrays import Float32Array, FloatArray, IntArray
+from mosrt.bundle.front_end_spec import SpeechSpec
 from mosrt.crops import tiled_length
+from mosrt.speech import SpeechMask
 
 from .guards import FATAL_FLAGS, MIN_DURATION_S, LevelMeter, frame_samples
 from .sources import AudioSource, audio_error
@@ -41,10 +43,14 @@ class Recording:
             between two samples above 0.1.
         kept_s: Longest recording in seconds that is kept in memory.
         min_duration_s: Shorter recordings are refused with the flag "too-short".
+        speech: What counts as speech, for `trim`; by default all of the recording. Not used with
+            `remove_silence`.
 
     Attributes:
         name: Name for messages.
-        n_samples: Length in samples at `sample_rate_hz`, after silence removal.
+        n_samples: Length in samples at `sample_rate_hz`, after silence removal or `trim`.
+        start: First sample that is read; 0 before `trim`.
+        speech: Where there is speech, from `start` on; None before `trim`, and without a rule.
         duration_s: Length of the source in seconds.
         flags: Guards that apply to the recording; none of them fatal.
         timings_ms: Time spent so far in "decode" and "resample", in milliseconds.
@@ -61,6 +67,7 @@ class Recording:
         remove_silence: bool = False,
         kept_s: float = _KEPT_S,
         min_duration_s: float = MIN_DURATION_S,
+        speech: SpeechSpec | None = None,
     ) -> None:
         self.name = source.name
         self._source = source
@@ -70,7 +77,11 @@ class Recording:
         kept: list[Float32Array] | None = []
         cuts = _QuietRuns()
         n_kept = 0
+        self._rule = None if remove_silence else speech
+        frames = _FramePower(frame_samples(sample_rate_hz))
         for block in self._stream(meter):
+            if self._rule is not None:
+                frames.add(block)
             if remove_silence:
                 cuts.add(block)
             n_kept += len(block)
@@ -95,10 +106,27 @@ class Recording:
         self._n_uncut = math.ceil(meter.n_samples * ratio)
         self._cuts = cuts.runs()
         self.n_samples = self._n_uncut - int((self._cuts[:, 1] - self._cuts[:, 0]).sum())
+        self.start = 0
+        self.speech: SpeechMask | None = None
+        self._power = frames.powers()
         self._samples: Float32Array | None = None
         if kept is not None:
             joined = np.concatenate(kept)[: self._n_uncut]
             self._samples = np.pad(joined, (0, self._n_uncut - len(joined)))
+
+    def trim(self) -> None:
+        """Leaves out what lies before the first speech and after the last, if there is a rule."""
+        rule, frame = self._rule, frame_samples(self._rate_hz)
+        if rule is None or self.speech is not None:
+            return
+        mask = SpeechMask(rule.frames(self._power), frame, rule.min_share)
+        first, last = mask.span(round(rule.margin_s * self._rate_hz / frame))
+        if last >= len(self._power) * frame:
+            last = self._n_uncut  # the last frame may be incomplete
+        self.speech = mask.cut(first, last)
+        self.start, self.n_samples = first, last - first
+        cuts = np.array([[0, first], [last, self._n_uncut]])
+        self._cuts = cuts[cuts[:, 1] > cuts[:, 0]]
 
     def gather(self, requests: list[tuple[IntArray, int]]) -> list[Float32Array]:
         """Reads several sets of crops in one pass.
@@ -209,6 +237,31 @@ class Recording:
         now = time.perf_counter()
         self.timings_ms[stage] += 1e3 * (now - started)
         return now
+
+
+class _FramePower:
+    """Measures the power of frames in a stream, without each frame's mean.
+
+    Args:
+        length: Length of a frame in samples.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length = length
+        self._rest = np.zeros(0, np.float32)
+        self._powers: list[FloatArray] = []
+
+    def add(self, block: Float32Array) -> None:
+        """Adds the next samples, (samples,) float32."""
+        joined = np.concatenate([self._rest, block])
+        whole = len(joined) // self._length * self._length
+        self._rest = joined[whole:]
+        self._powers.append(joined[:whole].reshape(-1, self._length).var(axis=1, dtype=np.float64))
+
+    def powers(self) -> FloatArray:
+        """The power of every frame, (frames,); the last may be incomplete."""
+        last = [self._rest.var(dtype=np.float64, keepdims=True)] if len(self._rest) else []
+        return np.concatenate([np.zeros(0), *self._powers, *last])
 
 
 class _QuietRuns:

@@ -5,16 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Final
 
+import numpy as np
+
+from mosrt._arrays import BoolArray, FloatArray
 from mosrt.crops import MAX_VIEWS
 
 from .fields import Range, Section, manifest_error
 
-__all__ = ["FRONT_ENDS", "FRONT_END_SCOPE", "GridSpec", "MelSpec", "SslSpec"]
+__all__ = ["FRONT_ENDS", "FRONT_END_SCOPE", "GridSpec", "MelSpec", "SpeechSpec", "SslSpec"]
 
 FRONT_ENDS: Final = ("numpy", "graph")
 """What computes the networks' inputs from crops of audio: the runtime, or the graphs."""
 FRONT_END_SCOPE: Final = "front_end"
 """Prefix of the names of front-end nodes in a graph; these nodes are kept in FP32."""
+_LOUDEST_FRAMES: Final = 10  # 0.2 s
 # Bounds of what a manifest may ask for: far beyond what models need, and within a gigabyte.
 _MAX_CROP_SAMPLES: Final = 4_000_000
 _MAX_FRAMES: Final = 65_536
@@ -119,6 +123,43 @@ class MelSpec(Section):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SpeechSpec(Section):
+    """Which parts of a recording the default crop plan counts as speech, by their level.
+
+    A frame of 20 ms is speech if three of the five frames around it, itself included, are above a
+    threshold. Levels are without the frame's mean. What lies before the first speech and after the
+    last is left out, and so are views with too little speech between them.
+
+    Attributes:
+        range_db: The threshold is so far below the loudest 0.2 s of the recording, in dB,
+        floor_dbfs: but not below this level,
+        least_range_db: and not closer to the loudest 0.2 s than this, in dB, so that quiet speech
+            and speech in noise are kept.
+        margin_s: Time before the first speech and after the last that is kept, in seconds.
+        min_share: Share of a crop that has to be speech. If no crop has that much, those count that
+            have most.
+    """
+
+    range_db: Annotated[float, Range(0.0, 200.0)]
+    floor_dbfs: Annotated[float, Range(-200.0, 0.0)]
+    least_range_db: Annotated[float, Range(0.0, 200.0)]
+    margin_s: Annotated[float, Range(0.0, 60.0)]
+    min_share: Annotated[float, Range(0.0, 1.0)]
+
+    def frames(self, power: FloatArray) -> BoolArray:
+        """Which frames are speech, (frames,) bool, by their power (frames,); full scale is 1.
+
+        All are if none would be.
+        """
+        n_loudest = min(_LOUDEST_FRAMES, len(power))
+        loudest = float(np.partition(power, -n_loudest)[-n_loudest])
+        floor = min(10 ** (self.floor_dbfs / 10), loudest * 10 ** (-self.least_range_db / 10))
+        above = power >= max(loudest * 10 ** (-self.range_db / 10), floor)
+        speech: BoolArray = np.convolve(above, np.ones(5), "same") >= 3
+        return speech if speech.any() else np.ones(len(power), np.bool_)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class GridSpec(Section):
     """Number of views of the default crop plan: one for each `view_every_s` begun.
 
@@ -126,11 +167,14 @@ class GridSpec(Section):
         view_every_s: Length of recording per view, in seconds.
         min_views: Fewest views; an interval needs at least two.
         max_views: Most views.
+        speech: Which parts of the recording count; None for all of it. It is for all families, and
+            for no other plan.
     """
 
     view_every_s: Annotated[float, Range(0.1, 3600.0)] = 3.0
     min_views: _Views = 2
     max_views: _Views = 8
+    speech: SpeechSpec | None = None
 
     def check(self, where: str) -> None:
         """Raises BundleError if the fewest views are more than the most."""

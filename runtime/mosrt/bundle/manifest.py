@@ -32,7 +32,7 @@ _Size = Annotated[int, Range(1, 2**31)]
 _LEFT_OUT: Final[dict[str, Any]] = {
     "uncertainty": None, "front_end": "numpy", "segment_hop_samples": 0, "segment_step_samples": 0,
     "segment_repeat": False, "heads": {}, "kind": None, "calibration": None, "fixed_batch": None,
-    "deviation": None, "mos_range": (),
+    "deviation": None, "mos_range": (), "speech": None,
 }  # fmt: skip
 
 
@@ -245,8 +245,10 @@ class Manifest(Section):
             if any((len(row),) != sizes.get(output) for output, row in head.weights.items()):
                 raise manifest_error(f"heads.{name}.weights do not fit the columns of the outputs")
         if self.uncertainty is not None:
-            if self.mos_range or self.deviation is not None:
-                raise manifest_error("a model with uncertainty has no mos_range and no deviation")
+            if self.mos_range or self.deviation or self.grid.speech:
+                raise manifest_error(
+                    "mos_range, deviation and grid.speech are only for models that predict MOS"
+                )
             self._check_stages(self.uncertainty)
             return
         self._check_inputs()
@@ -276,6 +278,8 @@ class Manifest(Section):
             crop_samples = self.ssl.crop_samples
             fixed = self.family != "segments" or self.ssl.segment_step_samples == crop_samples
             expected[self.ssl.tensor] = (crop_samples if fixed else "samples",)
+            if self.ssl.segment_repeat and self.grid.speech:
+                raise manifest_error("grid.speech does not go with ssl.segment_repeat")
         if (mel := self.mel) is not None:
             images = (mel.n_crops * len(mel.windows), mel.image_height, mel.image_width)
             crops = (mel.n_crops, mel.crop_samples)

@@ -160,6 +160,13 @@ def _facts(manifest: Manifest) -> dict[str, Any]:
         grid = manifest.grid
         views = f"one per {grid.view_every_s:g} s, from {grid.min_views} to {grid.max_views}"
         facts["views"] = f"the fewest that start at most {hop_s:g} s apart" if hop_s else views
+        if (rule := grid.speech) is not None:
+            facts["speech"] = (
+                f"within {rule.range_db:g} dB of the loudest 0.2 s, and above "
+                f"{rule.floor_dbfs:g} dBFS unless that is within {rule.least_range_db:g} dB; "
+                f"views begin and end with speech and {rule.margin_s:g} s around it, and are "
+                f"speech for {100 * rule.min_share:g} % or more"
+            )
     if manifest.mos_range:
         facts["scores"] = "limited to {:g} to {:g}".format(*manifest.mos_range)
     if (spec := manifest.deviation) is not None:

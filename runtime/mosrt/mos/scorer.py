@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from mosrt._arrays import Float32Array, FloatArray, IntArray
 from mosrt.audio.recording import Recording
+from mosrt.audio.sources import AudioSource
 from mosrt.backends import Backend
 from mosrt.backends.base import OPENVINO
 from mosrt.bundle.front_end_spec import MelSpec, SslSpec
@@ -65,6 +66,19 @@ class FusionFrontEnd:
             segment_hop_samples=0 if ssl is None else ssl.segment_hop_samples,
             segment_repeat=ssl is not None and ssl.segment_repeat,
         )
+
+    def plan(self, recording: Recording, plan: CropPlan | PlanRule) -> CropPlan:
+        """The crops of a recording, which a grid trims to its speech if the manifest says so.
+
+        Raises:
+            PlanError: The plan does not fit the recording or the model.
+        """
+        if isinstance(plan, PlanRule):
+            if plan.kind == "grid":
+                recording.trim()
+            plan = plan.plan(recording.n_samples, self.geometry, recording.speech)
+        plan.check(recording.n_samples, self.geometry)
+        return plan
 
     def views(
         self,
@@ -244,6 +258,14 @@ class FusionScorer(Scorer):
             raise self._not_finite(clip.recording)
         return {name: np.stack([out[name] for out in clip.outputs], axis=1) for name in names}
 
+    def _recording(self, source: AudioSource) -> Recording:
+        return Recording(
+            source,
+            self.manifest.sample_rate_hz,
+            remove_silence=self._remove_silence,
+            speech=self.manifest.grid.speech,
+        )
+
     def _release(self) -> None:
         self._backend.close()
         super()._release()
@@ -265,11 +287,7 @@ class FusionScorer(Scorer):
         recording = self._open(item)
         if isinstance(recording, AudioError):
             return recording
-        geometry = self._front_end.geometry
-        if isinstance(plan, PlanRule):
-            plan = plan.plan(recording.n_samples, geometry)
-        plan.check(recording.n_samples, geometry)
-        return _Clip(recording, plan)
+        return _Clip(recording, self._front_end.plan(recording, plan))
 
     def _run(self, clips: Sequence[_Clip], outputs: Sequence[str]) -> None:
         """Runs every view of every clip through the model, filling each clip's `outputs`."""
@@ -372,8 +390,9 @@ class FusionScorer(Scorer):
         # A recording that is not longer than a crop is read whole.
         first = [np.where(n_samples > length, starts, 0) for starts, length in crops]
         last = [np.minimum(starts + length, n_samples) for starts, length in crops]
-        starts_s = np.concatenate(first, axis=1).min(axis=1) / rate_hz
-        ends_s = np.concatenate(last, axis=1).max(axis=1) / rate_hz
+        trimmed = clip.recording.start
+        starts_s = (np.concatenate(first, axis=1).min(axis=1) + trimmed) / rate_hz
+        ends_s = (np.concatenate(last, axis=1).max(axis=1) + trimmed) / rate_hz
         # Resampling may have rounded the number of samples up.
         ends_s = np.minimum(ends_s, clip.recording.duration_s)
         return tuple(zip(starts_s.tolist(), ends_s.tolist(), strict=True))

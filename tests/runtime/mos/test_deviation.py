@@ -160,5 +160,5 @@ def test_models_that_give_no_mos_have_neither() -> None:
     plain = Bundle.open(Path(mosrt.__file__).parent / "models" / "nano-uncertainty").manifest
     spec = DeviationSpec(tensor="features", domains=("zero-shot",), factors=(1.0,))
     for fields in ({"deviation": spec}, {"mos_range": (1.0, 5.0)}):
-        with pytest.raises(mosrt.BundleError, match="uncertainty"):
+        with pytest.raises(mosrt.BundleError, match="predict MOS"):
             Manifest.from_dict(as_json(dataclasses.replace(plain, **fields)))

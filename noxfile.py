@@ -39,6 +39,7 @@ RUNTIME_TESTS = (
     "matplotlib",
     "onnx",
     "openapi-spec-validator",
+    "opentelemetry-sdk",
     "openvino",
     "pillow",
     "prometheus-client",

@@ -20,6 +20,7 @@ PAGES = (
     "runtime/README.md",
     "runtime/JETSON.md",
     "runtime/HTTP.md",
+    "runtime/MONITORING.md",
     "export/README.md",
     "export/mosrt_export/nano/README.md",
     "calibration/README.md",
@@ -32,7 +33,8 @@ COMMAND_LINE = "reference/cli.md"
 
 def on_files(files: Files, *, config: MkDocsConfig) -> Files:
     """Adds files at their path in the repository, so that links between them hold."""
-    results = sorted((ROOT / "benchmarks" / "results").glob("*.json"))
+    folder = ROOT / "benchmarks" / "results"
+    results = sorted([*folder.glob("*.json"), *folder.glob("*.svg")])
     for path in (*PAGES, *(str(result.relative_to(ROOT)) for result in results)):
         options: dict[str, Any] = {"abs_src_path": str(ROOT / path)}
         files.append(File.generated(config, path, **options))

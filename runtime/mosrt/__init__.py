@@ -21,6 +21,7 @@ if typing.TYPE_CHECKING:
     from .crops import CropGeometry, CropPlan, PlanRule
     from .errors import (
         AudioError,
+        BaselineError,
         BundleError,
         CalibrationError,
         ClosedError,
@@ -37,12 +38,17 @@ if typing.TYPE_CHECKING:
     from .scorer import Scorer
     from .serving.async_scorer import AsyncScorer
     from .serving.best import Best
+    from .serving.monitoring.counts import MonitorStats
+    from .serving.monitoring.drift import Drift, MonitoredClip
+    from .serving.monitoring.histogram import MosHistogram
+    from .serving.monitoring.monitor import Monitor
     from .serving.scorer_pool import ScorerPool
     from .serving.stats import ServingStats
 
 __all__ = [
     "AsyncScorer",
     "AudioError",
+    "BaselineError",
     "Best",
     "BundleError",
     "CalibrationError",
@@ -50,7 +56,12 @@ __all__ = [
     "CropGeometry",
     "CropPlan",
     "DomainError",
+    "Drift",
     "MeasureError",
+    "Monitor",
+    "MonitorStats",
+    "MonitoredClip",
+    "MosHistogram",
     "MosrtError",
     "OutputError",
     "Overloaded",
@@ -75,6 +86,10 @@ _MODULES: typing.Final = {
     "scorer": ("Scorer",),
     "serving.async_scorer": ("AsyncScorer",),
     "serving.best": ("Best",),
+    "serving.monitoring.counts": ("MonitorStats",),
+    "serving.monitoring.drift": ("Drift", "MonitoredClip"),
+    "serving.monitoring.histogram": ("MosHistogram",),
+    "serving.monitoring.monitor": ("Monitor",),
     "serving.scorer_pool": ("ScorerPool",),
     "serving.stats": ("ServingStats",),
 }

@@ -4,6 +4,7 @@
 
     MosrtError
     ├── AudioError (ValueError)       the recording cannot be scored; `flags` names the guards
+    ├── BaselineError (ValueError)    scores do not compare with a monitor's baseline
     ├── BundleError (ValueError)      the bundle is missing, damaged, too new or inconsistent
     ├── PlanError (ValueError)        a crop plan does not fit the recording or the model
     ├── MeasureError (ValueError)     the model does not give the measure that is asked for
@@ -25,6 +26,7 @@ from contextlib import contextmanager
 
 __all__ = [
     "AudioError",
+    "BaselineError",
     "BundleError",
     "CalibrationError",
     "ClosedError",
@@ -54,6 +56,10 @@ class AudioError(MosrtError, ValueError):
     def __init__(self, message: str, *, flags: tuple[str, ...]) -> None:
         super().__init__(message)
         self.flags = flags
+
+
+class BaselineError(MosrtError, ValueError):
+    """A baseline that live scores do not compare with; the message names the file and the cure."""
 
 
 class BundleError(MosrtError, ValueError):

@@ -30,6 +30,7 @@ DOCUMENTS = (
     "runtime/README.md",
     "runtime/JETSON.md",
     "runtime/HTTP.md",
+    "runtime/MONITORING.md",
     "export/README.md",
     "export/mosrt_export/nano/README.md",
     "calibration/README.md",

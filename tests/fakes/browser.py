@@ -111,13 +111,13 @@ class Tab:
 
 
 @contextmanager
-def browser_tab(browser: str, profile: Path, *flags: str) -> Iterator[Tab]:
+def browser_tab(browser: str, profile: Path) -> Iterator[Tab]:
     """Starts a browser, and ends it."""
     to_browser, commands = os.pipe()
     results, from_browser = os.pipe()
     command = [sys.executable, "-c", _LAUNCH, str(to_browser), str(from_browser), browser,
                "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage",
-               "--remote-debugging-pipe", f"--user-data-dir={profile}", *flags]  # fmt: skip
+               "--remote-debugging-pipe", f"--user-data-dir={profile}"]  # fmt: skip
     log = profile.with_suffix(".log").open("wb")
     process = subprocess.Popen(command, pass_fds=(to_browser, from_browser), stdout=log, stderr=log)
     os.close(to_browser)

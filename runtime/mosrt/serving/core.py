@@ -10,6 +10,8 @@ import sys
 import threading
 import time
 import weakref
+from collections.abc import Callable
+from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # a name of its own in 3.10
 from dataclasses import dataclass
 from typing import Any, Final, cast, get_args
@@ -178,8 +180,11 @@ class Core:
         domain: str | None = None,
         views: int | None = None,
         plan: Plan | None = None,
+        when_done: Callable[[Future[Score]], object] | None = None,
     ) -> Job:
         """Lets a request wait for a worker; never blocks once the model is loaded.
+
+        Arguments are those of `ScorerPool.submit`.
 
         Raises:
             ClosedError: The pool is closed.
@@ -198,6 +203,8 @@ class Core:
             priority=priority,
             duration_s=_duration_s(item),
         )
+        if when_done is not None:
+            job.future.add_done_callback(when_done)
         with self._changed:
             if self._closed:
                 raise ClosedError("the pool is closed; make another")

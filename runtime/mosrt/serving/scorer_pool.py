@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 
 import numpy.typing as npt
@@ -148,6 +148,7 @@ class ScorerPool:
         domain: str | None = None,
         views: int | None = None,
         plan: Plan | None = None,
+        when_done: Callable[[Future[Score]], object] | None = None,
     ) -> Future[Score]:
         """Lets a recording wait for a worker, and returns at once.
 
@@ -158,6 +159,8 @@ class ScorerPool:
             domain: As for `score`.
             views: As for `score`.
             plan: As for `score`.
+            when_done: Called with the future when it has ended, in the worker's thread. A callback
+                that is added to the future later may be called in the thread that adds it.
 
         Returns:
             The score to come. `cancel()` frees the place of a request that waits.
@@ -168,8 +171,10 @@ class ScorerPool:
             Overloaded: The queue is full, or the deadline cannot be met.
         """
         job = self._core.submit(
-            item, deadline_s=deadline_s, priority=priority, domain=domain, views=views, plan=plan
-        )
+            item,
+            deadline_s=deadline_s, priority=priority, domain=domain, views=views, plan=plan,
+            when_done=when_done,
+        )  # fmt: skip
         return job.future
 
     def best_of(

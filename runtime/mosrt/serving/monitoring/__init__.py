@@ -1,0 +1,1 @@
+"""Live monitoring: samples traffic, exports metrics, and tests for drops of quality."""

@@ -7,7 +7,7 @@ P.808) and after it (the maps to MOS of P.835) becomes a part of the graph.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,10 +21,10 @@ from mosrt.audio.sources import AudioSource
 from mosrt.bundle.front_end_spec import FRONT_END_SCOPE, MelSpec, SslSpec
 from mosrt.bundle.manifest import Manifest, Member, Variant
 from mosrt.bundle.writer import bundle_file, check_target, new_directory
+from mosrt.errors import BundleError
 from mosrt.host.files import sha256_of
 from mosrt.mel.front_end import MelFrontEnd
 
-from .distill.dnsmos import SAMPLE_RATE_HZ, WINDOW_SAMPLES, DnsmosP808, DnsmosP835, open_dnsmos
 from .errors import CheckpointError
 from .graphs.front_end import MelImages
 from .graphs.graph import BATCH, OPSET, tensor, write_graph
@@ -36,16 +36,77 @@ __all__ = ["N_STEPS", "export_dnsmos"]
 N_STEPS: Final = 4
 _TOLERANCE_MOS: Final = 1e-4  # float32; on speech from 0.5 to 30 s scores differed by 3e-6
 _GRAPH: Final = "mosrt"
-_INPUT: Final = tensor("waveform", BATCH, WINDOW_SAMPLES)
+_SAMPLE_RATE_HZ: Final = 16_000
+_SEGMENT_SAMPLES: Final = 144_160  # 9.01 s, the input of both models
+_INPUT: Final = tensor("waveform", BATCH, _SEGMENT_SAMPLES)
 _MEL: Final = MelSpec(
-    tensor="features", crop_samples=WINDOW_SAMPLES - 160, n_crops=1, n_fft=321, hop_length=160,
-    n_mels=120, windows=(321,), f_min_hz=0.0, f_max_hz=SAMPLE_RATE_HZ / 2, floor_db=80.0,
+    tensor="features", crop_samples=_SEGMENT_SAMPLES - 160, n_crops=1, n_fft=321, hop_length=160,
+    n_mels=120, windows=(321,), f_min_hz=0.0, f_max_hz=_SAMPLE_RATE_HZ / 2, floor_db=80.0,
     image_height=120, image_width=900,
 )  # fmt: skip
 _SEGMENTS: Final = SslSpec(
-    tensor="waveform", crop_samples=WINDOW_SAMPLES, epsilon=0.0, segment_repeat=True,
-    segment_hop_samples=SAMPLE_RATE_HZ, segment_step_samples=WINDOW_SAMPLES,
+    tensor="waveform", crop_samples=_SEGMENT_SAMPLES, epsilon=0.0, segment_repeat=True,
+    segment_hop_samples=_SAMPLE_RATE_HZ, segment_step_samples=_SEGMENT_SAMPLES,
 )  # fmt: skip
+
+# Coefficients of x², x and 1 from each output x to MOS, by domain.
+_P808: Final = {"p808": (0.0, 1.0, 0.0)}
+_P835: Final = {
+    "sig": (-0.08397278, 1.22083953, 0.0052439),
+    "bak": (-0.13166888, 1.60915514, -0.39604546),
+    "ovr": (-0.06766283, 1.11546468, 0.04602535),
+}
+
+
+class _Published:
+    """A published network with what the published script computes before and after it.
+
+    Attributes:
+        maps: `_P808` or `_P835`.
+    """
+
+    def __init__(self, file: Path) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(file), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as exc:  # ONNX Runtime's own exceptions share no base but Exception
+            raise BundleError(f"{file}: not a DNSMOS model ({exc})") from exc
+        (first, *others), outputs = self._session.get_inputs(), self._session.get_outputs()
+        sizes = [size if isinstance(size, int) else None for size in first.shape[1:]]
+        if not others and sizes in ([900, _MEL.n_mels], [None, _MEL.n_mels]):
+            self.maps = _P808
+        elif not others and sizes in ([_SEGMENT_SAMPLES], [None]) and outputs[0].shape[-1] == 3:
+            self.maps = _P835
+        else:
+            raise BundleError(
+                f"{file}: neither DNSMOS P.808 (900 frames of {_MEL.n_mels} mels) nor P.835 "
+                f"({_SEGMENT_SAMPLES} samples, three scores): the input is {first.shape}, the "
+                f"output {outputs[0].shape}"
+            )
+        self._input = first.name
+        self._mel = MelFrontEnd(_MEL, _SAMPLE_RATE_HZ)
+
+    def __call__(self, waveform: Float32Array) -> FloatArray:
+        """MOS (domains,) of a recording (samples,)."""
+        while len(waveform) < _SEGMENT_SAMPLES:
+            waveform = np.concatenate([waveform, waveform])
+        raw = []
+        # Counted as in the script, which drops a last segment that would still fit, and those that
+        # are a sample short by rounding.
+        for i in range(int(len(waveform) // _SAMPLE_RATE_HZ - 9.01) + 1):
+            start, end = i * _SAMPLE_RATE_HZ, int((i + 9.01) * _SAMPLE_RATE_HZ)
+            if end - start < _SEGMENT_SAMPLES:
+                continue
+            feed = waveform[start:end]
+            if self.maps is _P808:
+                feed = 2 * self._mel.images(feed[: _MEL.crop_samples], _MEL.windows)[321].T - 1
+            raw.append(self._session.run(None, {self._input: feed[None]})[0][0])
+        maps = np.array([*self.maps.values()])
+        mos: FloatArray = np.polyval(maps.T, np.array(raw, np.float64)).mean(axis=0)
+        return mos
 
 
 class _Features(MelImages):
@@ -89,21 +150,21 @@ def export_dnsmos(
     if not file.is_file():
         raise CheckpointError(f"{file}: no such file; pass model_v8.onnx or sig_bak_ovr.onnx")
     with step(f"reading {file.name}"):
-        model = open_dnsmos(file)
+        model = _Published(file)
         original = onnx.load(file)
         if original.graph.name == _GRAPH:
             raise CheckpointError(f"{file}: exported already; pass the file of Microsoft's")
-    kind = "p808" if isinstance(model, DnsmosP808) else "p835"
+    kind = "p808" if model.maps is _P808 else "p835"
     network = f"the published network in onnxruntime {onnxruntime.__version__}"
     with new_directory(out, force=force) as directory:
         with step("exporting"):
-            member = _write(directory / "model.fp32.onnx", original, model)
+            member = _write(directory / "model.fp32.onnx", original, model.maps)
             manifest = _manifest(name or f"dnsmos-{kind}", file, tuple(model.maps), member)
         with step(f"comparing with the original on {len(clips)} clips and all of them as one"):
             drift = compared(
                 directory,
                 manifest,
-                lambda waveform: _published(model, waveform),
+                model,
                 clips,
                 tolerance_mos=_TOLERANCE_MOS,
                 against=f"{network}, all else in numpy {np.__version__}",
@@ -113,21 +174,21 @@ def export_dnsmos(
     return drift
 
 
-def _write(path: Path, original: Any, model: DnsmosP808 | DnsmosP835) -> Member:
+def _write(path: Path, original: Any, maps: Mapping[str, tuple[float, float, float]]) -> Member:
     """Writes the graph from segments of audio to MOS."""
     network = onnx.version_converter.convert_version(original, OPSET).graph
     network = onnx.compose.add_prefix_graph(network, "published/")
     before = onnx.parser.parse_graph(
-        f"before (float[batch, {WINDOW_SAMPLES}] waveform) => (float[batch, {WINDOW_SAMPLES}] "
+        f"before (float[batch, {_SEGMENT_SAMPLES}] waveform) => (float[batch, {_SEGMENT_SAMPLES}] "
         "features) { features = Identity (waveform) }"
     )
-    if isinstance(model, DnsmosP808):
+    if maps is _P808:
         features = tensor("features", BATCH, _MEL.image_width, _MEL.n_mels)
-        module = _Features(_MEL, SAMPLE_RATE_HZ).eval()
+        module = _Features(_MEL, _SAMPLE_RATE_HZ).eval()
         write_graph("features", module, path, inputs=[_INPUT], outputs=[features])
         before = onnx.load(path).graph
         path.with_name(f"{path.name}.data").unlink()
-    n, rows = len(model.maps), zip(*model.maps.values(), strict=True)
+    n, rows = len(maps), zip(*maps.values(), strict=True)
     a, b, c = (", ".join(map(str, row)) for row in rows)
     after = onnx.parser.parse_graph(
         f"after (float[batch, {n}] raw) => (float[batch, {n}] mos) "
@@ -151,7 +212,7 @@ def _manifest(name: str, file: Path, domains: tuple[str, ...], member: Member) -
     return Manifest(
         name=name,
         family="segments",
-        sample_rate_hz=SAMPLE_RATE_HZ,
+        sample_rate_hz=_SAMPLE_RATE_HZ,
         ssl=_SEGMENTS,
         mel=None,
         domains=domains,
@@ -168,19 +229,3 @@ def _manifest(name: str, file: Path, domains: tuple[str, ...], member: Member) -
             libraries=("mosrt", "onnx", "onnxruntime"),
         ),
     )
-
-
-def _published(model: DnsmosP808 | DnsmosP835, waveform: Float32Array) -> FloatArray:
-    """Scores a recording (samples,) as the published script does: MOS (domains,)."""
-    mel = MelFrontEnd(_MEL, SAMPLE_RATE_HZ)
-    raw = []
-    for i, window in enumerate(model.windows(waveform)):
-        if int((i + 9.01) * SAMPLE_RATE_HZ) - i * SAMPLE_RATE_HZ < WINDOW_SAMPLES:
-            continue  # the script's segment is a sample short by rounding, and it drops it
-        feed = window
-        if isinstance(model, DnsmosP808):
-            feed = 2 * mel.images(window[: _MEL.crop_samples], _MEL.windows)[321].T - 1
-        raw.append(model.session.run(None, {model.session.get_inputs()[0].name: feed[None]})[0][0])
-    maps = np.array([*model.maps.values()])
-    mos: FloatArray = np.polyval(maps.T, np.array(raw, np.float64)).mean(axis=0)
-    return mos

@@ -18,6 +18,7 @@ PAGES = (
     "CHANGELOG.md",
     "SECURITY.md",
     "runtime/README.md",
+    "runtime/MODELS.md",
     "runtime/JETSON.md",
     "runtime/HTTP.md",
     "runtime/MONITORING.md",

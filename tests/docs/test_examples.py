@@ -28,6 +28,7 @@ DOCUMENTS = (
     "README.md",
     "CONTRIBUTING.md",
     "runtime/README.md",
+    "runtime/MODELS.md",
     "runtime/JETSON.md",
     "runtime/HTTP.md",
     "runtime/MONITORING.md",

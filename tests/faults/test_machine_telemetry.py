@@ -23,7 +23,7 @@ ENTRIES = {
     "command": f"import sys; sys.argv[1:] = ['score', {str(CLIP)!r}]; {CLI}",
     "worker": "import mosrt_bench.worker.mosrt_runner",
     "calibration": "import mosrt_calibration.ranges.collector",
-    "recipe": "import mosrt_export.distill.dnsmos",
+    "recipe": "import mosrt_export.distill.teachers",
     "study": "import mosrt_studies.accuracy.scorers",
     "openvino": "import mosrt; mosrt.load(provider='openvino-fp32', cache=False)",
 }

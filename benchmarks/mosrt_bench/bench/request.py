@@ -38,8 +38,8 @@ TORCH: Final[Mapping[str, tuple[str, str]]] = {
 }
 """Variant and provider of torch by its name on the command line."""
 
-# What may stand before a path within an argument: an option's name, or a kind of peer.
-_BEFORE_PATH: Final = re.compile(r"(--?[\w-]+=)?(onnx:)?")
+# What may stand before a path within an argument: an option's name.
+_BEFORE_PATH: Final = re.compile(r"(--?[\w-]+=)?")
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(s|m|h)")
 _UNITS_S: Final = {"s": 1.0, "m": 60.0, "h": 3600.0}
 # Longest wait for one answer of a process, such as one that loads a model or builds an engine.
@@ -62,7 +62,6 @@ class Request:
         labels: CSV of listeners' ratings, or None.
         references: Torch checkpoints, one per network of the only bundle.
         torch: Names of `TORCH` to time as well, or "auto": eager, on the devices of `providers`.
-        peers: ONNX files of DNSMOS models.
         threads: Numbers of threads.
         batches: Batch sizes, for throughput; may be none.
         callers: Numbers of concurrent callers, for throughput; may be none.
@@ -88,7 +87,6 @@ class Request:
     labels: Path | None = None
     references: tuple[Path, ...] = ()
     torch: tuple[str, ...] = (TORCH_AUTO,)
-    peers: tuple[Path, ...] = ()
     threads: tuple[int, ...] = (1,)
     batches: tuple[int, ...] = (1, 4)
     callers: tuple[int, ...] = (1, 2, 4)
@@ -109,7 +107,7 @@ class Request:
     def settings(self) -> dict[str, Any]:
         """Every option but the command, JSON-ready; of paths their names alone."""
         settings = asdict(self)
-        for name in ("audio", "references", "peers"):
+        for name in ("audio", "references"):
             settings[name] = [path.name for path in settings[name]]
         settings["labels"] = None if self.labels is None else self.labels.name
         settings["bundles"] = shown(self.bundles)

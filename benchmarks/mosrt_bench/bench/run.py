@@ -22,7 +22,6 @@ from mosrt_bench.clips import AudioFile, audio_files, rated_files
 from mosrt_bench.errors import BenchError
 from mosrt_bench.machine import describe
 from mosrt_bench.output import finite
-from mosrt_bench.peers import peer_results
 from mosrt_bench.stats.voicemos import protocol
 
 from .configurations import list_configurations, open_bundle, reference_of
@@ -103,9 +102,6 @@ class Bench:
         request = session.request
         with _without_warnings():
             run_parity(session, self._bundles, self._configurations, self.clips, parity)
-            if request.peers:
-                session.say("scoring with the peers")
-                report["peers"] = peer_results(request.peers, self.clips)
             if self._ratings:
                 session.say("comparing with the ratings")
                 self._compare_with_ratings()
@@ -119,7 +115,7 @@ class Bench:
 
     def _compare_with_ratings(self) -> None:
         report, rated = self._report, self._rated
-        predictions = _predictions(self._bundles, self._parity.scores, report.get("peers", []))
+        predictions = _predictions(self._bundles, self._parity.scores)
         report["labels"] = []
         for name, (scores, on_scale) in predictions.items():
             predicted = {path: scores[clip.name] for path, clip in rated.items()}
@@ -204,7 +200,7 @@ def _without_warnings() -> Iterator[None]:
 
 
 def _predictions(
-    bundles: Sequence[Bundle], scores: Mapping[str, Scores], peers: Sequence[Mapping[str, Any]]
+    bundles: Sequence[Bundle], scores: Mapping[str, Scores]
 ) -> dict[str, tuple[dict[str, float], bool]]:
     """What to compare with listeners, by configuration, and whether it is on the MOS scale.
 
@@ -224,7 +220,7 @@ def _predictions(
         on_scale = manifest.uncertainty is None or manifest.uncertainty.mos_map is not None
         column = {clip: predicted(manifest, of_domain) for clip, of_domain in by_clip.items()}
         columns[name] = column, on_scale
-    return {**columns, **{peer["peer"]: (dict(peer["scores"]), True) for peer in peers}}
+    return columns
 
 
 def _scored_by_all(clips: Sequence[AudioFile], scores: Mapping[str, Scores]) -> AudioFile:

@@ -79,8 +79,6 @@ def bench() -> None:
 @click.option("--labels", type=_FILE, metavar="FILE.csv",
               help="Ratings by listeners, columns path,mos[,system[,dataset]]: adds the VoiceMOS "
               "table.")  # fmt: skip
-@_repeated("--peer", "peers", metavar="onnx:FILE",
-           text="A DNSMOS P.835 or P.808 model to score the same clips with.")  # fmt: skip
 @click.option("--plan", metavar="PLAN", show_default="grid",
               help="Crop plan of MOS models: grid or reference:SEED.")  # fmt: skip
 @click.option("--views", type=click.IntRange(1, 10_000), metavar="N",
@@ -117,7 +115,7 @@ def bench() -> None:
               "is written after each step.")  # fmt: skip
 @exit_on_error()
 def run(
-    models: tuple[str, ...], audio: tuple[Path, ...], labels: Path | None, peers: tuple[str, ...],
+    models: tuple[str, ...], audio: tuple[Path, ...], labels: Path | None,
     runs: int, seconds: float, no_speed: bool, folder: Path | None, **options: Any,
 ) -> None:  # fmt: skip
     """Measure every variant of the MODELs on every provider, on your recordings.
@@ -148,7 +146,6 @@ def run(
     with require_extra(*_EXTRAS):
         from mosrt_bench.bench.run import Bench  # noqa: PLC0415 - scipy and psutil
         from mosrt_bench.output import save  # noqa: PLC0415
-        from mosrt_bench.peers import parse_peer  # noqa: PLC0415
         from mosrt_bench.report.writer import terminal, write_report  # noqa: PLC0415
 
         def keep(report: dict[str, Any]) -> None:
@@ -162,7 +159,6 @@ def run(
             bundles=models or (DEFAULT_MODEL,),
             audio=audio,
             labels=labels,
-            peers=tuple(map(parse_peer, peers)),
             effort=Effort(runs=runs, seconds=seconds),
             speed=not no_speed,
             command=shlex.join(["mosrt", *shown(sys.argv[1:])]),

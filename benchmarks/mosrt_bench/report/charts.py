@@ -233,7 +233,7 @@ def _series(
 
 
 def _scores_against_reference(report: Row, places: Mapping[str, int]) -> Iterator[Chart]:
-    """Each bundle's reference against its other variants and against published models."""
+    """Each bundle's reference against its other variants."""
     for bundle in report["bundles"]:
         name = bundle["reference"]
         reference = report["scores"].get(name)
@@ -245,8 +245,6 @@ def _scores_against_reference(report: Row, places: Mapping[str, int]) -> Iterato
             for other, found in report["scores"].items()
             if other.startswith(f"{bundle['name']} ") and other != name
         ]
-        for i, peer in enumerate(report.get("peers", [])):
-            others.append((peer["peer"], len(places) + i, peer["scores"]))
         drawn = []
         for other, place, scores in others:
             points = [

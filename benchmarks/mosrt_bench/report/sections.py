@@ -59,7 +59,6 @@ def sections(report: Row) -> list[Section]:
         "latency": [(list(map(_latency_row, headlines)), _latency_notes(headlines))],
         "stages": [(headlines, ["on a GPU, model includes the copies to it and back"] * copying)],
         "length": [(latency, ())],
-        "peers": [(list(map(_peer_row, report.get("peers", []))), ())],
         "estimator": [(_study_rows(s), _study_notes(s)) for s in report.get("estimator", [])],
         "not_measured": [(missing, ())],
     }
@@ -176,13 +175,6 @@ def _latency_notes(rows: Sequence[Row]) -> Iterator[str]:
                 f"{row['contestant']}: times had not stabilised after {row['warm_up']} "
                 f"round{'' if row['warm_up'] == 1 else 's'} of warm-up"
             )
-
-
-def _peer_row(row: Row) -> Row:
-    scored = [value for value in row["scores"].values() if value is not None]
-    return {
-        **row, "mean": sum(scored) / len(scored) if scored else None, "clips": len(scored)
-    }  # fmt: skip
 
 
 def _study_rows(study: Row) -> list[Row]:

@@ -1,9 +1,6 @@
 """Do scores fall as speech is degraded more, and only then?
 
-    python -m mosrt_studies.accuracy.ladder --speech SPEECH --teachers TEACHERS \
-        -o benchmarks/results/ladder.json
-
-Clips of 5 s of held-out recordings and of unseen voices go through ladders of degradations: the
+Clean clips go through ladders of degradations: the
 clean clip, then increasing severity of one kind with the same random state. SRCC is the rank
 correlation of severity and falling score on the ladder of one clip, averaged over clips: 1 where
 every step lowers the score. Pooled SRCC ranks all clips of a kind together, so that a good voice
@@ -14,25 +11,21 @@ own clean version.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Final
 
-import click
 import numpy as np
 import numpy.typing as npt
 import scipy.stats
 
 from mosrt._arrays import Float32Array, FloatArray
-from mosrt.cli.command import exit_on_error, output_option
 from mosrt_export.distill.data.degradations import DEGRADATIONS, Degradation
 from mosrt_export.distill.data.resyntheses import RESYNTHESES
 from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
-from mosrt_studies.publish import publish
 
-from .heldout import Speech, clips_in, levelled, recorded_clips, speech_option, unseen_clips
-from .scorers import ScoreClip, Scorers, score_clips, scorers_options
+from .heldout import Speech, levelled
+from .scorers import ScoreClip, score_clips
 
-__all__ = ["KINDS", "falling", "overall", "rungs", "score_ladders", "summary"]
+__all__ = ["KINDS", "falling", "measure", "overall", "rungs", "score_ladders", "summary"]
 
 
 KINDS: Final[Mapping[str, Degradation]] = {
@@ -127,30 +120,16 @@ def overall(kinds: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> dict[str, d
     }
 
 
-@click.command()
-@speech_option
-@click.option("--extra", multiple=True, metavar="DIR",
-              type=click.Path(exists=True, file_okay=False, path_type=Path),
-              help="Folder of recordings of one speaker outside the training data; may be "
-              "repeated.")  # fmt: skip
-@exit_on_error()
-@scorers_options
-@click.option("--clips", default=20, show_default=True, type=click.IntRange(min=2),
-              help="Clips per group.")  # fmt: skip
-@click.option("--seed", default=1001, show_default=True, help="Seed of text and degradations.")
-@output_option("JSON file to write.", required=True)
-def main(
-    speech: Path, extra: tuple[Path, ...], scorers: Scorers, clips: int, seed: int, output: Path
-) -> None:
-    """Measure whether scores fall as speech is degraded more."""
-    groups = {
-        "held-out recordings": recorded_clips(speech, clips),
-        "unseen synthetic voices": unseen_clips(clips, seed),
-    }
-    if extra:
-        groups["unseen speakers"] = clips_in(extra, clips)
+def measure(groups: Mapping[str, Sequence[Speech]], score: ScoreClip, seed: int) -> dict[str, Any]:
+    """Scores the ladders of groups of clips.
+
+    Args:
+        groups: Clean clips by group.
+        score: The models.
+        seed: Seed of the degradations.
+    """
     scores = {
-        group: score_ladders(members, scorers, seed=seed, label=group)
+        group: score_ladders(members, score, seed=seed, label=f"ladders of {group}")
         for group, members in groups.items()
     }
     kinds = {
@@ -160,19 +139,10 @@ def main(
         }
         for group, by_kind in scores.items()
     }
-    publish(
-        "accuracy.ladder",
-        output,
-        question="do scores fall with the severity of a degradation",
-        threads=1,
-        severities=SEVERITIES,
-        defaults=scorers.defaults,
-        voices={group: [clip.voice for clip in members] for group, members in groups.items()},
-        overall={group: overall(by_kind) for group, by_kind in kinds.items()},
-        kinds=kinds,
-        scores=scores,
-    )
-
-
-if __name__ == "__main__":
-    main()
+    return {
+        "severities": SEVERITIES,
+        "voices": {group: [clip.voice for clip in members] for group, members in groups.items()},
+        "overall": {group: overall(by_kind) for group, by_kind in kinds.items()},
+        "kinds": kinds,
+        "scores": scores,
+    }

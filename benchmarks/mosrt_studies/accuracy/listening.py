@@ -1,15 +1,12 @@
 """Do scores put real TTS systems in the order of the listeners' ratings?
 
-    python -m mosrt_studies.accuracy.listening --systems SYSTEMS --teachers TEACHERS --looks 1 \
-        -o benchmarks/results/listening.json
-
-SYSTEMS holds systems.tsv, with the columns set, system, mos and folder, and a folder of FLAC clips
-per system. The score of a system is the mean over its clips. Concordance is the share of pairs of
-systems of one listening test that scores put in the listeners' order, among pairs whose published
-MOS differ by at least 0.15 (wide pairs: 0.40); equal scores count one half. Intervals resample the
-clips of a test, the same clips for all its systems, because clips at the same position have the
-same text. Choosing a model by this result makes it optimistic: --looks counts how often that was
-done.
+A folder of systems holds systems.tsv, with the columns set, system, mos and folder, perhaps also
+language and kind, and a folder of FLAC clips per system. The score of a system is the mean over its
+clips. Concordance is the share of pairs of systems of one listening test that scores put in the
+listeners' order, among pairs whose published MOS differ by at least 0.15 (wide pairs: 0.40); equal
+scores count one half. There are two intervals: one resamples the clips of a test, the same clips
+for all its systems, because clips at the same position have the same text, and the other resamples
+tests, which differ more.
 """
 
 from __future__ import annotations
@@ -20,20 +17,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import click
 import numpy as np
 import scipy.stats
 import soundfile
 
 from mosrt._arrays import Float32Array, FloatArray
-from mosrt.cli.command import exit_on_error, output_option
 from mosrt.errors import MosrtError
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
-from mosrt_studies.publish import publish
 
-from .scorers import ScoreClip, Scorers, score_clips, scorers_options
+from .scorers import ScoreClip, score_clips
 
-__all__ = ["ListeningTest", "System", "agreement", "by_test", "concordance", "read_systems"]
+__all__ = [
+    "ListeningTest",
+    "System",
+    "agreement",
+    "by_test",
+    "concordance",
+    "measure",
+    "parts",
+    "read_systems",
+]
 
 
 GAP: Final = 0.15
@@ -55,12 +58,16 @@ class System:
         name: Name of the system.
         mos: Published mean opinion score.
         clips: Its clips, in the order of the sentences of the test.
+        language: Language of the test; "" if not known.
+        kind: What is rated, such as "tts"; "" if not known.
     """
 
     test: str
     name: str
     mos: float
     clips: tuple[Path, ...]
+    language: str = ""
+    kind: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +101,8 @@ def read_systems(folder: Path) -> list[System]:
         test, name, mos, place = (row.get(column) or "" for column in _COLUMNS)
         clips = tuple(sorted((folder / place).glob("*.flac"))) if place else ()
         try:
-            systems.append(System(test, name, float(mos), clips))
+            more = {key: row.get(key) or "" for key in ("language", "kind")}
+            systems.append(System(test, name, float(mos), clips, **more))
         except ValueError as exc:
             raise ListeningError(f"{path}, line {i}: needs {', '.join(_COLUMNS)}") from exc
         if not clips:
@@ -137,9 +145,15 @@ def agreement(tests: Mapping[str, ListeningTest], resamples: int = _RESAMPLES) -
     ]
     low, high = percentile_interval(np.array(drawn)) or (share, share)
     wide, n_wide = concordance(list(tests.values()), WIDE_GAP)
+    each = np.array([concordance([test]) for test in tests.values()])
+    each[:, 0] = np.where(each[:, 1], each[:, 0] * each[:, 1], 0)  # pairs in order
+    sums = each[resample_indices(len(each), resamples, rng=0)].sum(axis=1)
+    shares = sums[sums[:, 1] > 0]
+    bounds = percentile_interval(shares[:, 0] / shares[:, 1]) or (share, share)
     return {
         "concordance": share,
         "interval_95": [low, high],
+        "interval_95_tests": list(bounds),
         "pairs": n_pairs,
         "concordance_wide": wide,
         "pairs_wide": n_wide,
@@ -153,7 +167,9 @@ def _alone(test: ListeningTest) -> dict[str, Any]:
     return {"concordance": share, "pairs": n_pairs, "srcc": float(srcc)}
 
 
-def score_systems(systems: Sequence[System], score: ScoreClip) -> dict[str, list[list[float]]]:
+def score_systems(
+    systems: Sequence[System], score: ScoreClip, *, label: str
+) -> dict[str, list[list[float]]]:
     """Scores of all clips: by model, a list per system."""
 
     def clips() -> Iterator[tuple[int, Float32Array, int]]:
@@ -163,50 +179,64 @@ def score_systems(systems: Sequence[System], score: ScoreClip) -> dict[str, list
                 yield i, samples.mean(axis=1), rate_hz
 
     length = sum(len(system.clips) for system in systems)
-    scores = score_clips(clips(), score, length=length, label="clips")
+    scores = score_clips(clips(), score, length=length, label=label)
     return {name: list(by_system.values()) for name, by_system in scores.items()}
 
 
 def by_test(
-    systems: Sequence[System], scores: Sequence[Sequence[float]]
+    systems: Sequence[System], scores: Sequence[Sequence[float]], part: str | None = None
 ) -> dict[str, ListeningTest]:
-    """The scores of one model, a list per system, as listening tests by name."""
+    """The scores of one model, a list per system, as listening tests by name.
+
+    Args:
+        systems: The systems.
+        scores: The scores of each.
+        part: Only systems of this language or kind.
+    """
     tests = {}
-    for name in dict.fromkeys(system.test for system in systems):
-        members = [i for i, system in enumerate(systems) if system.test == name]
+    chosen = [i for i, s in enumerate(systems) if part in (None, s.language, s.kind)]
+    for name in dict.fromkeys(systems[i].test for i in chosen):
+        members = [i for i in chosen if systems[i].test == name]
         mos = np.array([systems[i].mos for i in members])
         tests[name] = ListeningTest(mos, np.array([scores[i] for i in members], np.float64))
     return tests
 
 
-@click.command()
-@click.option("--systems", "folder", required=True, type=click.Path(path_type=Path), metavar="DIR",
-              help="Folder with systems.tsv and the clips of the systems.")  # fmt: skip
-@exit_on_error()
-@scorers_options
-@click.option("--looks", required=True, type=click.IntRange(min=1),
-              help="How often these systems were evaluated to choose a model, this run "
-              "included.")  # fmt: skip
-@output_option("JSON file to write.", required=True)
-def main(folder: Path, scorers: Scorers, looks: int, output: Path) -> None:
-    """Measure how well models order TTS systems that listeners have rated."""
-    systems = read_systems(folder)
-    scores = score_systems(systems, scorers)
-    publish(
-        "accuracy.listening",
-        output,
-        question="share of pairs of TTS systems in the listeners' order",
-        threads=1,
-        looks=looks,
-        defaults=scorers.defaults,
-        systems=[
-            {"test": s.test, "system": s.name, "mos": s.mos, "clips": len(s.clips)} for s in systems
-        ],
-        cpu_ms=scorers.cpu_ms,
-        agreement={name: agreement(by_test(systems, rows)) for name, rows in scores.items()},
-        scores=scores,
-    )
+def measure(folders: Sequence[Path], score: ScoreClip) -> dict[str, Any]:
+    """Scores the systems of several folders, and compares the scores with the listeners' ratings.
+
+    Raises:
+        ListeningError: A folder's list or clips are missing, or no two systems differ enough.
+    """
+    found = {}
+    for folder in folders:
+        systems = read_systems(folder)
+        scores = score_systems(systems, score, label=folder.name)
+        found[folder.name] = {
+            "systems": [
+                {"test": s.test, "system": s.name, "mos": s.mos, "language": s.language,
+                 "kind": s.kind, "clips": len(s.clips)} for s in systems
+            ],
+            "agreement": {
+                name: agreement(by_test(systems, rows)) for name, rows in scores.items()
+            },
+            "parts": {
+                part: {
+                    name: agreement(by_test(systems, rows, part)) for name, rows in scores.items()
+                }
+                for part in parts(systems)
+            },
+            "scores": scores,
+        }  # fmt: skip
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def parts(systems: Sequence[System]) -> list[str]:
+    """Languages and kinds of tests, where there are several, that have pairs to compare."""
+    found = []
+    for names in ({s.language for s in systems}, {s.kind for s in systems}):
+        for name in sorted(names - {""}) if len(names) > 1 else ():
+            tests = by_test(systems, [[0.0] * len(s.clips) for s in systems], name)
+            if concordance(list(tests.values()))[1]:
+                found.append(name)
+    return found

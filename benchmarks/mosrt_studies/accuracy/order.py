@@ -1,8 +1,5 @@
 """Do scores put recordings and speech synthesisers in the order that any listener would?
 
-    python -m mosrt_studies.accuracy.order --speech SPEECH --teachers TEACHERS \
-        -o benchmarks/results/order.json
-
 flite's statistical voices slt and rms, its diphone voices at 16 kHz (kal16) and 8 kHz (kal), and
 the formant synthesiser espeak-ng read the same sentences; held-out recordings have sentences of
 their own. All clips have the same level. Intervals resample sentences, the same for both voices
@@ -15,12 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-import click
 import numpy as np
 import numpy.typing as npt
 
 from mosrt._arrays import FloatArray
-from mosrt.cli.command import exit_on_error, output_option
 from mosrt_bench.stats.bootstrap import percentile_interval, resample_indices
 from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
 from mosrt_export.nano.voices import (
@@ -30,12 +25,20 @@ from mosrt_export.nano.voices import (
     speak,
     synthetic_voices,
 )
-from mosrt_studies.publish import publish
 
-from .heldout import Speech, levelled, speech_option, utterances
-from .scorers import ScoreClip, Scorers, score_clips, scorers_options
+from .heldout import Speech, levelled, utterances
+from .scorers import ScoreClip, score_clips
 
-__all__ = ["ORDER", "READERS", "RECORDINGS", "difference", "mean", "score_readers", "verdicts"]
+__all__ = [
+    "ORDER",
+    "READERS",
+    "RECORDINGS",
+    "difference",
+    "mean",
+    "measure",
+    "score_readers",
+    "verdicts",
+]
 
 
 RECORDINGS: Final = "recordings"
@@ -122,47 +125,34 @@ def score_readers(
     clips = [
         (r, clip.waveform, SAMPLE_RATE_HZ) for r, members in speech.items() for clip in members
     ]
-    scores = score_clips(clips, score, length=len(clips), label="clips")
+    scores = score_clips(clips, score, length=len(clips), label="readings")
     return {
         name: {reader: np.array(values) for reader, values in by_reader.items()}
         for name, by_reader in scores.items()
     }
 
 
-@click.command()
-@speech_option
-@exit_on_error()
-@scorers_options
-@click.option("--sentences", "count", default=24, show_default=True, type=click.IntRange(min=20),
-              help="Number of sentences for the synthesisers, and of recordings.")  # fmt: skip
-@click.option("--seed", default=1002, show_default=True, help="Seed of the sentences.")
-@output_option("JSON file to write.", required=True)
-def main(speech: Path, scorers: Scorers, count: int, seed: int, output: Path) -> None:
-    """Measure whether scores order recordings, flite and espeak-ng as listeners do."""
+def measure(speech: Path, count: int, seed: int, score: ScoreClip) -> dict[str, Any]:
+    """Scores recordings and what synthesisers read.
+
+    Args:
+        speech: Folder of recordings, whose held-out part is used.
+        count: Number of recordings, and of sentences that are read.
+        seed: Seed of the sentences.
+        score: The models.
+
+    Raises:
+        VoiceError: A synthesiser is not installed, or there are too few recordings.
+    """
     texts = sentences("en", count, np.random.default_rng(seed))
     recordings = utterances(speech, count, shortest_s=_SHORTEST_S)
-    scores = score_readers({RECORDINGS: recordings, **readings(texts)}, scorers)
-    order = {name: verdicts(by_reader) for name, by_reader in scores.items()}
-    publish(
-        "accuracy.order",
-        output,
-        question="are synthesisers scored in the order that listeners put them in",
-        threads=1,
-        sentences=texts,
-        defaults=scorers.defaults,
-        means={name: {r: mean(values) for r, values in by.items()} for name, by in scores.items()},
-        order=order,
-        scores=scores,
-    )
-    for name, by_pair in order.items():
-        for pair, figure in by_pair.items():
-            if not figure["clear"]:
-                low, high = figure["interval_95"]
-                what = "not clear" if figure["holds"] else "does not hold"
-                click.echo(
-                    f"{name}: {pair} {what}: {figure['mean']:+.2f} ({low:+.2f} to {high:+.2f})"
-                )
-
-
-if __name__ == "__main__":
-    main()
+    scores = score_readers({RECORDINGS: recordings, **readings(texts)}, score)
+    return {
+        "sentences": texts,
+        "means": {
+            name: {reader: mean(values) for reader, values in by_reader.items()}
+            for name, by_reader in scores.items()
+        },
+        "order": {name: verdicts(by_reader) for name, by_reader in scores.items()},
+        "scores": scores,
+    }

@@ -1,8 +1,8 @@
 """Score clips with models of mosrt and with published quality models, for comparison.
 
-The published models are DNSMOS P.808 (Reddy et al., ICASSP 2021), DNSMOS P.835 (ICASSP 2022) and
-DNSMOS Pro (Cumlin et al., Interspeech 2024), run as their authors run them. DNSMOS Pro depends on
-level, so it gets every clip at -26 dBFS.
+The published models are DNSMOS Pro (Cumlin et al., Interspeech 2024) and Distill-MOS (arXiv
+2502.05356), in torch as their authors run them. DNSMOS Pro depends on level, so it gets every clip
+at -26 dBFS. DNSMOS P.808 and P.835 are bundles of `mosrt export dnsmos`.
 """
 
 from __future__ import annotations
@@ -25,10 +25,19 @@ import mosrt
 from mosrt._arrays import Float32Array
 from mosrt.errors import MosrtError
 from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
-from mosrt_export.distill.dnsmos import DnsmosP808, DnsmosP835
 from mosrt_export.distill.teachers import DnsmosPro
+from mosrt_export.distillmos import published_model
 
-__all__ = ["PEERS", "ScoreClip", "ScorerError", "Scorers", "score_clips", "scorers_options"]
+__all__ = [
+    "PEERS",
+    "ScoreClip",
+    "ScorerError",
+    "Scorers",
+    "model_and_variant",
+    "open_peer",
+    "score_clips",
+    "scorers_options",
+]
 
 Key = TypeVar("Key")
 
@@ -53,25 +62,40 @@ class _RepeatedDnsmosPro:
         return self._model(np.tile(waveform, -(-_PRO_SAMPLES // len(waveform))))
 
 
+class _DistillMos:
+    """Distill-MOS in eager torch, from its package."""
+
+    def __init__(self, _: Path) -> None:
+        self._model = published_model()
+
+    def __call__(self, waveform: Float32Array) -> float:
+        with torch.inference_mode():
+            return float(self._model(torch.from_numpy(waveform)[None]))
+
+
 PEERS: Final[Mapping[str, tuple[str, Callable[[Path], Callable[[Float32Array], float]]]]] = {
-    "DNSMOS P.808": ("dnsmos_p808.onnx", DnsmosP808),
-    "DNSMOS P.835 OVRL": ("dnsmos_p835.onnx", DnsmosP835),
+    "Distill-MOS in torch": ("", _DistillMos),
     "DNSMOS Pro BVCC": ("dnsmospro_bvcc.pt", _RepeatedDnsmosPro),
     "DNSMOS Pro NISQA": ("dnsmospro_nisqa.pt", _RepeatedDnsmosPro),
 }
-"""Published models by name: the file, and what opens it and then scores waveforms at 16 kHz."""
+"""Published models by name: the file, and what opens it and then scores waveforms at 16 kHz.
+
+The file of a package that comes with its weights is "".
+"""
 
 
 class Scorers:
     """All models of a run, each on one thread.
 
     Args:
-        models: Names or paths of models, as `mosrt.load` takes them.
+        models: Names or paths of models, as `mosrt.load` takes them, or NAME|PATH@VARIANT.
         teachers: Folder of the published models; None for none of them.
         peers: Which of `PEERS` to use.
 
     Attributes:
-        defaults: Name of the score that each model of mosrt gives by default.
+        models: The models, and then the published ones by name.
+        teachers: As given.
+        defaults: Name of the score that each of `models` gives by default.
 
     Raises:
         ScorerError: A published model is missing, or two models have the same name.
@@ -81,14 +105,24 @@ class Scorers:
     def __init__(
         self, models: Sequence[str], teachers: Path | None, peers: Iterable[str] = PEERS
     ) -> None:
-        opened = [mosrt.load(model, threads=1, provider="cpu") for model in models]
-        names = [scorer.manifest.name for scorer in opened]
+        chosen = [model_and_variant(model) for model in models]
+        opened = [
+            mosrt.load(model, variant=variant, threads=1, provider="cpu")
+            for model, variant in chosen
+        ]
+        names = [
+            f"{scorer.manifest.name} {variant or ''}".strip()
+            for scorer, (_, variant) in zip(opened, chosen, strict=True)
+        ]
         if len(set(names)) < len(names):
             raise ScorerError(f"models of the same name cannot be told apart: {', '.join(names)}")
-        self.defaults = tuple(map(_default_score, opened))
-        self._score: list[ScoreClip] = [_score_of(scorer) for scorer in opened]
+        self.defaults = tuple(map(_default_score, opened, names))
+        self.models, self.teachers = tuple(models), teachers
+        self._score: list[_Score] = list(map(_score_of, opened, names))
         if teachers is not None:
             self._score += [_score_of_peer(name, teachers) for name in peers]
+            self.models += tuple(peers)
+            self.defaults += tuple(peers)
         self._cpu_ms: dict[str, list[float]] = {}
         torch.set_num_threads(1)
         self._blas = threadpoolctl.ThreadpoolController()
@@ -98,20 +132,37 @@ class Scorers:
         """Median CPU time of the model behind each score, per clip so far."""
         return {name: float(np.median(times)) for name, times in self._cpu_ms.items()}
 
+    @property
+    def cpu_times_ms(self) -> dict[str, list[float]]:
+        """CPU time of the model behind each score, of each clip so far."""
+        return {name: list(times) for name, times in self._cpu_ms.items()}
+
     def __call__(self, waveform: Float32Array, rate_hz: int) -> dict[str, float]:
         """Scores a waveform (samples,) with every model; higher is better.
 
-        Scores are called "MODEL DOMAIN", and those of published models by their names. An
-        uncertainty model without a map to MOS gives each of its measures as "MODEL MEASURE".
+        Scores are called "MODEL DOMAIN" or "MODEL VARIANT DOMAIN", and those of published models by
+        their names. An uncertainty model without a map to MOS gives each of its measures as
+        "MODEL MEASURE".
+
+        Raises:
+            ScorerError: A model gives no score.
+        """
+        return self.with_flags(waveform, rate_hz)[0]
+
+    def with_flags(
+        self, waveform: Float32Array, rate_hz: int
+    ) -> tuple[dict[str, float], dict[str, frozenset[str]]]:
+        """As a call, and the flags of each score.
 
         Raises:
             ScorerError: A model gives no score.
         """
         scores: dict[str, float] = {}
+        flags: dict[str, frozenset[str]] = {}
         with self._blas.limit(limits=1):
             for score in self._score:
                 began = time.process_time()
-                found = score(waveform, rate_hz)
+                found, raised = score(waveform, rate_hz)
                 elapsed_ms = 1e3 * (time.process_time() - began)
                 for name, value in found.items():
                     self._cpu_ms.setdefault(name, []).append(elapsed_ms)
@@ -119,21 +170,32 @@ class Scorers:
                         raise ScorerError(
                             f"{name} gives no score for a clip of {len(waveform)} samples"
                         )
+                    flags[name] = raised
                 scores |= found
-        return scores
+        return scores, flags
 
 
-def _default_score(scorer: mosrt.Scorer) -> str:
+def model_and_variant(text: str) -> tuple[str, str | None]:
+    """A model, and its variant if the text is MODEL@VARIANT."""
+    model, _, variant = text.rpartition("@")
+    return (model, variant) if model else (text, None)
+
+
+def _default_score(scorer: mosrt.Scorer, name: str) -> str:
     manifest, spec = scorer.manifest, scorer.manifest.uncertainty
     if spec is None or spec.mos_map is not None:
-        return f"{manifest.name} {manifest.default_domain}"
-    return f"{manifest.name} {spec.measure}"
+        return f"{name} {manifest.default_domain}"
+    return f"{name} {spec.measure}"
 
 
-def _score_of(scorer: mosrt.Scorer) -> ScoreClip:
+_Score: TypeAlias = Callable[[Float32Array, int], tuple[dict[str, float], frozenset[str]]]
+"""Maps a waveform (samples,) and its rate in Hz to scores by name, and the flags raised."""
+
+
+def _score_of(scorer: mosrt.Scorer, model: str) -> _Score:
     """The scores of a model of mosrt."""
 
-    def score(waveform: Float32Array, rate_hz: int) -> dict[str, float]:
+    def score(waveform: Float32Array, rate_hz: int) -> tuple[dict[str, float], frozenset[str]]:
         found = scorer.score(waveform, rate_hz)
         values = found.domains or {
             # the worse the speech, the higher the entropy, and the lower all else
@@ -141,22 +203,32 @@ def _score_of(scorer: mosrt.Scorer) -> ScoreClip:
             for measure, value in found.measures.items()
             if measure != "uncertainty"  # one of the others
         }
-        return {f"{scorer.manifest.name} {name}": value for name, value in values.items()}
+        scores = {f"{model} {name}": value for name, value in values.items()}
+        return scores, frozenset(map(str, found.flags))
 
     return score
 
 
-def _score_of_peer(name: str, folder: Path) -> ScoreClip:
-    """The score of a published model."""
-    file, open_peer = PEERS[name]
-    if not (folder / file).is_file():
-        raise ScorerError(f"{folder}: {file} is missing; pass --teachers the folder of {name}")
-    model = open_peer(folder / file)
+def open_peer(name: str, folder: Path) -> Callable[[Float32Array], float]:
+    """Opens a published model, which then scores waveforms (samples,) at 16 kHz.
 
-    def score(waveform: Float32Array, rate_hz: int) -> dict[str, float]:
+    Raises:
+        ScorerError: Its file is missing.
+    """
+    file, opened = PEERS[name]
+    if file and not (folder / file).is_file():
+        raise ScorerError(f"{folder}: {file} is missing; pass --teachers the folder of {name}")
+    return opened(folder / file)
+
+
+def _score_of_peer(name: str, folder: Path) -> _Score:
+    """The score of a published model, which raises no flags."""
+    model = open_peer(name, folder)
+
+    def score(waveform: Float32Array, rate_hz: int) -> tuple[dict[str, float], frozenset[str]]:
         if rate_hz != SAMPLE_RATE_HZ:
             waveform = soxr.resample(waveform, rate_hz, SAMPLE_RATE_HZ).astype(np.float32)
-        return {name: model(waveform)}
+        return {name: model(waveform)}, frozenset()
 
     return score
 
@@ -165,11 +237,11 @@ def scorers_options(command: Callable[..., None]) -> Callable[..., None]:
     """The options of a command that choose the models; it gets them as `scorers`."""
 
     @click.option("--model", "-m", "models", multiple=True, default=("nano",), show_default=True,
-                  metavar="NAME|PATH",
+                  metavar="NAME|PATH[@VARIANT]",
                   help="Model to evaluate, in all its domains; may be repeated.")  # fmt: skip
     @click.option("--teachers", type=click.Path(path_type=Path), metavar="DIR",
-                  help=f"Folder of the published models {', '.join(f for f, _ in PEERS.values())}. "
-                  "[default: none of them]")  # fmt: skip
+                  help=f"Folder of {', '.join(f for f, _ in PEERS.values() if f)}. [default: no "
+                  "published models]")  # fmt: skip
     @click.option("--peer", "peers", multiple=True, type=click.Choice(list(PEERS)),
                   default=tuple(PEERS), show_default="all",
                   help="Published model to evaluate; may be repeated.")  # fmt: skip

@@ -32,21 +32,27 @@ def claims(results: Path, model: str) -> dict[str, str]:
         )
 
     made: dict[str, str] = {}
-    if listening := read_result(results, "listening"):
+    run: dict[str, Any] = {}
+    for path in sorted(results.glob("accuracy*.json")):
+        found = read_result(results, path.stem)
+        if any(name.startswith(f"{model} ") for name in found["defaults"]):
+            run |= found
+    for tests, listening in run.get("listening", {}).items():
         agreement = listening["agreement"]
         pairs, systems = next(iter(agreement.values()))["pairs"], len(listening["systems"])
         claim = (
-            f"Real TTS systems in the order of listeners ({pairs} pairs of {systems} systems, "
-            f"looked at {listening['looks']} times during development; guessing has 0.50)"
+            f"Real systems of {tests} in the order of listeners ({pairs} pairs of {systems} "
+            f"systems, looked at {run['looks'][tests]} times during development; guessing has "
+            "0.50)"
         )
-        interval = "({interval_95[0]:.2f} to {interval_95[1]:.2f})"
+        interval = "({interval_95_tests[0]:.2f} to {interval_95_tests[1]:.2f})"
         made[claim] = figures(f"{{concordance:.2f}} {interval}", agreement)
-    for group, found in read_result(results, "ladder").get("overall", {}).items():
+    for group, found in run.get("ladder", {}).get("overall", {}).items():
         claim = (
             f"Degradations, {group}: rank correlation with severity / share below the clean clip"
         )
         made[claim] = figures("{srcc:.2f} / {below_clean:.2f}", found)
-    if order := read_result(results, "order"):
+    if order := run.get("order"):
         claim = (
             "Recordings above good, plain and old synthesisers, mean over "
             f"{len(order['sentences'])} sentences: comparisons in the right order"
@@ -67,7 +73,7 @@ def main(results: Path, model: str, output: Path) -> None:
     """Collect the accuracy figures of a model card from the folder RESULTS."""
     found = claims(results, model)
     if not found:
-        raise click.ClickException(f"{results}: no listening.json, ladder.json or order.json")
+        raise click.ClickException(f"{results}: no accuracy*.json of {model}")
     output.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

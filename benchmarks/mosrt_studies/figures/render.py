@@ -30,16 +30,14 @@ END: Final = "<!-- results: end -->"
 _ROOT: Final = Path(__file__).parents[3]
 
 _SECTIONS: Final = (
-    ("listening", "listening"),
-    ("ladder", "ladder"),
-    ("order", "order"),
-    ("ladder_uncertainty", "ladder"),
+    ("accuracy*", "comparison"),
+    ("cost", "cost"),
     ("drift", "drift"),
+    ("variants_*", "variants"),
     ("distilled", "distilled"),
     ("bench_utmosv2", "drift"),
     ("calibration_*", "mixed_precision"),
     ("bench_*", "bench"),
-    ("embedded", "embedded"),
     ("uncertainty_speed", "uncertainty_speed"),
     ("long_recording", "long_recording"),
     ("architectures", "architectures"),
@@ -71,20 +69,32 @@ def render(results: Path) -> str:
 
 def section(template: str, values: Mapping[str, Any]) -> str:
     """A template filled with values: for the section of a result, those of its JSON file."""
-    return _ENVIRONMENT.get_template(f"{template}.md.j2").render(values).strip()
+    return _ENVIRONMENT.get_template(f"{template}.md.j2").render(values, report=values).strip()
 
 
 def readme_table(results: Path) -> str:
-    """A short table: accuracy, drift, time and size by variant.
+    """A short table: agreement with listeners, drift and cost of the models of the cost study.
 
     Args:
         results: Folder of the raw results. A cell whose result is missing is a dash.
     """
-    values = {
-        "agreement": read_result(results, "listening").get("agreement", {}),
-        "embedded": read_result(results, "embedded"),
-        "reports": [read_result(results, p.stem) for p in sorted(results.glob("bench_*.json"))],
+    agreement: dict[str, Any] = {}
+    for path in sorted(results.glob("accuracy*.json")):
+        tests = read_result(results, path.stem).get("listening", {})
+        agreement |= next(iter(tests.values()))["agreement"] if tests else {}
+    bundles = [
+        bundle
+        for path in sorted(results.glob("variants_*.json"))
+        for bundle in read_result(results, path.stem)["bundles"]
+    ]
+    drifts = {
+        bundle["name"]: {
+            name: variant["declared_drift"] for name, variant in bundle["variants"].items()
+        }
+        for bundle in bundles
     }
+    cost = read_result(results, "cost")
+    values = {"agreement": agreement, "drifts": drifts, "processes": {}, "timings": {}, **cost}
     return section("readme", values)
 
 
@@ -147,6 +157,27 @@ def _declared(drift: Run) -> dict[str, str]:
     return {"unit": unit, **{name: f"{drift[f'{what}_{name}_{how}']:.4f}" for name in names}}
 
 
+def _by_folder(report: Run) -> dict[str, dict[str, list[float]]]:
+    """Absolute differences from the reference's default score, by folder of the clips and name."""
+    (bundle,) = report["bundles"]
+    domain, reference = bundle["default_domain"], report["scores"][bundle["reference"]]
+    found: dict[str, dict[str, list[float]]] = {}
+    for name, scores in report["scores"].items():
+        if name != bundle["reference"]:
+            for clip, of_domain in scores.items():
+                by_name = found.setdefault(clip.partition("/")[0], {})
+                difference = abs(of_domain[domain] - reference[clip][domain])
+                by_name.setdefault(name, []).append(difference)
+    return found
+
+
+def _movement(moved: Run) -> str:
+    """Mean and largest movement of a score, bold where it is too far, and the share flagged."""
+    cell = f"{moved['mean_abs']:.2f} / {moved['max_abs']:.2f}"
+    cell = cell if moved["holds"] else f"**{cell}**"
+    return f"{cell}, {moved['flagged']:.0%} flagged" if moved["flagged"] else cell
+
+
 def _drift_cells(row: Run) -> list[str]:
     """Mean, maximum and rank correlation of a row of a report's parity."""
     if row["is_reference"]:
@@ -172,13 +203,17 @@ _ENVIRONMENT: Final = jinja2.Environment(
 _ENVIRONMENT.globals["weights"] = _WEIGHTS
 _ENVIRONMENT.filters |= {
     "anchor": _anchor,
+    "by_folder": _by_folder,
     "before_colon": lambda text: text.partition(":")[0],
     "bold": _bold,
     "declared": _declared,
     "drift_cells": _drift_cells,
+    "entries": lambda mapping, key: [value[key] for value in mapping.values()],
     "fixed": lambda value, digits=2: number(value, digits),
     "header": _header,
     "interval": lambda bounds, digits=2: interval_cell(bounds, digits),
+    "mean_and_max": lambda values: f"{sum(values) / len(values):.4f} / {max(values):.3f}",
+    "movement": _movement,
     "ms": _milliseconds,
     "row": _row,
     "speed_up": _speed_up,

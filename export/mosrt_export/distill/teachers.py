@@ -1,19 +1,25 @@
 """Opens teachers: bundles, and published DNSMOS models.
 
 A teacher is what scores a clip in all of its domains. Its file decides its labels, so these are
-kept under the file's SHA-256.
+kept under the file's SHA-256. An ONNX file of DNSMOS becomes a bundle first, as by
+`mosrt export dnsmos`.
 """
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
+import functools
 import hashlib
+import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias
+from tempfile import TemporaryDirectory
+from typing import Final, Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -25,8 +31,10 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.errors import MosrtError
 from mosrt.host.files import sha256_of
+from mosrt_export.dnsmos import export_dnsmos
+from mosrt_export.parity import audio_sources
 
-from .dnsmos import SAMPLE_RATE_HZ, open_dnsmos
+from .data.speech import SAMPLE_RATE_HZ
 
 __all__ = ["DnsmosPro", "Scores", "Teacher", "TeacherError", "find_teachers"]
 
@@ -49,6 +57,7 @@ class Teacher:
         sha256: Tells it from other teachers.
         n_bytes: Size of its graphs and weights.
         renamed: Whether only the default score is used, under another name.
+        published: Whether it is the bundle of a file that `mosrt export dnsmos` takes.
     """
 
     name: str
@@ -57,20 +66,20 @@ class Teacher:
     sha256: str
     n_bytes: int
     renamed: bool = False
+    published: bool = False
 
     def open(self, *, provider: str = "cpu", reduced: bool = False) -> Scores:
         """Opens the teacher on one thread; a bundle runs on `provider`, as for `mosrt.load`."""
-        if self.path.suffix in _PUBLISHED:
-            model: Callable[[Float32Array], float] = (
-                DnsmosPro(self.path, reduced=reduced)
-                if self.path.suffix == ".pt"
-                else open_dnsmos(self.path)
-            )
+        if self.path.suffix == _PRO:
+            model = DnsmosPro(self.path, reduced=reduced)
             return lambda waveform: [model(waveform)]
-        scorer = mosrt.load(self.path, provider=provider, threads=1, on_bad_audio="nan")
+        # A published script scores whatever it is given, such as clipped speech.
+        policy: Literal["warn", "nan"] = "warn" if self.published else "nan"
+        scorer = mosrt.load(self.path, provider=provider, threads=1, on_bad_audio=policy)
 
         def scores(waveform: Float32Array) -> list[float]:
-            score = scorer.score(waveform, SAMPLE_RATE_HZ)
+            with _without_warnings():
+                score = scorer.score(waveform, SAMPLE_RATE_HZ)
             if self.renamed:
                 return [score.mos]
             return [score.domains.get(domain, float("nan")) for domain in self.domains]
@@ -78,7 +87,8 @@ class Teacher:
         return scores
 
 
-_PUBLISHED: Final = (".onnx", ".pt")
+_PRO: Final = ".pt"
+_LOG: Final = logging.getLogger("mosrt")
 
 
 def find_teachers(references: Sequence[str]) -> list[Teacher]:
@@ -110,43 +120,69 @@ def _find(reference: str) -> Teacher:
         reference.rpartition("=") if not Path(reference).exists() else ("", "", reference)
     )
     path = Path(place)
-    if path.suffix in _PUBLISHED:
-        if not path.is_file():
-            raise TeacherError(f"{place}: there is no such file")
-        domains: tuple[str, ...] = ("mos",)
-        if path.suffix == ".onnx":
-            domains = (open_dnsmos(path).domain,)
-        else:
-            DnsmosPro(path)
-        teacher = Teacher(name=path.name, path=path, domains=domains, sha256=sha256_of(path),
+    if path.suffix in (".onnx", _PRO) and not path.is_file():
+        raise TeacherError(f"{place}: there is no such file")
+    if path.suffix == _PRO:
+        DnsmosPro(path)
+        teacher = Teacher(name=path.name, path=path, domains=("mos",), sha256=sha256_of(path),
                           n_bytes=path.stat().st_size)  # fmt: skip
-    else:
-        bundle = Bundle.open(find_bundle(place))
-        manifest = bundle.manifest
-        if manifest.uncertainty is not None:
-            raise TeacherError(
-                f"{place}: {manifest.name} measures uncertainty and gives no MOS; pass a model "
-                "that predicts MOS"
-            )
-        first = manifest.default_domain
-        files = [
-            file
-            for member in bundle.variant("fp32").members
-            for file in (member.graph, member.weights)
-            if file is not None
-        ]
-        digest = hashlib.sha256("".join(file.sha256 for file in files).encode())
-        teacher = Teacher(
-            name=manifest.name,
-            path=bundle.path,
-            domains=(first, *(name for name in manifest.domains if name != first)),
-            sha256=digest.hexdigest(),
-            n_bytes=sum(file.bytes for file in files),
+    elif path.suffix == ".onnx":
+        teacher = dataclasses.replace(
+            _bundle(str(_converted(path))), name=path.name, sha256=sha256_of(path), published=True
         )
+    else:
+        teacher = _bundle(place)
     if label:
         name = f"{label}={teacher.name}"  # others may be called the same
         return dataclasses.replace(teacher, name=name, domains=(label,), renamed=True)
     return teacher
+
+
+def _bundle(place: str) -> Teacher:
+    """A bundle, or an embedded model, as a teacher."""
+    bundle = Bundle.open(find_bundle(place))
+    manifest = bundle.manifest
+    if manifest.uncertainty is not None:
+        raise TeacherError(
+            f"{place}: {manifest.name} measures uncertainty and gives no MOS; pass a model "
+            "that predicts MOS"
+        )
+    first = manifest.default_domain
+    files = [
+        file
+        for member in bundle.variant("fp32").members
+        for file in (member.graph, member.weights)
+        if file is not None
+    ]
+    digest = hashlib.sha256("".join(file.sha256 for file in files).encode())
+    return Teacher(
+        name=manifest.name,
+        path=bundle.path,
+        domains=(first, *(name for name in manifest.domains if name != first)),
+        sha256=digest.hexdigest(),
+        n_bytes=sum(file.bytes for file in files),
+    )
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Silences warnings about clips, which are degraded on purpose."""
+    level = _LOG.level
+    _LOG.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        _LOG.setLevel(level)
+
+
+@functools.cache
+def _converted(file: Path) -> Path:
+    """The bundle of a DNSMOS file, which lasts as long as this process."""
+    folder = TemporaryDirectory(prefix="mosrt-dnsmos-")
+    atexit.register(folder.cleanup)
+    bundle = Path(folder.name, "bundle")
+    export_dnsmos(file, bundle, clips=audio_sources(None), step=lambda _: nullcontext())
+    return bundle
 
 
 class DnsmosPro:

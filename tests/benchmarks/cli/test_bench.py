@@ -94,10 +94,10 @@ def test_a_report_does_not_tell_where_things_are(
 
 def test_arguments_are_shown_without_their_place() -> None:
     given = ["nano", "./utmosv2", "/a/b/utmosv2", "--audio", "/a/clips/", "--report=/a/rep",
-             "--peer", "onnx:/a/sig.onnx", "../mos.csv", "--length", "5"]  # fmt: skip
+             "--labels", "../mos.csv", "--length", "5"]  # fmt: skip
     assert shown(given) == [
         "nano", "./utmosv2", "./utmosv2", "--audio", "./clips", "--report=./rep",
-        "--peer", "onnx:./sig.onnx", "./mos.csv", "--length", "5",
+        "--labels", "./mos.csv", "--length", "5",
     ]  # fmt: skip
 
 
@@ -356,8 +356,6 @@ def test_an_interrupted_command_writes_its_report(
         (["--audio", str(DATA), "--threads", "0"], 2, "0 is not in the range"),
         (["--audio", str(DATA), "--budget", "8"], 2, "'8' is not a duration"),
         (["nowhere", "--audio", str(DATA)], 3, "nowhere: no such bundle"),
-        (["--audio", str(DATA), "--peer", "x.onnx"], 3, "write onnx:FILE"),
-        (["--audio", str(DATA), "--peer", "onnx:x.onnx"], 3, "there is no file x.onnx"),
         (["--audio", str(DATA / "golden"), "nano"], 2, "does not exist"),
         (["nano", "nano", "--audio", str(DATA)], 3, "cannot be told apart"),
         (["--audio", str(DATA), "--variant", "int4"], 3, "no bundle has the variant int4"),

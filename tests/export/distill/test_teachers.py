@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from contextlib import nullcontext
 from pathlib import Path
 
 import librosa
@@ -13,8 +15,10 @@ from torch import nn
 import mosrt
 from mosrt.bundle.bundle import Bundle
 from mosrt.errors import MosrtError
-from mosrt_export.distill.dnsmos import DnsmosP808, DnsmosP835
 from mosrt_export.distill.teachers import DnsmosPro, TeacherError, find_teachers
+from mosrt_export.dnsmos import export_dnsmos
+from mosrt_export.parity import audio_sources
+from tests.conftest import DATA
 from tests.standins.dnsmos import P808_SHAPE, P835_SHAPE, dnsmos_model
 from tests.standins.nano import speech
 
@@ -91,14 +95,14 @@ def test_the_published_format_is_no_cause_for_a_warning(published: Path) -> None
     DnsmosPro(published)
 
 
-@pytest.mark.parametrize("teacher", [DnsmosPro, DnsmosP808, DnsmosP835])
-def test_a_wrong_file_is_named(teacher: type, tmp_path: Path) -> None:
-    wrong = tmp_path / "wrong.bin"
+@pytest.mark.parametrize("suffix", ["onnx", "pt"])
+def test_a_wrong_file_is_named(suffix: str, tmp_path: Path) -> None:
+    wrong = tmp_path / f"wrong.{suffix}"
     wrong.write_bytes(b"neither of them")
-    with pytest.raises(MosrtError, match=r"wrong\.bin: not a DNSMOS"):
-        teacher(wrong)
-    with pytest.raises(MosrtError, match=r"none\.bin: not a DNSMOS"):
-        teacher(tmp_path / "none.bin")
+    with pytest.raises(MosrtError, match=rf"wrong\.{suffix}: not a DNSMOS"):
+        find_teachers([str(wrong)])
+    with pytest.raises(MosrtError, match=rf"none\.{suffix}: there is no such file"):
+        find_teachers([str(tmp_path / f"none.{suffix}")])
 
 
 def test_another_torchscript_is_refused(tmp_path: Path) -> None:
@@ -131,13 +135,25 @@ def test_a_teacher_gives_its_domains(published: Path) -> None:
     assert nano.n_bytes == member.graph.bytes + member.weights.bytes
 
 
-def test_dnsmos_files_name_their_domain(tmp_path: Path) -> None:
+def test_dnsmos_files_teach_as_their_bundles_score(tmp_path: Path) -> None:
+    """The labels of a file are kept under its own hash, whatever version exports it."""
     p808 = dnsmos_model(tmp_path / "p808.onnx", P808_SHAPE, 1)
     p835 = dnsmos_model(tmp_path / "p835.onnx", P835_SHAPE, 3)
-    teachers = find_teachers([str(p808), str(p835)])
-    assert [teacher.domains for teacher in teachers] == [("p808",), ("ovrl",)]
+    teachers = find_teachers([str(p808), f"noise={p835}"])
+    assert [teacher.domains for teacher in teachers] == [("p808",), ("noise",)]
+    assert [teacher.name for teacher in teachers] == ["p808.onnx", "noise=p835.onnx"]
+    assert teachers[0].sha256 == hashlib.sha256(p808.read_bytes()).hexdigest()
+    segment = np.resize(0.2 * speech(4), 144_160) + np.float32(0.4)
+    raw = 3 * float(segment.mean())  # the third output is the overall score
+    wanted = -0.06766283 * raw**2 + 1.11546468 * raw + 0.04602535
+    (found,) = teachers[1].open()(segment)
+    assert found == pytest.approx(wanted, abs=1e-4)
+    out = tmp_path / "bundle"
+    clips, step = audio_sources(DATA / "flite_slt_16k_mono.wav"), lambda _: nullcontext()
+    export_dnsmos(p808, out, clips=clips, step=step)
     waveform = speech(4)
-    assert teachers[0].open()(waveform) == [DnsmosP808(p808)(waveform)]
+    with mosrt.load(out, threads=1) as scorer:
+        assert teachers[0].open()(waveform) == [scorer.score(waveform, 16_000).mos]
 
 
 def test_unusable_teachers_are_named(tmp_path: Path) -> None:

@@ -1,16 +1,13 @@
 import itertools
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 import soundfile
-from click.testing import CliRunner
 
-from mosrt_studies.accuracy import listening, scorers
 from mosrt_studies.accuracy.listening import (
     ListeningError,
     ListeningTest,
@@ -18,9 +15,9 @@ from mosrt_studies.accuracy.listening import (
     agreement,
     by_test,
     concordance,
+    measure,
     read_systems,
 )
-from mosrt_studies.figures.render import render
 
 HEADER = "set\tsystem\tmos\tfolder\n"
 
@@ -145,53 +142,42 @@ def test_refuses_by_name(
 
 
 def test_missing_folder(tmp_path: Path) -> None:
-    result = CliRunner().invoke(
-        listening.main, ["--systems", str(tmp_path / "none"), "--looks", "1", "--output", "x"]
-    )
-    assert result.exit_code == 3
-    assert "systems.tsv: No such file or directory; pass --systems" in result.output
+    with pytest.raises(ListeningError, match=r"systems\.tsv: No such file .*; pass --systems"):
+        read_systems(tmp_path)
 
 
-class Loudness:
+def loud_and_quiet(waveform: npt.NDArray[np.float32], rate_hz: int) -> dict[str, float]:
     """Two models: the mean sample, and its opposite."""
-
-    defaults = ("tiny loud",)
-
-    cpu_ms: Mapping[str, float] = {"tiny loud": 12.34, "quiet": 456.7}
-
-    def __init__(
-        self, models: tuple[str, ...], teachers: Path | None, peers: tuple[str, ...]
-    ) -> None:
-        assert models == ("nano",)
-        assert teachers is None
-        assert peers == tuple(scorers.PEERS)
-
-    def __call__(self, waveform: npt.NDArray[np.float32], rate_hz: int) -> dict[str, float]:
-        assert rate_hz == 22_050
-        return {"tiny loud": float(waveform.mean()), "quiet": -float(waveform.mean())}
+    assert rate_hz == 22_050
+    return {"loud": float(waveform.mean()), "quiet": -float(waveform.mean())}
 
 
-def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure_tells_folders_tests_and_parts_apart(tmp_path: Path) -> None:
     rows = ["t\tbest\t4.5\tlllll", "t\tmiddle\t4.0\tmmm", "t\tworst\t2.0\ts", "u\tx\t3\txx"]
-    write_systems(
-        tmp_path, [*rows, "u\ty\t2.7\ty"], {"lllll": 2, "mmm": 2, "s": 2, "xx": 3, "y": 3}
-    )
-    monkeypatch.setattr(scorers, "Scorers", Loudness)
-    out = tmp_path / "listening.json"
-    command = ["--systems", str(tmp_path), "--looks", "3", "--output", str(out)]
-    result = CliRunner().invoke(listening.main, command, catch_exceptions=False)
-    assert result.exit_code == 0
-    assert "5 systems of 2 listening tests, 4 pairs" in result.output
-    run = json.loads(out.read_text(encoding="utf-8"))
-    assert run["looks"] == 3
-    assert run["machine"]["packages"]["onnxruntime"]
-    assert {n: a["concordance"] for n, a in run["agreement"].items()} == {
-        "tiny loud": 1.0,
-        "quiet": 0.0,
-    }
-    assert run["scores"]["tiny loud"][0] == pytest.approx([0.51, 0.52], abs=1e-3)
-    text = render(tmp_path)
-    assert "5 systems of 2 listening tests, 4 pairs whose MOS" in text
-    assert "evaluated 3 times" in text
-    assert "| **tiny loud** | 1.00 | 1.00 to 1.00 | 1.00 | 12.3 ms |\n" in text
-    assert "| quiet | 0.00 | 0.00 to 0.00 | 0.00 | 457 ms |\n" in text
+    clips = {"lllll": 2, "mmm": 2, "s": 2, "xx": 3, "y": 3}
+    for name, suffixes in (("plain", [""] * 5), ("known", ["\ten\ttts"] * 3 + ["\tde\ttts"] * 2)):
+        (tmp_path / name).mkdir()
+        lines = [f"{r}{s}" for r, s in zip([*rows, "u\ty\t2.7\ty"], suffixes, strict=True)]
+        write_systems(tmp_path / name, lines, clips)
+    table = tmp_path / "known" / "systems.tsv"
+    text = table.read_text(encoding="utf-8").replace("folder", "folder\tlanguage\tkind", 1)
+    table.write_text(text, encoding="utf-8")
+    found = measure([tmp_path / "plain", tmp_path / "known"], loud_and_quiet)
+    assert list(found) == ["plain", "known"]
+    assert found["plain"]["parts"] == {}
+    shares = {n: a["concordance"] for n, a in found["plain"]["agreement"].items()}
+    assert shares == {"loud": 1.0, "quiet": 0.0}
+    assert found["plain"]["scores"]["loud"][0] == pytest.approx([0.51, 0.52], abs=1e-3)
+    assert list(found["known"]["parts"]) == ["de", "en"]  # there is one kind only
+    pairs = {part: of["loud"]["pairs"] for part, of in found["known"]["parts"].items()}
+    assert pairs == {"de": 1, "en": 3}
+
+
+def test_interval_over_tests_draws_whole_tests() -> None:
+    """Of two tests, one is all right and one all wrong; a draw may have either one twice."""
+    mos, scores = np.array([4.0, 3.5, 3.0]), np.array([[3.0] * 4, [2.0] * 4, [1.0] * 4])
+    tests = {"right": ListeningTest(mos, scores), "wrong": ListeningTest(mos, -scores)}
+    figure = agreement(tests, resamples=200)
+    assert figure["concordance"] == 0.5
+    assert figure["interval_95"] == [0.5, 0.5]
+    assert figure["interval_95_tests"] == [0.0, 1.0]

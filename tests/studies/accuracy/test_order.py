@@ -1,12 +1,10 @@
-import json
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pytest
-from click.testing import CliRunner
 
-from mosrt_studies.accuracy import order, scorers
+from mosrt_studies.accuracy import order
 from mosrt_studies.accuracy.heldout import Speech
 from mosrt_studies.accuracy.order import (
     ORDER,
@@ -17,7 +15,6 @@ from mosrt_studies.accuracy.order import (
     score_readers,
     verdicts,
 )
-from mosrt_studies.figures.render import render
 
 
 def readings(rng: np.random.Generator) -> dict[str, npt.NDArray[np.float64]]:
@@ -94,42 +91,22 @@ def test_readers_are_kept_apart() -> None:
     np.testing.assert_array_equal(found["rate"]["b"], [16_000, 16_000])
 
 
-class Fake:
-    """A model that gives the level at which the test below lets everyone speak."""
-
-    defaults = ("tiny level",)
-
-    def __init__(
-        self, models: tuple[str, ...], teachers: Path | None, peers: tuple[str, ...]
-    ) -> None:
-        assert models == ("nano",)
-        assert teachers is None
-        assert peers == tuple(scorers.PEERS)
-
-    def __call__(self, waveform: npt.NDArray[np.float32], rate_hz: int) -> dict[str, float]:
-        assert rate_hz == 16_000
-        return {"tiny level": float(waveform.mean()), "upside down": -float(waveform.mean())}
-
-
-def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Models that give the level at which everyone speaks, and its opposite."""
     scores = readings(np.random.default_rng(6))
     speech = {
         reader: [Speech(reader, np.full(10, score, np.float32)) for score in values]
         for reader, values in scores.items()
     }
-    monkeypatch.setattr(scorers, "Scorers", Fake)
     monkeypatch.setattr(order, "utterances", lambda *_, **__: speech[RECORDINGS])
     monkeypatch.setattr(order, "readings", lambda _: {name: speech[name] for name in READERS})
-    out = tmp_path / "order.json"
-    command = ["--speech", "x", "--output", str(out)]
-    result = CliRunner().invoke(order.main, command, catch_exceptions=False)
-    assert result.exit_code == 0
-    assert "upside down: recordings > flite slt does not hold: -1" in result.output
-    assert "tiny level:" not in result.output
-    run = json.loads(out.read_text(encoding="utf-8"))
+
+    def score(waveform: npt.NDArray[np.float32], rate_hz: int) -> dict[str, float]:
+        assert rate_hz == 16_000
+        return {"level": float(waveform.mean()), "upside down": -float(waveform.mean())}
+
+    run = order.measure(Path("x"), 24, 1002, score)
     assert len(run["sentences"]) == 24
-    text = render(tmp_path)
-    assert "recordings > flite slt; recordings > flite rms; flite slt > flite kal16" in text
-    rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
-    assert rows["| **tiny level**"].endswith("| 7 of 7 |")
-    assert rows["| upside down"].endswith("| 0 of 7 |")
+    right = {name: [each["holds"] for each in of.values()] for name, of in run["order"].items()}
+    assert right == {"level": [True] * 7, "upside down": [False] * 7}
+    assert run["means"]["level"][RECORDINGS]["mean"] == pytest.approx(scores[RECORDINGS].mean())

@@ -1,3 +1,5 @@
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 import mosrt
 from mosrt_studies.accuracy import scorers as scorers_module
-from mosrt_studies.accuracy.scorers import PEERS, ScorerError, Scorers
+from mosrt_studies.accuracy.scorers import PEERS, ScorerError, Scorers, open_peer
 
 Float32Array = npt.NDArray[np.float32]
 
@@ -27,6 +29,22 @@ def test_one_name_twice_is_refused(tiny: Path) -> None:
         Scorers([str(tiny), str(tiny)], None)
 
 
+def test_a_variant_is_a_model_of_its_own(tmp_path: Path, speech: Float32Array) -> None:
+    """A variant with the files of "fp32" gives its scores, under its own name."""
+    bundle = tmp_path / "model"
+    shutil.copytree(Path(mosrt.__file__).parent / "models" / "nano", bundle)
+    manifest = json.loads((bundle / "manifest.json").read_text(encoding="utf-8"))
+    manifest["variants"]["fp16"] = manifest["variants"]["fp32"]
+    (bundle / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    scorers = Scorers(["nano", f"{bundle}@fp16"], None)
+    assert scorers.defaults == ("nano overall", "nano fp16 overall")
+    scores, flags = scorers.with_flags(speech, 16_000)
+    assert scores["nano bvcc"] == scores["nano fp16 bvcc"]
+    assert flags["nano bvcc"] == frozenset()
+    _, flags = scorers.with_flags(np.clip(speech * 100, -1, 1), 16_000)
+    assert flags["nano bvcc"] == {"clipping"}
+
+
 def test_an_uncertainty_model_gives_its_measures(speech: Float32Array) -> None:
     scorers = Scorers(["nano-uncertainty"], None)
     assert scorers.defaults == ("nano-uncertainty contrastive.entropy",)
@@ -39,8 +57,8 @@ def test_an_uncertainty_model_gives_its_measures(speech: Float32Array) -> None:
 
 
 def test_missing_peers_are_named(tiny: Path, tmp_path: Path) -> None:
-    with pytest.raises(ScorerError, match="dnsmos_p808.onnx is missing; pass --teachers"):
-        Scorers([str(tiny)], tmp_path / "none")
+    with pytest.raises(ScorerError, match="dnsmospro_bvcc.pt is missing; pass --teachers"):
+        open_peer("DNSMOS Pro BVCC", tmp_path)
     with pytest.raises(ScorerError, match="dnsmospro_nisqa.pt is missing; pass --teachers"):
         Scorers([str(tiny)], tmp_path / "none", ["DNSMOS Pro NISQA"])
 

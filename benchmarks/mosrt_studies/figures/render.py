@@ -3,7 +3,8 @@
     python -m mosrt_studies.figures.render [--check]
 
 Reads benchmarks/results/*.json and writes both files; a test fails when they disagree. Each result
-has a Jinja template in `templates/`, whose variables are the entries of the JSON file.
+has a Jinja template in `templates/`, whose variables are the entries of the JSON file. Plots of
+them are written as SVG files beside the results.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ _ROOT: Final = Path(__file__).parents[3]
 _SECTIONS: Final = (
     ("accuracy*", "comparison"),
     ("cost", "cost"),
+    ("adapt", "adapt"),
     ("drift", "drift"),
     ("variants_*", "variants"),
     ("distilled", "distilled"),
@@ -224,7 +226,12 @@ _ENVIRONMENT.filters |= {
 @click.option("--check", is_flag=True, help="Write nothing; exit with 1 if a file is out of date.")
 def main(check: bool) -> None:
     """Write benchmarks/RESULTS.md and the results table of README.md."""
+    from .plots import PLOTS, draw  # noqa: PLC0415 - matplotlib
+
     results, readme = _ROOT / "benchmarks" / "results", _ROOT / "README.md"
+    for name, panels in PLOTS.items():
+        if not check and (run := read_result(results, name)):
+            draw(panels(run), results / f"{name}.svg")
     table = replaced(readme.read_text(encoding="utf-8"), readme_table(results))
     for path, text in ((_ROOT / "benchmarks" / "RESULTS.md", render(results)), (readme, table)):
         if not path.exists() or path.read_text(encoding="utf-8") != text:

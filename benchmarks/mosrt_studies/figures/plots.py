@@ -58,7 +58,7 @@ def draw(panels: Sequence[Panel], file: Path) -> None:
                 known = [i for i, value in enumerate(curve.y) if value is not None]
                 colour = _COLOURS[curve.colour % len(_COLOURS)]
                 values = [curve.y[i] for i in known]
-                style = "--" if curve.dashed else "o-"
+                style = "o--" if curve.dashed else "o-"
                 axes.plot(known, values, style, color=colour, label=curve.name, markersize=4)
                 if bounds := [curve.bounds[i] for i in known if curve.bounds]:
                     low, high = zip(*(each or (float("nan"),) * 2 for each in bounds), strict=True)
@@ -93,5 +93,25 @@ def _adapt(run: Mapping[str, Any]) -> list[Panel]:
     return panels
 
 
-PLOTS: Final = {"adapt": _adapt}
+def _distillation(run: Mapping[str, Any]) -> list[Panel]:
+    panels = []
+    ticks = list(run["hours"])
+    parts = run["hours"][ticks[0]]
+    for title, metric in (("linear correlation", "lcc"), ("mean absolute error, MOS", "mae")):
+        curves = [
+            Curve(
+                f"{domain}, {part.removeprefix('held-out ')}",
+                [run["hours"][each][part][domain][metric] for each in ticks],
+                (),
+                colour,
+                dashed=part.endswith("speakers"),
+            )
+            for part, domains in parts.items()
+            for colour, domain in enumerate(domains)
+        ]
+        panels.append(Panel("held out", "hours of clips", title, ticks, curves))
+    return panels
+
+
+PLOTS: Final = {"adapt": _adapt, "distillation": _distillation}
 """By name of a raw result, what makes the panels of its plot."""

@@ -36,6 +36,7 @@ _SECTIONS: Final = (
     ("adapt", "adapt"),
     ("drift", "drift"),
     ("variants_*", "variants"),
+    ("distillation", "distillation"),
     ("distilled", "distilled"),
     ("bench_utmosv2", "drift"),
     ("calibration_*", "mixed_precision"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile as sf
 from click.testing import CliRunner, Result
 from scipy.stats import pearsonr, rankdata
 
@@ -20,6 +22,7 @@ from mosrt.cli.command import EXTRAS, ExitStatus
 from mosrt_export.cli import distill as command
 from mosrt_export.distill.distillation import agreement
 from mosrt_export.distill.train.exporting import fidelity_table
+from tests.conftest import HANG_S
 from tests.standins.nano import recordings
 
 RECIPE = """
@@ -112,6 +115,76 @@ def test_a_resumed_run_equals_an_undisturbed_one(
         for path in (student, folder / name)
     ]
     assert fidelity[0] == fidelity[1]
+
+
+KILLED = {
+    "labels": """
+from mosrt_export.distill.teachers import Teacher
+whole = Teacher.open
+def opened(self, **options):
+    scores = whole(self, **options)
+    return lambda waveform: (count(6), scores(waveform))[1]
+Teacher.open = opened
+""",
+    "training": """
+from mosrt_export.distill.data.dataset import Dataset
+whole = Dataset.image_batch
+Dataset.image_batch = lambda self, chosen: (count(3), whole(self, chosen))[1]
+""",
+}
+
+
+@pytest.mark.full
+@pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
+@pytest.mark.parametrize("moment", KILLED)
+def test_a_killed_run_ends_with_the_same_bytes(moment: str, folder: Path, student: Path) -> None:
+    """Killed between a clip's label and the next, and between two steps of training."""
+    code = f"""
+import os, signal, sys
+calls = []
+def count(last):
+    calls.append(0)
+    if len(calls) == last:
+        os.kill(os.getpid(), signal.SIGKILL)
+{KILLED[moment]}
+from mosrt_export.cli.distill import distill
+distill(sys.argv[1:])
+"""
+    name = f"killed-{moment}"
+    given = ["base=nano", "--audio", folder / "audio", "--output", folder / name,
+             "--recipe", folder / "tiny.toml", "--workers", 1]  # fmt: skip
+    killed = subprocess.run(
+        [sys.executable, "-c", code, *map(str, given)], capture_output=True, timeout=HANG_S
+    )
+    assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
+    assert not (folder / name).exists()
+    result = run(folder, "base=nano", output=name)
+    assert result.exit_code == 0, result.output
+    for file in ("model.fp32.onnx", "model.fp32.onnx.data"):
+        assert (folder / name / file).read_bytes() == (student / file).read_bytes()
+
+
+def test_recordings_that_are_left_out_are_listed(folder: Path, tmp_path: Path) -> None:
+    audio = tmp_path / "audio" / "dora"
+    audio.mkdir(parents=True)
+    for i in range(4):
+        (audio / f"{i}.wav").write_bytes(b"not audio")
+    sf.write(audio / "short.wav", np.ones(4_000), 16_000)
+    sf.write(audio / "silent.wav", np.zeros(16_000), 16_000)
+    result = run(folder, "nano", "--audio", tmp_path / "audio", "--device", "abacus")
+    assert "left out" not in result.output  # what is wrong with the options comes first
+    given = ["nano", "--audio", str(tmp_path / "audio"), "-o", str(tmp_path / "x")]
+    result = CliRunner().invoke(command.distill, given)
+    assert result.exit_code == ExitStatus.UNUSABLE
+    dora = str(audio)
+    assert (
+        f"warning: left out, unreadable: 4 ({dora}/0.wav, {dora}/1.wav, {dora}/2.wav, …)"
+        in result.output
+    )
+    assert f"warning: left out, shorter than 0.5 s: 1 ({dora}/short.wav)" in result.output
+    assert f"warning: left out, silent: 1 ({dora}/silent.wav)" in result.output
+    assert "none of 6 recordings can be used" in result.output
+    assert not (tmp_path / "x.data").exists()
 
 
 @pytest.mark.full

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -25,6 +25,7 @@ __all__ = [
     "SpeechError",
     "find_speakers",
     "held_out_file",
+    "left_out",
     "read",
     "split",
 ]
@@ -32,6 +33,9 @@ __all__ = [
 SAMPLE_RATE_HZ: Final = 16_000
 HELD_OUT_SHARE: Final = 0.1
 _FEWEST: Final = 3
+SHORTEST_S: Final = 0.5
+_SILENCE: Final = 1e-3  # RMS around the mean, of a full scale of 1
+_LOOKED_AT_S: Final = 5.0
 
 
 class SpeechError(MosrtError, ValueError):
@@ -70,6 +74,24 @@ def find_speakers(folders: Iterable[Path]) -> list[Speaker]:
             inside = path.relative_to(folder)
             found[(inside.parent if inside.parent.name else inside).as_posix()].append(path)
     return [Speaker(name=name, files=tuple(found[name])) for name in sorted(found)]
+
+
+def left_out(speakers: Iterable[Speaker]) -> Iterator[tuple[Path, str | None]]:
+    """Yields each recording, and why clips are not made of it; None if they are.
+
+    The reason is "unreadable", "shorter than 0.5 s" or "silent".
+    """
+    for path in dict.fromkeys(path for speaker in speakers for path in speaker.files):
+        try:
+            start = read(path, _LOOKED_AT_S)
+            if len(start) < SHORTEST_S * SAMPLE_RATE_HZ:
+                yield path, f"shorter than {SHORTEST_S:g} s"
+            elif start.std() < _SILENCE and read(path).std() < _SILENCE:
+                yield path, "silent"
+            else:
+                yield path, None
+        except SpeechError:
+            yield path, "unreadable"
 
 
 def split(speakers: Sequence[Speaker], held_out: Collection[str] = ()) -> dict[str, list[Speaker]]:

@@ -13,6 +13,7 @@ from mosrt_export.distill.data.speech import (
     SpeechError,
     find_speakers,
     held_out_file,
+    left_out,
     read,
     split,
 )
@@ -99,3 +100,22 @@ def test_what_is_no_audio_is_named(tmp_path: Path) -> None:
     (tmp_path / "broken.wav").write_bytes(b"RIFF of nothing")
     with pytest.raises(SpeechError, match=r"broken\.wav: cannot be read"):
         read(tmp_path / "broken.wav")
+
+
+def test_recordings_that_give_no_clips(tmp_path: Path) -> None:
+    """Half a second is enough; speech may come late; a constant is silent."""
+    rng = np.random.default_rng(0)
+    late = np.concatenate([np.zeros(100_000), rng.normal(0, 0.1, 40_000)])
+    for name, samples in (
+        ("enough", rng.normal(0, 0.1, 8000)),
+        ("late", late),
+        ("short", rng.normal(0, 0.1, 7999)),
+        ("constant", np.full(20_000, 0.2)),
+    ):
+        sf.write(tmp_path / f"{name}.wav", samples, 16_000)
+    (tmp_path / "text.wav").write_text("not audio")
+    found = {path.stem: why for path, why in left_out(find_speakers([tmp_path]))}
+    assert found == {
+        "constant": "silent", "enough": None, "late": None, "short": "shorter than 0.5 s",
+        "text": "unreadable",
+    }  # fmt: skip

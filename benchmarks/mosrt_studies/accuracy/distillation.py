@@ -1,6 +1,6 @@
 """How much audio does a student need to score as its teachers do?
 
-    python -m mosrt_studies.accuracy.distillation p808=dnsmos_p808.onnx --audio SPEECH --cache CACHE \
+    python -m mosrt_studies.accuracy.distillation p808=model_v8.onnx --audio SPEECH --cache CACHE \
         --hours 1 --hours 2 --hours 5 --hours 10 -o benchmarks/results/distillation.json
 
 Runs `mosrt distill` for every number of hours on one cache, so that the clips of fewer hours are

@@ -23,9 +23,11 @@ PAGES = (
     "runtime/HTTP.md",
     "runtime/MONITORING.md",
     "export/README.md",
+    "export/DISTILL.md",
     "export/mosrt_export/nano/README.md",
     "calibration/README.md",
     "benchmarks/README.md",
+    "benchmarks/ADAPT.md",
     "benchmarks/RESULTS.md",
     "benchmarks/mosrt_bench/REPORT.md",
 )

@@ -33,9 +33,11 @@ DOCUMENTS = (
     "runtime/HTTP.md",
     "runtime/MONITORING.md",
     "export/README.md",
+    "export/DISTILL.md",
     "export/mosrt_export/nano/README.md",
     "calibration/README.md",
     "benchmarks/README.md",
+    "benchmarks/ADAPT.md",
 )
 REFERENCE = ROOT / "runtime" / "docs" / "reference"
 BLOCK = re.compile(r"^```(\w*)\n(.*?)^```$\n*(?:^```\n(.*?)^```$)?", re.MULTILINE | re.DOTALL)

@@ -20,7 +20,7 @@ from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
 from .heldout import Speech
 from .scorers import score_clips
 
-__all__ = ["CHANGES", "MAX_MOS", "MEAN_MOS", "Flagged", "measure", "movement"]
+__all__ = ["CHANGES", "MAX_MOS", "MEAN_MOS", "Flagged", "clean", "measure", "movement"]
 
 MEAN_MOS: Final = 0.05
 """Largest mean movement that counts as none, in MOS."""
@@ -73,6 +73,17 @@ def _at_rate(rate_hz: int) -> Change:
     )
 
 
+def clean(waveform: Float32Array) -> Float32Array:
+    """A clip at the level and in the band of a clean one.
+
+    A resampler removes what is just below half of the lower rate. That is taken out of the clean
+    clip, too, so that all rates have the same content.
+    """
+    resampled = soxr.resample(waveform, SAMPLE_RATE_HZ, _RATES_HZ[-1], quality="VHQ")
+    back = soxr.resample(resampled, _RATES_HZ[-1], SAMPLE_RATE_HZ, quality="VHQ")
+    return _at_peak(back.astype(np.float32), _PEAK_DB)
+
+
 CHANGES: Final[Mapping[str, Change]] = {
     **{f"{share:.0%} leading silence": _with_silence(share, leading=True) for share in _SHARES},
     **{f"{share:.0%} trailing silence": _with_silence(share, leading=False) for share in _SHARES},
@@ -110,13 +121,13 @@ def measure(
 ) -> dict[str, Any]:
     """Scores clips before and after every change, by every model's default score."""
     flags: list[Mapping[str, frozenset[str]]] = []
-    clean = "clean"
-    every: Mapping[str, Change] = {clean: lambda clip: (clip, SAMPLE_RATE_HZ), **changes}
+    before = "clean"
+    every: Mapping[str, Change] = {before: lambda clip: (clip, SAMPLE_RATE_HZ), **changes}
 
     def changed() -> Iterator[tuple[str, Float32Array, int]]:
         for clip in clips:
             for name, change in every.items():
-                yield name, *change(_at_peak(clip.waveform, _PEAK_DB))
+                yield name, *change(clean(clip.waveform))
 
     def score(waveform: Float32Array, rate_hz: int) -> Mapping[str, float]:
         scores, raised = scorers.with_flags(waveform, rate_hz)
@@ -135,10 +146,10 @@ def measure(
         "changes": {
             model: {
                 name: movement(
-                    by_change[name] - by_change[clean],
+                    by_change[name] - by_change[before],
                     [
-                        bool(after[model] - before[model])
-                        for before, after in zip(raised[clean], raised[name], strict=True)
+                        bool(new[model] - old[model])
+                        for old, new in zip(raised[before], raised[name], strict=True)
                     ],
                 )
                 for name in changes

@@ -34,8 +34,6 @@ from mosrt.host.files import sha256_of
 from mosrt_export.dnsmos import export_dnsmos
 from mosrt_export.parity import audio_sources
 
-from .data.speech import SAMPLE_RATE_HZ
-
 __all__ = ["DnsmosPro", "Scores", "Teacher", "TeacherError", "find_teachers"]
 
 Scores: TypeAlias = Callable[[Float32Array], Sequence[float]]
@@ -87,6 +85,7 @@ class Teacher:
         return scores
 
 
+SAMPLE_RATE_HZ: Final = 16_000
 _PRO: Final = ".pt"
 _LOG: Final = logging.getLogger("mosrt")
 

@@ -78,10 +78,10 @@ class Recording:
         cuts = _QuietRuns()
         n_kept = 0
         self._rule = None if remove_silence else speech
-        frames = _FramePower(frame_samples(sample_rate_hz))
+        peak = _Peak()
         for block in self._stream(meter):
             if self._rule is not None:
-                frames.add(block)
+                peak.add(block)
             if remove_silence:
                 cuts.add(block)
             n_kept += len(block)
@@ -108,24 +108,33 @@ class Recording:
         self.n_samples = self._n_uncut - int((self._cuts[:, 1] - self._cuts[:, 0]).sum())
         self.start = 0
         self.speech: SpeechMask | None = None
-        self._power = frames.powers()
+        self._peak = min(peak.position, max(self._n_uncut - 1, 0))
         self._samples: Float32Array | None = None
         if kept is not None:
             joined = np.concatenate(kept)[: self._n_uncut]
             self._samples = np.pad(joined, (0, self._n_uncut - len(joined)))
 
     def trim(self) -> None:
-        """Leaves out what lies before the first speech and after the last, if there is a rule."""
-        rule, frame = self._rule, frame_samples(self._rate_hz)
+        """Leaves out what lies before the first speech and after the last, if there is a rule.
+
+        Frames are aligned with the largest sample. So they contain the same samples wherever the
+        speech lies in the recording, and models whose frames depend on the first sample give the
+        same score. A recording that is not kept in memory is decoded once more.
+        """
+        rule, length = self._rule, frame_samples(self._rate_hz)
         if rule is None or self.speech is not None:
             return
-        mask = SpeechMask(rule.frames(self._power), frame, rule.min_share)
-        first, last = mask.span(round(rule.margin_s * self._rate_hz / frame))
-        if last >= len(self._power) * frame:
-            last = self._n_uncut  # the last frame may be incomplete
+        offset = self._peak % length
+        frames, skipped = _FramePower(length), offset
+        for block in self._stream(None) if self._samples is None else (self._samples,):
+            frames.add(block[skipped:])
+            skipped = max(skipped - len(block), 0)
+        mask = SpeechMask(rule.frames(frames.powers()), length, rule.min_share)
+        first, last = mask.span(round(rule.margin_s * self._rate_hz / length))
         self.speech = mask.cut(first, last)
-        self.start, self.n_samples = first, last - first
-        cuts = np.array([[0, first], [last, self._n_uncut]])
+        self.start, end = offset + first, min(offset + last, self._n_uncut)
+        self.n_samples = end - self.start
+        cuts = np.array([[0, self.start], [end, self._n_uncut]])
         self._cuts = cuts[cuts[:, 1] > cuts[:, 0]]
 
     def gather(self, requests: list[tuple[IntArray, int]]) -> list[Float32Array]:
@@ -237,6 +246,24 @@ class Recording:
         now = time.perf_counter()
         self.timings_ms[stage] += 1e3 * (now - started)
         return now
+
+
+class _Peak:
+    """Finds the largest magnitude in a stream, and where it is first."""
+
+    def __init__(self) -> None:
+        self.position = 0
+        self._largest = -1.0
+        self._done = 0
+
+    def add(self, block: Float32Array) -> None:
+        """Adds the next samples, (samples,) float32."""
+        if len(block):
+            magnitude = np.abs(block)
+            place = int(magnitude.argmax())
+            if magnitude[place] > self._largest:
+                self._largest, self.position = float(magnitude[place]), self._done + place
+        self._done += len(block)
 
 
 class _FramePower:

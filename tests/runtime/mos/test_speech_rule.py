@@ -130,15 +130,15 @@ def test_a_recording_is_trimmed_alike_in_memory_and_as_a_stream(rate_hz: int) ->
 
 
 def test_silence_around_speech_does_not_change_the_score(segments: Path, speech: Array) -> None:
-    """To the bit, where it is a multiple of 20 ms, and nothing is kept around speech."""
+    """To the bit, if the rule keeps nothing around speech."""
     with mosrt.load(segments, threads=1) as scorer:
         wanted = scorer.score(speech, RATE_HZ)
-        for before, after in ((0.02, 0.0), (3.0, 0.5), (0.0, 9.0), (40.0, 40.0)):
+        for before, after in ((0.0203, 0.0), (3.0777, 0.5), (0.0, 9.0), (40.0, 40.0)):
             found = scorer.score(np.concatenate([zeros(before), speech, zeros(after)]), RATE_HZ)
             assert (found.mos, found.low, found.views) == (wanted.mos, wanted.low, wanted.views)
             moved = np.array(found.windows) - np.array(wanted.windows)
-            assert moved == pytest.approx(np.full(moved.shape, before))
-            assert found.duration_s == pytest.approx(wanted.duration_s + before + after)
+            assert moved == pytest.approx(np.full(moved.shape, before), abs=1e-4)
+            assert found.duration_s == pytest.approx(wanted.duration_s + before + after, abs=1e-4)
 
 
 def test_windows_tell_where_the_views_are(segments: Path) -> None:
@@ -146,8 +146,8 @@ def test_windows_tell_where_the_views_are(segments: Path) -> None:
     with mosrt.load(segments, threads=1) as scorer:
         score = scorer.score(samples, RATE_HZ)
     spans = np.array(score.windows)
-    assert spans.min() == 5.0
-    assert spans.max() == 35.0
+    assert spans.min() == pytest.approx(5.0, abs=0.02)  # frames begin anywhere
+    assert spans.max() == pytest.approx(35.0, abs=0.02)
     speech_s = np.clip(np.minimum(spans[:, 1], 11) - spans[:, 0], 0, None)
     speech_s += np.clip(spans[:, 1] - np.maximum(spans[:, 0], 31), 0, None)
     assert np.all(speech_s >= 0.3 * 3 - 0.02)
@@ -167,11 +167,12 @@ def test_other_plans_see_all_of_the_recording(tiny: Path, tmp_path: Path) -> Non
             assert (found.views, found.windows) == (wanted.views, wanted.windows)
         grid = ruled.score(samples, RATE_HZ)
         assert grid.views != plain.score(samples, RATE_HZ).views
-        assert np.array(grid.windows).min() == pytest.approx(3.9)
-        assert np.array(grid.windows).max() == pytest.approx(7.1)
+        assert np.array(grid.windows).min() == pytest.approx(3.9, abs=0.02)
+        assert np.array(grid.windows).max() == pytest.approx(7.1, abs=0.02)
         # A recording that has no speech has views.
-        for quiet in (zeros(5), noise(5, -90)):
-            assert ruled.score(quiet, RATE_HZ).views == plain.score(quiet, RATE_HZ).views
+        assert ruled.score(zeros(5), RATE_HZ).views == plain.score(zeros(5), RATE_HZ).views
+        quiet = noise(5, -90)
+        assert ruled.score(quiet, RATE_HZ).n_views == plain.score(quiet, RATE_HZ).n_views
         assert ruled.score(samples, RATE_HZ, views=7).n_views == 7 * len(
             plain.manifest.variants["fp32"].members
         )

@@ -45,6 +45,7 @@ class Panel:
     y_label: str
     ticks: Sequence[str]
     curves: Sequence[Curve]
+    log: bool = False
 
 
 def draw(panels: Sequence[Panel], file: Path) -> None:
@@ -65,6 +66,8 @@ def draw(panels: Sequence[Panel], file: Path) -> None:
                     axes.fill_between(known, low, high, color=colour, alpha=0.12, linewidth=0)
             axes.set_xticks(range(len(panel.ticks)), panel.ticks)
             axes.set(title=panel.title, xlabel=panel.x_label, ylabel=panel.y_label)
+            if panel.log:
+                axes.set_yscale("log")
             axes.grid(alpha=0.3)
             axes.legend(fontsize=7)
         with replacing(file) as part:
@@ -113,5 +116,35 @@ def _distillation(run: Mapping[str, Any]) -> list[Panel]:
     return panels
 
 
-PLOTS: Final = {"adapt": _adapt, "distillation": _distillation}
+def _drift_detection(run: Mapping[str, Any]) -> list[Panel]:
+    """Delays against the number of clips that are scored, for each size of a drop."""
+    warm_up = run["delays"][0]["n_baseline"]
+    rows = [row for row in run["delays"] if row["n_baseline"] == warm_up]
+    rates = list(dict.fromkeys(row["scored_per_day"] for row in rows))
+    panels = []
+    for traffic in dict.fromkeys(row["traffic"] for row in rows):
+        hours: dict[str, list[float | None]] = {}
+        for row in rows:
+            if row["traffic"] == traffic and row["change"].startswith("all clips by "):
+                name = f"drop of {row['change'].removeprefix('all clips by ')} MOS"
+                hours.setdefault(name, []).append(row["either"]["median_hours"])
+        curves = [
+            Curve(name, values, (), colour)
+            for colour, (name, values) in enumerate(hours.items())
+            if any(value is not None for value in values)
+        ]
+        panels.append(
+            Panel(
+                traffic, "clips scored per day", "hours until an alarm", [*map(str, rates)],
+                curves, log=True,
+            )
+        )  # fmt: skip
+    return panels
+
+
+PLOTS: Final = {
+    "adapt": _adapt,
+    "distillation": _distillation,
+    "drift_detection": _drift_detection,
+}
 """By name of a raw result, what makes the panels of its plot."""

@@ -43,6 +43,7 @@ _SECTIONS: Final = (
     ("bench_*", "bench"),
     ("uncertainty_speed", "uncertainty_speed"),
     ("long_recording", "long_recording"),
+    ("drift_detection", "drift_detection"),
     ("architectures", "architectures"),
     ("faults_fuzz", "faults_fuzz"),
     ("faults_kill", "faults_kill"),
@@ -192,6 +193,18 @@ def _drift_cells(row: Run) -> list[str]:
     return [f"{mean}{unit}", largest, f"{number(row['srcc'], 4)}{verdict}"]
 
 
+def _delay_cells(row: Run) -> list[str]:
+    """Median and 90th percentile of a delay in clips, by statistic, and the median in hours."""
+
+    def clips(delay: Run) -> str:
+        median, p90 = (number(delay[name], 0) for name in ("median", "p90"))
+        return median if delay["median"] is None else f"{median} ({p90})"
+
+    hours = row["either"]["median_hours"]
+    shown = "-" if hours is None else f"{hours:.0f} h" if hours >= 10 else f"{hours:.2g} h"
+    return [*(clips(row[statistic]) for statistic in ("mean", "p5", "either")), shown]
+
+
 def _small(value: float) -> str:
     return "0" if value == 0 else f"{value:.0e}" if value < 5e-4 else f"{value:.4f}"
 
@@ -210,6 +223,7 @@ _ENVIRONMENT.filters |= {
     "before_colon": lambda text: text.partition(":")[0],
     "bold": _bold,
     "declared": _declared,
+    "delay_cells": _delay_cells,
     "drift_cells": _drift_cells,
     "entries": lambda mapping, key: [value[key] for value in mapping.values()],
     "fixed": lambda value, digits=2: number(value, digits),

@@ -1,0 +1,1 @@
+"""Studies of mosrt inside servers."""

@@ -18,7 +18,7 @@ from tests.conftest import DATA
 
 Array = npt.NDArray[np.float32]
 RATE_HZ = 16_000
-RULE = SpeechSpec(range_db=35.0, floor_dbfs=-70.0, least_range_db=20.0, margin_s=0.0, min_share=0.3)
+RULE = SpeechSpec(range_db=30.0, floor_dbfs=-70.0, least_range_db=20.0, margin_s=0.0, min_share=0.3)
 MEAN_MOS, MOST_MOS = 0.05, 0.15
 
 

@@ -253,6 +253,9 @@ async def _read_form(request: Request, limits: Limits) -> tuple[list[Clip], Opti
                 fields[name] = value
     finally:
         await form.close()
+        # Starlette leaves files open whose parts do not end.
+        for file in getattr(parser, "_files_to_close_on_error", ()):
+            file.close()
     if not clips:
         _refuse("the form has no file")
     return clips, Options.parse(merged(_query(request), fields), limits)

@@ -19,7 +19,7 @@ import httpx
 
 from tests.conftest import HANG_S
 
-MOSRT = (sys.executable, "-W", "error", "-c", "from mosrt.cli.main import main; main()")
+MAIN = "from mosrt.cli.main import main; main()"
 
 
 class Server:
@@ -36,10 +36,11 @@ class Server:
         env: dict[str, str] | None = None,
         stdout: Any = -1,
         must_run: bool = True,
+        python: str = "",
     ) -> None:
-        command = [*MOSRT, "serve", "-m", "nano", "--port", "0", *options]
+        command = [sys.executable, "-W", "error", "-c", python + MAIN, "serve", "-m", "nano"]
         self.process = subprocess.Popen(
-            command,
+            [*command, "--port", "0", *options],
             stdout=stdout,
             stderr=subprocess.PIPE,
             text=True,
@@ -109,9 +110,9 @@ class Server:
 
 
 @contextmanager
-def serving(*options: str, env: dict[str, str] | None = None, stdout: Any = -1) -> Iterator[Server]:
+def serving(*options: str, **more: Any) -> Iterator[Server]:
     """Runs a server for the block, and ends it if it still runs."""
-    server = Server(*options, env=env, stdout=stdout)
+    server = Server(*options, **more)
     try:
         if server.url:
             server.wait_ready()

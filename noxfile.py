@@ -47,6 +47,7 @@ RUNTIME_TESTS = (
     "pytest",
     "pytest-xdist",
     "python-multipart",
+    "pyyaml",
     "requests",
     "scipy",
     "starlette",

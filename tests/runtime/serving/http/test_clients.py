@@ -111,9 +111,10 @@ def test_an_application_that_mounts_this_one(scorer: mosrt.AsyncScorer) -> None:
         own = fastapi.FastAPI()
         own.mount("/speech", names["create_app"](scorer))
 
-        @own.get("/own")
         async def own_route() -> float:
             return (await scorer.score_file(clip())).mos
+
+        own.add_api_route("/own", own_route)
 
         transport = httpx.ASGITransport(own)
         async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -15,10 +15,10 @@ import soxr
 from mosrt._arrays import Float32Array, FloatArray
 from mosrt_export.distill.recipe import Recipe
 
-from .conversions import shifted_formants
+from .artefacts.conversions import shifted_formants
+from .artefacts.spectra import istft, stft
 from .degradations import DEGRADATIONS, Degradation
 from .resyntheses import RESYNTHESES
-from .spectra import istft, stft
 from .speech import SAMPLE_RATE_HZ, Speaker, SpeechError, read
 from .studios import restore, vary_studio
 

@@ -12,13 +12,13 @@ import scipy.signal
 
 from mosrt._arrays import Float32Array
 
-from .codes import CODES
-from .conversions import CONVERSIONS
+from .artefacts.codes import CODES
+from .artefacts.conversions import CONVERSIONS
+from .artefacts.excitations import EXCITATIONS
+from .artefacts.phases import PHASES
+from .artefacts.prosodies import PROSODIES
+from .artefacts.spectra import griffin_lim, istft, mel_bank, mel_smoothed, stft
 from .degradations import Degradation
-from .excitations import EXCITATIONS
-from .phases import PHASES
-from .prosodies import PROSODIES
-from .spectra import griffin_lim, istft, mel_bank, mel_smoothed, stft
 from .speech import SAMPLE_RATE_HZ
 
 with warnings.catch_warnings():

@@ -7,8 +7,8 @@ import pytest
 import pyworld
 import scipy.signal
 
+from mosrt_export.distill.data.artefacts.spectra import griffin_lim, mel_smoothed
 from mosrt_export.distill.data.resyntheses import RESYNTHESES, RETIMED
-from mosrt_export.distill.data.spectra import griffin_lim, mel_smoothed
 from tests.standins.nano import spectral_error_db, speech, waveform_error_db
 
 # These change phases or timing, so that only spectra can be compared.

@@ -10,8 +10,7 @@ import scipy.fft
 from librosa.filters import mel as mel_filters
 
 from mosrt._arrays import Complex64Array, Float32Array
-
-from .speech import SAMPLE_RATE_HZ
+from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
 
 __all__ = [
     "N_FFT",

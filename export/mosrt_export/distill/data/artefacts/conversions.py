@@ -8,8 +8,8 @@ from typing import Final
 import numpy as np
 
 from mosrt._arrays import Complex64Array, Float32Array, FloatArray
+from mosrt_export.distill.data.degradations import Degradation
 
-from .degradations import Degradation
 from .pitch import PITCH_HOP, retimed, wander
 from .spectra import envelope_of, istft, stft
 

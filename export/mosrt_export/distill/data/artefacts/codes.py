@@ -9,10 +9,10 @@ import numpy as np
 import scipy.ndimage
 
 from mosrt._arrays import Complex64Array, Float32Array, IntArray
+from mosrt_export.distill.data.degradations import Degradation
+from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
 
-from .degradations import Degradation
 from .spectra import at_phase, envelope_of, griffin_lim, istft, mel_bank, mel_smoothed, polar, stft
-from .speech import SAMPLE_RATE_HZ
 
 __all__ = ["CODES"]
 

@@ -10,8 +10,8 @@ import scipy.fft
 import scipy.ndimage
 
 from mosrt._arrays import Complex64Array, Float32Array
+from mosrt_export.distill.data.degradations import Degradation
 
-from .degradations import Degradation
 from .spectra import at_phase, griffin_lim, istft, mel_smoothed, polar, stft
 
 __all__ = ["PHASES"]

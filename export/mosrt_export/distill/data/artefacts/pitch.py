@@ -12,8 +12,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from mosrt._arrays import Float32Array, FloatArray
-
-from .speech import SAMPLE_RATE_HZ
+from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
 
 __all__ = ["PITCH_HOP", "BoolArray", "pitch_of", "pulses", "retimed", "wander"]
 

@@ -11,10 +11,10 @@ import scipy.ndimage
 import soxr
 
 from mosrt._arrays import Float32Array
+from mosrt_export.distill.data.degradations import Degradation
+from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
 
-from .degradations import Degradation
 from .pitch import PITCH_HOP, pitch_of, retimed, wander
-from .speech import SAMPLE_RATE_HZ
 
 __all__ = ["PROSODIES"]
 

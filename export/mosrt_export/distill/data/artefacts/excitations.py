@@ -10,11 +10,11 @@ import scipy.ndimage
 import scipy.signal
 
 from mosrt._arrays import Complex64Array, Float32Array, FloatArray
+from mosrt_export.distill.data.degradations import Degradation
+from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
 
-from .degradations import Degradation
 from .pitch import PITCH_HOP, BoolArray, pitch_of, pulses, wander
 from .spectra import envelope_of, istft, stft
-from .speech import SAMPLE_RATE_HZ
 
 __all__ = ["EXCITATIONS"]
 

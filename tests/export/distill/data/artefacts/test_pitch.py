@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import pyworld
 
-from mosrt_export.distill.data.pitch import PITCH_HOP, pitch_of, pulses, retimed
+from mosrt_export.distill.data.artefacts.pitch import PITCH_HOP, pitch_of, pulses, retimed
 from tests.standins.nano import speech
 
 

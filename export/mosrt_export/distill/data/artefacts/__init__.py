@@ -1,0 +1,1 @@
+"""Artefacts of synthesis: what vocoders, codecs, acoustic models and voice conversion do."""

@@ -42,7 +42,7 @@ def test_a_variant_is_a_model_of_its_own(tmp_path: Path, speech: Float32Array) -
     assert scores["nano bvcc"] == scores["nano fp16 bvcc"]
     assert flags["nano bvcc"] == frozenset()
     _, flags = scorers.with_flags(np.clip(speech * 100, -1, 1), 16_000)
-    assert flags["nano bvcc"] == {"clipping"}
+    assert flags["nano bvcc"] == {"clipped"}
 
 
 def test_an_uncertainty_model_gives_its_measures(speech: Float32Array) -> None:

@@ -5,12 +5,12 @@ its own from before: those of a file, or the first ones that come, the warm-up. 
 
 - the mean, of scores clipped to a range of three standard deviations around the median, both
   estimated from the first quarter of the baseline; the other three quarters are the evidence;
-- the 5th percentile: whether more than the baseline's share of scores is below q, the smallest
-  score of the baseline but 5 % of them. That share, F(q), has a beta distribution, and the evidence
-  counts q itself as below. For k scores up to q among n, and a bet b, the evidence at a share p is
-  (p'/p)^k ((1 - p')/(1 - p))^(n - k) with p' = (1 - b) p. Its expectation under the density of
-  F(q), proportional to p^(k - 1) (1 - p)^(n - k), is that density's integral from 0 to 1 - b, which
-  is at most 1.
+- the 5th percentile: whether more scores than in the baseline are below q, the score that 5 % of
+  the baseline do not exceed. For independent scores the share of all scores below it, F(q), has a
+  beta distribution. The evidence counts q itself as below. For k of n scores up to q and a bet b,
+  at a share p it is (p'/p)^k ((1 - p')/(1 - p))^(n - k) with p' = (1 - b) p. Its expectation
+  under the density of F(q), proportional to p^(k - 1) (1 - p)^(n - k), is that density's integral
+  from 0 to 1 - b, which is at most 1.
 
 One rate of false alarms holds for all tests of a monitor together: while there are K tests, each
 gets the K-th part of the time that passes. So the sum of what they may raise, by the proof in

@@ -1,5 +1,6 @@
 """Which requests are scored: by hash, by rate, with bounded labels."""
 
+import shutil
 import subprocess
 import sys
 import uuid
@@ -24,6 +25,7 @@ def test_larger_samples_contain_smaller_ones() -> None:
     assert small < {i for i in identifiers if sampled(i, 0.1)}
 
 
+@pytest.mark.skipif(shutil.which("b2sum") is None, reason="needs b2sum")
 def test_the_same_identifier_is_sampled_everywhere() -> None:
     """The published rule, with the tool of another project."""
     names = [f"request-{i}" for i in range(20)]

@@ -23,6 +23,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any
 
 __all__ = [
     "AudioError",
@@ -57,6 +59,9 @@ class AudioError(MosrtError, ValueError):
         super().__init__(message)
         self.flags = flags
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(AudioError, flags=self.flags), self.args
+
 
 class BaselineError(MosrtError, ValueError):
     """A baseline that live scores do not compare with; the message names the file and the cure."""
@@ -86,6 +91,9 @@ class DomainError(MosrtError, KeyError):
         self.known = known
         super().__init__(domain)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DomainError, (self.domain, self.known)
+
     def __str__(self) -> str:
         names = ", ".join(self.known) if self.known else "none: this model has no domains"
         return f"unknown domain {self.domain!r}; known: {names}"
@@ -109,6 +117,9 @@ class Overloaded(MosrtError, RuntimeError):  # noqa: N818 - a state of the serve
     def __init__(self, message: str, *, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return partial(Overloaded, retry_after_s=self.retry_after_s), self.args
 
 
 class OutputError(MosrtError, OSError):

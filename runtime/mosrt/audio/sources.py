@@ -20,7 +20,7 @@ import numpy.typing as npt
 import soundfile
 import soxr
 
-from mosrt._arrays import Float32Array
+from mosrt._arrays import Array, Float32Array
 from mosrt.errors import AudioError
 from mosrt.host.fork import fork_waits
 
@@ -88,6 +88,11 @@ class ArraySource:
             hint = ", is it transposed?" if array.ndim == 2 and shape[0] > shape[1] > 0 else ""
             raise audio_error(name, "bad-array", f"its shape is {shape}{hint}")
         self._samples = np.atleast_2d(array.astype(array.dtype.newbyteorder("="), copy=False))
+
+    @property
+    def samples(self) -> Array:
+        """The waveform, (channels, samples)."""
+        return self._samples
 
     def blocks(self) -> Iterator[Float32Array]:
         """Yields the recording in blocks (samples, channels) float32 of about 2 s."""

@@ -214,9 +214,10 @@ def _score_all(
             ) as add,
             click.progressbar(files, label="scoring", file=bar_stream(), hidden=hidden) as bar,
         ):  # fmt: skip
-            for path in bar:
-                file = sys.stdin.buffer if path == STDIN else path
-                scores = list(scorer._score_domains(file, domains, request).values())
+            recordings = (sys.stdin.buffer if path == STDIN else path for path in files)
+            found = scorer.iter_domains(recordings, domains, request)
+            for path, by_domain in zip(bar, found, strict=True):
+                scores = list(by_domain.values())
                 done.append(scores)
                 for each in scores:
                     add(path, each)

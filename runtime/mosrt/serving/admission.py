@@ -171,6 +171,10 @@ class Admission:
         """Requests that are worked on."""
         return len(self._running)
 
+    def in_work(self) -> list[Job]:
+        """The requests that are worked on."""
+        return list(self._running)
+
     def waiting(self) -> list[Job]:
         """The requests that wait."""
         return [job for jobs in self._waiting.values() for job in jobs]

@@ -75,7 +75,7 @@ class AsyncScorer:
         )
 
     def open(self) -> AsyncScorer:
-        """Loads the model, and blocks meanwhile: for use before a fork or an event loop.
+        """Loads the model, and blocks meanwhile: for use before a fork. Workers start later.
 
         Raises:
             BundleError, ProviderError: As for `mosrt.load`.
@@ -84,12 +84,12 @@ class AsyncScorer:
         return self
 
     async def start(self) -> None:
-        """Loads the model; `async with`, and otherwise the first call, do so.
+        """Loads the model and starts the workers; `async with`, or else the first call, do so.
 
         Raises:
             BundleError, ProviderError: As for `mosrt.load`.
         """
-        await asyncio.to_thread(self._core.open)
+        await asyncio.to_thread(self._core.start)
 
     @property
     def info(self) -> ModelInfo:

@@ -21,9 +21,10 @@ import numpy as np
 from mosrt.crops import Plan, resolve_plan
 from mosrt.errors import ClosedError, Overloaded, ProviderError
 from mosrt.host.cpu import MAX_THREADS, usable_cores
+from mosrt.host.workers import ProcessWorkers, Reply, ThreadWorkers, Workers, processes_work_here
 from mosrt.loading import load
 from mosrt.score import Score
-from mosrt.scorer import Item, Request, Scorer
+from mosrt.scorer import Item, Request, Scorer, portable
 
 from .admission import Admission, Job, Priority
 from .stats import ServingStats
@@ -35,6 +36,8 @@ _WARM_UP_S: Final = (1.0, 5.0)
 # A second recording is measured at the start only if it takes no longer than this.
 _SLOW_S: Final = 0.5
 _MAX_QUEUE: Final = 1_000_000
+# Waiting requests per worker from which on a worker gets a second one.
+_MANY: Final = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,14 +66,15 @@ class ModelInfo:
 
 
 class Core:
-    """A queue and the threads that work it off with one scorer.
+    """A queue, and workers that work it off: processes on Linux's CPUs, else threads.
 
-    Threads start with the first request, and again after a fork. In a forked child nothing waits
-    and nothing is counted yet.
+    One thread passes requests to the workers. It and the workers start with the first request, and
+    again after a fork. In a forked child nothing waits and nothing is counted yet.
 
     Args:
         model, variant, provider, on_bad_audio, remove_silence: As for `mosrt.load`.
         workers, max_queue, cpu_share, nice, max_batch, max_wait_ms: As for `ScorerPool`.
+        processes: Whether workers may be processes.
     """
 
     def __init__(
@@ -83,6 +87,7 @@ class Core:
         nice: int | None,
         max_batch: int | None,
         max_wait_ms: float | None,
+        processes: bool = True,
         **options: Any,
     ) -> None:
         _check("workers", workers, 1, MAX_THREADS)
@@ -99,6 +104,7 @@ class Core:
         self.workers = workers or max(1, math.floor(cores))
         self._max_queue = max_queue
         self._nice = nice
+        self._processes = processes
         self._core_s = 1.0 if cpu_share is None else min(1.0, cpu_share / self.workers)
         self._scorer: Scorer | None = None
         self._opening = threading.Lock()
@@ -107,9 +113,10 @@ class Core:
         _CORES.add(self)
 
     def _reset(self) -> None:
-        self._process = os.getpid()
-        self._threads: list[threading.Thread] = []
-        self._changed = threading.Condition()
+        self._thread: threading.Thread | None = None
+        self._workers: Workers | None = None
+        self._changed = threading.Lock()
+        self._ready = threading.Event()
         self._admission = Admission(
             workers=self.workers, max_queue=self._max_queue, core_s=self._core_s
         )
@@ -145,6 +152,17 @@ class Core:
                     "in the forked process"
                 )
             return self._scorer
+
+    def start(self) -> None:
+        """Loads the model, and waits until the workers have, too.
+
+        Raises:
+            MosrtError: As for `mosrt.load`.
+        """
+        scorer = self.open()
+        with self._changed:
+            self._start(scorer)
+        self._ready.wait()
 
     @property
     def scorer(self) -> Scorer:
@@ -196,9 +214,10 @@ class Core:
             raise ValueError(f"priority must be 'interactive' or 'background', not {priority!r}")
         if deadline_s is not None and not deadline_s > 0:
             raise ValueError(f"deadline_s must be above 0, not {deadline_s}")
+        scorer = self.scorer
         job = Job(
-            item,
-            self.scorer.checked_domain(domain),
+            portable(item),
+            scorer.checked_domain(domain),
             Request(resolve_plan(plan, views)),
             priority=priority,
             duration_s=_duration_s(item),
@@ -210,10 +229,11 @@ class Core:
                 raise ClosedError("the pool is closed; make another")
             if deadline_s is not None:
                 job.deadline = self._admission.clock() + deadline_s
-            if not self._threads:
-                self._start()
+            self._start(scorer)
             self._admission.admit(job)
-            self._changed.notify()
+            workers = self._workers
+        if workers is not None:
+            workers.wake()
         job.future.add_done_callback(lambda _: self._withdraw(job))
         return job
 
@@ -250,7 +270,6 @@ class Core:
         ends = math.inf if timeout_s is None else time.monotonic() + timeout_s
         with self._changed:
             self._closed = True
-            self._changed.notify_all()
         if not drain:
             self._abort()
         ended = self._join(ends)
@@ -263,11 +282,14 @@ class Core:
         return ended
 
     def _join(self, ends: float) -> bool:
-        for thread in self._threads:
-            if thread is not threading.current_thread():
-                left_s = ends - time.monotonic()
-                thread.join(None if math.isinf(left_s) else max(0.0, left_s))
-        return not any(thread.is_alive() for thread in self._threads)
+        if self._workers is not None:
+            self._workers.wake()
+        thread = self._thread
+        if thread is None or thread is threading.current_thread():
+            return True
+        left_s = ends - time.monotonic()
+        thread.join(None if math.isinf(left_s) else max(0.0, left_s))
+        return not thread.is_alive()
 
     def _abort(self) -> None:
         with self._changed:
@@ -279,31 +301,96 @@ class Core:
         with self._changed:
             self._admission.withdraw(job)
 
-    def _start(self) -> None:
-        for number in range(self.workers):
-            thread = threading.Thread(target=self._work, name=f"mosrt-{number}", daemon=True)
-            self._threads.append(thread)
-            thread.start()
+    def _start(self, scorer: Scorer) -> None:
+        if self._thread is not None:
+            return
+        options: dict[str, Any] = {"core": self._core_s, "nice": self._nice}
+        if scorer.provider == "cpu" and self._processes and processes_work_here():
+            warm_up = _task(scorer)
+            self._workers = ProcessWorkers(
+                scorer.score_task, self.workers, warm_up=warm_up, **options
+            )
+        else:
+            self._workers = ThreadWorkers(scorer.score_task, self.workers, **options)
+        self._thread = threading.Thread(target=self._dispatch, name="mosrt-dispatch", daemon=True)
+        self._thread.start()
 
-    def _work(self) -> None:
-        if self._nice is not None:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
-        rest_s = 0.0
-        while True:
-            if rest_s:  # this worker has a part of a core only
-                time.sleep(rest_s)
+    def _dispatch(self) -> None:
+        try:
+            self._pass_on()
+        except BaseException as exc:  # the callers must not wait for ever
             with self._changed:
-                job = self._admission.take()
-                # What has expired must be told before this thread may sleep.
-                if job is None and not self._admission.expired:
-                    if self._closed:
-                        return
-                    self._changed.wait()
+                self._closed = True
+                jobs = self._admission.in_work()
+            self._ready.set()
+            self._abort()
+            for job in jobs:
+                job.future.set_exception(exc)
+            raise
+
+    def _pass_on(self) -> None:
+        """Passes requests to workers, and their replies to callers, until it is closed."""
+        while True:
+            workers = cast(Workers, self._workers)
+            for job in self._next_jobs(workers):
+                if job.future.set_running_or_notify_cancel():
+                    workers.send(job, (job.item, (job.domain,), job.request))
+                else:
+                    with self._changed:
+                        self._admission.finish(job, "cancelled")
             self._tell_expired()
-            if job is None:
-                continue
-            busy_s = self._run(job)
-            rest_s = busy_s * (1 / self._core_s - 1)
+            with self._changed:
+                idle = not self._admission.queued and not self._admission.in_flight
+                if self._closed and idle:
+                    break
+            for reply in workers.poll(None):
+                self._reply(reply)
+            if workers.failed is not None:
+                self._use_threads(workers.failed)
+        workers.close()
+
+    def _next_jobs(self, workers: Workers) -> list[Job]:
+        """The requests to send now: one for each idle worker, and one more where very many wait.
+
+        A request that was sent can neither expire nor be taken by another worker that is free
+        before; but a worker that has another request need not wait for this thread.
+        """
+        jobs: list[Job] = []
+        with self._changed:
+            while len(jobs) < workers.free():
+                many = self._admission.queued >= _MANY * self.workers
+                if not many and self._admission.in_flight >= self.workers:
+                    break
+                if (job := self._admission.take()) is None:
+                    break
+                jobs.append(job)
+        if workers.free() or workers.failed is not None:
+            self._ready.set()
+        return jobs
+
+    def _reply(self, reply: Reply) -> None:
+        job = cast(Job, reply.key)
+        score = reply.value[job.domain] if reply.error is None else None
+        outcome = "cancelled" if job.abandoned else "failed" if score is None else "completed"
+        with self._changed:
+            if score is not None:
+                self._admission.measure(reply.busy_s, score.duration_s)
+            self._admission.finish(job, cast(Any, outcome))
+        if score is None:
+            job.future.set_exception(reply.error)
+        else:
+            job.future.set_result(score)
+
+    def _use_threads(self, reason: Exception) -> None:
+        """Goes on with threads, since no worker process can be started."""
+        _LOG.warning("no worker processes: %s; scoring goes on in threads", reason)
+        with self._changed:
+            jobs = self._admission.in_work()
+            self._workers = ThreadWorkers(
+                self.scorer.score_task, self.workers, core=self._core_s, nice=self._nice
+            )
+        for job in jobs:
+            self._workers.send(job, (job.item, (job.domain,), job.request))
 
     def _tell_expired(self) -> None:
         while self._admission.expired:
@@ -313,31 +400,6 @@ class Core:
             for job in jobs:
                 text = f"the deadline passed in the queue; try again in {retry_s:.2g} s"
                 _fail(job, Overloaded(text, retry_after_s=retry_s))
-
-    def _run(self, job: Job) -> float:
-        """Scores a request, and gives the time that it took."""
-        if not job.future.set_running_or_notify_cancel():
-            with self._changed:
-                self._admission.finish(job, "cancelled")
-            return 0.0
-        started = time.monotonic()
-        score: Score | None = None
-        error: BaseException | None = None
-        try:
-            score = self.scorer.score_item(job.item, job.domain, job.request)
-        except BaseException as exc:  # noqa: BLE001 - it is the caller's
-            error = exc
-        busy_s = time.monotonic() - started
-        with self._changed:
-            if score is not None:
-                self._admission.measure(busy_s, score.duration_s)
-            outcome = "cancelled" if job.abandoned else "failed" if score is None else "completed"
-            self._admission.finish(job, cast(Any, outcome))
-        if score is None:
-            job.future.set_exception(error)
-        else:
-            job.future.set_result(score)
-        return busy_s
 
 
 # All of this process, for the end and for forks.
@@ -379,14 +441,19 @@ def _duration_s(item: Item) -> float | None:
         return None
 
 
+def _task(scorer: Scorer, duration_s: float = _WARM_UP_S[0]) -> Any:
+    """A recording to score before there are others: noise."""
+    rate_hz = scorer.manifest.sample_rate_hz
+    noise = np.random.default_rng(0).normal(0, 0.1, round(duration_s * rate_hz))
+    return (noise.astype(np.float32), rate_hz), (scorer.manifest.default_domain,), Request()
+
+
 def _warm_up(scorer: Scorer, admission: Admission) -> None:
     """Measures how long recordings take, and lets the engine allocate its memory."""
-    rate_hz = scorer.manifest.sample_rate_hz
     for duration_s in _WARM_UP_S:
-        noise = np.random.default_rng(0).normal(0, 0.1, round(duration_s * rate_hz))
         for _ in range(2):  # the first run allocates
             started = time.monotonic()
-            scorer.score(noise.astype(np.float32), rate_hz)
+            scorer.score_task(_task(scorer, duration_s))
             took_s = time.monotonic() - started
             if took_s > _SLOW_S:
                 break

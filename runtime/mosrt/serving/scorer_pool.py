@@ -80,7 +80,7 @@ class ScorerPool:
             max_batch=max_batch,
             max_wait_ms=max_wait_ms,
         )
-        self._core.open()
+        self._core.start()
 
     @property
     def info(self) -> ModelInfo:

@@ -11,15 +11,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from ._arrays import Float32Array
 from .audio.guards import FLAGS, TOO_LOUD, BadAudioPolicy
+from .audio.items import AudioFile, Item, portable, source_of
 from .audio.recording import Recording
-from .audio.sources import ArraySource, AudioSource, FileSource, audio_error, file_chunks, spooled
+from .audio.sources import AudioSource
 from .bundle.manifest import Manifest
 from .crops import CropPlan, Plan, PlanRule, resolve_plan
 from .errors import AudioError, BundleError, DomainError
@@ -27,10 +28,7 @@ from .host.thread_pool import Calls, ThreadPool
 from .parallel import SMALL_BYTES, Parallel
 from .score import Score
 
-__all__ = ["AudioFile", "Item", "Request", "Scorer", "portable"]
-
-AudioFile = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
-Item = AudioFile | tuple[npt.ArrayLike, float]
+__all__ = ["AudioFile", "Item", "Request", "Scorer"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -48,6 +46,8 @@ class Scorer(ABC):
         provider: Name of the execution provider.
         digest: SHA-256 in hex of the bundle's manifest.json, which has the hashes of all its files.
         threads: Threads that one call may use.
+        many: Worker processes for many recordings; None where there are none. It tells which rates
+            the choice between them and threads within each recording was made by.
         batch_size: Recordings that `score_many` and `iter_scores` decode before they run the
             model, so that a GPU's batches are full. It changes no score and may be set at any time.
     """
@@ -76,7 +76,7 @@ class Scorer(ABC):
         self._remove_silence = remove_silence
         self._any_format = any_format
         self._reopen = reopen
-        self._parallel = self._make_parallel()
+        self.many = self._make_parallel()
         self._pool = ThreadPool(threads)
         self._calls = Calls("the scorer", self._release)
 
@@ -231,8 +231,8 @@ class Scorer(ABC):
     def _release(self) -> None:
         """Releases the model's memory, the threads and the processes."""
         self._pool.close()
-        if self._parallel is not None:
-            self._parallel.close()
+        if self.many is not None:
+            self.many.close()
 
     def _make_parallel(self) -> Parallel | None:
         """Worker processes for many recordings; None where threads within each are better."""
@@ -274,7 +274,7 @@ class Scorer(ABC):
         self, items: Iterable[Item], domains: tuple[str, ...], request: Request
     ) -> Iterator[dict[str, Score]]:
         """As `iter_scores`, with a score for each of `domains`."""
-        items, parallel = iter(items), self._parallel
+        items, parallel = iter(items), self.many
         while True:
             if parallel is not None and parallel.take():
                 try:
@@ -345,7 +345,7 @@ class Scorer(ABC):
     def _open(self, item: Item) -> Recording | AudioError:
         """Decodes and checks a recording; gives an error that the policy lets pass."""
         try:
-            recording = self._recording(_source(item, any_format=self._any_format))
+            recording = self._recording(source_of(item, any_format=self._any_format))
         except AudioError as exc:
             return self._refused(exc)
         if recording.flags:
@@ -392,62 +392,3 @@ class Request:
     plan: CropPlan | PlanRule = PlanRule()  # noqa: RUF009 - it is frozen
     frames: bool = False
     horizons: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Read:
-    """The content of a file object."""
-
-    data: bytes
-    name: str
-
-
-def portable(item: Item, *, any_format: bool = False) -> Item:
-    """A recording as another process can take it; what cannot be read becomes an error to score.
-
-    Raises:
-        TypeError: It is no recording.
-    """
-    try:
-        if isinstance(item, tuple):
-            source = ArraySource(*item)
-            return source.samples, source.sample_rate_hz
-        if isinstance(item, str | os.PathLike | bytes):
-            return item
-        return _read(item, any_format=any_format)  # type: ignore[return-value]
-    except AudioError as exc:
-        return exc  # type: ignore[return-value]
-
-
-def _source(item: Item | _Read | AudioError, *, any_format: bool) -> AudioSource:
-    if isinstance(item, tuple):
-        return ArraySource(*item)
-    if isinstance(item, AudioError):
-        raise item
-    if isinstance(item, str | os.PathLike | bytes):
-        return FileSource(item, any_format=any_format)
-    if not isinstance(item, _Read):
-        item = _read(item, any_format=any_format)
-    return FileSource(item.data, name=item.name, any_format=any_format)
-
-
-def _read(item: bytearray | memoryview | BinaryIO, *, any_format: bool) -> _Read:
-    """Reads a file object to its end."""
-    if isinstance(item, bytearray | memoryview):
-        return _Read(bytes(item), "audio")
-    name = getattr(item, "name", None)
-    name = name if isinstance(name, str) else "audio"
-    if hasattr(item, "encoding"):
-        raise TypeError(f"{name} is open as text; open it in binary mode")
-    if not hasattr(item, "read"):
-        raise TypeError(
-            f"{type(item).__name__} is no recording; give a path, the bytes of a file, a binary "
-            "file object or a tuple (waveform, sample_rate)"
-        )
-    try:
-        # What cannot be sought in may never end.
-        seekable = getattr(item, "seekable", bool)()
-        data = spooled(file_chunks(item), bounded=not seekable, any_format=any_format)
-    except (OSError, ValueError) as exc:
-        raise audio_error(name, "unreadable", getattr(exc, "strerror", None) or str(exc)) from exc
-    return _Read(data, name)

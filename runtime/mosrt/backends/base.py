@@ -11,7 +11,7 @@ from mosrt._arrays import Array, Float32Array
 from mosrt.bundle.manifest import TensorSpec
 from mosrt.errors import BundleError
 
-__all__ = ["OPENVINO", "TENSORRT", "Backend", "check_tensors", "reason", "stacked"]
+__all__ = ["OPENVINO", "TENSORRT", "Backend", "check_tensors", "reason", "run_views", "stacked"]
 
 # Providers that need packages of their own. Their names stand here, so that only the backend in use
 # is imported.
@@ -51,6 +51,34 @@ class Backend(Protocol):
     def close(self) -> None:
         """Waits for calls that run, then releases the backend's memory."""
         ...
+
+
+def run_views(
+    backend: Backend, views: Sequence[Mapping[str, Float32Array]], outputs: Sequence[str]
+) -> list[dict[str, Float32Array]]:
+    """Runs some views, at most as many as the backend runs at once, filled up to that number.
+
+    Args:
+        backend: Runs them.
+        views: For each view the input tensors by name, without the batch axis.
+        outputs: Names of the outputs wanted.
+
+    Returns:
+        For each view the outputs by name, (networks, ...).
+
+    Raises:
+        MosrtError: As for `Backend.run`.
+    """
+    filled = [*views, *[views[-1]] * (backend.batch_size - len(views))]
+    feeds = {name: np.stack([view[name] for view in filled]) for name in filled[0]}
+    results = backend.run(feeds, outputs)
+    for name, result in results.items():
+        if result.shape[1] != len(filled):
+            raise BundleError(
+                f"the graph's output {name!r} is about {result.shape[1]} views of "
+                f"{len(filled)}; copy or export the bundle again"
+            )
+    return [{name: each[:, i] for name, each in results.items()} for i in range(len(views))]
 
 
 def check_tensors(

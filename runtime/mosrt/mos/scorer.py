@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final, Literal
 
 import numpy as np
@@ -16,11 +17,11 @@ from mosrt._arrays import Float32Array, FloatArray, IntArray
 from mosrt.audio.recording import Recording
 from mosrt.audio.sources import AudioSource
 from mosrt.backends import Backend
-from mosrt.backends.base import OPENVINO
+from mosrt.backends.base import OPENVINO, run_views
 from mosrt.bundle.front_end_spec import MelSpec, SslSpec
 from mosrt.bundle.manifest import Manifest
 from mosrt.crops import CropGeometry, CropPlan, Plan, PlanRule, normalised, resolve_plan
-from mosrt.errors import AudioError, BundleError, MeasureError
+from mosrt.errors import AudioError, MeasureError
 from mosrt.host.fork import fork_waits
 from mosrt.host.thread_pool import ThreadPool
 from mosrt.mel.front_end import MelFrontEnd
@@ -32,6 +33,12 @@ __all__ = ["FusionFrontEnd", "FusionScorer"]
 # Views whose crops are read in one pass: a recording too long to keep is decoded once for each 64.
 _VIEWS_READ: Final = 64
 _Filler = Literal["wrap", "constant"]
+
+
+RunViews = Callable[
+    [Sequence[Mapping[str, Float32Array]], Sequence[str]], list[dict[str, Float32Array]]
+]
+"""Runs views, given as input tensors by name, and gives the named outputs of each."""
 
 
 class FusionFrontEnd:
@@ -214,6 +221,11 @@ class FusionScorer(Scorer):
         front_end: Makes its inputs; by default that of the manifest.
         batch_size: As for `Scorer`; by default as many as `backend` runs at once.
         **options: As for `Scorer`.
+
+    Attributes:
+        backend: Runs the model.
+        run_views: Runs some views of recordings, by default at once. A server may replace it to run
+            those of several threads together.
     """
 
     def __init__(
@@ -231,7 +243,8 @@ class FusionScorer(Scorer):
             batch_size=batch_size or backend.batch_size,
             **options,
         )
-        self._backend = backend
+        self.backend = backend
+        self.run_views: RunViews = partial(run_views, backend)
         # The first output is the MOS of the graph's domains; other domains may need further ones.
         further = [name for head in manifest.heads.values() for name in head.weights]
         further += [] if manifest.deviation is None else [manifest.deviation.tensor]
@@ -267,7 +280,7 @@ class FusionScorer(Scorer):
         )
 
     def _release(self) -> None:
-        self._backend.close()
+        self.backend.close()
         super()._release()
 
     def _score(
@@ -292,7 +305,7 @@ class FusionScorer(Scorer):
     def _run(self, clips: Sequence[_Clip], outputs: Sequence[str]) -> None:
         """Runs every view of every clip through the model, filling each clip's `outputs`."""
         inputs = self._inputs(clips)
-        while batch := list(itertools.islice(inputs, self._backend.batch_size)):
+        while batch := list(itertools.islice(inputs, self.backend.batch_size)):
             self._run_batch(batch, outputs)
 
     def _inputs(self, clips: Sequence[_Clip]) -> Iterator[tuple[_Clip, dict[str, Float32Array]]]:
@@ -312,19 +325,10 @@ class FusionScorer(Scorer):
         self, batch: Sequence[tuple[_Clip, Mapping[str, Float32Array]]], outputs: Sequence[str]
     ) -> None:
         started = time.perf_counter()
-        views = [feeds for _, feeds in batch]
-        views += [views[-1]] * (self._backend.batch_size - len(views))
-        feeds = {name: np.stack([view[name] for view in views]) for name in views[0]}
-        results = self._backend.run(feeds, outputs)
-        for name, result in results.items():
-            if result.shape[1] != len(views):
-                raise BundleError(
-                    f"the graph's output {name!r} is about {result.shape[1]} views of "
-                    f"{len(views)}; copy or export the bundle again"
-                )
+        results = self.run_views([feeds for _, feeds in batch], outputs)
         elapsed_ms = 1e3 * (time.perf_counter() - started)
-        for i, (clip, _) in enumerate(batch):
-            clip.outputs.append({name: result[:, i] for name, result in results.items()})
+        for (clip, _), result in zip(batch, results, strict=True):
+            clip.outputs.append(result)
             clip.model_ms += elapsed_ms / len(batch)
 
     def _to_scores(self, clip: _Clip | AudioError, domains: tuple[str, ...]) -> dict[str, Score]:

@@ -12,13 +12,14 @@ from typing import Any
 import numpy.typing as npt
 
 from mosrt.audio.guards import BadAudioPolicy
+from mosrt.audio.items import AudioFile, Item, portable
 from mosrt.crops import Plan
 from mosrt.score import Score
-from mosrt.scorer import AudioFile, Item
 
 from .admission import Priority
 from .best import Best, Candidate, Choice, item_of, window
-from .core import Core, ModelInfo
+from .core import Core
+from .model import ModelInfo
 from .stats import ServingStats
 
 __all__ = ["AsyncScorer"]
@@ -192,6 +193,8 @@ class AsyncScorer:
     async def _score(self, item: Item, *, deadline_s: float | None, **options: Any) -> Score:
         if not self._core.is_open:
             await self.start()
+        if hasattr(item, "read"):  # which may take long
+            item = await asyncio.to_thread(portable, item)
         job = self._core.submit(item, deadline_s=deadline_s, **options)
         timer = None
         if deadline_s is not None:

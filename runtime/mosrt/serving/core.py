@@ -13,56 +13,36 @@ import weakref
 from collections.abc import Callable
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeoutError  # a name of its own in 3.10
-from dataclasses import dataclass
 from typing import Any, Final, cast, get_args
 
-import numpy as np
-
+from mosrt.audio.items import portable
 from mosrt.crops import Plan, resolve_plan
 from mosrt.errors import ClosedError, Overloaded, ProviderError
 from mosrt.host.cpu import MAX_THREADS, usable_cores
-from mosrt.host.workers import ProcessWorkers, Reply, ThreadWorkers, Workers, processes_work_here
+from mosrt.host.workers import (
+    Handler,
+    ProcessWorkers,
+    Reply,
+    ThreadWorkers,
+    Workers,
+    processes_work_here,
+)
 from mosrt.loading import load
+from mosrt.mos.scorer import FusionScorer
 from mosrt.score import Score
-from mosrt.scorer import Item, Request, Scorer, portable
+from mosrt.scorer import Item, Request, Scorer
 
 from .admission import Admission, Job, Priority
+from .batches import MicroBatches
+from .model import ModelInfo, duration_s, measure, noise_task
 from .stats import ServingStats
 
-__all__ = ["Core", "ModelInfo"]
+__all__ = ["Core"]
 
 _LOG = logging.getLogger(__name__)
-_WARM_UP_S: Final = (1.0, 5.0)
-# A second recording is measured at the start only if it takes no longer than this.
-_SLOW_S: Final = 0.5
 _MAX_QUEUE: Final = 1_000_000
 # Waiting requests per worker from which on a worker gets a second one.
 _MANY: Final = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ModelInfo:
-    """The model of a pool.
-
-    Attributes:
-        name: Name of the model.
-        digest: SHA-256 in hex of the bundle's manifest.json, which has the hashes of all its files.
-        variant: Precision variant.
-        provider: What runs the model.
-        sample_rate_hz: Rate that recordings are resampled to.
-        domains: Data domains that it can score for.
-        default_domain: The one that it scores for by default.
-        measures: Further results that each score has; () for a model that predicts MOS.
-    """
-
-    name: str
-    digest: str
-    variant: str
-    provider: str
-    sample_rate_hz: int
-    domains: tuple[str, ...]
-    default_domain: str
-    measures: tuple[str, ...]
 
 
 class Core:
@@ -105,6 +85,9 @@ class Core:
         self._max_queue = max_queue
         self._nice = nice
         self._processes = processes
+        self._batching: dict[str, Any] = {"max_views": max_batch}
+        if max_wait_ms is not None:
+            self._batching["max_wait_s"] = max_wait_ms / 1e3
         self._core_s = 1.0 if cpu_share is None else min(1.0, cpu_share / self.workers)
         self._scorer: Scorer | None = None
         self._opening = threading.Lock()
@@ -141,7 +124,7 @@ class Core:
                 scorer = load(self._model, threads=1, **self._options)
                 self._loaded_in = os.getpid()
                 try:
-                    _warm_up(scorer, self._admission)
+                    measure(scorer, self._admission.times)
                 except BaseException:
                     scorer.close()
                     raise
@@ -177,17 +160,7 @@ class Core:
     @property
     def info(self) -> ModelInfo:
         """The model."""
-        scorer = self.scorer
-        return ModelInfo(
-            name=scorer.manifest.name,
-            digest=scorer.digest,
-            variant=scorer.variant,
-            provider=scorer.provider,
-            sample_rate_hz=scorer.manifest.sample_rate_hz,
-            domains=scorer.domains,
-            default_domain=scorer.manifest.default_domain,
-            measures=scorer.measures,
-        )
+        return ModelInfo.of(self.scorer)
 
     def submit(
         self,
@@ -220,7 +193,7 @@ class Core:
             scorer.checked_domain(domain),
             Request(resolve_plan(plan, views)),
             priority=priority,
-            duration_s=_duration_s(item),
+            duration_s=duration_s(item),
         )
         if when_done is not None:
             job.future.add_done_callback(when_done)
@@ -306,14 +279,27 @@ class Core:
             return
         options: dict[str, Any] = {"core": self._core_s, "nice": self._nice}
         if scorer.provider == "cpu" and self._processes and processes_work_here():
-            warm_up = _task(scorer)
+            warm_up = noise_task(scorer)
             self._workers = ProcessWorkers(
                 scorer.score_task, self.workers, warm_up=warm_up, **options
             )
         else:
-            self._workers = ThreadWorkers(scorer.score_task, self.workers, **options)
+            self._workers = ThreadWorkers(self._handler(scorer), self.workers, **options)
         self._thread = threading.Thread(target=self._dispatch, name="mosrt-dispatch", daemon=True)
         self._thread.start()
+
+    def _handler(self, scorer: Scorer) -> Handler:
+        """What threads do with a task: on a GPU they run their views together."""
+        if not isinstance(scorer, FusionScorer) or scorer.backend.batch_size == 1:
+            return scorer.score_task
+        batches = MicroBatches(scorer.backend, **self._batching)
+        scorer.run_views = batches
+
+        def score(task: Any) -> Any:
+            with batches.recording():
+                return scorer.score_task(task)
+
+        return score
 
     def _dispatch(self) -> None:
         try:
@@ -346,6 +332,7 @@ class Core:
             for reply in workers.poll(None):
                 self._reply(reply)
             if workers.failed is not None:
+                workers.close()
                 self._use_threads(workers.failed)
         workers.close()
 
@@ -387,7 +374,7 @@ class Core:
         with self._changed:
             jobs = self._admission.in_work()
             self._workers = ThreadWorkers(
-                self.scorer.score_task, self.workers, core=self._core_s, nice=self._nice
+                self._handler(self.scorer), self.workers, core=self._core_s, nice=self._nice
             )
         for job in jobs:
             self._workers.send(job, (job.item, (job.domain,), job.request))
@@ -429,34 +416,3 @@ def _fail(job: Job, error: Exception) -> None:
 def _check(name: str, value: float | None, least: int, most: int) -> None:
     if value is not None and not least <= value <= most:
         raise ValueError(f"{name} must be from {least} to {most}, not {value}")
-
-
-def _duration_s(item: Item) -> float | None:
-    """Length of a waveform in seconds; None for files, and for what is no waveform."""
-    if not isinstance(item, tuple) or not isinstance(item[0], np.ndarray) or not item[0].ndim:
-        return None
-    try:
-        return float(item[0].shape[-1]) / float(item[1])
-    except (TypeError, ValueError, ZeroDivisionError):
-        return None
-
-
-def _task(scorer: Scorer, duration_s: float = _WARM_UP_S[0]) -> Any:
-    """A recording to score before there are others: noise."""
-    rate_hz = scorer.manifest.sample_rate_hz
-    noise = np.random.default_rng(0).normal(0, 0.1, round(duration_s * rate_hz))
-    return (noise.astype(np.float32), rate_hz), (scorer.manifest.default_domain,), Request()
-
-
-def _warm_up(scorer: Scorer, admission: Admission) -> None:
-    """Measures how long recordings take, and lets the engine allocate its memory."""
-    for duration_s in _WARM_UP_S:
-        for _ in range(2):  # the first run allocates
-            started = time.monotonic()
-            scorer.score_task(_task(scorer, duration_s))
-            took_s = time.monotonic() - started
-            if took_s > _SLOW_S:
-                break
-        admission.measure(took_s, duration_s)
-        if took_s > _SLOW_S:
-            return

@@ -17,7 +17,8 @@ from mosrt.scorer import AudioFile, Item
 
 from .admission import Job, Priority
 from .best import Best, Candidate, Choice, item_of, window
-from .core import Core, ModelInfo
+from .core import Core
+from .model import ModelInfo
 from .stats import ServingStats
 
 __all__ = ["ScorerPool"]
@@ -80,7 +81,7 @@ class ScorerPool:
             max_batch=max_batch,
             max_wait_ms=max_wait_ms,
         )
-        self._core.start()
+        self._core.open()
 
     @property
     def info(self) -> ModelInfo:
@@ -251,8 +252,16 @@ class ScorerPool:
         """
         return self._core.close(drain=drain, timeout_s=timeout_s)
 
-    def __enter__(self) -> ScorerPool:
+    def start(self) -> ScorerPool:
+        """Starts the workers, and waits until they are ready; else the first request starts them.
+
+        A program that forks, such as `gunicorn --preload`, leaves this to its children.
+        """
+        self._core.start()
         return self
+
+    def __enter__(self) -> ScorerPool:
+        return self.start()
 
     def __exit__(self, *exc_info: object) -> None:
         self.close()

@@ -87,11 +87,11 @@ def test_a_deadline_in_the_queue_ends_the_wait() -> None:
 
     async def main() -> None:
         async with mosrt.AsyncScorer("nano", workers=1) as scorer:
-            running = asyncio.ensure_future(scorer.score(long, 16_000, views=400))
+            running = asyncio.ensure_future(scorer.score(long, 16_000, views=90))
             while not scorer.stats().in_flight:
                 await asyncio.sleep(0.001)
             with pytest.raises(mosrt.Overloaded):
-                await scorer.score(short, 16_000, deadline_s=1.0)
+                await scorer.score(short, 16_000, deadline_s=0.1)
             assert scorer.stats().in_flight == 1
             await running
 

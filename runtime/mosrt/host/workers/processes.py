@@ -50,6 +50,7 @@ def processes_work_here() -> bool:
 @dataclass(slots=True, eq=False)
 class _Worker:
     socket: socket.socket
+    alive: bool = False  # it has said so
     # Key, task, and how often it was begun.
     tasks: deque[tuple[Hashable, Any, int]] = field(default_factory=deque)
 
@@ -86,19 +87,17 @@ class ProcessWorkers:
         for end in (self._waker, self._woken):
             end.setblocking(False)
         self._selector.register(self._woken, selectors.EVENT_READ, None)
-        self._server: subprocess.Popen[bytes] | None = None
-        self._process = os.getpid()
         _ALIVE.add(self)
         self._start()
 
     @property
     def started(self) -> bool:
         """Whether there is a worker."""
-        return bool(self._workers)
+        return any(one.alive for one in self._workers)
 
     def free(self) -> int:
         """See `Workers.free`."""
-        return _DEPTH * len(self._workers) - sum(len(one.tasks) for one in self._workers)
+        return sum(_DEPTH - len(one.tasks) for one in self._workers if one.alive)
 
     def send(self, key: Hashable, task: Any) -> None:
         """See `Workers.send`."""
@@ -129,8 +128,7 @@ class ProcessWorkers:
     def close(self) -> None:
         """See `Workers.close`."""
         self.forget()
-        if self._server is not None and os.getpid() == self._process:
-            self._server.wait()
+        self._end_server()
 
     def forget(self) -> None:
         """Closes all sockets; the processes end when no process has them any more."""
@@ -142,6 +140,7 @@ class ProcessWorkers:
 
     def _start(self) -> None:
         """Starts the process that loads the handler; workers follow when it says that it has."""
+        self._served = False
         self._control, theirs = socket.socketpair()
         with theirs:
             code = _START.format(path=sys.path, descriptor=theirs.fileno())
@@ -156,6 +155,7 @@ class ProcessWorkers:
             except OSError as exc:
                 self.failed = exc
                 return
+        self._end_server = weakref.finalize(self, _end, self._control, self._server, os.getpid())
         self._selector.register(self._control, selectors.EVENT_READ, self._control)
 
     def _read_control(self) -> None:
@@ -164,30 +164,36 @@ class ProcessWorkers:
         try:
             error = receive(self._control)
             if error is None:
+                self._served = True
                 while len(self._workers) < self.count:
                     self._fork()
                 return
         except (EOFError, OSError):
             error = ProviderError("the process that starts workers ended; see its messages above")
         self._selector.unregister(self._control)
-        if self._server is not None:
-            self._server.wait()
-            self._server = None
-        if not self._workers:
+        self._end_server()
+        if not self._served:
             self.failed = error
+        elif len(self._workers) < self.count:
+            self._start()
 
     def _fork(self) -> None:
         ours, theirs = socket.socketpair()
         with theirs:
             for end in (ours, theirs):
                 end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER_BYTES)
-            socket.send_fds(self._control, [b"f"], [theirs.fileno()])
+            try:
+                socket.send_fds(self._control, [b"f"], [theirs.fileno()])
+            except OSError:
+                ours.close()
+                raise
         worker = _Worker(ours)
         self._workers.append(worker)
         self._selector.register(ours, selectors.EVENT_READ, worker)
 
     def _send(self, entry: tuple[Hashable, Any, int]) -> None:
-        worker = min(self._workers, key=lambda one: len(one.tasks))
+        alive = (one for one in self._workers if one.alive)
+        worker = min(alive, key=lambda one: len(one.tasks))
         worker.tasks.append(entry)
         try:
             send(worker.socket, (_directory(), entry[1]))
@@ -198,6 +204,9 @@ class ProcessWorkers:
         if worker not in self._workers:
             return
         try:
+            if not worker.alive:
+                worker.alive = receive(worker.socket) is None
+                return
             value, error, busy_s, lines = receive(worker.socket)
         except (EOFError, OSError):
             self._lost(worker)
@@ -224,14 +233,13 @@ class ProcessWorkers:
                 )
                 self._ready.append(Reply(key, None, died, 0.0))
         self._again.extend(worker.tasks)
-        _LOG.warning("a worker process died; another takes its place")
-        try:
-            if self._server is None:
-                self._start()
-            else:
+        if worker.alive:
+            _LOG.warning("a worker process died; another takes its place")
+        if not self._end_server.alive:
+            self._start()
+        elif self._served:
+            with suppress(OSError):  # the process that forks has died, too, as its socket will say
                 self._fork()
-        except OSError:
-            pass  # the process that forks has died, too, which its socket will say
 
 
 def _directory() -> str:
@@ -239,6 +247,13 @@ def _directory() -> str:
         return os.getcwd()  # noqa: PTH109 - that of Path is slower
     except OSError:
         return ""
+
+
+def _end(control: socket.socket, server: subprocess.Popen[bytes], process: int) -> None:
+    """Ends the process that forks, by closing its socket, unless another process has started it."""
+    control.close()
+    if os.getpid() == process:
+        server.wait()
 
 
 # All of this process. A forked child closes what it has of them, or its parent's workers would

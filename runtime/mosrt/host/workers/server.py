@@ -46,7 +46,10 @@ def main(descriptor: int) -> None:
     except BaseException as exc:  # noqa: BLE001 - it is told where it can be handled
         send(control, exc)
         os._exit(1)
-    send(control, None)
+    try:
+        send(control, None)
+    except OSError:
+        os._exit(0)
     gc.collect()
     gc.freeze()  # so that the collector writes to no memory that is shared
     while True:
@@ -69,6 +72,10 @@ def _work(source: socket.socket, handler: Handler, *, core: float, nice: int | N
     """Answers tasks until the socket is closed."""
     if nice is not None:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
+    try:
+        send(source, None)  # it lives
+    except OSError:
+        os._exit(0)
     log = _Log()
     logging.getLogger("mosrt").addHandler(log)
     logging.getLogger("mosrt").propagate = False

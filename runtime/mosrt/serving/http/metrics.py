@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from prometheus_client.exposition import generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from mosrt.serving.core import ModelInfo
+from mosrt.serving.model import ModelInfo
 
 __all__ = ["CONTENT_TYPE", "Metrics"]
 

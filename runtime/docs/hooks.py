@@ -22,6 +22,7 @@ PAGES = (
     "runtime/JETSON.md",
     "runtime/HTTP.md",
     "runtime/MONITORING.md",
+    "runtime/SERVING.md",
     "export/README.md",
     "export/DISTILL.md",
     "export/mosrt_export/nano/README.md",

@@ -32,6 +32,7 @@ DOCUMENTS = (
     "runtime/JETSON.md",
     "runtime/HTTP.md",
     "runtime/MONITORING.md",
+    "runtime/SERVING.md",
     "export/README.md",
     "export/DISTILL.md",
     "export/mosrt_export/nano/README.md",

@@ -223,7 +223,7 @@ class Recording:
         started = time.perf_counter()
         for block in blocks:
             with np.errstate(all="ignore"):  # the meter reports non-finite samples
-                mono = block[:, 0] if block.shape[1] == 1 else block.mean(axis=1)
+                mono = _downmix(block)
             if meter is not None:
                 meter.add(block, mono, frame_samples(source))
                 if not meter.usable:
@@ -289,6 +289,18 @@ class _FramePower:
         """The power of every frame, (frames,); the last may be incomplete."""
         last = [self._rest.var(dtype=np.float64, keepdims=True)] if len(self._rest) else []
         return np.concatenate([np.zeros(0), *self._powers, *last])
+
+
+def _downmix(block: Float32Array) -> Float32Array:
+    """The mean (samples,) of the channels of a block (samples, channels)."""
+    if block.shape[1] == 1:
+        return block[:, 0]
+    if block.shape[1] == 2:  # the same sums and quotients as below, several times faster
+        mono: Float32Array = block[:, 0] + block[:, 1]
+        mono /= 2
+        return mono
+    mean: Float32Array = block.mean(axis=1)
+    return mean
 
 
 class _QuietRuns:

@@ -157,7 +157,8 @@ def test_interruption_keeps_what_is_done(
 
     monkeypatch.setattr("mosrt.scorer.Recording", interrupted)
     target = tmp_path / "scores.json"
-    result = run("score", *clips, "-m", tiny, "--format", "json", "-o", target)
+    # Worker processes would not be interrupted.
+    result = run("score", *clips, "-m", tiny, "--format", "json", "-o", target, "--threads", 1)
     assert result.exit_code == 130
     assert f"interrupted; 2 of {len(clips)} files are done" in result.stderr
     assert len(json.loads(target.read_text())) == 2

@@ -148,17 +148,21 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
 
 @pytest.fixture(scope="session")
-def nano_graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The embedded model `nano`, exported from its checkpoint with the front end in the graph."""
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bundle of a student with random weights, whose checkpoint `student.pt` is beside it."""
     from mosrt_export.distill.train.exporting import export_student
     from mosrt_export.parity import audio_sources
+    from tests.standins.nano import random_student
 
-    def export(out: Path) -> None:
-        checkpoint = STANDINS / "checkpoints" / "nano.pt"
-        clips = audio_sources(None)
-        export_student(checkpoint, out, clips=clips, card="nano-card.md", front_end="graph")
+    def export(folder: Path) -> None:
+        folder.mkdir()
+        random_student().save(folder / "student.pt")
+        clips = audio_sources(DATA / "flite_slt_16k_mono.wav")
+        export_student(
+            folder / "student.pt", folder / "student", clips=clips, card="student-card.md"
+        )
 
-    return made_once(tmp_path_factory, "nano-graph", export)
+    return made_once(tmp_path_factory, "student", export) / "student"
 
 
 @pytest.fixture(scope="session")

@@ -24,11 +24,11 @@ from torch.nn import functional
 
 from mosrt.audio.sources import AudioSource
 from mosrt.bundle.front_end_spec import FRONT_END_SCOPE, SslSpec
-from mosrt.bundle.manifest import Manifest, Variant
+from mosrt.bundle.manifest import Manifest, TensorSpec, Variant
 from mosrt.bundle.writer import check_target, new_directory
 
 from .errors import CheckpointError
-from .graphs.graph import BATCH, OPSET, tensor, write_graph
+from .graphs.graph import BATCH, FRAMES, OPSET, tensor, write_graph
 from .model_card import distillmos_card, provenance
 from .parity import Drift, Step, compared, publish
 
@@ -42,6 +42,7 @@ _SEGMENT_SAMPLES: Final = 122_880
 _HOP_SAMPLES: Final = 16_000  # largest distance between segments
 _COLUMN: Final = 320  # samples from one column of features to the next
 _COLUMNS: Final = _SEGMENT_SAMPLES // _COLUMN
+_FRAME_SIZE: Final = 200
 _STEP_SAMPLES: Final = 8 * _COLUMN
 _EDGE: Final = 3  # a column sees 6 frames, of half a column each, to either side
 _FFT: Final = 320
@@ -85,10 +86,12 @@ class DistillMos(nn.Module):
 
     Args:
         published: The package's model.
+        frames: Whether the transformer's output is one of the graph, for students.
     """
 
-    def __init__(self, published: nn.Module) -> None:
+    def __init__(self, published: nn.Module, *, frames: bool = False) -> None:
         super().__init__()
+        self.frames = frames
         self.add_module(FRONT_END_SCOPE, _ComplexSpectrogram())
         self.cnn = published.get_submodule("cnn.cnn")
         self.head = published.get_submodule("transformer_pool_attn")
@@ -102,9 +105,10 @@ class DistillMos(nn.Module):
         flat: torch.Tensor = features.flatten(1, -2)
         return flat
 
-    def forward(self, waveform: torch.Tensor) -> torch.Tensor:
+    def forward(self, waveform: torch.Tensor) -> torch.Tensor | tuple[torch.Tensor, ...]:
         """MOS (batch, 1) of segments (batch, samples) in [-1, 1], as if zeros followed.
 
+        With `frames`, also the frames (batch, 384, 200) of 20 ms that the score is pooled from.
         `samples` is 122880, or a multiple of 2560 below, and the last 2560 of those are zeros.
         """
         features = self._features(waveform)
@@ -115,9 +119,12 @@ class DistillMos(nn.Module):
         padding = torch.cat([silence, self.get_buffer("edge")], 2)[..., kept:]
         padding = padding.expand(features.shape[0], -1, -1)
         features = torch.cat([features[..., :kept], padding], 2)
-        quality = self.head(features.transpose(1, 2))
+        head: Any = self.head
+        frames = head.transformer(head.norm_input(features).transpose(1, 2)).transpose(1, 2)
+        frames = head.norm_trans(frames).transpose(1, 2)
+        quality = head.sigmoid(head.pool(frames).squeeze(-1))
         mos: torch.Tensor = 1 + 4 * quality.unsqueeze(1)
-        return mos
+        return (mos, frames) if self.frames else mos
 
 
 class EagerDistillMos(nn.Module):
@@ -181,6 +188,7 @@ def export_distillmos(
     step: Step,
     name: str = "distillmos",
     half_weights: bool = False,
+    frames: bool = False,
     force: bool = False,
 ) -> Drift:
     """Exports a bundle with one FP32 graph, after comparing its scores with the package's.
@@ -193,6 +201,7 @@ def export_distillmos(
         name: Name of the model.
         half_weights: Whether weights are rounded to float16 in the file, which halves its size and
             widens the tolerance to 0.002 MOS.
+        frames: Whether the graph has an output "frames", which students of `mosrt distill` learn.
         force: Whether an older bundle at `out` is replaced.
 
     Returns:
@@ -206,20 +215,21 @@ def export_distillmos(
         ParityError: The graph and the package disagree; nothing was written.
     """
     check_target(out, force=force)
+    outputs = (*_OUTPUTS, tensor(FRAMES, BATCH, _COLUMNS, _FRAME_SIZE)) if frames else _OUTPUTS
     with step("loading the package distillmos"):
         published = published_model()
     with new_directory(out, force=force) as directory:
         with step("exporting"):
             member = write_graph(
                 "network",
-                DistillMos(published).eval(),
+                DistillMos(published, frames=frames).eval(),
                 directory / "model.fp32.onnx",
                 inputs=_INPUTS,
-                outputs=_OUTPUTS,
+                outputs=outputs,
                 sizes={"batch": 2, "samples": 20 * _STEP_SAMPLES},
                 half_weights=half_weights,
             )
-            manifest = _manifest(name, Variant(opset=OPSET, members=(member,)))
+            manifest = _manifest(name, outputs, Variant(opset=OPSET, members=(member,)))
         with step(f"comparing with torch on {len(clips)} clips and all of them as one"):
             drift = compared(
                 directory,
@@ -234,7 +244,7 @@ def export_distillmos(
     return drift
 
 
-def _manifest(name: str, variant: Variant) -> Manifest:
+def _manifest(name: str, outputs: tuple[TensorSpec, ...], variant: Variant) -> Manifest:
     return Manifest(
         name=name,
         family="segments",
@@ -250,7 +260,7 @@ def _manifest(name: str, variant: Variant) -> Manifest:
         domains=(_DOMAIN,),
         default_domain=_DOMAIN,
         inputs=_INPUTS,
-        outputs=_OUTPUTS,
+        outputs=outputs,
         variants={"fp32": variant},
         front_end="graph",
         provenance=provenance(

@@ -1,4 +1,4 @@
-"""A front end in the graph is kept in FP32."""
+"""A front end in the graph, here the spectrogram of a student, is kept in FP32."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,6 @@ import onnxruntime
 import pytest
 from onnx import TensorProto
 
-from mosrt.bundle.embedded import find_bundle
 from mosrt_calibration.graph import Topology, fetched, read_graph
 from mosrt_calibration.passes.fp16 import to_fp16
 from mosrt_calibration.passes.qdq import with_qdq
@@ -16,8 +15,8 @@ from mosrt_calibration.passes.targets import Targets, front_end
 
 
 @pytest.fixture(scope="module")
-def model(nano_graph: Path) -> Any:
-    return fetched(read_graph(nano_graph / "model.fp32.onnx"))
+def model(student: Path) -> Any:
+    return fetched(read_graph(student / "model.fp32.onnx"))
 
 
 def constants(model: Any) -> dict[str, bytes]:
@@ -25,25 +24,29 @@ def constants(model: Any) -> dict[str, bytes]:
     return {
         tensor.name: tensor.SerializeToString(deterministic=True)
         for tensor in model.graph.initializer
-        if tensor.name.startswith("front_end")
+        if "front_end" in tensor.name.partition("/")[0].split(".")
     }
 
 
 def scores(model: Any) -> Any:
     session = onnxruntime.InferenceSession(model.SerializeToString())
-    crops = np.random.default_rng(0).normal(0, 0.1, (1, 1, 80_000)).astype(np.float32)
-    return session.run(["mos"], {"crops": crops})[0]
+    waveform = np.random.default_rng(0).normal(0, 0.1, (1, 20_480)).astype(np.float32)
+    return session.run(["mos"], {"waveform": waveform})[0]
 
 
 def test_the_targets_are_those_of_the_network_alone(model: Any) -> None:
-    """As in the same network, exported to be fed with images."""
-    alone = Topology(read_graph(Path(find_bundle("nano")) / "model.fp32.onnx"))
+    """Nothing that reads audio is quantised, and every convolution after it is."""
     topology = Topology(model)
-    found, wanted = Targets.of(topology), Targets.of(alone)
-    assert not front_end(alone)
-    assert len(front_end(topology)) > 30
-    assert [name.removeprefix("network.") for name in found.weighted] == list(wanted.weighted)
-    assert [name.removeprefix("network.") for name in found.between] == list(wanted.between)
+    targets, kept = Targets.of(topology), front_end(topology)
+    assert constants(model)
+    assert len(kept) > 20
+    assert not kept & {*targets.weighted, *targets.between}
+    convolutions = {name for name, node in topology.nodes.items() if node.op_type == "Conv"}
+    # six stages, the frames, three layers of each of four blocks, attention
+    assert len(convolutions - kept) == 20
+    assert convolutions - kept <= set(targets.weighted)
+    readers = {name for name, node in topology.nodes.items() if "waveform" in node.input}
+    assert readers <= kept
 
 
 def test_fp16_leaves_it_alone(model: Any) -> None:
@@ -56,7 +59,7 @@ def test_fp16_leaves_it_alone(model: Any) -> None:
     # Nothing is rounded on the way: nodes read the input, constants and one another.
     read = {name for node in inside for name in nodes[node].input}
     assert {made[name] for name in read if name in made} <= inside
-    assert "crops" in read
+    assert "waveform" in read
     assert any(tensor.data_type == TensorProto.FLOAT16 for tensor in half.graph.initializer)
     # what fp16 variants may drift
     assert scores(half) == pytest.approx(scores(model), abs=0.02)
@@ -70,6 +73,6 @@ def test_int8_leaves_it_alone(model: Any) -> None:
     assert constants(made) == constants(model)
     quantised = {node.input[0] for node in made.graph.node if node.op_type == "QuantizeLinear"}
     produced = {t for name in front_end(topology) for t in topology.nodes[name].output}
-    # the images alone, which the network's first convolution reads
+    # the magnitudes alone, which the network's first convolution reads
     assert len(quantised & produced) <= 1
     assert len(quantised) > 5

@@ -131,6 +131,12 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 
 
 @pytest.fixture(scope="package")
+def spec_graph(tmp_path_factory: pytest.TempPathFactory) -> Exported:
+    """The model of the spectrogram branch alone, which takes audio."""
+    return small_once(tmp_path_factory, "spec", "--frontend", "graph")
+
+
+@pytest.fixture(scope="package")
 def ssl_pair(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Exported:
     """An ensemble of two models of the waveform branch alone."""
     return utmosv2_once(

@@ -21,6 +21,8 @@ DOMAINS = ("overall", "codec", "noise")
 _HOP, _WINDOW, _WIDTH = 160, 400, 8
 _COLUMNS = {"mos": len(DOMAINS), "segment_features": _WIDTH, "mos_deviation": 2}
 
+_FRAMES = TensorSpec(name="frames", dtype="float32", shape=("batch", SEGMENT // STEP, _WIDTH))
+
 
 def with_segments(tiny: Path, out: Path) -> Path:
     """Copies the bundle `tiny` to `out`: segments of 3 s, at most 1 s apart, in steps of 0.1 s.
@@ -37,15 +39,16 @@ def with_segments(tiny: Path, out: Path) -> Path:
     return out
 
 
-def write_segments_bundle(directory: Path, **fields: Any) -> Path:
+def write_segments_bundle(directory: Path, *, frames: bool = False, **fields: Any) -> Path:
     """A bundle with random weights, from waveform to three domains and predicted deviations.
 
     "overall" is the mean of the others less a penalty, in the graph. Zeros after a segment have no
-    effect but for rounding. `fields` replace those of the manifest.
+    effect but for rounding. With `frames` there is an output of that name, one each 0.1 s
+    of a whole segment. `fields` replace those of the manifest.
     """
     directory.mkdir(parents=True)
     path = directory / "model.fp32.onnx"
-    onnx.save(_model(), path)
+    onnx.save(_model(frames), path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     file = File(path=path.name, sha256=sha256, bytes=path.stat().st_size)
     plain: dict[str, Any] = {
@@ -64,7 +67,8 @@ def write_segments_bundle(directory: Path, **fields: Any) -> Path:
         "outputs": tuple(
             TensorSpec(name=name, dtype="float32", shape=("batch", size))
             for name, size in _COLUMNS.items()
-        ),
+        )
+        + (_FRAMES,) * frames,
         "variants": {"fp32": Variant(opset=18, members=(Member(name="network", graph=file),))},
         "mos_range": (1.0, 5.0),
         "deviation": DeviationSpec(
@@ -77,7 +81,7 @@ def write_segments_bundle(directory: Path, **fields: Any) -> Path:
     return directory
 
 
-def _model() -> onnx.ModelProto:
+def _model(frames: bool) -> onnx.ModelProto:
     net = Network(3)
     wave = net.node("net/Unsqueeze", ["waveform", net.constant("one", np.array([1]))])
     # No biases: what is computed from zeros is zero.
@@ -105,5 +109,16 @@ def _model() -> onnx.ModelProto:
     overall = net.node("combine/Sub_1", [mean, penalty])
     net.node("combine/Concat", [overall, parts], "mos", axis=1)
     net.node("error/Softplus", [linear("error", "error", [-3.0, -2.5])], "mos_deviation")
-    outputs = {name: (size,) for name, size in _COLUMNS.items()}
+    outputs: dict[str, Any] = {name: (size,) for name, size in _COLUMNS.items()}
+    if frames:
+        # Zeros to the length of a segment.
+        beyond = net.node("pad/Shape", ["waveform"])
+        after = net.node("pad/Sub", [net.constant("ends", np.array([0, SEGMENT])), beyond])
+        after = net.node("pad/Mul", [after, net.constant("only", np.array([0, 1]))])
+        pads = net.node("pad/Concat", [net.constant("start", np.array([0, 0])), after], axis=0)
+        long = net.node("pad/Unsqueeze", [net.node("pad/Pad", ["waveform", pads]), "one"])
+        y = net.node("all.frames/Conv", [long, kernel], strides=[STEP])
+        y = net.node("all/Relu", [y])
+        net.node("all/Transpose", [y], "frames", perm=[0, 2, 1])
+        outputs["frames"] = _FRAMES.shape[1:]
     return net.model({"waveform": ("samples",)}, outputs)

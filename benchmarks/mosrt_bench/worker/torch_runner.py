@@ -4,11 +4,13 @@ With librosa's front end it is the baseline that others are timed against: UTMOS
 code runs it, but for the random crops. With mosrt's front end it is the reference of the parity
 table, where only the model differs. Recordings are decoded and resampled by mosrt in both cases.
 
-Needs the extras `export` and `bench`; a checkpoint of an embedded model also needs `train`.
+Needs the extras `export` and `bench`; the checkpoint of a student of `mosrt distill` also needs
+`train`.
 """
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +28,7 @@ from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.front_end_spec import MelSpec, SslSpec
 from mosrt.bundle.manifest import Manifest
 from mosrt.crops import CropPlan, PlanRule
-from mosrt.errors import AudioError, MosrtError, ProviderError
+from mosrt.errors import AudioError, ProviderError
 from mosrt.mos.scorer import FusionFrontEnd
 from mosrt_bench.errors import BenchError
 from mosrt_export.distillmos import EagerDistillMos
@@ -289,20 +291,9 @@ def _check_kind(manifest: Manifest, front_end: FrontEnd) -> None:
 def _load(path: Path, manifest: Manifest) -> Any:
     """The torch module of a checkpoint, also a `Scored`, in evaluation mode on the CPU."""
     if manifest.family == "segments":
-        return EagerDistillMos(path)
-    try:
-        checkpoint = read_checkpoint(path)
-    except MosrtError as not_fusion:
-        from mosrt_export.distill.train.model import (  # noqa: PLC0415 - extra `train`
-            Student,
-            StudentGraph,
-        )
-
-        try:
-            model: Any = StudentGraph(Student.load(path))
-        except MosrtError:
-            raise not_fusion from None
+        model = _student(path) or EagerDistillMos(path)
     else:
+        checkpoint = read_checkpoint(path)
         config = manifest.provenance.get("config")
         model = build(
             checkpoint.kind,
@@ -316,3 +307,24 @@ def _load(path: Path, manifest: Manifest) -> Any:
             f"{len(manifest.domains)}; it is another model's checkpoint"
         )
     return model
+
+
+def _student(path: Path) -> Any:
+    """The torch module of a student of `mosrt distill`; None if the checkpoint is of another model.
+
+    Raises:
+        CheckpointError: The student is of another version of mosrt.
+    """
+    try:
+        saved = torch.load(path, map_location="cpu", weights_only=True)
+        is_student = str(saved["format"]).startswith("mosrt-")
+    except (OSError, RuntimeError, EOFError, LookupError, TypeError, pickle.UnpicklingError):
+        is_student = False  # whatever it is, the model that it is taken for says so
+    if not is_student:
+        return None
+    from mosrt_export.distill.train.model import (  # noqa: PLC0415 - extra `train`
+        Student,
+        StudentGraph,
+    )
+
+    return StudentGraph(Student.load(path))

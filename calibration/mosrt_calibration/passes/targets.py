@@ -109,7 +109,7 @@ def front_end(topology: Topology) -> set[str]:
     return {
         name
         for name, node in topology.nodes.items()
-        if _scope(node).split(".")[0] == FRONT_END_SCOPE
+        if FRONT_END_SCOPE in _scope(node).split(".")
     }
 
 

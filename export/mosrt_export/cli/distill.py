@@ -15,7 +15,6 @@ from mosrt.cli.terminal import bar_stream, printable
 from mosrt.errors import MosrtError
 
 from .command import PATH, bundle_options, exporting
-from .export import front_end_option
 
 if TYPE_CHECKING:
     import torch
@@ -103,7 +102,6 @@ reduced_option: Final = click.option(
 @seed_option
 @device_option
 @reduced_option
-@front_end_option
 @bundle_options
 def distill(
     teachers: tuple[str, ...],
@@ -115,7 +113,6 @@ def distill(
     device: str,
     parity_audio: Path | None,
     evaluation: Path | None,
-    front_end: str,
     force: bool,
     hours: float | None,
     test_hours: float | None,
@@ -188,7 +185,7 @@ def distill(
         drift = distil(
             data, output, device=device_used, workers=workers, progress=progress,
             clips=audio_sources(parity_audio), evaluation=_claims(evaluation),
-            front_end=front_end, force=force,
+            force=force,
         )  # fmt: skip
         progress.close()
     click.echo(drift.table(), err=True)

@@ -157,6 +157,11 @@ def utmosv2(
     is_flag=True,
     help="Store weights in half precision: half the size, and differences up to 0.002 MOS.",
 )
+@click.option(
+    "--frames",
+    is_flag=True,
+    help="Add an output that students of `mosrt distill` learn faster from than from scores alone.",
+)
 @bundle_options
 def distillmos(output: Path, parity_audio: Path | None, **options: Any) -> None:
     """Export Distill-MOS, a small published model, to an FP32 bundle.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -16,10 +17,11 @@ import mosrt
 from mosrt._arrays import Float32Array
 from mosrt_export.parity import Drift
 
-from .data.dataset import CLIP_S, TEST_PARTS, Data, Dataset
+from .data.dataset import CLIP_S, TEST_PARTS, WAVEFORMS, Data, Dataset
 from .data.speech import SAMPLE_RATE_HZ
 from .train.exporting import export_student
-from .train.model import Student, StudentNetwork, combination
+from .train.model import MOS_RANGE, Student, StudentGraph, combination, default_score
+from .train.network import SEGMENT_SAMPLES, StudentNetwork
 from .train.training import Standardisation, Training
 
 __all__ = ["agreement", "distil"]
@@ -28,6 +30,7 @@ Progress = Callable[[str, float, float | None], None]
 """Called with the name of a step, the share of it that is done, and the loss of a training."""
 
 _TIMED_CLIPS: Final = 8
+_NORMAL_95: Final = 1.959964  # deviations on either side of the mean that hold 95 %
 
 
 def distil(
@@ -64,11 +67,15 @@ def distil(
     dataset = Dataset.of(data)
     recipe = data.recipe
     torch.manual_seed(data.seed)
-    network = StudentNetwork(len(data.domains)).to(device)
+    hints = data.hint_teacher
+    network = StudentNetwork(len(data.domains), hints.hint_size if hints else 0).to(device)
     network.to(memory_format=torch.channels_last)
+    standard = Standardisation.of(dataset.labels)
+    rule = combination(recipe.overall, data.domains, standard)
     training = Training(
         dataset=dataset,
-        standard=Standardisation.of(dataset.labels),
+        standard=standard,
+        default=functools.partial(default_score, domains=data.domains, rule=rule),
         stages=recipe.stages,
         batch=recipe.batch,
         seed=data.seed,
@@ -80,8 +87,9 @@ def distil(
     student = Student(
         network=network.cpu().eval().requires_grad_(False),
         domains=data.domains,
-        standard=training.standard,
-        combination=combination(recipe.overall, data.domains, training.standard),
+        standard=standard,
+        combination=rule,
+        deviation_factor=1.0,
         provenance={
             "seed": data.seed,
             "clips": len(dataset.labels),
@@ -94,10 +102,30 @@ def distil(
             "licence": recipe.licence,
         },
     )
+    student = dataclasses.replace(student, deviation_factor=_deviation_factor(data, student))
     checkpoint = data.folder / "student.pt"
     student.save(checkpoint)
     measure = functools.partial(_measured, data, progress)
     return export_student(checkpoint, out, card=recipe.card, measure=measure, **export)
+
+
+def _deviation_factor(data: Data, student: Student) -> float:
+    """Returns what the deviation is multiplied by to hold 95 % of the labels that are held out."""
+    graph = StudentGraph(student)
+    ratios = []
+    for part, number in data.chunks():
+        if part not in TEST_PARTS:
+            continue
+        waveforms = np.load(data.path(part, number, WAVEFORMS)).astype(np.float32) / 32768
+        padded = np.pad(waveforms, ((0, 0), (0, SEGMENT_SAMPLES - waveforms.shape[1])))
+        labels = torch.from_numpy(data.labels(part, number))
+        wanted = default_score(labels, domains=data.domains, rule=student.combination)
+        with torch.inference_mode():
+            found, deviation, _ = graph(torch.from_numpy(padded))
+        ratios.append(((found[:, :1] - wanted.clip(*MOS_RANGE)).abs() / deviation).numpy())
+    known = np.concatenate(ratios)
+    known = known[np.isfinite(known)]
+    return round(float(np.quantile(known, 0.95)) / _NORMAL_95, 3) if len(known) else 1.0
 
 
 def _measured(data: Data, progress: Progress, bundle: Path) -> dict[str, Any]:
@@ -107,8 +135,7 @@ def _measured(data: Data, progress: Progress, bundle: Path) -> dict[str, Any]:
         chunks = [chunk for chunk in data.chunks() if chunk[0] in TEST_PARTS]
         scores: dict[str, list[Float32Array]] = {}
         for done, (part, number) in enumerate(chunks, 1):
-            with np.load(data.path(part, number)) as arrays:
-                waveforms = arrays["waveforms"].astype(np.float32) / 32768
+            waveforms = np.load(data.path(part, number, WAVEFORMS)).astype(np.float32) / 32768
             rows = [scorer.score(each, SAMPLE_RATE_HZ).domains for each in waveforms]
             scores.setdefault(part, []).append(
                 np.array([[row.get(name, np.nan) for name in data.domains] for row in rows])
@@ -123,7 +150,7 @@ def _measured(data: Data, progress: Progress, bundle: Path) -> dict[str, Any]:
         def student(waveform: Float32Array) -> object:
             return scorer.score(waveform, SAMPLE_RATE_HZ)
 
-        opened = [teacher.open(reduced=data.reduced) for teacher in data.teachers]
+        opened = [teacher.open(reduced=data.reduced).scores for teacher in data.teachers]
         times_s = _times_s([student, *opened], waveforms[:_TIMED_CLIPS])
     n_bytes = sum(file.stat().st_size for file in bundle.glob("model.*"))
     cost = {

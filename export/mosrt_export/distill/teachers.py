@@ -29,15 +29,18 @@ import mosrt
 from mosrt._arrays import Float32Array
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
-from mosrt.errors import MosrtError
+from mosrt.errors import AudioError, MosrtError
 from mosrt.host.files import sha256_of
 from mosrt_export.dnsmos import export_dnsmos
+from mosrt_export.graphs.graph import FRAMES
 from mosrt_export.parity import audio_sources
 
-__all__ = ["DnsmosPro", "Scores", "Teacher", "TeacherError", "find_teachers"]
+__all__ = ["DnsmosPro", "OpenTeacher", "Scores", "Teacher", "TeacherError", "find_teachers"]
 
 Scores: TypeAlias = Callable[[Float32Array], Sequence[float]]
 """Maps a waveform (samples,) at 16 kHz to the scores of a teacher's domains."""
+Hinted: TypeAlias = Callable[[Float32Array], tuple[Sequence[float], Float32Array]]
+"""As `Scores`, and what the teacher knows of each frame, (frames, size); nan if it scores none."""
 
 
 class TeacherError(MosrtError, ValueError):
@@ -56,6 +59,7 @@ class Teacher:
         n_bytes: Size of its graphs and weights.
         renamed: Whether only the default score is used, under another name.
         published: Whether it is the bundle of a file that `mosrt export dnsmos` takes.
+        hint_size: Size of what it knows of each frame, if its bundle has an output "frames".
     """
 
     name: str
@@ -65,12 +69,14 @@ class Teacher:
     n_bytes: int
     renamed: bool = False
     published: bool = False
+    hint_size: int = 0
 
-    def open(self, *, provider: str = "cpu", reduced: bool = False) -> Scores:
+    def open(self, *, provider: str = "cpu", reduced: bool = False) -> OpenTeacher:
         """Opens the teacher on one thread; a bundle runs on `provider`, as for `mosrt.load`."""
         if self.path.suffix == _PRO:
             model = DnsmosPro(self.path, reduced=reduced)
-            return lambda waveform: [model(waveform)]
+            return OpenTeacher(lambda waveform: [model(waveform)])
+        manifest = Bundle.open(self.path).manifest
         # A published script scores whatever it is given, such as clipped speech.
         policy: Literal["warn", "nan"] = "warn" if self.published else "nan"
         scorer = mosrt.load(self.path, provider=provider, threads=1, on_bad_audio=policy)
@@ -82,7 +88,29 @@ class Teacher:
                 return [score.mos]
             return [score.domains.get(domain, float("nan")) for domain in self.domains]
 
-        return scores
+        def hinted(waveform: Float32Array) -> tuple[list[float], Float32Array]:
+            names = [manifest.default_domain] if self.renamed else self.domains
+            try:
+                outputs = scorer.features(waveform, SAMPLE_RATE_HZ)
+            except AudioError:
+                missing = np.full((1, self.hint_size), np.nan, np.float32)
+                return [float("nan")] * len(names), missing
+            mos = outputs[manifest.outputs[0].name].mean(axis=(0, 1)).tolist()
+            found = dict(zip(manifest.domains, mos, strict=True))
+            # The segment goes on with zeros after a shorter waveform.
+            frames = outputs[FRAMES][0, 0]
+            share = 1.0 if manifest.ssl is None else len(waveform) / manifest.ssl.crop_samples
+            return [found[name] for name in names], frames[: round(len(frames) * share)]
+
+        return OpenTeacher(scores, hinted if self.hint_size else None)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenTeacher:
+    """A teacher that is ready to label; `hinted` is None if it knows nothing of frames."""
+
+    scores: Scores
+    hinted: Hinted | None = None
 
 
 SAMPLE_RATE_HZ: Final = 16_000
@@ -160,6 +188,7 @@ def _bundle(place: str) -> Teacher:
         domains=(first, *(name for name in manifest.domains if name != first)),
         sha256=digest.hexdigest(),
         n_bytes=sum(file.bytes for file in files),
+        hint_size=sum(int(each.shape[-1]) for each in manifest.outputs if each.name == FRAMES),
     )
 
 

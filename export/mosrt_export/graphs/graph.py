@@ -25,10 +25,12 @@ from mosrt.bundle.front_end_spec import FRONT_END_SCOPE
 from mosrt.bundle.manifest import Member, TensorSpec
 from mosrt.bundle.writer import bundle_file
 
-__all__ = ["BATCH", "OPSET", "OnnxModule", "tensor", "write_graph"]
+__all__ = ["BATCH", "FRAMES", "OPSET", "OnnxModule", "tensor", "write_graph"]
 
 BATCH: Final = "batch"
 OPSET: Final = 18
+FRAMES: Final = "frames"
+"""Output (batch, frames, size) of a graph that says what it knows of each frame of a segment."""
 _SCOPES: Final = "pkg.torch.onnx.name_scopes"
 _INLINE_BYTES: Final = 1024
 _ALIGNMENT_BYTES: Final = 64
@@ -185,7 +187,7 @@ def _halve_weights(graph: ir.Graph) -> None:
         weights = value.const_value
         if weights is None or weights.nbytes < _INLINE_BYTES or weights.dtype != ir.DataType.FLOAT:
             continue
-        if name.startswith(FRONT_END_SCOPE):
+        if FRONT_END_SCOPE in name.partition("/")[0].split("."):
             continue
         half = ir.tensor(weights.numpy().astype(np.float16), name=f"{name}:half")
         stored = ir.Value(name=half.name, shape=value.shape, const_value=half)

@@ -17,7 +17,7 @@ __all__ = ["FRONT_ENDS", "FRONT_END_SCOPE", "GridSpec", "MelSpec", "SpeechSpec",
 FRONT_ENDS: Final = ("numpy", "graph")
 """What computes the networks' inputs from crops of audio: the runtime, or the graphs."""
 FRONT_END_SCOPE: Final = "front_end"
-"""Prefix of the names of front-end nodes in a graph; these nodes are kept in FP32."""
+"""Module of front-end nodes in a graph, by their names; these nodes are kept in FP32."""
 _LOUDEST_FRAMES: Final = 10  # 0.2 s
 # Bounds of what a manifest may ask for: far beyond what models need, and within a gigabyte.
 _MAX_CROP_SAMPLES: Final = 4_000_000

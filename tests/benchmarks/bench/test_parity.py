@@ -13,6 +13,7 @@ import pytest
 
 import mosrt.backends.ort
 from mosrt.bundle.embedded import find_bundle
+from mosrt.errors import MosrtError
 from mosrt.host.cpu import CpuFeatures
 from mosrt_bench.bench.configurations import list_configurations, open_bundle, providers_here
 from mosrt_bench.bench.parity import compare_scores, provider_problem, tolerance_mos
@@ -21,7 +22,7 @@ from mosrt_bench.errors import BenchError
 from mosrt_bench.worker.mosrt_runner import MosrtRunner
 from mosrt_bench.worker.protocol import Configuration
 from tests.benchmarks.conftest import run_bench
-from tests.conftest import DATA, STANDINS
+from tests.conftest import DATA
 from tests.standins.planted_defects import (
     one_weight_off,
     rounded_weights,
@@ -29,6 +30,7 @@ from tests.standins.planted_defects import (
     unchanged,
     with_variants,
 )
+from tests.standins.segments import write_segments_bundle
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -230,23 +232,44 @@ def test_a_damaged_bundle_is_refused(planted: Path, tmp_path: Path) -> None:
         run_bench(request)
 
 
-def test_torch_is_held_to(planted: Path) -> None:
-    """The embedded model's own checkpoint agrees; a bundle with a wrong FP32 weight does not."""
-    pytest.importorskip("mosrt_export.distill.train.model")
-    checkpoint = STANDINS / "checkpoints" / "nano.pt"
+def test_torch_is_held_to(student: Path, tmp_path: Path) -> None:
+    """A student's own checkpoint agrees; a bundle with a wrong FP32 weight does not."""
+    planted = with_variants(student, tmp_path / "planted", {"fp16-off": one_weight_off})
     request = Request(
         bundles=(str(planted),), variants=("fp32", "fp16-off"), providers=("cpu",),
-        audio=CLIPS[:1], references=(checkpoint,), speed=False,
+        audio=CLIPS[:1], references=(student.with_name("student.pt"),), speed=False,
     )  # fmt: skip
     report, _ = run_bench(request)
     against = [r for r in report["parity"] if r["against"] == "torch checkpoint"]
     assert {r["variant"]: r["passed"] for r in against} == {"fp32": True, "fp16-off": False}
-    # rounding through some ten layers, on a scale of 1 to 5
+    # rounding through some twenty layers, on a scale of 1 to 5
     assert against[0]["domains"]["anchor"]["max_abs"] < 1e-4
 
 
-def test_a_checkpoint_too_many() -> None:
-    checkpoint = STANDINS / "checkpoints" / "nano.pt"
-    request = Request(bundles=("nano",), audio=CLIPS[:1], references=(checkpoint,) * 2)
+def test_a_checkpoint_too_many(student: Path) -> None:
+    checkpoint = student.with_name("student.pt")
+    request = Request(bundles=(str(student),), audio=CLIPS[:1], references=(checkpoint,) * 2)
     with pytest.raises(BenchError, match="1 networks and 2 checkpoints"):
+        run_bench(request)
+
+
+def test_a_checkpoint_of_another_model(student: Path, tmp_path: Path) -> None:
+    """The checkpoint says which model of segments it is, and which version of it."""
+    torch = pytest.importorskip("torch")
+    saved = torch.load(student.with_name("student.pt"), weights_only=True)
+    for content, message in (
+        ({**saved, "format": "mosrt-student-0"}, "format 'mosrt-student-0', .*train it again"),
+        ({"weights": 1}, "not the weights of Distill-MOS"),
+    ):
+        torch.save(content, tmp_path / "other.pt")
+        request = Request(
+            bundles=(str(student),), audio=CLIPS[:1], references=(tmp_path / "other.pt",)
+        )
+        with pytest.raises(MosrtError, match=message):
+            run_bench(request)
+    other = write_segments_bundle(tmp_path / "bundle")
+    request = Request(
+        bundles=(str(other),), audio=CLIPS[:1], references=(student.with_name("student.pt"),)
+    )
+    with pytest.raises(BenchError, match="5 domains, and small-segments has 3"):
         run_bench(request)

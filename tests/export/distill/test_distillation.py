@@ -1,4 +1,4 @@
-"""Tests a whole distillation of the embedded model, and the command."""
+"""Tests a whole distillation, here of the embedded model, and the command."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from scipy.stats import pearsonr, rankdata
 
 import mosrt
 from mosrt.bundle.bundle import Bundle
+from mosrt.bundle.embedded import find_bundle
 from mosrt.cli.command import EXTRAS, ExitStatus
 from mosrt_export.cli import distill as command
 from mosrt_export.distill.distillation import agreement
@@ -27,7 +28,7 @@ from tests.standins.nano import recordings
 
 RECIPE = """
 hours = 0.02
-test_hours = 0.005
+test_hours = 0.02
 chunk_clips = 4
 batch = 8
 [[stages]]
@@ -61,7 +62,7 @@ def run(folder: Path, *arguments: object, output: str = "student") -> Result:
 def student(folder: Path) -> Path:
     result = run(folder, "base=nano")
     assert result.exit_code == 0, result.output
-    assert "| held-out speakers (4) | base |" in result.output
+    assert "| held-out speakers (16) | base |" in result.output
     assert "times the student's time" in result.output
     return folder / "student"
 
@@ -76,13 +77,34 @@ def test_a_student_scores_and_says_how_well(student: Path) -> None:
     for domains in provenance["fidelity"].values():
         assert set(domains["base"]) == {"lcc", "srcc", "mae", "clips"}
         assert domains["base"]["mae"] < 4
-    # Teacher and student are the same architecture.
-    assert provenance["cost"]["base=nano"]["times_larger"] == pytest.approx(1, abs=0.05)
+    sizes = [
+        sum(file.stat().st_size for file in Path(path).glob("model.*"))
+        for path in (find_bundle("nano"), student)
+    ]
+    larger = provenance["cost"]["base=nano"]["times_larger"]
+    assert larger == pytest.approx(sizes[0] / sizes[1], rel=0.05)
     assert provenance["training"]["speakers"] == 2
     assert "base" in bundle.model_card()
     with mosrt.load(student, threads=1) as scorer:
         noise = np.random.default_rng(0).normal(0, 0.1, 80_000).astype(np.float32)
         assert math.isfinite(scorer.score(noise, 16_000).mos)
+
+
+@pytest.mark.full
+def test_the_interval_holds_95_percent_of_what_was_held_out(folder: Path, student: Path) -> None:
+    """Of 32 clips, all but the two that are furthest off for their predicted deviation."""
+    inside = []
+    with mosrt.load(student, threads=1) as scorer:
+        for path in sorted((folder / "student.data").glob("*.waveforms.npy")):
+            part = path.name.partition(".")[0]
+            if not part.startswith(("recordings", "speakers")):
+                continue
+            (labels,) = path.parent.glob(f"{part}.*.default.npy")
+            clips = np.load(path).astype(np.float32) / 32_768
+            for clip, label in zip(clips, np.load(labels)[:, 0], strict=True):
+                score = scorer.score(clip, 16_000)
+                inside.append(score.low <= label <= score.high)
+    assert (len(inside), sum(inside)) == (32, 30)
 
 
 @pytest.mark.full

@@ -21,6 +21,7 @@ from mosrt_export.parity import audio_sources
 from tests.conftest import DATA
 from tests.standins.dnsmos import P808_SHAPE, P835_SHAPE, dnsmos_model
 from tests.standins.nano import speech
+from tests.standins.segments import write_segments_bundle
 
 # The published file is TorchScript, which torch reads and calls deprecated.
 pytestmark = pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
@@ -120,19 +121,43 @@ def test_a_teacher_gives_its_domains(published: Path) -> None:
     waveform = speech(4)
     with mosrt.load("nano", threads=1) as scorer:
         score = scorer.score(waveform, 16_000)
-    assert list(nano.open()(waveform)) == [score.domains[name] for name in nano.domains]
-    assert pro.open()(waveform) == [DnsmosPro(published)(waveform)]
+    assert list(nano.open().scores(waveform)) == [score.domains[name] for name in nano.domains]
+    assert pro.open().scores(waveform) == [DnsmosPro(published)(waveform)]
     (renamed,) = find_teachers(["quality=nano"])
     assert renamed.domains == ("quality",)
     first, second = find_teachers(["a=nano", "b=nano"])
     assert first.name != second.name  # a card lists both
-    assert renamed.open()(waveform) == [score.mos]
+    assert renamed.open().scores(waveform) == [score.mos]
     assert renamed.sha256 == nano.sha256 != pro.sha256
     # The FP32 graph and its weights.
     (manifest,) = (Bundle.open(nano.path).manifest,)
     (member,) = manifest.variants["fp32"].members
     assert member.weights is not None
     assert nano.n_bytes == member.graph.bytes + member.weights.bytes
+
+
+def test_a_teacher_may_know_something_of_each_frame(tmp_path: Path) -> None:
+    """Of those that the waveform fills, with the scores that it gives without them."""
+    bundle = write_segments_bundle(tmp_path / "frames", frames=True)
+    (teacher,), (plain,) = find_teachers([str(bundle)]), find_teachers(["nano"])
+    assert (teacher.hint_size, plain.hint_size) == (8, 0)
+    assert plain.open().hinted is None
+    opened = teacher.open()
+    assert opened.hinted is not None
+    waveform = speech(2)
+    scores, frames = opened.hinted(waveform)
+    np.testing.assert_allclose(scores, opened.scores(waveform), atol=1e-5)
+    assert frames.shape == (20, 8)  # each 0.1 s
+    assert np.ptp(frames, axis=0).max() > 0.1
+    _, first = opened.hinted(waveform[:16_000])
+    np.testing.assert_allclose(first[:9], frames[:9], atol=1e-5)
+    nothing, unknown = opened.hinted(np.zeros(0, np.float32))
+    assert np.isnan(nothing).all()
+    assert np.isnan(unknown).all()
+    (renamed,) = find_teachers([f"mine={bundle}"])
+    hinted = renamed.open().hinted
+    assert hinted is not None
+    assert hinted(waveform)[0] == scores[:1]
 
 
 def test_dnsmos_files_teach_as_their_bundles_score(tmp_path: Path) -> None:
@@ -146,14 +171,14 @@ def test_dnsmos_files_teach_as_their_bundles_score(tmp_path: Path) -> None:
     segment = np.resize(0.2 * speech(4), 144_160) + np.float32(0.4)
     raw = 3 * float(segment.mean())  # the third output is the overall score
     wanted = -0.06766283 * raw**2 + 1.11546468 * raw + 0.04602535
-    (found,) = teachers[1].open()(segment)
+    (found,) = teachers[1].open().scores(segment)
     assert found == pytest.approx(wanted, abs=1e-4)
     out = tmp_path / "bundle"
     clips, step = audio_sources(DATA / "flite_slt_16k_mono.wav"), lambda _: nullcontext()
     export_dnsmos(p808, out, clips=clips, step=step)
     waveform = speech(4)
     with mosrt.load(out, threads=1) as scorer:
-        assert teachers[0].open()(waveform) == [scorer.score(waveform, 16_000).mos]
+        assert teachers[0].open().scores(waveform) == [scorer.score(waveform, 16_000).mos]
 
 
 def test_unusable_teachers_are_named(tmp_path: Path) -> None:

@@ -15,12 +15,12 @@ from click.testing import CliRunner
 import mosrt
 from mosrt.backends import OrtBackend
 from mosrt.bundle.bundle import Bundle
-from mosrt.bundle.embedded import find_bundle
 from mosrt.cli.main import main
 from mosrt.scorer import Item
 from mosrt_export.graphs.front_end import with_front_end
 from tests.conftest import noise
 from tests.export.conftest import Exported
+from tests.standins.utmosv2 import SMALL
 
 # Rounding through ten layers; what the front end adds is a tenth of that, on speech.
 TOLERANCE_MOS = 1e-4
@@ -53,33 +53,36 @@ def same_scores(bundle: Path, other: Path | str, items: Sequence[Item], views: i
                 assert all(map(math.isfinite, one.views))
 
 
-def test_nano_scores_the_same(nano_graph: Path, clips: list[Path]) -> None:
+def test_images_score_the_same(spec_graph: Exported, spec: Exported, clips: list[Path]) -> None:
     """On all sample clips, short ones that are repeated among them."""
-    same_scores(nano_graph, find_bundle("nano"), list(clips), views=2)
+    assert spec_graph.result.exit_code == 0, spec_graph.result.output
+    same_scores(spec_graph.bundle, spec.bundle, list(clips), views=2)
 
 
+CROP = SMALL["spectrogram"]["crop_samples"]
 EXTREMES = {
-    "silence": np.zeros(80_000),
-    "constant": np.full(80_000, 0.5),
-    "clipped": np.sign(np.sin(np.arange(80_000) / 7)),
-    "quiet": 1e-5 * noise(80_000),
-    "loud": noise(80_000).clip(-0.05, 0.05) * 19.9,
-    "short": noise(2_000),
+    "silence": np.zeros(CROP),
+    "constant": np.full(CROP, 0.5),
+    "clipped": np.sign(np.sin(np.arange(CROP) / 7)),
+    "quiet": 1e-5 * noise(CROP),
+    "loud": noise(CROP).clip(-0.05, 0.05) * 19.9,
+    "short": noise(600),
 }
 
 
-def test_nano_scores_extremes_the_same(nano_graph: Path) -> None:
+def test_extremes_score_the_same(spec_graph: Exported, spec: Exported) -> None:
     items = [(wave.astype(np.float32), 16_000) for wave in EXTREMES.values()]
-    same_scores(nano_graph, find_bundle("nano"), items, views=1)
+    same_scores(spec_graph.bundle, spec.bundle, items, views=1)
 
 
-def test_a_batch_of_crops(nano_graph: Path, speech: npt.NDArray[np.float32]) -> None:
-    bundle = Bundle.open(nano_graph)
+def test_a_batch_of_crops(spec_graph: Exported, speech: npt.NDArray[np.float32]) -> None:
+    bundle = Bundle.open(spec_graph.bundle)
     manifest = bundle.manifest
     backend = OrtBackend(
-        nano_graph, bundle.variant("fp32"), inputs=manifest.inputs, outputs=manifest.outputs
+        bundle.path, bundle.variant("fp32"), inputs=manifest.inputs, outputs=manifest.outputs
     )
-    crops = np.stack([speech[:80_000], noise(80_000), np.zeros(80_000, np.float32)])[:, None]
+    views = np.stack([speech[4_000 : 4_000 + CROP], noise(CROP), np.zeros(CROP, np.float32)])
+    crops = np.stack([views, views], axis=1)
     try:
         together = backend.run({"crops": crops}, ["mos"])["mos"][0]
         alone = [backend.run({"crops": crop[None]}, ["mos"])["mos"][0, 0] for crop in crops]
@@ -98,25 +101,29 @@ def test_both_branches_score_the_same(
     same_scores(fusion_graph.bundle, fusion.bundle, list(clips[:4]), views=3)
 
 
-def test_what_the_manifest_says(nano_graph: Path, fusion_graph: Exported) -> None:
-    manifest = Bundle.open(nano_graph).manifest
+def test_what_the_manifest_says(
+    spec_graph: Exported, spec: Exported, fusion_graph: Exported
+) -> None:
+    manifest = Bundle.open(spec_graph.bundle).manifest
     assert (manifest.front_end, manifest.sample_rate_hz) == ("graph", 16_000)
     (crops,) = manifest.inputs
-    assert (crops.name, crops.dtype, crops.shape) == ("crops", "float32", ("batch", 1, 80_000))
+    assert (crops.name, crops.dtype, crops.shape) == ("crops", "float32", ("batch", 2, CROP))
     assert manifest.mel is not None
-    assert (manifest.mel.tensor, manifest.mel.crop_samples) == ("crops", 80_000)
+    assert (manifest.mel.tensor, manifest.mel.crop_samples) == ("crops", CROP)
     shapes = {t.name: t.shape for t in Bundle.open(fusion_graph.bundle).manifest.inputs}
     assert shapes == {"waveform": ("batch", 3200), "crops": ("batch", 2, 2400)}
-    embedded = Bundle.open(find_bundle("nano")).manifest
-    converted = with_front_end(embedded, "graph")
+    images = Bundle.open(spec.bundle).manifest
+    converted = with_front_end(images, "graph")
     assert converted.inputs == manifest.inputs
-    assert with_front_end(converted, "numpy") == embedded
-    assert with_front_end(embedded, "numpy") == embedded
+    assert with_front_end(converted, "numpy") == images
+    assert with_front_end(images, "numpy") == images
 
 
-def test_plain_operators_in_modules_of_their_own(nano_graph: Path, fusion_graph: Exported) -> None:
+def test_plain_operators_in_modules_of_their_own(
+    spec_graph: Exported, fusion_graph: Exported
+) -> None:
     """By their names calibration knows what has to stay float32."""
-    for directory in (nano_graph, fusion_graph.bundle):
+    for directory in (spec_graph.bundle, fusion_graph.bundle):
         (path,) = directory.glob("*.onnx")
         graph = onnx.load(path, load_external_data=False).graph
         scopes = {node.name: node.name.partition("/")[0].partition(".")[0] for node in graph.node}
@@ -128,10 +135,13 @@ def test_plain_operators_in_modules_of_their_own(nano_graph: Path, fusion_graph:
         assert readers == {"front_end"}
 
 
-def test_info_tells_who_makes_the_images(nano_graph: Path) -> None:
+def test_info_tells_who_makes_the_images(
+    spec_graph: Exported, spec: Exported, student: Path
+) -> None:
     for model, words in (
-        (str(nano_graph), "in the graph, which takes crops"),
-        ("nano", "in mosrt"),
+        (str(spec_graph.bundle), "in the graph, which takes crops"),
+        (str(student), "in the graph, which takes waveform"),
+        (str(spec.bundle), "in mosrt"),
     ):
         result = CliRunner().invoke(main, ["info", model])
         assert result.exit_code == 0, result.output

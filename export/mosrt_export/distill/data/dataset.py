@@ -1,8 +1,8 @@
-"""Makes the clips, images and labels of a data set in several processes, and reads them back.
+"""Makes the clips and labels of a data set in several processes, and reads them back.
 
-A chunk is some clips, and each thing that is made of them a file of its own: waveforms, images, and
-the labels of each teacher. What is there is not made again, so an interrupted run continues, more
-hours add chunks, and another teacher adds its labels to the same clips.
+A chunk is some clips, and each thing that is made of them a file of its own: waveforms, the labels
+of each teacher, and the frames of one. What is there is not made again, so an interrupted run
+continues, more hours add chunks, and another teacher adds its labels to the same clips.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,23 +28,25 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from mosrt._arrays import Float32Array, FloatArray, IntArray
 from mosrt.errors import MosrtError, os_errors_as
 from mosrt.host.files import replacing
 from mosrt_export.distill.recipe import Recipe
-from mosrt_export.distill.teachers import Scores, Teacher
+from mosrt_export.distill.teachers import OpenTeacher, Teacher
 
 from .clips import CLIP_SAMPLES, RUNGS, Clip, Pool, make_clip, make_ladder
 from .degradations import DEGRADATIONS
 from .fidelity import fidelity
-from .images import images_of
 from .resyntheses import RESYNTHESES, RETIMED
 from .speech import SAMPLE_RATE_HZ, Speaker
 
 __all__ = [
     "CLIP_S",
+    "HINT_FRAMES",
     "TEST_PARTS",
+    "WAVEFORMS",
     "Data",
     "Dataset",
     "DatasetError",
@@ -54,7 +56,11 @@ __all__ = [
 
 CLIP_S: Final = CLIP_SAMPLES / SAMPLE_RATE_HZ
 TEST_PARTS: Final = {"recordings": "held-out recordings", "speakers": "held-out speakers"}
+HINT_FRAMES: Final = 125  # of a clip: one each 40 ms
 _RECIPE: Final = "recipe.json"
+_FORMAT: Final = 2
+WAVEFORMS: Final = ".waveforms.npy"
+_HINTS: Final = ".hints.npy"
 # Number of the first clip, so that no two parts make clips from the same number.
 _FIRST: Final = {"clips": 0, "ladders": 10**9, "recordings": 2 * 10**9, "speakers": 3 * 10**9}
 _LADDER_SHARE: Final = 0.2
@@ -97,6 +103,11 @@ class Data:
                 names.append("anchor")
         return tuple(names)
 
+    @property
+    def hint_teacher(self) -> Teacher | None:
+        """The first teacher that knows something of each frame, which the student also learns."""
+        return next((each for each in self.teachers if each.hint_size), None)
+
     def check(self) -> None:
         """Records what decides the clips beside them, or compares it with what is there.
 
@@ -132,6 +143,7 @@ class Data:
             "fidelity": recipe.fidelity,
             "leave_out": list(recipe.leave_out),
             "chunk_clips": recipe.chunk_clips,
+            "format": _FORMAT,
             "speech_sha256": hashlib.sha256(repr(speech).encode()).hexdigest(),
         }
         path = self.folder / _RECIPE
@@ -226,23 +238,21 @@ class _Maker:
         path = self._data.path(*chunk)
         if not path.exists():
             self._make_clips(*chunk)
-        made: dict[Path, Callable[[NDArray[np.int16]], NDArray[Any]]] = {
-            self._data.path(*chunk, label_suffix(teacher)): functools.partial(self._label, teacher)
-            for teacher in self._data.teachers
-        }
-        if chunk[0] not in TEST_PARTS:
-            made[self._data.path(*chunk, ".images.npy")] = images_of
-        missing = [out for out in made if not out.exists()]
-        if missing:
-            with np.load(path) as arrays:
-                waveforms = arrays["waveforms"]
-        for out in missing:
-            with replacing(out) as part, part.open("wb") as file:
-                np.save(file, made[out](waveforms))
-
-    def _label(self, teacher: Teacher, waveforms: NDArray[np.int16]) -> Float32Array:
-        scores = self._opened(teacher)
-        return np.array([scores(each.astype(np.float32) / 32768) for each in waveforms], np.float32)
+        for teacher in self._data.teachers:
+            labels = self._data.path(*chunk, label_suffix(teacher))
+            hints = self._data.path(*chunk, _HINTS)
+            hinting = teacher is self._data.hint_teacher and chunk[0] not in TEST_PARTS
+            if labels.exists() and (hints.exists() or not hinting):
+                continue
+            waveforms = np.load(self._data.path(*chunk, WAVEFORMS)).astype(np.float32) / 32768
+            hinted = self._opened(teacher).hinted
+            if hinting and hinted is not None:
+                scored = [hinted(each) for each in waveforms]
+                _save(hints, np.stack([_shortened(frames) for _, frames in scored]))
+                _save(labels, np.array([scores for scores, _ in scored], np.float32))
+            else:
+                scores = self._opened(teacher).scores
+                _save(labels, np.array([scores(each) for each in waveforms], np.float32))
 
     def _make_clips(self, part: str, number: int) -> None:
         recipe, seed, pool = self._data.recipe, self._data.seed, self._pools[part]
@@ -260,10 +270,10 @@ class _Maker:
                 waveforms.append(at_random_level(clip.waveform, level))
                 measures.append(self._measures(clip))
                 notes.append(f"{clip.speaker}|{clip.treatment}|{clip.severity:.3f}")
+        _save(self._data.path(part, number, WAVEFORMS), np.stack(waveforms))
         with replacing(self._data.path(part, number)) as file, file.open("wb") as stream:
             np.savez(
                 stream,
-                waveforms=np.stack(waveforms),
                 measures=np.array(measures, np.float32),
                 notes=np.array(notes),
             )
@@ -280,14 +290,25 @@ class _Maker:
         return quality, 1 + (anchor - 1) * (quality - 1) / 4
 
     def _rate(self, waveform: Float32Array) -> float:
-        return self._opened(self._data.teachers[0])(waveform)[0]
+        return self._opened(self._data.teachers[0]).scores(waveform)[0]
 
-    def _opened(self, teacher: Teacher) -> Scores:
+    def _opened(self, teacher: Teacher) -> OpenTeacher:
         return _opened(teacher, self._data.provider, self._data.reduced)
 
 
+def _save(path: Path, array: NDArray[Any]) -> None:
+    with replacing(path) as part, part.open("wb") as file:
+        np.save(file, array)
+
+
+def _shortened(frames: Float32Array) -> NDArray[np.float16]:
+    """Returns a teacher's frames (frames, size) of a clip as (HINT_FRAMES, size), by averaging."""
+    averaged = functional.adaptive_avg_pool1d(torch.from_numpy(frames.T)[None], HINT_FRAMES)
+    return averaged[0].T.numpy().astype(np.float16)
+
+
 @functools.cache
-def _opened(teacher: Teacher, provider: str, reduced: bool) -> Scores:
+def _opened(teacher: Teacher, provider: str, reduced: bool) -> OpenTeacher:
     return teacher.open(provider=provider, reduced=reduced)
 
 
@@ -336,17 +357,20 @@ def at_random_level(waveform: Float32Array, rng: np.random.Generator) -> NDArray
     return np.round(waveform * gain * 32767).astype(np.int16)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """What a student is trained on: clips, then ladders.
 
     Attributes:
-        images: Memory-mapped images of each chunk, (clips, windows, mels, frames) float16.
+        waveforms: Memory-mapped clips of each chunk, (clips, CLIP_SAMPLES) int16.
+        hints: Memory-mapped frames of a teacher of each chunk, (clips, HINT_FRAMES, size) float16,
+            or none.
         labels: Labels (clips, domains) float32, nan where unknown.
         ladders: Numbers of the clips of ladders (ladders, RUNGS), the least degraded first.
     """
 
-    images: Sequence[NDArray[np.float16]]
+    waveforms: Sequence[NDArray[np.int16]]
+    hints: Sequence[NDArray[np.float16]]
     labels: Float32Array
     ladders: IntArray
 
@@ -354,10 +378,19 @@ class Dataset:
     def of(cls, data: Data) -> Dataset:
         """Reads what `Data.make` has made."""
         chunks = [chunk for chunk in data.chunks() if chunk[0] not in TEST_PARTS]
-        images = [np.load(data.path(*chunk, ".images.npy"), mmap_mode="r") for chunk in chunks]
+        waveforms, hints = (
+            [
+                np.load(path, mmap_mode="r")
+                for chunk in chunks
+                if (path := data.path(*chunk, suffix)).exists()
+            ]
+            for suffix in (WAVEFORMS, _HINTS)
+        )
+        if data.hint_teacher is None:
+            hints = []
         labels = np.concatenate([data.labels(*chunk) for chunk in chunks])
         n_single = data.recipe.chunk_clips * sum(part == "clips" for part, _ in chunks)
-        return cls(images, labels, np.arange(n_single, len(labels)).reshape(-1, RUNGS))
+        return cls(waveforms, hints, labels, np.arange(n_single, len(labels)).reshape(-1, RUNGS))
 
     @property
     def n_single(self) -> int:
@@ -385,11 +418,37 @@ class Dataset:
         weights = 1 / np.sqrt(np.maximum(counts[where], 1))
         return np.asarray(weights / weights.sum(), np.float64)
 
-    def image_batch(self, chosen: IntArray) -> torch.Tensor:
-        """Returns images (clips, windows, mels, frames) float32."""
-        size = len(self.images[0])
-        batch = np.stack([self.images[i // size][i % size] for i in chosen])
-        return torch.from_numpy(batch).float()
+    def waveform_batch(self, chosen: IntArray) -> Float32Array:
+        """Returns clips (clips, CLIP_SAMPLES)."""
+        return _rows(self.waveforms, chosen).astype(np.float32) * np.float32(1 / 32768)
+
+    def hint_batch(self, chosen: IntArray) -> Float32Array | None:
+        """Returns a teacher's frames (clips, size, HINT_FRAMES), or None without such a teacher.
+
+        Clips that the teacher does not score have nan.
+        Each value has a mean of 0 and a standard deviation of 1 over clips and time.
+        """
+        if not self.hints:
+            return None
+        mean, deviation = self._hint_statistics
+        frames = (_rows(self.hints, chosen).astype(np.float32) - mean) / deviation
+        return np.ascontiguousarray(frames.transpose(0, 2, 1))
+
+    @functools.cached_property
+    def _hint_statistics(self) -> tuple[Float32Array, Float32Array]:
+        some = np.concatenate(
+            [
+                np.asarray(chunk[:: max(1, len(chunk) // 4)], np.float32)
+                for chunk in self.hints[:100]
+            ]
+        )
+        mean, deviation = np.nanmean(some, axis=(0, 1)), np.nanstd(some, axis=(0, 1))
+        return mean.astype(np.float32), (deviation + 1e-3).astype(np.float32)
+
+
+def _rows(chunks: Sequence[NDArray[Any]], chosen: IntArray) -> NDArray[Any]:
+    size = len(chunks[0])
+    return np.stack([chunks[i // size][i % size] for i in chosen])
 
 
 def clean_waveforms(folder: Path) -> NDArray[np.int16]:
@@ -401,12 +460,12 @@ def clean_waveforms(folder: Path) -> NDArray[np.int16]:
     for path in sorted(folder.glob("clips-*.npz")):
         with np.load(path) as arrays:
             notes = [note.split("|") for note in arrays["notes"].tolist()]
-            rows = [
-                i
-                for i, (speaker, treatment, _) in enumerate(notes)
-                if treatment == "clean" and "/" not in speaker
-            ]
-            found.append(arrays["waveforms"][rows])
+        rows = [
+            i
+            for i, (speaker, treatment, _) in enumerate(notes)
+            if treatment == "clean" and "/" not in speaker
+        ]
+        found.append(np.load(path.with_name(path.stem + WAVEFORMS), mmap_mode="r")[rows])
     if not sum(map(len, found)):
         raise DatasetError(f"{folder}: no clean clips of recordings; run `mosrt distill` first")
     return np.concatenate(found)

@@ -9,29 +9,30 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import torch
 
+from mosrt._arrays import Float32Array
 from mosrt.audio.sources import AudioSource
-from mosrt.bundle.front_end_spec import GridSpec
+from mosrt.bundle.deviation_spec import DeviationSpec
+from mosrt.bundle.front_end_spec import SslSpec
 from mosrt.bundle.manifest import Manifest, Variant
 from mosrt.bundle.writer import new_directory, write_manifest
 from mosrt.host.files import sha256_of
-from mosrt_export.distill.data.clips import CLIP_SAMPLES
-from mosrt_export.distill.data.images import MEL
 from mosrt_export.distill.data.speech import SAMPLE_RATE_HZ
-from mosrt_export.graphs.front_end import AudioGraph, with_front_end
-from mosrt_export.graphs.graph import BATCH, OPSET, OnnxModule, tensor, write_graph
+from mosrt_export.graphs.graph import BATCH, OPSET, tensor, write_graph
 from mosrt_export.graphs.rewrites import fold_batch_norm
 from mosrt_export.markdown import rendered
-from mosrt_export.parity import Drift, publish
-from mosrt_export.utmosv2.parity import compare, drift_of, make_views
+from mosrt_export.parity import Drift, compared, publish
 
-from .model import OVERALL, Student, StudentGraph
+from .model import MOS_RANGE, OVERALL, Student, StudentGraph
+from .network import SEGMENT_SAMPLES, STEP_SAMPLES
 
-__all__ = ["export_student", "folded", "student_card"]
+__all__ = ["export_student", "folded", "student_card", "torch_scores"]
 
 _MEMBER: Final = "nano"
-_SHAPE: Final = (len(MEL.windows), MEL.image_height, MEL.image_width)
+_INPUTS: Final = (tensor("waveform", BATCH, "samples"),)
+_TOLERANCE_MOS: Final = 1e-4
 _LIBRARIES: Final = ("mosrt", "torch", "onnx", "onnxscript")
 
 
@@ -43,7 +44,6 @@ def export_student(
     card: str,
     evaluation: Mapping[str, str] | None = None,
     measure: Callable[[Path], Mapping[str, Any]] | None = None,
-    front_end: str = "numpy",
     force: bool = False,
 ) -> Drift:
     """Writes the bundle of a student's checkpoint.
@@ -55,7 +55,6 @@ def export_student(
         card: Template of the model card.
         evaluation: Measured results for the model card, by claim.
         measure: Returns further provenance, measured on the bundle, which it gets the path of.
-        front_end: One of `mosrt.bundle.front_end_spec.FRONT_ENDS`.
         force: Whether an older bundle at `out` is replaced.
 
     Returns:
@@ -68,20 +67,32 @@ def export_student(
     """
     student = Student.load(checkpoint)
     reference = StudentGraph(student)
-    graph: OnnxModule = folded(reference)
+    graph = folded(reference)
     combination = {"of": OVERALL, **reference.combination} if reference.combination else {}
     manifest = Manifest(
         name=out.name,
-        family="spec",
+        family="segments",
         sample_rate_hz=SAMPLE_RATE_HZ,
-        ssl=None,
-        mel=MEL,
+        ssl=SslSpec(
+            tensor="waveform",
+            crop_samples=SEGMENT_SAMPLES,
+            epsilon=0.0,
+            segment_hop_samples=SEGMENT_SAMPLES,
+            segment_step_samples=STEP_SAMPLES,
+        ),
+        mel=None,
         domains=reference.domains,
         default_domain=reference.domains[0],
-        inputs=(tensor("images", BATCH, *_SHAPE),),
+        inputs=_INPUTS,
         outputs=tuple(tensor(name, BATCH, size) for name, size in graph.output_sizes.items()),
         variants={},
-        grid=GridSpec(view_every_s=CLIP_SAMPLES / SAMPLE_RATE_HZ, min_views=1, max_views=12),
+        front_end="graph",
+        mos_range=MOS_RANGE,
+        deviation=DeviationSpec(
+            tensor="deviation",
+            domains=(reference.domains[0],),
+            factors=(student.deviation_factor,),
+        ),
         provenance={
             "checkpoints": [
                 {"member": _MEMBER, "file": checkpoint.name, "sha256": sha256_of(checkpoint)}
@@ -93,18 +104,21 @@ def export_student(
             "versions": {name: importlib.metadata.version(name) for name in _LIBRARIES},
         },
     )
-    if front_end == "graph":
-        graph = AudioGraph(graph, ssl=None, mel=MEL, sample_rate_hz=SAMPLE_RATE_HZ)
-        manifest = with_front_end(manifest, front_end)
     with new_directory(out, force=force) as directory:
-        path = directory / "model.fp32.onnx"
-        inputs, outputs = manifest.inputs, manifest.outputs
-        member = write_graph(_MEMBER, graph, path, inputs=inputs, outputs=outputs)
+        member = write_graph(
+            _MEMBER,
+            graph,
+            directory / "model.fp32.onnx",
+            inputs=manifest.inputs,
+            outputs=manifest.outputs,
+            sizes={BATCH: 2, "samples": 2 * STEP_SAMPLES},
+        )
         variant = Variant(opset=OPSET, members=(member,))
         manifest = dataclasses.replace(manifest, variants={"fp32": variant})
-        views = make_views(manifest, clips)
-        drift = drift_of(compare(directory, manifest, member, reference, views))
-        drift.check()
+        drift = compared(
+            directory, manifest, lambda waveform: torch_scores(reference, waveform), clips,
+            tolerance_mos=_TOLERANCE_MOS, against="torch fp32",
+        )  # fmt: skip
         if measure is not None:
             write_manifest(directory, manifest)
             provenance = {**manifest.provenance, **measure(directory)}
@@ -113,10 +127,27 @@ def export_student(
     return drift
 
 
+def torch_scores(model: StudentGraph, waveform: Float32Array) -> Float32Array:
+    """Returns a module's scores (domains,) of a recording (samples,) at 16 kHz.
+
+    The mean over segments of full length, which start as far from one another as the fewest do
+    that cover the recording; zeros follow a shorter recording.
+    """
+    missing = max(0, SEGMENT_SAMPLES - len(waveform))
+    waveform = np.pad(waveform, (0, missing))
+    last = len(waveform) - SEGMENT_SAMPLES
+    n_segments = -(-last // SEGMENT_SAMPLES) + 1
+    starts = np.linspace(0, last, n_segments).astype(int)
+    segments = np.stack([waveform[start : start + SEGMENT_SAMPLES] for start in starts])
+    with torch.inference_mode():
+        scores: Float32Array = model(torch.from_numpy(segments))[0].mean(dim=0).numpy()
+    return scores
+
+
 def folded(model: StudentGraph) -> StudentGraph:
     """Returns a copy whose batch norms are folded into the convolutions before them."""
     graph = copy.deepcopy(model)
-    fold_batch_norm(graph.model.mel, torch.zeros(1, *_SHAPE))
+    fold_batch_norm(graph.model.encoder, torch.zeros(1, STEP_SAMPLES))
     return graph.eval().requires_grad_(False)
 
 

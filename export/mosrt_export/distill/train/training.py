@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -22,8 +22,9 @@ from torch import nn
 from mosrt._arrays import Float32Array, IntArray
 from mosrt.host.files import replacing
 from mosrt_export.distill.data.dataset import Dataset
-from mosrt_export.distill.data.images import vary_response
 from mosrt_export.distill.recipe import Stage
+
+from .network import BINS, SEGMENT_SAMPLES, StudentNetwork
 
 __all__ = ["Standardisation", "Training", "update"]
 
@@ -32,6 +33,11 @@ _WEIGHT_DECAY: Final = 2e-2
 _RANKING: Final = 0.3
 _MARGIN: Final = 0.2
 _AVERAGE: Final = 0.998
+_HINTS: Final = 1.0
+# Random frequency responses of other microphones.
+_KNOTS: Final = 7
+_RESPONSE_DB: Final = 3.0
+_RESPONSE_SHARE: Final = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +58,9 @@ class Training:
     """The training of a network in one stage after another.
 
     Attributes:
-        dataset: Images and labels.
+        dataset: Waveforms and labels.
         standard: Mean and standard deviation of the labels.
+        default: Maps scores (clips, domains) in MOS to the default score (clips, 1).
         stages: The stages.
         batch: Clips per step.
         seed: Seed of all random choices.
@@ -64,6 +71,7 @@ class Training:
 
     dataset: Dataset
     standard: Standardisation
+    default: Callable[[torch.Tensor], torch.Tensor]
     stages: tuple[Stage, ...]
     batch: int
     seed: int
@@ -71,7 +79,7 @@ class Training:
     resume: Path
     save_every_s: float = 300.0
 
-    def run(self, network: nn.Module) -> Iterator[tuple[str, float, float]]:
+    def run(self, network: StudentNetwork) -> Iterator[tuple[str, float, float]]:
         """Trains a network in place; it ends as the moving average of its weights.
 
         Yields:
@@ -95,7 +103,7 @@ class Training:
         network.eval()
 
     def _train(
-        self, network: nn.Module, number: int, stage: Stage, saved: dict[str, Any],
+        self, network: StudentNetwork, number: int, stage: Stage, saved: dict[str, Any],
         facts: dict[str, Any],
     ) -> Iterator[tuple[str, float, float]]:  # fmt: skip
         device = next(network.parameters()).device
@@ -106,20 +114,29 @@ class Training:
             averaged.load_state_dict(saved["averaged"])
             optimiser.load_state_dict(saved["optimiser"])
         data = self.dataset
-        targets = torch.from_numpy((data.labels - self.standard.mean) / self.standard.deviation)
+        mean, spread = map(torch.from_numpy, (self.standard.mean, self.standard.deviation))
+        labels = torch.from_numpy(data.labels)
         n_ladders = min(stage.ladders, len(data.ladders))
         n_single = self.batch - data.ladders.shape[1] * n_ladders
         n_steps = max(1, int(stage.epochs * data.n_single) // n_single)
         first = saved.get("step", 0)
         network.train()
         shown = time.monotonic()
-        for step, chosen, images in self._batches(stage, number, first, n_steps, n_ladders):
+        for step, batch in self._batches(stage, number, first, n_steps, n_ladders):
             torch.manual_seed((self.seed + number) * 10**9 + step)  # of dropout
-            given = images.to(device, torch.bfloat16 if self.reduced else torch.float32)
             with torch.autocast(device.type, torch.bfloat16, enabled=self.reduced):
-                scores = network(given.contiguous(memory_format=torch.channels_last))
+                frames, features = network.encoder(
+                    batch.waveforms.to(device), batch.gains.to(device)
+                )
+                scores, deviation = network.head(features)
             scores = scores.float()
-            loss = label_loss(scores, targets[torch.from_numpy(chosen)].to(device))
+            wanted = labels[torch.from_numpy(batch.chosen)]
+            loss = label_loss(scores, ((wanted - mean) / spread).to(device))
+            error = self.default(scores.detach().cpu() * spread + mean) - self.default(wanted)
+            loss = loss + deviation_loss(deviation, error.to(device))
+            if batch.hints is not None and network.hint is not None:
+                found = network.hint(frames[:, :, : batch.hints.shape[2]]).float()
+                loss = loss + _HINTS * hint_loss(found, batch.hints.to(device))
             if n_ladders:
                 climbing = scores[n_single:].reshape(n_ladders, -1, scores.shape[1])
                 loss = loss + stage.climbing * ladder_loss(climbing)
@@ -144,26 +161,34 @@ class Training:
 
     def _batches(
         self, stage: Stage, number: int, first: int, n_steps: int, n_ladders: int
-    ) -> Iterator[tuple[int, IntArray, torch.Tensor]]:
-        """Yields each step with its clips and images, which a thread reads during the step before.
-
-        Clips of ladders come last.
-        """
+    ) -> Iterator[tuple[int, _Batch]]:
+        """Yields each step and its batch, which a thread reads during the step before."""
         data = self.dataset
         shares = data.sampling_shares()
         n_single = self.batch - data.ladders.shape[1] * n_ladders
 
-        def read(step: int) -> tuple[int, IntArray, torch.Tensor]:
+        def read(step: int) -> tuple[int, _Batch]:
             rng = np.random.default_rng([self.seed, number, step])
             single = rng.choice(data.n_single, n_single, p=shares)
             rows = rng.permutation(len(data.ladders))[:n_ladders]
             chosen = np.concatenate([single, data.ladders[rows].ravel()])
-            images = data.image_batch(chosen)
-            # Clips are excerpts, so that it does not matter where one begins.
-            images = images.roll(int(rng.integers(images.shape[3])), dims=3)
-            if stage.microphones:
-                images = vary_response(images, data.groups(chosen), rng)
-            return step, chosen, images
+            groups = data.groups(chosen)
+            waveforms = data.waveform_batch(chosen)
+            # Which way a microphone is wired is not heard.
+            waveforms *= rng.choice(np.array([-1, 1], np.float32), (len(chosen), 1))
+            waveforms = np.pad(waveforms, ((0, 0), (0, SEGMENT_SAMPLES - waveforms.shape[1])))
+            gains = (
+                random_responses(groups, rng)
+                if stage.microphones
+                else np.ones((len(chosen), BINS), np.float32)
+            )
+            hints = data.hint_batch(chosen)
+            return step, _Batch(
+                chosen=chosen,
+                waveforms=torch.from_numpy(waveforms),
+                gains=torch.from_numpy(gains),
+                hints=None if hints is None else torch.from_numpy(hints),
+            )
 
         with concurrent.futures.ThreadPoolExecutor(1) as executor:
             coming = executor.submit(read, first)
@@ -171,6 +196,43 @@ class Training:
                 ready = coming.result()
                 coming = executor.submit(read, step + 1)
                 yield ready
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch:
+    """Clips of one step, those of ladders last.
+
+    `waveforms` (clips, SEGMENT_SAMPLES), `gains` (clips, BINS), `hints` (clips, size, frames).
+    """
+
+    chosen: IntArray
+    waveforms: torch.Tensor
+    gains: torch.Tensor
+    hints: torch.Tensor | None
+
+
+def random_responses(groups: IntArray, rng: np.random.Generator) -> Float32Array:
+    """Returns smooth random frequency responses, as of other microphones.
+
+    The gains in dB interpolate linearly between knots, whose standard deviation is 3 dB. Knots are
+    equally far from one another on a scale that is linear at low and logarithmic at high
+    frequencies. Three clips in ten get none.
+
+    Args:
+        groups: A number per clip (clips,). Clips with the same number get the same response, so
+            that it does not change what differs between them.
+        rng: Source of the responses.
+
+    Returns:
+        Gains (clips, BINS).
+    """
+    distinct, which = np.unique(groups, return_inverse=True)
+    knots_db = rng.normal(0, _RESPONSE_DB, (len(distinct), _KNOTS))
+    knots_db *= rng.random((len(distinct), 1)) < _RESPONSE_SHARE
+    places = np.log1p(np.arange(BINS) / 14)  # 700 Hz, as on the mel scale
+    grid = np.linspace(0, places[-1], _KNOTS)
+    curves_db = np.stack([np.interp(places, grid, row) for row in knots_db])
+    return (10 ** (curves_db[which] / 20)).astype(np.float32)
 
 
 def update(optimiser: torch.optim.Optimizer, loss: torch.Tensor, rate: float) -> float:
@@ -207,6 +269,26 @@ def label_loss(scores: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     wrong = torch.where(pairs, nn.functional.softplus(-3 * margin) / 3, torch.zeros_like(margin))
     ranked = (wrong.sum(dim=(0, 1)) / pairs.sum(dim=(0, 1)).clamp(min=1)).mean()
     return squared + _RANKING * ranked
+
+
+def hint_loss(found: torch.Tensor, hints: torch.Tensor) -> torch.Tensor:
+    """Returns the mean squared error of frames (clips, size, frames), where hints are not nan."""
+    known = torch.isfinite(hints)
+    squared = torch.where(known, found - hints, torch.zeros_like(found)).square()
+    return squared.sum() / known.sum().clamp(min=1)
+
+
+def deviation_loss(deviation: torch.Tensor, error: torch.Tensor) -> torch.Tensor:
+    """Returns the mean negative log-likelihood of errors of a normal distribution, less a constant.
+
+    Args:
+        deviation: Standard deviations (clips, 1).
+        error: Errors (clips, 1), nan where unknown.
+    """
+    known = torch.isfinite(error)
+    squared = torch.where(known, error, torch.zeros_like(error)) ** 2
+    terms = torch.where(known, deviation.log() + squared / (2 * deviation**2), 0 * deviation)
+    return terms.sum() / known.sum().clamp(min=1)
 
 
 def ladder_loss(scores: torch.Tensor) -> torch.Tensor:

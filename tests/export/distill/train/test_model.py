@@ -1,23 +1,25 @@
-"""Tests the network, its default score, and its checkpoints."""
+"""Tests what students score, their default score, and their checkpoints."""
 
 from __future__ import annotations
 
+import dataclasses
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
-from mosrt_export.distill.data.images import MEL
 from mosrt_export.distill.train.model import (
+    MOS_RANGE,
     OVERALL,
-    Head,
-    MelBranch,
     Student,
     StudentGraph,
     combined,
+    default_score,
 )
+from mosrt_export.distill.train.network import STEP_SAMPLES, StudentNetwork
 from mosrt_export.errors import CheckpointError
 from tests.standins.nano import LABELS, STANDARD, random_student
 
@@ -31,18 +33,25 @@ def seeded() -> None:
 
 def feed(seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.rand((2, len(MEL.windows), MEL.image_height, 64), generator=generator)
+    return 0.1 * torch.randn((2, 4 * STEP_SAMPLES), generator=generator)
+
+
+def standardised(network: StudentNetwork) -> NDArray[np.float32]:
+    """A network's own scores of `feed`, (2, domains)."""
+    scores: NDArray[np.float32] = network.head(network.encoder(feed())[1])[0].numpy()
+    return scores
 
 
 @torch.inference_mode()
 def test_all_domains_are_scored_at_once() -> None:
     graph = StudentGraph(random_student())
     assert graph.domains == (OVERALL, *LABELS)
-    assert graph.input_names == ("images",)
+    assert graph.input_names == ("waveform",)
     outputs = dict(zip(graph.output_sizes, graph(feed()), strict=True))
+    assert set(outputs) == {"mos", "deviation", "features"}
     for name, size in graph.output_sizes.items():
         assert outputs[name].shape == (2, size)
-    features = graph.features({"images": feed()})
+    features = graph.features({"waveform": feed()})
     for i, one_hot in enumerate(torch.eye(graph.n_domains)):
         score = graph.score(features, one_hot.expand(2, -1))
         torch.testing.assert_close(score, outputs["mos"][:, i])
@@ -54,10 +63,12 @@ def test_all_domains_are_scored_at_once() -> None:
 def test_scores_are_on_the_scales_of_their_labels() -> None:
     """Standardised scores times deviation plus mean; the first column combines the others."""
     student = random_student()
-    mos, *_ = StudentGraph(student)(feed())
-    wanted = student.network(feed()).numpy() * STANDARD.deviation + STANDARD.mean
-    np.testing.assert_allclose(mos[:, 1:].numpy(), wanted, rtol=1e-5)
+    mos, deviation, _ = StudentGraph(student)(feed())
+    wanted = standardised(student.network) * STANDARD.deviation + STANDARD.mean
+    np.testing.assert_allclose(mos[:, 1:].numpy(), wanted.clip(*MOS_RANGE), rtol=1e-5)
+    assert (deviation > 0).all()
     for row in mos.double().numpy():
+        assert ((row > MOS_RANGE[0]) & (row < MOS_RANGE[1])).all()  # none of them is cut off
         scores = dict(zip(LABELS, row[1:], strict=True))
         z_scores = [
             (scores[name] - z["mean"]) / z["deviation"]
@@ -78,8 +89,10 @@ def test_without_a_rule_the_first_domain_is_the_default() -> None:
     assert graph.domains == ("ours", "theirs")
     assert graph.combination == {}
     mos, *_ = graph(feed())
-    wanted = student.network(feed()).numpy() * STANDARD.deviation[:2] + STANDARD.mean[:2]
-    np.testing.assert_allclose(mos.numpy(), wanted, rtol=1e-5)
+    wanted = standardised(student.network) * STANDARD.deviation[:2] + STANDARD.mean[:2]
+    np.testing.assert_allclose(mos.numpy(), wanted.clip(*MOS_RANGE), rtol=1e-5)
+    labels = torch.tensor([[2.5, 4.0], [1.0, 3.0]])
+    assert default_score(labels, domains=graph.domains, rule={}).tolist() == [[2.5], [1.0]]
 
 
 @pytest.mark.parametrize("domains", [LABELS, ("ours",)])
@@ -92,18 +105,30 @@ def test_checkpoints_come_back(domains: tuple[str, ...], tmp_path: Path) -> None
     assert again.domains == domains
     assert again.combination == student.combination
     assert again.provenance == student.provenance
+    assert again.deviation_factor == student.deviation_factor
     assert not again.network.training
     np.testing.assert_array_equal(again.standard.mean, student.standard.mean)
     np.testing.assert_array_equal(again.standard.deviation, student.standard.deviation)
     with torch.inference_mode():
-        assert torch.equal(again.network(feed()), student.network(feed()))
+        np.testing.assert_array_equal(standardised(again.network), standardised(student.network))
+
+
+@torch.inference_mode()
+def test_what_compares_hints_is_not_kept(tmp_path: Path) -> None:
+    student = random_student()
+    network = StudentNetwork(len(LABELS), 200)
+    network.load_state_dict(student.network.state_dict(), strict=False)
+    dataclasses.replace(student, network=network.eval()).save(tmp_path / "student.pt")
+    again = Student.load(tmp_path / "student.pt").network
+    assert again.hint is None
+    np.testing.assert_array_equal(standardised(again), standardised(student.network))
 
 
 def test_another_seed_is_another_model() -> None:
     """Guards the other tests against weights that do not matter."""
     with torch.inference_mode():
-        first, second = (random_student(seed).network(feed()) for seed in (0, 1))
-    assert not torch.allclose(first, second)
+        first, second = (standardised(random_student(seed).network) for seed in (0, 1))
+    assert not np.allclose(first, second)
 
 
 def saved(path: Path, **changes: object) -> Path:
@@ -148,78 +173,6 @@ def test_writing_is_atomic(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     assert path.read_bytes() == before
 
 
-@torch.inference_mode()
-def test_the_mel_branch_pools_frames_and_patterns() -> None:
-    """Mean, deviation, maximum and attention of frames, and maxima of maps, in float64."""
-    branch = MelBranch().eval()
-    images = torch.rand(3, len(MEL.windows), MEL.n_mels, 50)
-    found = branch(images).numpy()
-    assert found.shape == (3, branch.feature_size) == (3, 4 * 96 + 64)
-    maps = branch.stages(2 * images - 1).double().numpy()
-    assert maps.shape[:3] == (3, 64, 15)
-    weight = branch.frame.weight[:, :, 0].double().numpy()
-    bias = branch.frame.bias
-    assert bias is not None
-    attention_bias = branch.attention.bias
-    assert attention_bias is not None
-    for clip, wanted in zip(maps, found, strict=True):
-        columns = clip.reshape(64 * 15, -1)
-        frames = np.maximum(weight @ columns + bias.double().numpy()[:, None], 0)
-        scores = branch.attention.weight[0, :, 0].double().numpy() @ frames
-        scores += attention_bias.double().numpy()
-        shares = np.exp(scores - scores.max())
-        shares /= shares.sum()
-        parts = [
-            frames.mean(axis=1),
-            np.sqrt(frames.var(axis=1) + 1e-4),
-            frames.max(axis=1),
-            frames @ shares,
-            clip.max(axis=(1, 2)),
-        ]
-        np.testing.assert_allclose(wanted, np.concatenate(parts), rtol=1e-4, atol=1e-5)
-
-
-@torch.inference_mode()
-def test_scores_do_not_depend_on_the_batch() -> None:
-    branch = MelBranch().eval()
-    images = torch.rand(4, len(MEL.windows), MEL.n_mels, 50)
-    together = branch(images)
-    for i in range(4):
-        torch.testing.assert_close(branch(images[i : i + 1])[0], together[i], rtol=1e-4, atol=1e-6)
-
-
-def test_constant_frames_have_finite_gradients() -> None:
-    """The deviation of constant frames stays above zero, where its gradient is infinite."""
-    branch = MelBranch()
-    images = torch.zeros(2, len(MEL.windows), MEL.n_mels, 16, requires_grad=True)
-    branch(images).sum().backward()
-    assert images.grad is not None
-    assert torch.isfinite(images.grad).all()
-    for parameter in branch.parameters():
-        assert parameter.grad is None or torch.isfinite(parameter.grad).all()
-
-
-@torch.inference_mode()
-def test_the_head_is_conditioned_on_the_domain() -> None:
-    """The hidden layer is scaled and shifted for each domain, in float64 loops."""
-    head = Head(7, 3).eval()
-    head.norm.running_mean = torch.randn(7)
-    head.norm.running_var = torch.rand(7) + 0.5
-    head.offset.data.normal_()
-    features = torch.randn(4, 7)
-    found = head(features).numpy()
-    state = {key: value.double().numpy() for key, value in head.state_dict().items()}
-    for clip in range(4):
-        x = (features[clip].double().numpy() - state["norm.running_mean"]) / np.sqrt(
-            state["norm.running_var"] + 1e-5
-        )
-        hidden = state["shared.weight"] @ x + state["shared.bias"]
-        for domain in range(3):
-            seen = np.maximum(hidden * state["scale"][domain] + state["shift"][domain], 0)
-            wanted = seen @ state["score"][domain] + state["offset"][domain]
-            assert found[clip, domain] == pytest.approx(wanted, rel=1e-4, abs=1e-5)
-
-
 def test_the_combination_is_its_formula() -> None:
     rule = {
         "averaged": {"a": {"mean": 3.5, "deviation": 0.4}, "c": {"mean": 2.5, "deviation": 0.8}},
@@ -239,3 +192,5 @@ def test_the_combination_is_its_formula() -> None:
         total -= 0.5 * max(0.0, 3.0 - b) + 0.25 * max(0.0, 2.0 - c)
         assert score == pytest.approx(3.25 + 0.6 * total, abs=1e-5)
     assert found[0].item() == pytest.approx(3.25)  # average in both, no penalty
+    by_name = default_score(torch.tensor(rows), domains="cba", rule=rule)
+    assert torch.equal(by_name, found)

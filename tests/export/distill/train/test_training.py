@@ -161,23 +161,23 @@ def test_the_deviation_is_that_of_the_error(tmp_path: Path) -> None:
 
 
 def test_hints_teach_the_encoder(tmp_path: Path) -> None:
-    """The frames of the last layer come near what the teacher knows, at any scale of it."""
+    """The frames of the last layer follow what the teacher knows, at any scale of it."""
     losses = []
     for number, size in enumerate((0, 3)):
         folder = tmp_path / str(number)
         folder.mkdir()
         network = linear(nn.Linear(SIZE, SIZE), hint_size=size)
         data = dataset(hints=HINTS)
-        losses.append([loss for *_, loss in finish(plan(folder, stage(25), data=data), network)])
-    mean, deviation = (each(axis=(0, 1)) for each in (HINTS.mean, HINTS.std))
+        losses.append([loss for *_, loss in finish(plan(folder, stage(20), data=data), network)])
     assert network.hint is not None
     with torch.inference_mode():
         frames, _ = network.encoder(everything(), torch.ones(N, BINS))
         found = network.hint(frames)[:, :, :2].mT.numpy()
-    wanted = (HINTS.astype(np.float64) - mean) / deviation
-    # The network has the same frame twice, and can only learn the mean of two.
-    middle = wanted.mean(axis=1, keepdims=True)
-    assert np.mean((found[:, :1] - middle) ** 2) < 0.05 * np.mean(middle**2)
+    # The network has the same frame twice, and can only learn the mean of two. What hints are
+    # scaled by is measured on some of them.
+    wanted = HINTS.astype(np.float64).mean(axis=1)
+    for column in range(3):
+        assert np.corrcoef(found[:, 0, column], wanted[:, column])[0, 1] > 0.95
     assert losses[1][0] > losses[0][0] + 0.3
 
 
@@ -240,6 +240,7 @@ def test_an_interrupted_training_continues_as_if_nothing_had_happened(
     stages = (TWO[0], dataclasses.replace(TWO[1], microphones=True))
 
     def network() -> StudentNetwork:
+        torch.manual_seed(0)
         layers = nn.Linear(SIZE, SIZE), nn.BatchNorm1d(SIZE), nn.Dropout(0.3)
         return linear(*layers, hint_size=3 if hinted else 0)
 

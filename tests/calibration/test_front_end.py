@@ -54,7 +54,7 @@ def test_the_targets_are_those_of_the_network_alone(model: Any) -> None:
 
 def test_fp16_leaves_it_alone(model: Any) -> None:
     half = to_fp16(model)
-    assert constants(half) == constants(model)
+    assert constants(half).items() >= constants(model).items()
     nodes = {node.name: node for node in half.graph.node}
     made = {name: node.name for node in half.graph.node for name in node.output}
     inside = front_end(Topology(model))
@@ -74,7 +74,7 @@ def test_int8_leaves_it_alone(model: Any) -> None:
     targets = Targets.of(topology)
     spans = dict.fromkeys(targets.tensors(topology), (-4.0, 4.0))
     made = with_qdq(model, spans, [*targets.weighted, *targets.between], symmetric=False)
-    assert constants(made) == constants(model)
+    assert constants(made).items() >= constants(model).items()
     quantised = {node.input[0] for node in made.graph.node if node.op_type == "QuantizeLinear"}
     produced = {t for name in front_end(topology) for t in topology.nodes[name].output}
     # the magnitudes alone, which the network's first convolution reads

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class TorchRunner:
             for path in configuration.checkpoints
         ]
         self._models: list[Scored] = modules
-        self._compiled: list[Any] = [torch.compile(module) for module in modules if compiled]
+        self._compiled: list[Any] = [torch.compile(_whole(each)) for each in modules if compiled]
         # A domain that the runtime computes from the outputs is none of the network's.
         default = manifest.default_domain
         self._timed = default if default in manifest.domains else manifest.domains[0]
@@ -286,6 +286,11 @@ def _check_kind(manifest: Manifest, front_end: FrontEnd) -> None:
             f"{manifest.name} is no fusion bundle made from a torch checkpoint, which is what "
             "librosa's front end is for"
         )
+
+
+def _whole(model: Scored) -> Callable[[dict[str, torch.Tensor], torch.Tensor], torch.Tensor]:
+    """A model from its inputs and one-hot domains (batch, domains) to scores (batch,)."""
+    return lambda inputs, domain: model.score(model.features(inputs), domain)
 
 
 def _load(path: Path, manifest: Manifest) -> Any:

@@ -182,6 +182,21 @@ def test_torch_is_timed_alone_and_in_batches(
     runner.close()
 
 
+def test_students_can_be_compiled(student: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    def options(provider: str) -> Configuration:
+        return Configuration(
+            model="student", bundle=str(student), variant="fp32", provider=provider, threads=1,
+            checkpoints=[str(student.with_name("student.pt"))],
+        )  # fmt: skip
+
+    monkeypatch.setattr(torch, "compile", lambda model: model)
+    found = scores(options("torch-cpu-compiled"), CLIP)
+    assert found == pytest.approx(scores(options("torch-cpu"), CLIP), abs=1e-5)
+    assert found == pytest.approx(scores(options("cpu"), CLIP), abs=1e-4)
+
+
 def test_a_clip_that_a_guard_refuses_has_no_score(fusion: Fusion, tmp_path: Path) -> None:
     empty = tmp_path / "empty.wav"
     empty.write_bytes(b"")

@@ -107,9 +107,7 @@ def front_end(topology: Topology) -> set[str]:
     They are kept in FP32, because the range of power spectra is too wide for FP16 and INT8.
     """
     return {
-        name
-        for name, node in topology.nodes.items()
-        if FRONT_END_SCOPE in _scope(node).split(".")
+        name for name, node in topology.nodes.items() if FRONT_END_SCOPE in _scope(node).split(".")
     }
 
 

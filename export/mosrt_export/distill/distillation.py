@@ -17,7 +17,8 @@ import mosrt
 from mosrt._arrays import Float32Array
 from mosrt_export.parity import Drift
 
-from .data.dataset import CLIP_S, TEST_PARTS, WAVEFORMS, Data, Dataset
+from .data.batches import Dataset
+from .data.dataset import CLIP_S, TEST_PARTS, WAVEFORMS, Data
 from .data.speech import SAMPLE_RATE_HZ
 from .train.exporting import export_student
 from .train.model import MOS_RANGE, Student, StudentGraph, combination, default_score

@@ -93,7 +93,7 @@ def pretrain(data: Path, output: Path, device: str, **options: Any) -> None:
     layout.
     """
     with exporting("train"):
-        from mosrt_export.distill.data.dataset import clean_waveforms  # noqa: PLC0415 - torch
+        from mosrt_export.distill.data.batches import clean_waveforms  # noqa: PLC0415 - torch
 
         from .pretraining import PretrainingConfig, save_wav2vec  # noqa: PLC0415
         from .pretraining import pretrain as train  # noqa: PLC0415

@@ -141,17 +141,17 @@ def test_a_resumed_run_equals_an_undisturbed_one(
 
 KILLED = {
     "labels": """
-from mosrt_export.distill.teachers import Teacher
+from mosrt_export.distill.teachers import OpenTeacher, Teacher
 whole = Teacher.open
 def opened(self, **options):
-    scores = whole(self, **options)
-    return lambda waveform: (count(6), scores(waveform))[1]
+    scores = whole(self, **options).scores
+    return OpenTeacher(lambda waveform: (count(6), scores(waveform))[1])
 Teacher.open = opened
 """,
     "training": """
-from mosrt_export.distill.data.dataset import Dataset
-whole = Dataset.image_batch
-Dataset.image_batch = lambda self, chosen: (count(3), whole(self, chosen))[1]
+from mosrt_export.distill.data.batches import Dataset
+whole = Dataset.waveform_batch
+Dataset.waveform_batch = lambda self, chosen: (count(3), whole(self, chosen))[1]
 """,
 }
 

@@ -48,12 +48,12 @@ def test_a_file_names_what_differs(tmp_path: Path) -> None:
 
 def test_the_recipe_of_nano() -> None:
     found = Recipe.read("nano")
-    assert found.hours == 45
+    assert found.hours == 60
     assert found.fidelity
     assert found.leave_out == ()
     assert [stage.epochs for stage in found.stages] == [7.0, 1.2]
     assert found.overall is not None
-    assert found.overall.averaged == ("p808", "bvcc")
+    assert found.overall.averaged == ("distillmos", "bvcc")
 
 
 @pytest.mark.parametrize(

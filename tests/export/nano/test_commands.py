@@ -120,9 +120,10 @@ def test_pretraining_writes_what_export_reads(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     rng = np.random.default_rng(0)
+    waveforms = rng.integers(-999, 999, (2, CLIP_SAMPLES)).astype(np.int16)
+    np.save(tmp_path / "clips-00000.waveforms.npy", waveforms)
     np.savez(
         tmp_path / "clips-00000.npz",
-        waveforms=rng.integers(-999, 999, (2, CLIP_SAMPLES)).astype(np.int16),
         notes=np.array(["anna|clean|0.000", "flite-diphone/kal16|clean|0.000"]),
     )
 

@@ -1,4 +1,4 @@
-"""Makes the clips and labels of a data set in several processes, and reads them back.
+"""Makes the clips and labels of a data set in several processes.
 
 A chunk is some clips, and each thing that is made of them a file of its own: waveforms, the labels
 of each teacher, and the frames of one. What is there is not made again, so an interrupted run
@@ -30,7 +30,7 @@ import torch
 from numpy.typing import NDArray
 from torch.nn import functional
 
-from mosrt._arrays import Float32Array, FloatArray, IntArray
+from mosrt._arrays import Float32Array
 from mosrt.errors import MosrtError, os_errors_as
 from mosrt.host.files import replacing
 from mosrt_export.distill.recipe import Recipe
@@ -44,14 +44,13 @@ from .speech import SAMPLE_RATE_HZ, Speaker
 
 __all__ = [
     "CLIP_S",
+    "HINTS",
     "HINT_FRAMES",
     "TEST_PARTS",
     "WAVEFORMS",
     "Data",
-    "Dataset",
     "DatasetError",
     "at_random_level",
-    "clean_waveforms",
 ]
 
 CLIP_S: Final = CLIP_SAMPLES / SAMPLE_RATE_HZ
@@ -60,11 +59,10 @@ HINT_FRAMES: Final = 125  # of a clip: one each 40 ms
 _RECIPE: Final = "recipe.json"
 _FORMAT: Final = 2
 WAVEFORMS: Final = ".waveforms.npy"
-_HINTS: Final = ".hints.npy"
+HINTS: Final = ".hints.npy"
 # Number of the first clip, so that no two parts make clips from the same number.
 _FIRST: Final = {"clips": 0, "ladders": 10**9, "recordings": 2 * 10**9, "speakers": 3 * 10**9}
 _LADDER_SHARE: Final = 0.2
-_LABEL_BINS: Final = 24
 
 
 class DatasetError(MosrtError, ValueError):
@@ -240,7 +238,7 @@ class _Maker:
             self._make_clips(*chunk)
         for teacher in self._data.teachers:
             labels = self._data.path(*chunk, label_suffix(teacher))
-            hints = self._data.path(*chunk, _HINTS)
+            hints = self._data.path(*chunk, HINTS)
             hinting = teacher is self._data.hint_teacher and chunk[0] not in TEST_PARTS
             if labels.exists() and (hints.exists() or not hinting):
                 continue
@@ -355,117 +353,3 @@ def at_random_level(waveform: Float32Array, rng: np.random.Generator) -> NDArray
     gain = 10 ** (rng.uniform(-45, -3) / 20) / max(float(waveform.std()), 1e-6)
     gain = min(gain, 0.99 / max(float(np.abs(waveform).max()), 1e-6))
     return np.round(waveform * gain * 32767).astype(np.int16)
-
-
-@dataclass(frozen=True, eq=False)
-class Dataset:
-    """What a student is trained on: clips, then ladders.
-
-    Attributes:
-        waveforms: Memory-mapped clips of each chunk, (clips, CLIP_SAMPLES) int16.
-        hints: Memory-mapped frames of a teacher of each chunk, (clips, HINT_FRAMES, size) float16,
-            or none.
-        labels: Labels (clips, domains) float32, nan where unknown.
-        ladders: Numbers of the clips of ladders (ladders, RUNGS), the least degraded first.
-    """
-
-    waveforms: Sequence[NDArray[np.int16]]
-    hints: Sequence[NDArray[np.float16]]
-    labels: Float32Array
-    ladders: IntArray
-
-    @classmethod
-    def of(cls, data: Data) -> Dataset:
-        """Reads what `Data.make` has made."""
-        chunks = [chunk for chunk in data.chunks() if chunk[0] not in TEST_PARTS]
-        waveforms, hints = (
-            [
-                np.load(path, mmap_mode="r")
-                for chunk in chunks
-                if (path := data.path(*chunk, suffix)).exists()
-            ]
-            for suffix in (WAVEFORMS, _HINTS)
-        )
-        if data.hint_teacher is None:
-            hints = []
-        labels = np.concatenate([data.labels(*chunk) for chunk in chunks])
-        n_single = data.recipe.chunk_clips * sum(part == "clips" for part, _ in chunks)
-        return cls(waveforms, hints, labels, np.arange(n_single, len(labels)).reshape(-1, RUNGS))
-
-    @property
-    def n_single(self) -> int:
-        """Number of clips that are in no ladder."""
-        return len(self.labels) - self.ladders.size
-
-    def sha256(self) -> str:
-        """Returns the SHA-256 of all labels, which tells data sets apart."""
-        return hashlib.sha256(self.labels.tobytes()).hexdigest()
-
-    def groups(self, chosen: IntArray) -> IntArray:
-        """Returns a number per clip (clips,), which is the same for all clips of a ladder."""
-        n = self.n_single
-        return np.where(chosen < n, chosen, n + (chosen - n) // RUNGS)
-
-    def sampling_shares(self) -> FloatArray:
-        """Returns the probability of each single clip (clips,), larger where its label is rare.
-
-        It goes with 1 / √(frequency of the first label). Good synthetic speech is at the top of the
-        scale, where there are few clips; the square root limits overfitting to their labels.
-        """
-        first = self.labels[: self.n_single, 0]
-        counts, edges = np.histogram(first[np.isfinite(first)], bins=_LABEL_BINS)
-        where = np.clip(np.digitize(first, edges) - 1, 0, _LABEL_BINS - 1)
-        weights = 1 / np.sqrt(np.maximum(counts[where], 1))
-        return np.asarray(weights / weights.sum(), np.float64)
-
-    def waveform_batch(self, chosen: IntArray) -> Float32Array:
-        """Returns clips (clips, CLIP_SAMPLES)."""
-        return _rows(self.waveforms, chosen).astype(np.float32) * np.float32(1 / 32768)
-
-    def hint_batch(self, chosen: IntArray) -> Float32Array | None:
-        """Returns a teacher's frames (clips, size, HINT_FRAMES), or None without such a teacher.
-
-        Clips that the teacher does not score have nan.
-        Each value has a mean of 0 and a standard deviation of 1 over clips and time.
-        """
-        if not self.hints:
-            return None
-        mean, deviation = self._hint_statistics
-        frames = (_rows(self.hints, chosen).astype(np.float32) - mean) / deviation
-        return np.ascontiguousarray(frames.transpose(0, 2, 1))
-
-    @functools.cached_property
-    def _hint_statistics(self) -> tuple[Float32Array, Float32Array]:
-        some = np.concatenate(
-            [
-                np.asarray(chunk[:: max(1, len(chunk) // 4)], np.float32)
-                for chunk in self.hints[:100]
-            ]
-        )
-        mean, deviation = np.nanmean(some, axis=(0, 1)), np.nanstd(some, axis=(0, 1))
-        return mean.astype(np.float32), (deviation + 1e-3).astype(np.float32)
-
-
-def _rows(chunks: Sequence[NDArray[Any]], chosen: IntArray) -> NDArray[Any]:
-    size = len(chunks[0])
-    return np.stack([chunks[i // size][i % size] for i in chosen])
-
-
-def clean_waveforms(folder: Path) -> NDArray[np.int16]:
-    """Returns the clean clips (clips, CLIP_SAMPLES) of speakers whose folder is in no other.
-
-    Raises DatasetError if there are none.
-    """
-    found = []
-    for path in sorted(folder.glob("clips-*.npz")):
-        with np.load(path) as arrays:
-            notes = [note.split("|") for note in arrays["notes"].tolist()]
-        rows = [
-            i
-            for i, (speaker, treatment, _) in enumerate(notes)
-            if treatment == "clean" and "/" not in speaker
-        ]
-        found.append(np.load(path.with_name(path.stem + WAVEFORMS), mmap_mode="r")[rows])
-    if not sum(map(len, found)):
-        raise DatasetError(f"{folder}: no clean clips of recordings; run `mosrt distill` first")
-    return np.concatenate(found)

@@ -21,7 +21,7 @@ from torch import nn
 
 from mosrt._arrays import Float32Array, IntArray
 from mosrt.host.files import replacing
-from mosrt_export.distill.data.dataset import Dataset
+from mosrt_export.distill.data.batches import Dataset
 from mosrt_export.distill.recipe import Stage
 
 from .network import BINS, SEGMENT_SAMPLES, StudentNetwork

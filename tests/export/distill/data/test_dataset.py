@@ -16,15 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mosrt_export.distill.data.batches import Dataset, clean_waveforms
 from mosrt_export.distill.data.clips import CLIP_SAMPLES
-from mosrt_export.distill.data.dataset import (
-    HINT_FRAMES,
-    Data,
-    Dataset,
-    DatasetError,
-    at_random_level,
-    clean_waveforms,
-)
+from mosrt_export.distill.data.dataset import HINT_FRAMES, Data, DatasetError, at_random_level
 from mosrt_export.distill.data.degradations import DEGRADATIONS
 from mosrt_export.distill.data.resyntheses import RESYNTHESES
 from mosrt_export.distill.data.speech import find_speakers

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 from torch import nn
 
-from mosrt_export.distill.data.dataset import Dataset
+from mosrt_export.distill.data.batches import Dataset
 from mosrt_export.distill.recipe import Stage
 from mosrt_export.distill.train import training
 from mosrt_export.distill.train.network import BINS, SEGMENT_SAMPLES, StudentNetwork

@@ -155,7 +155,7 @@ def test_interruption_keeps_what_is_done(
         opened.append(Recording(*arguments, **options))
         return opened[-1]
 
-    monkeypatch.setattr("mosrt.scorer.Recording", interrupted)
+    monkeypatch.setattr("mosrt.mos.scorer.Recording", interrupted)
     target = tmp_path / "scores.json"
     # Worker processes would not be interrupted.
     result = run("score", *clips, "-m", tiny, "--format", "json", "-o", target, "--threads", 1)

@@ -64,7 +64,12 @@ def test_every_command_is_described() -> None:
 
 def test_a_missing_extra_is_named(tmp_path: Path) -> None:
     code = (
-        "import sys; sys.modules['torch'] = None\n"
+        "import sys\n"
+        "class Missing:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'torch':\n"
+        "            raise ModuleNotFoundError('No module named torch', name=name)\n"
+        "sys.meta_path.insert(0, Missing())\n"
         "from mosrt_export.nano.cli import nano\n"
         f"nano(['pretrain', '--data', {str(tmp_path)!r}, '--output', {str(tmp_path / 'x')!r}])"
     )

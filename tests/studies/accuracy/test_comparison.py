@@ -77,7 +77,7 @@ def test_looks_are_counted(
     assert "listening" not in found
     assert found["invariance"]["voices"] == ["ann", "bob", "bob", "ann"]
     text = render(tmp_path)
-    assert "## Accuracy: invariance\n" in text
+    assert "## Accuracy: invariance of tiny\n" in text
     assert "| peak at -40 dBFS | **" in text
     assert "| opposite polarity | 0.00 / 0.00 |\n" in text
     code, output = run(*listening)

@@ -246,7 +246,9 @@ def listener_deltas(before: Report, after: Report, tolerance: float) -> Iterator
 
 def _ratings(report: Report) -> tuple[Rating, ...]:
     names = Rating.__dataclass_fields__
-    return tuple(Rating(**{n: row[n] for n in names if n in row}) for row in report.get("ratings", []))
+    return tuple(
+        Rating(**{n: row[n] for n in names if n in row}) for row in report.get("ratings", [])
+    )
 
 
 def _predicted(report: Report) -> dict[str, dict[str, float]]:

@@ -40,9 +40,8 @@ _LOG = logging.getLogger(__name__)
 _SETTINGS: Final = "MOSRT_SERVE_SETTINGS"
 _METRICS: Final = "PROMETHEUS_MULTIPROC_DIR"
 _MAX_MESSAGE_BYTES: Final = 1 << 20
-# A busy machine takes its time to start a process, and that is no reason to kill it.
-# A worker that does not answer for so long is replaced. It has to start in this time, and one that is
-# killed in the moment it is asked is missed only after it.
+# A worker that does not answer for so long is replaced. A busy machine takes its time to start one;
+# but one that is killed in the moment it is asked is missed only after this time.
 _START_S: Final = 20
 _LOGGING: Final[dict[str, Any]] = {
     "version": 1,

@@ -59,6 +59,7 @@ def test_no_file_appears(entry: str, tmp_path: Path) -> None:
         "calibration": "onnx",
         "openvino": "openvino",
         "worker": "psutil",
+        "recipe": "torch",
         "study": "torch",
     }.get(entry)
     if module is not None and importlib.util.find_spec(module) is None:

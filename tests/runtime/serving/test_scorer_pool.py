@@ -121,9 +121,9 @@ def test_a_worker_that_is_killed_loses_nothing() -> None:
         (server,) = (each for each in psutil.Process().children() if each.pid not in before)
         server.children()[0].kill()
         assert [future.result(HANG_S).views for future in futures] == [expected] * 6
+        workers = server.children()
         server.kill()  # what starts workers, too
-        for worker in server.children():
-            worker.kill()
+        workers[0].kill()  # a clip that two workers die of is given up
         assert pool.score(waveform, 16_000, views=12).views == expected
 
 

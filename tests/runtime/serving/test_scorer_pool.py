@@ -123,7 +123,10 @@ def test_a_worker_that_is_killed_loses_nothing() -> None:
         assert [future.result(HANG_S).views for future in futures] == [expected] * 6
         workers = server.children()
         server.kill()  # what starts workers, too
-        workers[0].kill()  # a clip that two workers die of is given up
+        for worker in workers:
+            worker.kill()
+        _, alive = psutil.wait_procs(workers, HANG_S)
+        assert not alive
         assert pool.score(waveform, 16_000, views=12).views == expected
 
 

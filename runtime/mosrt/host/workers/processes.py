@@ -197,7 +197,8 @@ class ProcessWorkers:
         worker.tasks.append(entry)
         try:
             send(worker.socket, (_directory(), entry[1]))
-        except OSError:
+        except OSError:  # it was dead before, and not of this task
+            self._again.append(worker.tasks.pop())
             self._lost(worker)
 
     def _read(self, worker: _Worker) -> None:

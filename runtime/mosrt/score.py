@@ -10,13 +10,14 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Score"]
+__all__ = ["Z_95", "Score"]
 
 # Two-sided 95 % quantiles of Student's t for 1 to 12 degrees of freedom (any statistics table);
 # beyond, the series below is exact to 1e-4.
 _T_95: Final = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622,
          2.2281, 2.2010, 2.1788)  # fmt: skip
-_Z_95: Final = 1.959963984540054
+Z_95: Final = 1.959963984540054
+"""Standard deviations on either side of the mean of a normal distribution that hold 95 %."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,7 +96,7 @@ def interval_95(
         return math.nan, math.nan
     half = t_95(n - 1) * float(np.std(values, ddof=1)) / math.sqrt(n) if n > 1 else 0.0
     if deviation is not None:
-        half = math.hypot(half, _Z_95 * deviation)
+        half = math.hypot(half, Z_95 * deviation)
     mean = float(np.mean(values))
     return mean - half, mean + half
 
@@ -107,7 +108,7 @@ def t_95(dof: int) -> float:
     """
     if dof <= len(_T_95):
         return _T_95[dof - 1]
-    z = _Z_95
+    z = Z_95
     g1 = (z**3 + z) / 4
     g2 = (5 * z**5 + 16 * z**3 + 3 * z) / 96
     g3 = (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / 384

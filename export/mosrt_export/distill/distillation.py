@@ -15,10 +15,11 @@ from scipy.stats import spearmanr
 
 import mosrt
 from mosrt._arrays import Float32Array
+from mosrt.score import Z_95
 from mosrt_export.parity import Drift
 
 from .data.batches import Dataset
-from .data.dataset import CLIP_S, TEST_PARTS, WAVEFORMS, Data
+from .data.dataset import CLIP_S, TEST_PARTS, Data
 from .data.speech import SAMPLE_RATE_HZ
 from .train.exporting import export_student
 from .train.model import MOS_RANGE, Student, StudentGraph, combination, default_score
@@ -31,7 +32,6 @@ Progress = Callable[[str, float, float | None], None]
 """Called with the name of a step, the share of it that is done, and the loss of a training."""
 
 _TIMED_CLIPS: Final = 8
-_NORMAL_95: Final = 1.959964  # deviations on either side of the mean that hold 95 %
 
 
 def distil(
@@ -117,7 +117,7 @@ def _deviation_factor(data: Data, student: Student) -> float:
     for part, number in data.chunks():
         if part not in TEST_PARTS:
             continue
-        waveforms = np.load(data.path(part, number, WAVEFORMS)).astype(np.float32) / 32768
+        waveforms = data.waveforms(part, number)
         padded = np.pad(waveforms, ((0, 0), (0, SEGMENT_SAMPLES - waveforms.shape[1])))
         labels = torch.from_numpy(data.labels(part, number))
         wanted = default_score(labels, domains=data.domains, rule=student.combination)
@@ -126,7 +126,7 @@ def _deviation_factor(data: Data, student: Student) -> float:
         ratios.append(((found[:, :1] - wanted.clip(*MOS_RANGE)).abs() / deviation).numpy())
     known = np.concatenate(ratios)
     known = known[np.isfinite(known)]
-    return round(float(np.quantile(known, 0.95)) / _NORMAL_95, 3) if len(known) else 1.0
+    return round(float(np.quantile(known, 0.95)) / Z_95, 3) if len(known) else 1.0
 
 
 def _measured(data: Data, progress: Progress, bundle: Path) -> dict[str, Any]:
@@ -136,7 +136,7 @@ def _measured(data: Data, progress: Progress, bundle: Path) -> dict[str, Any]:
         chunks = [chunk for chunk in data.chunks() if chunk[0] in TEST_PARTS]
         scores: dict[str, list[Float32Array]] = {}
         for done, (part, number) in enumerate(chunks, 1):
-            waveforms = np.load(data.path(part, number, WAVEFORMS)).astype(np.float32) / 32768
+            waveforms = data.waveforms(part, number)
             rows = [scorer.score(each, SAMPLE_RATE_HZ).domains for each in waveforms]
             scores.setdefault(part, []).append(
                 np.array([[row.get(name, np.nan) for name in data.domains] for row in rows])

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from mosrt._arrays import Float32Array, FloatArray, IntArray
 
 from .clips import RUNGS
-from .dataset import HINTS, TEST_PARTS, WAVEFORMS, Data, DatasetError
+from .dataset import HINTS, TEST_PARTS, WAVEFORMS, Data, DatasetError, as_float
 
 __all__ = ["Dataset", "clean_waveforms"]
 
@@ -44,15 +44,9 @@ class Dataset:
         """Reads what `Data.make` has made."""
         chunks = [chunk for chunk in data.chunks() if chunk[0] not in TEST_PARTS]
         waveforms, hints = (
-            [
-                np.load(path, mmap_mode="r")
-                for chunk in chunks
-                if (path := data.path(*chunk, suffix)).exists()
-            ]
-            for suffix in (WAVEFORMS, HINTS)
+            [np.load(data.path(*chunk, suffix), mmap_mode="r") for chunk in used]
+            for suffix, used in ((WAVEFORMS, chunks), (HINTS, chunks if data.hint_teacher else []))
         )
-        if data.hint_teacher is None:
-            hints = []
         labels = np.concatenate([data.labels(*chunk) for chunk in chunks])
         n_single = data.recipe.chunk_clips * sum(part == "clips" for part, _ in chunks)
         return cls(waveforms, hints, labels, np.arange(n_single, len(labels)).reshape(-1, RUNGS))
@@ -85,7 +79,7 @@ class Dataset:
 
     def waveform_batch(self, chosen: IntArray) -> Float32Array:
         """Returns clips (clips, CLIP_SAMPLES)."""
-        return _rows(self.waveforms, chosen).astype(np.float32) * np.float32(1 / 32768)
+        return as_float(_rows(self.waveforms, chosen))
 
     def hint_batch(self, chosen: IntArray) -> Float32Array | None:
         """Returns a teacher's frames (clips, size, HINT_FRAMES), or None without such a teacher.

@@ -50,6 +50,7 @@ __all__ = [
     "WAVEFORMS",
     "Data",
     "DatasetError",
+    "as_float",
     "at_random_level",
 ]
 
@@ -212,6 +213,10 @@ class Data:
         """Returns a file of a chunk: its waveforms, or what has another suffix."""
         return self.folder / f"{part}-{number:05d}{suffix}"
 
+    def waveforms(self, part: str, number: int) -> Float32Array:
+        """Returns the clips (clips, CLIP_SAMPLES) of a chunk."""
+        return as_float(np.load(self.path(part, number, WAVEFORMS)))
+
     def labels(self, part: str, number: int) -> Float32Array:
         """Returns the labels (clips, domains) of a chunk, nan where unknown."""
         columns = [np.load(self.path(part, number, label_suffix(each))) for each in self.teachers]
@@ -242,7 +247,7 @@ class _Maker:
             hinting = teacher is self._data.hint_teacher and chunk[0] not in TEST_PARTS
             if labels.exists() and (hints.exists() or not hinting):
                 continue
-            waveforms = np.load(self._data.path(*chunk, WAVEFORMS)).astype(np.float32) / 32768
+            waveforms = self._data.waveforms(*chunk)
             hinted = self._opened(teacher).hinted
             if hinting and hinted is not None:
                 scored = [hinted(each) for each in waveforms]
@@ -346,6 +351,11 @@ def label_suffix(teacher: Teacher) -> str:
     """Returns the suffix of the files of a teacher's labels."""
     which = ".default" if teacher.renamed else ""
     return f".{teacher.sha256[:16]}{which}.npy"
+
+
+def as_float(waveforms: NDArray[np.int16]) -> Float32Array:
+    """Returns 16-bit samples as float32 in [-1, 1)."""
+    return waveforms.astype(np.float32) * np.float32(1 / 32768)
 
 
 def at_random_level(waveform: Float32Array, rng: np.random.Generator) -> NDArray[np.int16]:

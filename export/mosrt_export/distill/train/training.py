@@ -174,7 +174,7 @@ class Training:
             chosen = np.concatenate([single, data.ladders[rows].ravel()])
             groups = data.groups(chosen)
             waveforms = data.waveform_batch(chosen)
-            # Which way a microphone is wired is not heard.
+            # Polarity is inaudible.
             waveforms *= rng.choice(np.array([-1, 1], np.float32), (len(chosen), 1))
             waveforms = np.pad(waveforms, ((0, 0), (0, SEGMENT_SAMPLES - waveforms.shape[1])))
             gains = (

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 
 from mosrt.errors import AudioError, DomainError, Overloaded
@@ -101,6 +102,19 @@ def test_a_task_that_kills_its_workers_fails_alone(processes: ProcessWorkers) ->
     found = results(processes, [("value", 1), ("die", None), *[("value", n) for n in range(6)]])
     assert "2 worker processes died at this task" in str(found[1])
     assert [*found[:1], *found[2:]] == [1, 0, 1, 2, 3, 4, 5]
+
+
+def test_workers_that_died_idle_cost_a_task_no_try(processes: ProcessWorkers) -> None:
+    found = results(processes, [("where", None)] * 8)
+    killed = [psutil.Process(process) for process in {process for _, process in found}]
+    for one in killed:
+        one.kill()
+    psutil.wait_procs(killed, HANG_S)
+    processes.send("next", ("value", 7))  # before anybody has noticed
+    ends = time.monotonic() + HANG_S
+    while not (replies := processes.poll(1.0)) and time.monotonic() < ends:
+        pass
+    assert [(reply.key, reply.value, reply.error) for reply in replies] == [("next", 7, None)]
 
 
 def test_a_handler_that_cannot_be_loaded_is_told() -> None:
